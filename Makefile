@@ -1,0 +1,57 @@
+# `make run` and `make test` set themselves up: Python >= 3.11 with its venv module is all they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# SECONDS counts only when given to make itself (`make run SECONDS=10`): shells keep a variable of that name too.
+RUN_ARGS :=
+ifeq ($(origin SECONDS),command line)
+RUN_ARGS := --seconds $(SECONDS)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types clean python-check
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  make run SECONDS=10   ends by itself after 10 seconds"
+	@echo "  make test ARGS='-k name'   passes ARGS on to pytest"
+	@echo "  PYTHON=python3.12     chooses the interpreter for a new $(VENV)"
+
+run: $(VENV)/.installed ## start the example shop under gunicorn, send it requests, show its metrics
+	@$(BIN)/python -m examples.shop.run $(RUN_ARGS)
+
+test: $(VENV)/.installed-dev ## run the whole test suite, in parallel
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check the code with ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev ## check the types with mypy
+	$(BIN)/mypy
+
+clean: ## remove the environment and what the tools left behind
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The stamps are newer than pyproject.toml while what it asks for is installed.
+$(VENV)/.installed: pyproject.toml
+	@$(MAKE) --no-print-directory python-check
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+python-check:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo "make: there is no $(PYTHON) here; install Python 3.11 or later, or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), but Python 3.11 or later is needed; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "make: $(PYTHON) cannot make virtual environments: its ensurepip module is missing." >&2; \
+	    echo "make: on Debian and Ubuntu: apt-get install python3-venv (or $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'))" >&2; exit 1; }

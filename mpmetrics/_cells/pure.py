@@ -1,0 +1,275 @@
+"""The pure-Python twin of the hot words; see the package for the contract.
+
+Why the guard never waits: a lock that is waited for deadlocks when a signal handler or a finaliser interrupts its holder
+on the same thread, and a re-entrant lock lets the handler's addition fall between the load and the store of the one it
+interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and the
+holder, who looks at the queue after giving the lock back, carries it out.
+
+An exception that a signal handler raises just between taking the lock and the ``try`` leaves the lock taken for ever.
+Operations then pile up in the queue; once the oldest has waited for a second the lock is taken for abandoned and
+replaced. Rejected: ``with`` on a re-entrant lock and a busy flag, which closes that gap but costs 100 ns more.
+
+Every store to ``words`` is one aligned 8-byte store: ``memoryview.cast("d")`` copies an item as a whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CounterCell", "DistributionCell", "GaugeCell", "Guard", "RecentCell", "Segment", "Words"]
+
+ABANDONED_AFTER = 1.0
+"""Seconds that a lock may be held, over a handful of bytecodes, before it counts as abandoned."""
+
+
+class Words(Protocol):
+    """Words of 8 bytes: a ``memoryview`` of format ``d``, or what stands in for one before the slab is leased."""
+
+    def __getitem__(self, index: int, /) -> float:
+        """Load a word."""
+
+    def __setitem__(self, index: int, value: float, /) -> None:
+        """Store a word."""
+
+
+@functools.cache
+def _say_no_exemplars() -> None:
+    logging.getLogger("mpmetrics").warning("exemplars are not kept across processes: the value counts, the exemplar does not")
+
+
+class Segment:
+    """A run of words that cells write to; ``words`` is replaced by the segment's owner only."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+
+
+class Guard:
+    """Makes operations on cells atomic within a process, without ever waiting."""
+
+    __slots__ = ("_stalled", "lock", "queue")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.queue: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._stalled: tuple[object, float] | None = None
+
+    def run(self, operation: Callable[[Any], object], argument: Any) -> None:
+        """Carry out ``operation(argument)`` alone: now, or by whoever holds the guard as soon as it lets go."""
+        self.queue.append((operation, argument))
+        self.drain()
+
+    def drain(self) -> None:
+        """Carry out what is queued, unless another holder is going to."""
+        queue = self.queue
+        while queue:
+            lock = self.lock
+            if not lock.acquire(False):
+                self._watch(lock)
+                return
+            try:
+                self._stalled = None
+                while queue:
+                    try:
+                        operation, argument = queue.popleft()
+                    except IndexError:  # emptied by a thread that took this lock for abandoned
+                        break
+                    operation(argument)
+            finally:
+                lock.release()
+
+    def _watch(self, lock: threading.Lock) -> None:
+        """Replace the lock if it has been held, with the queue waiting, for longer than any operation takes."""
+        stalled = self._stalled
+        if stalled is None or stalled[0] is not lock:
+            self._stalled = (lock, time.monotonic())
+        elif time.monotonic() - stalled[1] > ABANDONED_AFTER and self.lock is lock:
+            self.lock = threading.Lock()
+            self._stalled = None
+            self.drain()
+
+    def reset(self) -> None:
+        """In a forked child: a fresh lock, and none of the parent's queue, which the parent carries out."""
+        self.lock = threading.Lock()
+        self.queue = deque()
+        self._stalled = None
+
+
+class _Cell:
+    __slots__ = ("_guard", "_index", "_segment")
+
+    def __init__(self, guard: Guard, segment: Segment, index: int) -> None:
+        self._guard = guard
+        self._segment = segment
+        self._index = index
+
+    def place(self, segment: Segment, index: int) -> None:
+        """Have all later writes go to the words at ``index`` of ``segment``. Call it under the guard."""
+        self._segment = segment
+        self._index = index
+
+
+class CounterCell(_Cell):
+    """One word that only grows."""
+
+    __slots__ = ()
+
+    def inc(self, amount: float = 1, exemplar: object = None) -> None:
+        """Add ``amount``. Safe from any thread, signal handler or finaliser.
+
+        Raises ValueError when it is negative or not a number; the value is unchanged then. ``exemplar`` is accepted
+        for compatibility and not kept, which is said once in the log.
+        """
+        if exemplar is not None:
+            _say_no_exemplars()
+        if not amount >= 0:
+            msg = f"a counter can only go up: it cannot be increased by {amount!r}"
+            raise ValueError(msg)
+        guard = self._guard
+        lock = guard.lock
+        if lock.acquire(False):
+            try:
+                self._segment.words[self._index] += amount
+            finally:
+                lock.release()
+            if guard.queue:
+                guard.drain()
+        else:
+            guard.run(self._add, float(amount))
+
+    def _add(self, amount: float) -> None:
+        self._segment.words[self._index] += amount
+
+
+class GaugeCell(_Cell):
+    """One word that goes up and down; all bits zero mean that it was never set, so zero is stored as -0.0."""
+
+    __slots__ = ()
+
+    def inc(self, amount: float = 1) -> None:
+        """Add ``amount``. Safe from any thread, signal handler or finaliser."""
+        guard = self._guard
+        lock = guard.lock
+        if lock.acquire(False):
+            try:
+                words, index = self._segment.words, self._index
+                words[index] = (words[index] + amount) or -0.0
+            finally:
+                lock.release()
+            if guard.queue:
+                guard.drain()
+        else:
+            guard.run(self._add, float(amount))
+
+    def dec(self, amount: float = 1) -> None:
+        """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
+        self.inc(-amount)
+
+    def set(self, value: float) -> None:
+        """Set the value. Safe from any thread, signal handler or finaliser."""
+        value = float(value) or -0.0
+        guard = self._guard
+        lock = guard.lock
+        if lock.acquire(False):
+            try:
+                self._segment.words[self._index] = value
+            finally:
+                lock.release()
+            if guard.queue:
+                guard.drain()
+        else:
+            guard.run(self._set, value)
+
+    def _add(self, amount: float) -> None:
+        words, index = self._segment.words, self._index
+        words[index] = (words[index] + amount) or -0.0
+
+    def _set(self, value: float) -> None:
+        self._segment.words[self._index] = value
+
+
+class RecentCell(_Cell):
+    """A value and the time it was set, in two copies of which the later counts."""
+
+    __slots__ = ()
+
+    def set(self, value: float) -> None:
+        """Set the value as of now. Safe from any thread, signal handler or finaliser."""
+        self._guard.run(self._set, (float(value), time.time()))
+
+    def _set(self, pair: tuple[float, float]) -> None:
+        value, now = pair
+        words, index = self._segment.words, self._index
+        first, second = words[index + 1], words[index + 3]
+        older = index if first <= second else index + 2
+        # Times must grow for the copies to be told apart, whatever the clock does.
+        latest = max(first, second)
+        words[older] = value
+        # The commit: with the later time this copy counts, until then the other one does.
+        words[older + 1] = now if now > latest else _next_time(latest)
+
+
+def _next_time(latest: float) -> float:
+    return latest + 1e-6
+
+
+class DistributionCell(_Cell):
+    """Sum and buckets of observations: a histogram, or with one bucket a summary."""
+
+    __slots__ = ("_bounds", "_counted", "_odd")
+
+    def __init__(self, guard: Guard, segment: Segment, index: int, bounds: tuple[float, ...]) -> None:
+        super().__init__(guard, segment, index)
+        self._bounds = bounds
+        self._counted: Words | None = None
+        self._odd = 0
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        """Count ``amount`` in its bucket and add it to the sum. Safe from any thread, signal handler or finaliser.
+
+        Raises ValueError when it is not a number; nothing is changed then. ``exemplar`` as in :class:`CounterCell`.
+        """
+        if exemplar is not None:
+            _say_no_exemplars()
+        amount = float(amount)
+        if amount != amount:  # noqa: PLR0124 (only NaN differs from itself; math.isnan costs a call)
+            msg = "not a number: it belongs to no bucket and would spoil the sum"
+            raise ValueError(msg)
+        guard = self._guard
+        lock = guard.lock
+        if lock.acquire(False):
+            try:
+                self._observe(amount)
+            finally:
+                lock.release()
+            if guard.queue:
+                guard.drain()
+        else:
+            guard.run(self._observe, amount)
+
+    def _observe(self, amount: float) -> None:
+        words, index = self._segment.words, self._index
+        bucket = index + 2 + bisect_left(self._bounds, amount)
+        # Whether the number of observations is odd tells which of the two sums counts; see the format.
+        odd = self._odd if words is self._counted else self._count_odd(words, index)
+        self._counted = None
+        words[index + 1 - odd] = words[index + odd] + amount
+        # The commit: with one observation more, the other sum counts.
+        words[bucket] += 1.0
+        self._odd = 1 - odd
+        self._counted = words
+
+    def _count_odd(self, words: Words, index: int) -> int:
+        """Count the observations, in words that this cell has not written to before."""
+        return int(sum(words[position] for position in range(index + 2, index + 2 + len(self._bounds)))) & 1

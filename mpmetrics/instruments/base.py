@@ -1,0 +1,187 @@
+"""What all instruments have in common: a name, labels, and one cell for each set of label values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from mpmetrics.instruments.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
+from mpmetrics.provider import get_provider
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.catalog import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mpmetrics._cells import Guard, Segment
+    from mpmetrics.provider import Provider
+    from mpmetrics.storage.catalog import Key
+
+__all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
+
+Child = TypeVar("Child")
+
+DEFAULT_MAX_SERIES = 10_000
+"""Series a metric may have; what comes past it goes to one series labelled ``otel_metric_overflow="true"``."""
+
+
+class Instrument(Generic[Child]):
+    """A metric, or with label names the parent of its series.
+
+    ``name``, ``documentation``, ``labelnames``, ``namespace``, ``subsystem`` and ``unit`` as in prometheus_client.
+    ``registry`` must be None: to serve the metrics from a prometheus_client registry, register a
+    :class:`mpmetrics.Collector` there once. ``provider`` is where values go, the default provider unless given. ``max_series`` is how many label sets the
+    metric may have over all processes.
+
+    Making the same metric twice gives two objects for one metric. All methods may be called from any thread.
+
+    Raises ValueError for a bad name or label name, and :class:`~mpmetrics.errors.ConflictError` when the name belongs
+    to a metric of another kind, or with other labels, unit, buckets, states or mode, in this process or another one.
+    """
+
+    _kind: ClassVar[str]
+    _reserved: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: None = None,
+        *,
+        provider: Provider | None = None,
+        max_series: int = DEFAULT_MAX_SERIES,
+        **fields: Any,
+    ) -> None:
+        whole = full_name(self._kind, name, namespace, subsystem, unit)
+        if whole.startswith(RESERVED_PREFIX) and not isinstance(self, Internal):
+            msg = f"metric {whole!r}: names that start with {RESERVED_PREFIX!r} are the collector's own"
+            raise ValueError(msg)
+        if max_series < 1:
+            msg = f"metric {whole!r}: max_series is at least 1, not {max_series!r}"
+            raise ValueError(msg)
+        if registry is not None:
+            msg = f"metric {whole!r}: register mpmetrics.Collector(provider) with {registry!r} instead of each metric"
+            raise ValueError(msg)
+        labels = check_label_names(whole, labelnames, self._reserved)
+        self._family = Family(
+            whole, self._kind, text(documentation), text(unit), labels, origin=declared_at(), **fields
+        )
+        self._provider = provider if provider is not None else get_provider()
+        self._memory = self._provider.memory
+        self._max_series = max_series
+        self._children: dict[Key, Any] = self._memory.declare(self._family)
+        if not labels:
+            self._bind_alone()
+
+    def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
+        """The cell of a series."""
+        raise NotImplementedError
+
+    def _bind_alone(self) -> None:
+        """Make the one series of a metric without labels."""
+        self._alone: Child | None = self._bind(())
+
+    def _bind(self, key: Key) -> Child:
+        cell = self._memory.bind(self._family, key, self._make, self._max_series)
+        if cell is None:
+            _overflows(self._provider, self._family.name)
+            cell = self._memory.bind(self._family, None, self._make, self._max_series)
+        return cell  # type: ignore[return-value]
+
+    def _only(self) -> Child:
+        """The one series of a metric without labels; ValueError when it has labels."""
+        if self._family.labels:
+            msg = f"{self!r} has labels: call labels({', '.join(self._family.labels)}) first"
+            raise ValueError(msg)
+        if self._alone is None:  # pragma: no cover (bound at construction)
+            self._bind_alone()
+        return self._alone  # type: ignore[return-value]
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Child:
+        """The series with these label values, in the order of the label names or by name; made at its first use.
+
+        Values are taken as ``str``. The result may be kept: its methods are the fast path. ValueError when the number
+        or names of the labels are not the metric's.
+        """
+        directory = self._memory.directory
+        if directory is not None and directory.words[fmt.GENERATION] != directory.seen:
+            self._memory.sync()
+        if not labelkwargs:
+            try:
+                child: Child | None = self._children.get(labelvalues)  # type: ignore[call-overload]
+            except TypeError:  # a value that cannot be hashed, to be taken as str
+                child = None
+            if child is not None:
+                return child
+        return self._resolve(labelvalues, labelkwargs)
+
+    def _resolve(self, values: tuple[object, ...], named: Mapping[str, object]) -> Child:
+        key = self._key(values, named)
+        child = self._children.get(key)
+        return self._bind(key) if child is None else child
+
+    def _key(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[str, ...]:
+        names = self._family.labels
+        if not names:
+            msg = f"{self!r} has no labels; it was made without label names"
+            raise ValueError(msg)
+        if named and values:
+            msg = f"{self!r}: give label values by position or by name, not both"
+            raise ValueError(msg)
+        if named:
+            if set(named) != set(names):
+                msg = f"{self!r} has the labels {names}, not {tuple(named)}"
+                raise ValueError(msg)
+            values = tuple(named[name] for name in names)
+        elif len(values) != len(names):
+            msg = f"{self!r} has the {len(names)} labels {names}, {len(values)} values were given: {values}"
+            raise ValueError(msg)
+        return tuple(map(text, values))
+
+    def remove(self, *labelvalues: object) -> None:
+        """Remove the series with these label values in all processes; nothing happens when there is none.
+
+        Whoever still holds the series may write to it, to no effect. A later ``labels`` begins it anew, at zero.
+        ValueError when the number of values is wrong; :class:`~mpmetrics.errors.StoreError`, with nothing removed,
+        when the store cannot take the removal.
+        """
+        key = self._key(labelvalues, {})
+        self._memory.remove(self._family, lambda other: other == key)
+
+    def remove_by_labels(self, labels: Mapping[str, object]) -> None:
+        """Remove, in all processes, the series whose labels include ``labels``; an empty mapping removes none.
+
+        TypeError unless it is a mapping, ValueError for a label the metric does not have; else as :meth:`remove`.
+        """
+        names = self._family.labels
+        if not hasattr(labels, "items"):
+            msg = f"{self!r}: labels is a mapping of label names to values, not {labels!r}"
+            raise TypeError(msg)
+        unknown = [name for name in labels if name not in names]
+        if unknown or not names:
+            msg = f"{self!r} has the labels {names}, not {unknown}"
+            raise ValueError(msg)
+        wanted = {names.index(name): text(value) for name, value in labels.items()}
+        if wanted:
+            self._memory.remove(self._family, lambda key: all(key[at] == value for at, value in wanted.items()))
+
+    def clear(self) -> None:
+        """Remove all series of a metric with labels, in all processes; without labels nothing happens."""
+        if self._family.labels:
+            self._memory.remove(self._family, lambda _: True)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._family.name!r})"
+
+
+class Internal:
+    """Marks the library's own instruments, whose names start with the reserved prefix."""
+
+
+def _overflows(provider: Provider, metric: str) -> None:
+    from mpmetrics.instruments.overflow import count
+
+    count(provider, metric)

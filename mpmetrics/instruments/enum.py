@@ -1,0 +1,60 @@
+"""Enum: which one of a set of states something is in; what any process said last counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics._cells import RecentCell
+from mpmetrics.instruments.base import Instrument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpmetrics._cells import Guard, Segment
+
+__all__ = ["Enum", "EnumSeries"]
+
+
+class EnumSeries(RecentCell):
+    """One series of an enum."""
+
+    __slots__ = ("_states",)
+
+    def __init__(self, guard: Guard, segment: Segment, index: int, states: tuple[str, ...]) -> None:
+        super().__init__(guard, segment, index)
+        self._states = states
+
+    def state(self, state: str) -> None:
+        """Say that this is the state now; ValueError when it is none of the metric's states."""
+        if state not in self._states:
+            msg = f"{state!r} is none of the states {self._states}"
+            raise ValueError(msg)
+        self.set(self._states.index(state))
+
+
+class Enum(Instrument[EnumSeries]):
+    """Which one of ``states`` is true; the first one until another is set. Exposed with a series a state.
+
+    Over processes, the state that was set last counts, whoever set it. Other arguments as in
+    :class:`~mpmetrics.instruments.base.Instrument`. ValueError when there are no states or one stands twice.
+    """
+
+    _kind = "enum"
+
+    def __init__(self, name: str, *args: Any, states: Sequence[str] | None = None, **kwargs: Any) -> None:
+        if not states or isinstance(states, str):
+            msg = f"enum {name!r} needs a sequence of states, not {states!r}"
+            raise ValueError(msg)
+        self._states = tuple(map(str, states))
+        if len(set(self._states)) != len(self._states):
+            msg = f"enum {name!r}: the states {self._states} are not all different"
+            raise ValueError(msg)
+        self._reserved = (name,)  # type: ignore[misc]  # the label that carries the state
+        super().__init__(name, *args, states=self._states, **kwargs)
+
+    def _make(self, guard: Guard, segment: Segment, index: int) -> EnumSeries:
+        return EnumSeries(guard, segment, index, self._states)
+
+    def state(self, state: str) -> None:
+        """Say that this is the state now; ValueError when it is none of the metric's states."""
+        self._only().state(state)

@@ -1,0 +1,114 @@
+"""Gauge: a value of the moment, merged over processes by a mode."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from prometheus_client.context_managers import InprogressTracker, Timer
+
+from mpmetrics._cells import GaugeCell, RecentCell
+from mpmetrics.instruments.base import Instrument
+
+if TYPE_CHECKING:
+    from mpmetrics._cells import Guard, Segment
+
+__all__ = ["Gauge", "GaugeMode", "GaugeSeries", "RecentSeries"]
+
+GaugeMode = Literal[
+    "all", "liveall", "min", "livemin", "max", "livemax", "sum", "livesum", "mostrecent", "livemostrecent"
+]
+
+
+class GaugeSeries(GaugeCell):
+    """One series of a gauge."""
+
+    __slots__ = ()
+
+    def set_to_current_time(self) -> None:
+        """Set to the Unix time in seconds."""
+        self.set(time.time())
+
+    def track_inprogress(self) -> InprogressTracker:
+        """A context manager and decorator that counts up on entry and down on exit."""
+        return InprogressTracker(self)
+
+    def time(self) -> Timer:
+        """A context manager and decorator that sets the gauge to the seconds that the code took."""
+        return Timer(self, "set")
+
+
+class RecentSeries(RecentCell):
+    """One series of a gauge of which the latest value of any process counts: it can be set, not moved."""
+
+    __slots__ = ()
+
+    def inc(self, amount: float = 1) -> None:
+        """Not for this mode: RuntimeError."""
+        msg = f"a gauge of mode mostrecent can only be set, not moved by {amount!r}; mode sum adds up over processes"
+        raise RuntimeError(msg)
+
+    dec = inc
+    set_to_current_time = GaugeSeries.set_to_current_time
+    time = GaugeSeries.time
+
+    def track_inprogress(self) -> InprogressTracker:
+        """Not for this mode: RuntimeError."""
+        self.inc()
+        raise AssertionError
+
+
+class Gauge(Instrument[GaugeSeries]):
+    """A value that goes up and down: a temperature, a pool's size.
+
+    ``multiprocess_mode`` says what one scrape shows of the values of many processes:
+
+    * ``all``, ``liveall``: a series a process, labelled ``worker="0"``, ``"1"``, ...
+    * ``min``, ``livemin``, ``max``, ``livemax``, ``sum``, ``livesum``: the smallest, the largest, the sum
+    * ``mostrecent``, ``livemostrecent``: what was set last
+
+    The ``live`` modes forget a process as soon as it ends; the others keep its last value. The default is ``liveall``.
+    A process that never set the gauge has no value of it. Other arguments as in
+    :class:`~mpmetrics.instruments.base.Instrument`.
+    """
+
+    _kind = "gauge"
+
+    def __init__(self, *args: Any, multiprocess_mode: GaugeMode = "liveall", **kwargs: Any) -> None:
+        if multiprocess_mode not in get_args(GaugeMode):
+            msg = f"a gauge's multiprocess_mode is one of {', '.join(get_args(GaugeMode))}, not {multiprocess_mode!r}"
+            raise ValueError(msg)
+        self._recent = multiprocess_mode.endswith("mostrecent")
+        self._reserved = ("worker",) if multiprocess_mode.endswith("all") else ()  # type: ignore[misc]
+        super().__init__(*args, mode=multiprocess_mode, **kwargs)
+        if not self._family.labels:
+            for name in ("inc", "dec", "set"):
+                self.__dict__[name] = getattr(self._only(), name)
+
+    def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries | RecentSeries:
+        return (RecentSeries if self._recent else GaugeSeries)(guard, segment, index)
+
+    def inc(self, amount: float = 1) -> None:
+        """Add ``amount`` to this process's value."""
+        self._only().inc(amount)
+
+    def dec(self, amount: float = 1) -> None:
+        """Subtract ``amount`` from this process's value."""
+        self._only().dec(amount)
+
+    def set(self, value: float) -> None:
+        """Set this process's value."""
+        self._only().set(value)
+
+    def set_to_current_time(self) -> None:
+        """Set this process's value to the Unix time in seconds."""
+        self._only().set_to_current_time()
+
+    def track_inprogress(self) -> InprogressTracker:
+        """A context manager and decorator that counts up on entry and down on exit."""
+        return self._only().track_inprogress()
+
+    def time(self) -> Timer:
+        """A context manager and decorator that sets the gauge to the seconds that the code took."""
+        self._only()
+        return Timer(self, "set")

@@ -1,0 +1,73 @@
+"""Histogram: how often values fell into buckets, and their sum."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.context_managers import Timer
+
+from mpmetrics._cells import DistributionCell
+from mpmetrics.instruments.base import Instrument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpmetrics._cells import Guard, Segment
+
+__all__ = ["DistributionSeries", "Histogram"]
+
+
+class DistributionSeries(DistributionCell):
+    """One series of a histogram or summary."""
+
+    __slots__ = ()
+
+    def time(self) -> Timer:
+        """A context manager and decorator that observes the seconds that the code took."""
+        return Timer(self, "observe")
+
+
+class Histogram(Instrument[DistributionSeries]):
+    """Counts observations, such as durations or sizes, by buckets.
+
+    ``buckets`` are the upper bounds, which must strictly increase; an infinite one is added at the end when missing.
+    The default ones suit durations of web requests in seconds, as in prometheus_client. Other arguments as in
+    :class:`~mpmetrics.instruments.base.Instrument`. ValueError for bounds that are NaN, do not increase, or are none.
+    """
+
+    _kind = "histogram"
+    _reserved = ("le",)
+    DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, math.inf)
+
+    def __init__(self, *args: Any, buckets: Iterable[float | str] = DEFAULT_BUCKETS, **kwargs: Any) -> None:
+        self._bounds = _check_bounds(buckets)
+        super().__init__(*args, bounds=self._bounds, **kwargs)
+        if not self._family.labels:
+            self.__dict__["observe"] = self._only().observe
+
+    def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
+        return DistributionSeries(guard, segment, index, self._bounds)
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        """Count ``amount``; ValueError when it is NaN."""
+        self._only().observe(amount, exemplar)
+
+    def time(self) -> Timer:
+        """A context manager and decorator that observes the seconds that the code took."""
+        # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
+        return Timer(self, "observe")
+
+
+def _check_bounds(buckets: Iterable[float | str]) -> tuple[float, ...]:
+    bounds = [float(bound) for bound in buckets]
+    if any(map(math.isnan, bounds)):
+        msg = f"a histogram's buckets cannot be NaN: {bounds}"
+        raise ValueError(msg)
+    if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+        msg = f"a histogram's buckets must strictly increase: {bounds}"
+        raise ValueError(msg)
+    if not bounds or bounds == [math.inf]:
+        msg = f"a histogram needs at least one finite bucket, not {bounds}"
+        raise ValueError(msg)
+    return tuple(bounds) if bounds[-1] == math.inf else (*bounds, math.inf)

@@ -1,0 +1,72 @@
+"""Info: key-value pairs that describe something; what any process said last counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells import RecentCell
+from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.naming import check_label_names, text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mpmetrics._cells import Guard, Segment
+    from mpmetrics.storage.catalog import Key
+
+__all__ = ["Info", "InfoSeries"]
+
+
+class InfoSeries:
+    """One set of label values of an info metric."""
+
+    def __init__(self, parent: Info, key: tuple[str, ...]) -> None:
+        self._parent = parent
+        self._key = key
+
+    def info(self, val: Mapping[str, object]) -> None:
+        """Say that these pairs hold now, in place of earlier ones.
+
+        ValueError for a key that is no label name or is one of the metric's labels, and for a value of None.
+        """
+        self._parent._say(self._key, val)
+
+
+class Info(Instrument[InfoSeries]):
+    """Key-value pairs, such as a build's version. Exposed as ``name_info`` with the pairs as labels and the value 1.
+
+    Over processes, what was said last counts, whoever said it. Arguments as in
+    :class:`~mpmetrics.instruments.base.Instrument`.
+    """
+
+    _kind = "info"
+
+    def _bind_alone(self) -> None:
+        self._alone = InfoSeries(self, ())
+
+    def _make(self, guard: Guard, segment: Segment, index: int) -> RecentCell:
+        return RecentCell(guard, segment, index)
+
+    def _bind(self, key: Key) -> InfoSeries:
+        return InfoSeries(self, key or ())
+
+    def info(self, val: Mapping[str, object]) -> None:
+        """Say that these pairs hold now, in place of earlier ones; ValueError as in :meth:`InfoSeries.info`."""
+        self._only().info(val)
+
+    def _say(self, key: tuple[str, ...], val: Mapping[str, object]) -> None:
+        names = check_label_names(self._family.name, val, self._family.labels)
+        if any(value is None for value in val.values()):
+            msg = f"{self!r}: a value cannot be None: {dict(val)}"
+            raise ValueError(msg)
+        # The pairs are part of the series' key: one series for each thing that was ever said and not yet replaced.
+        pairs = [part for name in sorted(names) for part in (name, text(val[name]))]
+        whole = (*key, *pairs)
+        is_new = whole not in self._children
+        cell = self._memory.bind(self._family, whole, self._make, self._max_series)
+        if cell is None:
+            cell = self._memory.bind(self._family, None, self._make, self._max_series)
+        cell.set(1.0)  # type: ignore[union-attr]
+        if is_new:
+            size = len(key)
+            self._memory.remove(self._family, lambda other: other[:size] == key and other != whole)

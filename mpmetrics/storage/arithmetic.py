@@ -1,0 +1,48 @@
+"""Sums and choices over the words of several processes. Pure functions of numbers; no files.
+
+Sums are exact and rounded once (``math.fsum``), so they do not depend on the order of the addends, and a total neither
+drops nor jumps by a rounding error when a dead process's share moves into the retired file: what rounding leaves over
+is kept there beside the value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["distribution_sum", "is_set", "latest", "total", "total_and_rest"]
+
+
+def total(addends: Iterable[float]) -> float:
+    """The exact sum, rounded once; infinities and NaN add up as IEEE 754 has it."""
+    addends = list(addends)
+    try:
+        return math.fsum(addends)
+    except (ValueError, OverflowError):  # inf - inf, or a partial sum past the largest double
+        return sum(addends)
+
+
+def total_and_rest(addends: Sequence[float]) -> tuple[float, float]:
+    """The exact sum in two doubles: rounded, and what the rounding left over."""
+    value = total(addends)
+    rest = total([*addends, -value]) if math.isfinite(value) else 0.0
+    return value, rest
+
+
+def is_set(value: float) -> bool:
+    """Whether a gauge's word was ever set: all bits zero say no, and a set zero is stored as -0.0."""
+    return value != 0.0 or math.copysign(1.0, value) < 0.0
+
+
+def latest(words: Sequence[float]) -> tuple[float, float]:
+    """Time and value of the copy that counts, of the words ``value, time, value, time``; time 0.0: never set."""
+    first, second = words[1], words[3]
+    return (first, words[0]) if first >= second else (second, words[2])
+
+
+def distribution_sum(words: Sequence[float]) -> float:
+    """The sum that counts, of the words ``sum, sum, bucket, ...`` of a live or dead slab."""
+    return words[int(sum(words[2:])) & 1]

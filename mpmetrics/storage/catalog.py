@@ -1,0 +1,218 @@
+"""What a series directory says, in memory: the families and series that its records add up to.
+
+A catalog belongs to one reader or writer in one process and is changed only by :meth:`Catalog.apply`. It does no
+input or output.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mpmetrics.errors import ConflictError, FormatError
+from mpmetrics.storage import format as fmt
+
+__all__ = ["Catalog", "Family", "Key", "Series"]
+
+Key = tuple[str, ...] | None
+"""Label values of a series, in the order of its family's label names; None is the family's overflow series."""
+
+_SUFFIXES = {
+    "counter": ("", "_total", "_created"),
+    "histogram": ("", "_bucket", "_count", "_sum", "_created"),
+    "summary": ("", "_count", "_sum", "_created"),
+    "info": ("", "_info"),
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric as all processes agree on it.
+
+    ``kind`` is counter, updowncounter, gauge, histogram, summary, info or enum. ``mode`` is how a gauge or an up-down
+    counter merges over processes. ``bounds`` are the upper bounds of a histogram's buckets, the last one infinite;
+    ``states`` an enum's. ``origin`` says where it was declared, for messages, and is no part of what must agree.
+    """
+
+    name: str
+    kind: str
+    help: str = field(compare=False)
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    mode: str = ""
+    bounds: tuple[float, ...] = ()
+    states: tuple[str, ...] = ()
+    origin: str = field(default="", compare=False)
+
+    @property
+    def width(self) -> int:
+        """Slots of one series."""
+        if self.kind in ("histogram", "summary"):
+            return 2 + max(1, len(self.bounds))
+        if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
+            return 4
+        return 1
+
+    @property
+    def sample_names(self) -> frozenset[str]:
+        """Every name that the exposition of this family takes."""
+        return frozenset(self.name + suffix for suffix in _SUFFIXES.get(self.kind, ("",)))
+
+    def dump(self) -> dict[str, Any]:
+        """The fields of a FAMILY record; bounds in ``float.hex`` form, so that they come back to the bit."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["bounds"] = [bound.hex() for bound in self.bounds]
+        return values
+
+    @classmethod
+    def load(cls, values: dict[str, Any]) -> Family:
+        """The family of a FAMILY record; TypeError, ValueError or KeyError when the fields are not a family's."""
+        return cls(
+            name=str(values["name"]),
+            kind=str(values["kind"]),
+            help=str(values["help"]),
+            unit=str(values["unit"]),
+            labels=tuple(map(str, values["labels"])),
+            mode=str(values["mode"]),
+            bounds=tuple(map(float.fromhex, values["bounds"])),
+            states=tuple(map(str, values["states"])),
+            origin=str(values["origin"]),
+        )
+
+    def difference(self, other: Family) -> str:
+        """In words, what keeps two families of one name apart."""
+        for name in ("kind", "labels", "unit", "mode", "bounds", "states"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name} {_words(mine)}, not {_words(theirs)}"
+        return "nothing"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        finite = [item for item in value if not (isinstance(item, float) and math.isinf(item))]
+        return "(" + ", ".join(map(str, finite)) + ")"
+    return repr(value)
+
+
+@dataclass(slots=True)
+class Series:
+    """One series: its family's number, its label values, its slots and when it was made (Unix time, s)."""
+
+    family: int
+    key: Key
+    first: int
+    width: int
+    created: float
+
+
+class Catalog:
+    """Families and series by the records of a series directory, and which slots are taken, resting or free."""
+
+    def __init__(self) -> None:
+        self.families: dict[int, Family] = {}
+        self.numbers: dict[str, int] = {}
+        self.series: dict[int, dict[Key, Series]] = {}
+        self.by_slot: dict[int, Series] = {}
+        self.resting: dict[int, tuple[int, int]] = {}
+        self.next_slot = 0
+        self.next_family = 0
+        self.damaged = 0
+        self.dead_records = 0
+        self.version = 0
+        self._sample_names: dict[str, int] = {}
+
+    def apply(self, kind: int, body: list[Any] | None) -> None:
+        """Take one record in; one that makes no sense is counted in ``damaged`` and left out."""
+        self.version += 1
+        try:
+            if body is None:
+                raise FormatError("damaged")
+            _APPLY[kind](self, *body)
+        except (ValueError, TypeError, KeyError, FormatError):
+            self.damaged += 1
+
+    def check(self, family: Family) -> int | None:
+        """The number of an equal family, or None; :class:`ConflictError` when the name is taken by another."""
+        number = self.numbers.get(family.name)
+        if number is not None:
+            other = self.families[number]
+            if other != family:
+                msg = (
+                    f"metric {family.name!r} declared at {family.origin} has {family.difference(other)}"
+                    f" as declared at {other.origin}; give it another name, or the same {_WHAT}"
+                )
+                raise ConflictError(msg)
+            return number
+        for name in sorted(family.sample_names):
+            number = self._sample_names.get(name)
+            if number is not None:
+                other = self.families[number]
+                msg = (
+                    f"metric {family.name!r} ({family.kind}, declared at {family.origin}) would expose {name!r}, which"
+                    f" {other.name!r} ({other.kind}, declared at {other.origin}) does already; give it another name"
+                )
+                raise ConflictError(msg)
+        return None
+
+    def _family(self, number: int, values: dict[str, Any]) -> None:
+        family = Family.load(values)
+        if number in self.families or family.name in self.numbers:
+            raise ValueError(number)
+        self.families[number] = family
+        self.numbers[family.name] = number
+        self.series[number] = {}
+        for name in family.sample_names:
+            self._sample_names[name] = number
+        self.next_family = max(self.next_family, number + 1)
+
+    def _series(self, number: int, values: list[str] | None, first: int, width: int, created: float) -> None:
+        family = self.families[number]
+        key: Key = None if values is None else tuple(map(str, values))
+        # An info series carries its pairs behind its labels.
+        long_enough = key is None or len(key) == len(family.labels) or family.kind == "info"
+        if width != family.width or first < 0 or not long_enough or key in self.series[number] or first in self.by_slot:
+            raise ValueError(first)
+        series = Series(number, key, int(first), width, float(created))
+        self.series[number][key] = series
+        self.by_slot[series.first] = series
+        self.next_slot = max(self.next_slot, series.first + width)
+        self.resting.pop(series.first, None)
+
+    def _removed(self, generation: int, slots: list[int]) -> None:
+        for first in slots:
+            series = self.by_slot.pop(first, None)
+            if series is not None:
+                del self.series[series.family][series.key]
+                self.resting[series.first] = (int(generation), series.width)
+                self.dead_records += 2
+
+    def _free(self, generation: int, first: int, width: int) -> None:
+        self.resting[int(first)] = (int(generation), int(width))
+        self.next_slot = max(self.next_slot, first + width)
+
+    def missing(self, other: Catalog) -> list[Series]:
+        """The series of ``other`` that this catalog does not have: removed, or their slots given to others."""
+        return [series for series in other.by_slot.values() if self.by_slot.get(series.first) != series]
+
+    def snapshot_records(self) -> list[tuple[int, list[Any]]]:
+        """The shortest list of records that adds up to this catalog."""
+        records: list[tuple[int, list[Any]]] = []
+        for number, family in self.families.items():
+            records.append((fmt.FAMILY, [number, family.dump()]))
+        for series in self.by_slot.values():
+            records.append((fmt.SERIES, [series.family, series.key, series.first, series.width, series.created]))
+        for first, (generation, width) in self.resting.items():
+            records.append((fmt.FREE, [generation, first, width]))
+        return records
+
+
+_WHAT = "kind, labels, unit, mode and buckets"
+
+_APPLY: dict[int, Any] = {
+    fmt.FAMILY: Catalog._family,
+    fmt.SERIES: Catalog._series,
+    fmt.REMOVED: Catalog._removed,
+    fmt.FREE: Catalog._free,
+}

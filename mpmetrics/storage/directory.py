@@ -1,0 +1,301 @@
+"""The series directory's writer: how a process declares families and series, and removes them.
+
+One object per process and epoch. The catalog is read and changed, and ``declare``, ``obtain`` and ``remove`` are called,
+only within ``with directory:``, which takes the append lock and takes in what others appended. The lock covers the
+threads of the process and the processes of the epoch; the wait for it is bounded, and past it
+:class:`~mpmetrics.errors.LockTimeoutError` is raised. The only thing read without it is the word ``generation``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.catalog import Catalog, Family, Key, Series
+from mpmetrics.storage.locks import AppendLock, open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["SeriesDirectory", "create_series_file"]
+
+LOCK_TIMEOUT = 0.1
+"""Seconds that a request may wait for another process that appends, or is stopped while it appends."""
+
+COMPACT_AT = 2048
+"""Records that are of no use any more before the file is written anew."""
+
+
+def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner: tuple[int, int] | None) -> int:
+    """Write a complete series directory to the new file ``path`` and return its descriptor.
+
+    ``head`` is its incarnation and generation. OSError when it cannot be written; the file is removed again.
+    """
+    incarnation, generation = head
+    body = b"".join(fmt.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
+    try:
+        committed = fmt.SERIES_HEAD_SIZE + len(body)
+        os.posix_fallocate(descriptor, 0, committed)
+        words = [committed, generation, 0]
+        head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
+        head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
+        _write(descriptor, head_bytes, 0)
+        _write(descriptor, body, fmt.SERIES_HEAD_SIZE)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
+    return descriptor
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+class SeriesDirectory:
+    """Declare, obtain and remove series in the epoch at ``path``.
+
+    ``quiet`` answers up to which generation every slab and the retired file have let go of removed series;
+    ``on_removed`` is told of series that are gone, whoever removed them, with the generation they went in.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        owner: tuple[int, int] | None = None,
+        quiet: Callable[[], int],
+        on_removed: Callable[[list[Series], int], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.catalog = Catalog()
+        self.lock = AppendLock(os.path.join(path, "series.lock"), owner)
+        self._path = os.path.join(path, "series")
+        self._owner = owner
+        self._quiet = quiet
+        self._on_removed = on_removed
+        self._clock = clock
+        self._next_quiet_check = 0.0
+        self._quiet_generation = 0
+        self._reusable: dict[int, list[int]] = {}
+        self._descriptor = -1
+        self._open()
+
+    def _open(self) -> None:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            head = os.pread(descriptor, fmt.SERIES_HEAD_SIZE, 0)
+            self.incarnation = fmt.check_series_head(head, self._path)
+            self._map = mmap.mmap(descriptor, fmt.SERIES_HEAD_SIZE)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self.words = memoryview(self._map).cast("Q")
+        self._trouble = memoryview(self._map).cast("d")
+        self._position = fmt.SERIES_HEAD_SIZE
+        self.seen = 0
+
+    @property
+    def generation(self) -> int:
+        """The generation of removals as it stands in the file now; differs from ``seen`` when :meth:`sync` is due."""
+        return self.words[fmt.GENERATION]
+
+    def __enter__(self) -> None:
+        try:
+            taken = self.lock.acquire(LOCK_TIMEOUT)
+        except OSError as error:
+            msg = f"{self._path}.lock cannot be opened: {error}"
+            raise StoreUnavailableError(msg) from error
+        if not taken:
+            msg = f"{self._path}.lock was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
+            raise LockTimeoutError(msg)
+        try:
+            self._catch_up()
+        except OSError as error:
+            self.lock.release()
+            msg = f"{self._path} cannot be read: {error}"
+            raise StoreUnavailableError(msg) from error
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+    def sync(self) -> None:
+        """Take in what other processes appended; LockTimeoutError or StoreUnavailableError when that cannot be done."""
+        with self:
+            pass
+
+    def declare(self, family: Family) -> int:
+        """Number of ``family``, appended unless an equal one is there.
+
+        Raises :class:`~mpmetrics.errors.ConflictError` when its name is taken by a different one, and a
+        :class:`~mpmetrics.errors.StoreError` when the store cannot take it; nothing is changed then.
+        """
+        number = self.catalog.check(family)
+        if number is None:
+            number = self.catalog.next_family
+            self._append(fmt.FAMILY, [number, family.dump()])
+        return number
+
+    def obtain(self, number: int, key: Key, limit: int) -> Series | None:
+        """The series ``key`` of family ``number``, made unless it is there; None where the family has ``limit`` others.
+
+        Raises a :class:`~mpmetrics.errors.StoreError` when the store cannot take it; nothing is changed then.
+        """
+        members = self.catalog.series[number]
+        series = members.get(key)
+        if series is None:
+            if key is not None and len(members) - (None in members) >= limit:
+                return None
+            width = self.catalog.families[number].width
+            first = self._allocate(width)
+            self._append(fmt.SERIES, [number, key, first, width, self._clock()])
+            series = self.catalog.series[number][key]
+        return series
+
+    def remove(self, number: int, wanted: Callable[[tuple[str, ...]], bool]) -> None:
+        """Remove the series of family ``number`` whose label values ``wanted`` answers true to."""
+        members = self.catalog.series[number]
+        slots = [series.first for key, series in members.items() if key is not None and wanted(key)]
+        generation = self.words[fmt.GENERATION] + 1
+        for start in range(0, len(slots), 1000):
+            self._append(fmt.REMOVED, [generation, slots[start : start + 1000]])
+        if slots:
+            # Readers and other writers take a changed generation for: parse up to committed, drop what is gone.
+            self.words[fmt.GENERATION] = generation
+            self.seen = generation
+        if self.catalog.dead_records > COMPACT_AT + len(self.catalog.by_slot):
+            self._compact()
+
+    def trouble(self, count: float) -> None:
+        """Count series that this process has to keep to itself."""
+        index = fmt.TROUBLE + os.getpid() % fmt.TROUBLE_WORDS
+        self._trouble[index] += count
+
+    def _allocate(self, width: int) -> int:
+        free = self._reusable.get(width)
+        if not free and self.catalog.resting:
+            free = self._find_reusable(width)
+        while free:
+            first = free.pop()
+            rest = self.catalog.resting.get(first)
+            if rest is not None and rest[1] == width and rest[0] <= self._quiet_generation:
+                return first
+        return fmt.fit(self.catalog.next_slot, width)
+
+    def _find_reusable(self, width: int) -> list[int]:
+        now = time.monotonic()
+        if now < self._next_quiet_check:
+            return []
+        self._quiet_generation = self._quiet()
+        self._reusable.clear()
+        for first, (generation, size) in self.catalog.resting.items():
+            if generation <= self._quiet_generation:
+                self._reusable.setdefault(size, []).append(first)
+        if not self._reusable:
+            # Looking at every slab is the dear part: not again at once while someone has yet to let go.
+            self._next_quiet_check = now + 0.1
+        return self._reusable.get(width, [])
+
+    def _append(self, kind: int, body: list[Any]) -> None:
+        record = fmt.encode_record(kind, body)
+        committed = self._position
+        try:
+            _write(self._descriptor, record, committed)
+        except OSError as error:
+            msg = f"{self._path} cannot take another record: {error}"
+            raise StoreUnavailableError(msg) from error
+        self._position = committed + len(record)
+        # The commit: readers parse up to here and never further.
+        self.words[fmt.COMMITTED] = self._position
+        removed = self._removed_by(kind, body)
+        self.catalog.apply(kind, body)
+        if removed:
+            self._on_removed(removed, body[0])
+
+    def _removed_by(self, kind: int, body: list[Any]) -> list[Series]:
+        if kind != fmt.REMOVED:
+            return []
+        return [self.catalog.by_slot[first] for first in body[1] if first in self.catalog.by_slot]
+
+    def _catch_up(self) -> None:
+        if self.words[fmt.SUPERSEDED]:
+            self._reopen()
+        committed = self.words[fmt.COMMITTED]
+        generation = self.words[fmt.GENERATION]
+        if committed != self._position:
+            removed = self._parse(committed)
+            if removed:
+                self._on_removed(removed, generation)
+        self.seen = generation
+
+    def _parse(self, committed: int) -> list[Series]:
+        data = os.pread(self._descriptor, committed - self._position, self._position)
+        removed: list[Series] = []
+        for _, kind, body in fmt.decode_records(data):
+            if kind == fmt.REMOVED and body is not None:
+                removed += self._removed_by(kind, body)
+            self.catalog.apply(kind, body)
+        self._position = committed
+        return removed
+
+    def _reopen(self) -> None:
+        """The file was compacted, or a compaction of it was cut short."""
+        if os.stat(self._path).st_ino == os.fstat(self._descriptor).st_ino:
+            self.words[fmt.SUPERSEDED] = 0
+            return
+        old = self.catalog
+        self.catalog = Catalog()
+        self._reusable.clear()
+        self._open()
+        generation = self.words[fmt.GENERATION]
+        self._parse(self.words[fmt.COMMITTED])
+        removed = self.catalog.missing(old)
+        if removed:
+            self._on_removed(removed, generation)
+
+    def _compact(self) -> None:
+        path = os.path.dirname(self._path)
+        for name in os.listdir(path):
+            if name.startswith("new-series-"):  # of a compaction that was cut short: nobody else is in here
+                os.unlink(os.path.join(path, name))
+        new = os.path.join(path, f"new-series-{secrets.token_hex(16)}")
+        generation = self.words[fmt.GENERATION] + 1
+        try:
+            descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner)
+        except OSError:
+            return  # no room for a second copy now; the file is right as it is
+        os.pwrite(descriptor, self._trouble[fmt.TROUBLE :].tobytes(), fmt.TROUBLE * fmt.WORD)
+        os.close(descriptor)
+        # From here whoever looks opens the name again; a kill before the rename leaves them where they are.
+        self.words[fmt.SUPERSEDED] = 1
+        self.words[fmt.GENERATION] = generation
+        os.rename(new, self._path)
+        self._reopen()
+        self.seen = self.words[fmt.GENERATION]
+
+    def after_fork_in_child(self) -> None:
+        """The map and the descriptor may be shared with the parent; the lock may not."""
+        self.lock.forget()
+
+    def close(self) -> None:
+        """Close the files. The object is of no use afterwards."""
+        self.lock.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

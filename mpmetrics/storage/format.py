@@ -1,0 +1,334 @@
+"""The bytes of a store: the specification, and the code that packs and checks them.
+
+This page is the specification. A test holds its tables against the code below.
+
+A store is a directory::
+
+    lock                   begin lock: taken to begin or join an epoch, and to clean up dead ones
+    epoch-N/               N = 1, 2, ...: one server's life; the highest N is the current epoch
+        lease              every process of the epoch holds a shared flock on it: no holder, dead epoch
+        series             the series directory
+        series.lock        append lock: taken to append to ``series`` and to link a slab
+        fold.lock          fold lock: taken to replace ``retired``
+        retired            what dead processes counted
+        slab-O-ID          the slab of one process: ordinal O, identity ID (32 hex digits)
+        new-WHAT-ID        a slab, series or retired file that is being made; no reader opens it
+
+Directories have mode 0700, files 0600; all belong to the owner of the store's directory. All numbers are in the
+machine's byte order (a store never leaves its host); a file of the other order fails its magic.
+
+Every word that two processes touch at a time is 8 bytes long, 8-byte aligned, and is loaded and stored whole.
+
+Series directory
+----------------
+
+===========  ======  =====================================================================================
+offset       type    field
+===========  ======  =====================================================================================
+0            8s      magic ``MPMSERIE``
+8            u32     format version, 1
+12           u32     size of the head, 4096
+16           u64     incarnation: 1, and one more with each compaction
+24           u32     CRC-32 of bytes 0 to 23
+28           u32     zero
+32           u64     committed: offset of the first byte past the last valid record
+40           u64     generation: grows by one with each batch of removals
+48           u64     superseded: 1 once a compacted file is about to take this file's name
+64           f64[]   504 trouble words: see below
+4096         ...     records
+===========  ======  =====================================================================================
+
+A record is a head of 16 bytes and a body, padded with zeros to a multiple of 8:
+
+===========  ======  =====================================================================================
+offset       type    field
+===========  ======  =====================================================================================
+0            u32     magic 0x4D50524B
+4            u32     length of the body in bytes, without padding
+8            u32     CRC-32 of kind and body
+12           u32     kind: 1 FAMILY, 2 SERIES, 3 REMOVED, 4 FREE
+===========  ======  =====================================================================================
+
+The body is a JSON array in ASCII:
+
+* FAMILY ``[id, fields]``: a metric; ``fields`` as in :class:`mpmetrics.storage.catalog.Family`.
+* SERIES ``[family id, label values or null, first slot, slots, created]``: ``null`` is the overflow series; ``created``
+  is a Unix time in seconds.
+* REMOVED ``[generation, [first slot, ...]]``: these series are gone; their slots rest until every slab and the retired
+  file have seen the generation.
+* FREE ``[generation, first slot, slots]``: written by a compaction, a range that was resting or free at that time.
+
+Writer: holding the append lock, reads what others appended, writes the record past ``committed``, then stores
+``committed``. That store is the commit: readers never look past it, and a writer that is killed before it leaves
+bytes that the next one overwrites. Reader: loads ``committed`` and parses up to it, without a lock; a stale value only
+means that a record is seen at the next look. A record that fails its checks costs itself alone: the reader goes on at
+the next 8-byte boundary at which a valid record starts, and counts the gap.
+
+Compaction, holding the append lock: a new file with the live families, series and the free ranges is written beside
+the old one; the old one's ``superseded`` is set; the new one is renamed over it. Whoever meets ``superseded`` opens the
+name again, and if that still is the same file (the compaction was cut short) goes on with it.
+
+The trouble words count what processes could not put into the store. Each process picks one word at random and adds to
+it without a lock: the sum is a diagnosis, not an account.
+
+Slab
+----
+
+===========  ======  =====================================================================================
+offset       type    field
+===========  ======  =====================================================================================
+0            8s      magic ``MPMSLAB_``
+8            u32     format version, 1
+12           u32     size of the head, 128
+16           16s     identity, random bytes, the ID of the file's name
+32           u64     ordinal
+40           u64     process id, a label only
+48           f64     creation, Unix time in seconds
+56           u32     CRC-32 of bytes 0 to 55
+60           u32     zero
+64           u64     capacity: bytes of the file that are allocated and hold slots (head included)
+72           u64     generation up to which the owner has let go of removed series
+128          f64[]   slots, slot 0 first
+===========  ======  =====================================================================================
+
+Capacity is 4096 bytes, doubled with each growth up to 2 MiB, then grown by 1 MiB at a time. Blocks are allocated
+before ``capacity`` is stored, so that no store to a slot can meet a full disk. The owner holds an exclusive flock on
+the file for life: an unlocked slab is a dead process's. Only the owner writes; only a slab of this head is ever linked.
+
+What the slots of a series hold, by the kind of its family:
+
+* counter, up-down counter with mode ``sum``: one word, the sum of what was added.
+* gauge, up-down counter with mode ``livesum``: one word. All bits zero: never set. A value of zero is stored as -0.0.
+* gauge ``mostrecent``, ``livemostrecent``, enum, info: four words ``value, time, value, time``. The pair with the later
+  time counts; a writer overwrites the other one, value first: its time is the commit.
+* histogram, summary: ``sum, sum, bucket, ...``. Buckets are not cumulative. With n the sum of the buckets, the sum of
+  the observations is the first word where n is even and the second where it is odd: a writer stores the new sum into
+  the word that does not count yet, then the bucket, which is the commit. A summary has one bucket.
+
+A writer killed between any two stores leaves the series as before its last operation. A reader of several words reads
+them twice and takes them when nothing changed in between, else tries again, a bounded number of times.
+
+Retired file
+------------
+
+===========  ======  =====================================================================================
+offset       type    field
+===========  ======  =====================================================================================
+0            8s      magic ``MPMRETIR``
+8            u32     format version, 1
+12           u32     size of the head, 64
+16           u64     slots
+24           u64     length of the tail in bytes
+32           u64     generation of the series directory up to which removed series were left out
+40           u64     incarnation of this file: one more with each fold
+48           u32     CRC-32 of everything from 64 to the end
+52           u32     CRC-32 of bytes 0 to 51
+64           f64[]   values by slot
+...          f64[]   remainders by slot: the exact sum less the value, so that folding loses nothing
+...          ...     tail: JSON ``{"slabs": [ID, ...], "all": [[slot, ordinal, value], ...], "folded": n}``
+===========  ======  =====================================================================================
+
+``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
+``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever folded. The file is written under
+another name and renamed into place, which is the commit; it is never changed afterwards.
+Histograms and summaries keep their sum in their first word only.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+from mpmetrics.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "FAMILY",
+    "FREE",
+    "REMOVED",
+    "SERIES",
+    "decode_records",
+    "encode_record",
+    "pack_series_head",
+    "pack_slab_head",
+    "segment_of",
+    "segment_span",
+]
+
+VERSION: Final = 1
+WORD: Final = 8
+BYTE_ORDER: Final = sys.byteorder
+
+SERIES_MAGIC: Final = b"MPMSERIE"
+SERIES_HEAD: Final = struct.Struct("=8sIIQ")
+SERIES_HEAD_SIZE: Final = 4096
+COMMITTED: Final = 32 // WORD
+GENERATION: Final = 40 // WORD
+SUPERSEDED: Final = 48 // WORD
+TROUBLE: Final = 64 // WORD
+TROUBLE_WORDS: Final = (SERIES_HEAD_SIZE - 64) // WORD
+
+RECORD_MAGIC: Final = 0x4D50524B
+RECORD_HEAD: Final = struct.Struct("=IIII")
+FAMILY: Final = 1
+SERIES: Final = 2
+REMOVED: Final = 3
+FREE: Final = 4
+KINDS: Final = frozenset((FAMILY, SERIES, REMOVED, FREE))
+MAX_BODY: Final = 1 << 20
+
+SLAB_MAGIC: Final = b"MPMSLAB_"
+SLAB_HEAD: Final = struct.Struct("=8sII16sQQd")
+SLAB_HEAD_SIZE: Final = 128
+CAPACITY: Final = 64 // WORD
+ACKNOWLEDGED: Final = 72 // WORD
+FIRST_SEGMENT: Final = 4096
+MAX_SEGMENT: Final = 1 << 20
+
+RETIRED_MAGIC: Final = b"MPMRETIR"
+RETIRED_HEAD: Final = struct.Struct("=8sIIQQQQI")
+RETIRED_HEAD_SIZE: Final = 64
+
+_CRC: Final = struct.Struct("=I")
+
+
+def pack_series_head(incarnation: int) -> bytes:
+    """Bytes 0 to 27 of a series directory."""
+    static = SERIES_HEAD.pack(SERIES_MAGIC, VERSION, SERIES_HEAD_SIZE, incarnation)
+    return static + _CRC.pack(zlib.crc32(static))
+
+
+def check_series_head(head: bytes, where: str) -> int:
+    """Return the incarnation, or raise :class:`FormatError` that names ``where`` and what is wrong."""
+    _check_head(head, SERIES_HEAD.size, SERIES_MAGIC, where)
+    return int(SERIES_HEAD.unpack_from(head)[3])
+
+
+def pack_slab_head(identity: bytes, ordinal: int, pid: int, created: float) -> bytes:
+    """Bytes 0 to 59 of a slab."""
+    static = SLAB_HEAD.pack(SLAB_MAGIC, VERSION, SLAB_HEAD_SIZE, identity, ordinal, pid, created)
+    return static + _CRC.pack(zlib.crc32(static))
+
+
+def check_slab_head(head: bytes, where: str) -> tuple[bytes, int, int, float]:
+    """Return identity, ordinal, process id and creation time, or raise :class:`FormatError`."""
+    _check_head(head, SLAB_HEAD.size, SLAB_MAGIC, where)
+    _, _, _, identity, ordinal, pid, created = SLAB_HEAD.unpack_from(head)
+    return identity, ordinal, pid, created
+
+
+def check_retired_head(head: bytes, where: str) -> None:
+    """Raise :class:`FormatError` unless ``head`` starts a retired file."""
+    _check_head(head, RETIRED_HEAD.size, RETIRED_MAGIC, where)
+
+
+def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:
+    if len(head) < size + _CRC.size:
+        msg = f"{where}: {len(head)} bytes are too few for a head"
+        raise FormatError(msg)
+    if head[:8] != magic:
+        msg = f"{where}: starts with {head[:8]!r} instead of {magic!r}"
+        raise FormatError(msg)
+    version = int.from_bytes(head[8:12], BYTE_ORDER)
+    if version != VERSION:
+        msg = f"{where}: has format version {version}; this release reads version {VERSION}"
+        raise FormatError(msg)
+    if _CRC.unpack_from(head, size)[0] != zlib.crc32(head[:size]):
+        msg = f"{where}: the checksum of its head is wrong"
+        raise FormatError(msg)
+
+
+def encode_record(kind: int, body: list[Any]) -> bytes:
+    """One record, padded to a multiple of 8 bytes."""
+    text = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+    if len(text) > MAX_BODY:
+        msg = f"a record of {len(text)} bytes is over the limit of {MAX_BODY}"
+        raise FormatError(msg)
+    head = RECORD_HEAD.pack(RECORD_MAGIC, len(text), zlib.crc32(text, kind), kind)
+    return head + text + b"\0" * (-len(text) % WORD)
+
+
+def decode_records(data: bytes) -> Iterator[tuple[int, int, list[Any] | None]]:
+    """Yield ``(end offset, kind, body)`` for each record in ``data``; a damaged stretch comes as one with body None.
+
+    ``data`` starts at a record's first byte and ends at a commit.
+    """
+    position, size = 0, len(data)
+    while position < size:
+        found = _record_at(data, position)
+        if found is not None:
+            position, kind, body = found
+            yield position, kind, body
+            continue
+        position += WORD
+        while position < size and _record_at(data, position) is None:
+            position = _next_magic(data, position)
+        yield min(position, size), 0, None
+
+
+def _next_magic(data: bytes, position: int) -> int:
+    """Offset of the next 8-byte boundary behind ``position`` where a record's magic stands, or the end."""
+    magic = RECORD_HEAD.pack(RECORD_MAGIC, 0, 0, 0)[:4]
+    position = data.find(magic, position + WORD)
+    while position >= 0 and position % WORD:
+        position = data.find(magic, position + 1)
+    return len(data) if position < 0 else position
+
+
+def _record_at(data: bytes, position: int) -> tuple[int, int, list[Any]] | None:
+    if position + RECORD_HEAD.size > len(data):
+        return None
+    magic, length, checksum, kind = RECORD_HEAD.unpack_from(data, position)
+    start = position + RECORD_HEAD.size
+    if magic != RECORD_MAGIC or kind not in KINDS or length > MAX_BODY or start + length > len(data):
+        return None
+    text = data[start : start + length]
+    if zlib.crc32(text, kind) != checksum:
+        return None
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(body, list):
+        return None
+    return start + length + -length % WORD, kind, body
+
+
+def segment_span(number: int) -> tuple[int, int]:
+    """First byte and end of segment ``number`` of a slab; segments double up to :data:`MAX_SEGMENT`."""
+    doublings = (MAX_SEGMENT // FIRST_SEGMENT).bit_length()
+    if number == 0:
+        return 0, FIRST_SEGMENT
+    if number <= doublings:
+        return FIRST_SEGMENT << (number - 1), FIRST_SEGMENT << number
+    start = (FIRST_SEGMENT << doublings) + (number - doublings - 1) * MAX_SEGMENT
+    return start, start + MAX_SEGMENT
+
+
+def segment_of(slot: int) -> int:
+    """Number of the segment that holds ``slot``."""
+    offset = SLAB_HEAD_SIZE + slot * WORD
+    doublings = (MAX_SEGMENT // FIRST_SEGMENT).bit_length()
+    top = FIRST_SEGMENT << doublings
+    if offset >= top:
+        return doublings + 1 + (offset - top) // MAX_SEGMENT
+    return (offset // FIRST_SEGMENT).bit_length()
+
+
+def fit(slot: int, width: int) -> int:
+    """First slot at or behind ``slot`` where ``width`` slots lie within one segment."""
+    number = segment_of(slot)
+    while True:
+        start, end = segment_span(number)
+        first = max(slot, 0 if number == 0 else (start - SLAB_HEAD_SIZE) // WORD)
+        if SLAB_HEAD_SIZE + (first + width) * WORD <= end:
+            return first
+        if (end - start) == MAX_SEGMENT and width * WORD > MAX_SEGMENT:
+            msg = f"a series of {width} words does not fit into a segment of {MAX_SEGMENT} bytes"
+            raise FormatError(msg)
+        number += 1

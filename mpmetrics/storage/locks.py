@@ -1,0 +1,221 @@
+"""Every lock of a store, and the only module that uses a lock library.
+
+Three kinds, all of them flock underneath, which the kernel drops with the process, in any PID namespace:
+
+* :func:`mutex` and :class:`Lease` are filelock's locks: taken rarely, held through a whole operation or for life.
+  filelock closes their descriptors in a forked child, so a lease never outlives its owner through one.
+* :class:`AppendLock` is flock on a descriptor that stays open. It is on the path of a series' first use, where opening
+  and closing the lock file each time, as filelock does, costs over 50 us and a flock alone half a microsecond.
+* :func:`hold_shared` and :func:`probe` are shared locks, which filelock does not have: any number of processes may keep
+  an epoch alive, and any number of readers may look whether a slab's owner lives, without disturbing each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from mpmetrics.errors import LockTimeoutError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+__all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
+
+FILE_MODE = 0o600
+
+
+def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
+    """An exclusive lock on ``path``, to be used in a ``with``; waits at most ``timeout`` seconds.
+
+    Raises :class:`LockTimeoutError` when someone else holds it for longer.
+    """
+    return _Mutex(path, timeout)
+
+
+class _Mutex:
+    def __init__(self, path: str, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._lock = FileLock(path, mode=FILE_MODE, thread_local=False, fallback_to_soft=False, poll_interval=0.005)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire(timeout=self._timeout)
+        except Timeout as error:
+            msg = f"{self._path} is held by another process for more than {self._timeout} s; is one stopped?"
+            raise LockTimeoutError(msg) from error
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Lease:
+    """An exclusive flock on a new file, for the life of the process; the kernel drops it with the process.
+
+    ``path`` is created with mode 0600. The lock belongs to the open file, so renaming the file keeps it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = -1
+        self._lock = FileLock(
+            path, mode=FILE_MODE, thread_local=False, fallback_to_soft=False, on_acquired=self._take, preserve_lock_file=True
+        )
+        self._lock.acquire(timeout=1.0)
+
+    def _take(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """The descriptor of the locked file; it is closed by :meth:`release`, and by filelock in a forked child."""
+        return self._descriptor
+
+    def release(self) -> None:
+        """Give the lease up; the file becomes a dead process's."""
+        self._lock.release(force=True)
+
+
+class AppendLock:
+    """The append lock of a series directory: between the threads of a process, and between processes.
+
+    ``acquire`` waits a bounded time for both and answers whether it has them. A thread that holds the lock and asks
+    again (from a signal handler or a finaliser that interrupted it) is refused at once.
+    """
+
+    def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
+        self._path = path
+        self._owner = owner
+        self._descriptor = -1
+        self._threads = threading.Lock()
+        self._holder = 0
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock within ``timeout`` seconds; OSError when its file cannot be opened."""
+        me = threading.get_ident()
+        if self._holder == me or not self._threads.acquire(timeout=timeout):
+            return False
+        self._holder = me
+        taken = False
+        try:
+            taken = self._flock(timeout)
+        finally:
+            if not taken:
+                self._holder = 0
+                self._threads.release()
+        return taken
+
+    def _flock(self, timeout: float) -> bool:
+        if self._descriptor < 0:
+            self._descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner)
+        deadline = time.monotonic() + timeout
+        pause = 0.0001
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, 0.005)
+            else:
+                return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._holder = 0
+        self._threads.release()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's open file, on which an unlock would unlock the parent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+        self._threads = threading.Lock()
+        self._holder = 0
+
+    def close(self) -> None:
+        """Close the lock's file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
+    """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    if flags & os.O_CREAT and not flags & os.O_EXCL:
+        try:
+            return os.open(path, flags & ~os.O_CREAT)
+        except FileNotFoundError:
+            pass
+    descriptor = os.open(path, flags, FILE_MODE)
+    if flags & os.O_CREAT:
+        secure(descriptor, FILE_MODE, owner)
+    return descriptor
+
+
+def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
+    """Give a file of ours its mode, whatever the umask was, and its owner where a privileged process made it."""
+    os.fchmod(descriptor, mode)
+    if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
+        os.fchown(descriptor, *owner)
+
+
+def hold_shared(path: str) -> int:
+    """Open ``path`` and hold a shared lock on it until the descriptor is closed, forked children included."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def unheld(path: str) -> bool:
+    """Whether nobody holds a lock on ``path``; a file that is not there is held by nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def remove_unheld(path: str) -> bool:
+    """Remove the file ``path`` unless someone holds a lock on it, keeping others from taking one meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def probe(descriptor: int) -> bool:
+    """Whether the owner of an open slab lives, that is, holds its lease."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False

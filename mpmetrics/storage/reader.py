@@ -1,0 +1,177 @@
+"""The read-only side of a store: what a collector sees of an epoch. Shares the format with the writers, nothing else.
+
+Readers take no lock. Every file is checked before it is believed; one that fails costs itself alone and is named.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from mpmetrics.errors import FormatError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.catalog import Catalog
+from mpmetrics.storage.locks import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["SeriesReader", "SlabReader"]
+
+RETRIES = 16
+"""How often a series of several words is read again before it is taken as it is."""
+
+
+def _open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading, never through a symbolic link; FormatError when it is something else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        msg = f"{path}: not a regular file"
+        raise FormatError(msg)
+    return descriptor, status
+
+
+class SeriesReader:
+    """Follows the series directory of the epoch at ``path``; one thread at a time.
+
+    Raises :class:`~mpmetrics.errors.FormatError` or OSError when the file cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.join(path, "series")
+        self._descriptor = -1
+        self._open()
+
+    def _open(self) -> None:
+        descriptor, _ = _open_regular(self._path)
+        try:
+            head = os.pread(descriptor, fmt.SERIES_HEAD_SIZE, 0)
+            self.incarnation = fmt.check_series_head(head, self._path)
+            if len(head) < fmt.SERIES_HEAD_SIZE:
+                msg = f"{self._path}: {len(head)} bytes are too few for a head"
+                raise FormatError(msg)
+            self._map = mmap.mmap(descriptor, fmt.SERIES_HEAD_SIZE, prot=mmap.PROT_READ)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.close()
+        self._descriptor = descriptor
+        self._words = memoryview(self._map).cast("Q")
+        self._trouble = memoryview(self._map).cast("d")
+        self._position = fmt.SERIES_HEAD_SIZE
+        self.catalog = Catalog()
+
+    @property
+    def generation(self) -> int:
+        """Generation of removals, as it stands in the file now."""
+        return self._words[fmt.GENERATION]
+
+    @property
+    def trouble(self) -> float:
+        """Series that processes had to keep to themselves, roughly."""
+        return sum(self._trouble[fmt.TROUBLE :].tolist())
+
+    def sync(self) -> int:
+        """Take in what was appended; returns the generation up to which removals are certainly taken in."""
+        if os.fstat(self._descriptor).st_size < fmt.SERIES_HEAD_SIZE:
+            msg = f"{self._path}: was cut short"
+            raise FormatError(msg)
+        if self._words[fmt.SUPERSEDED] and os.stat(self._path).st_ino != os.fstat(self._descriptor).st_ino:
+            self._open()
+        generation = self.generation
+        committed = self._words[fmt.COMMITTED]
+        if committed != self._position:
+            if committed < self._position:
+                msg = f"{self._path}: its end moved back from {self._position} to {committed}"
+                raise FormatError(msg)
+            data = os.pread(self._descriptor, committed - self._position, self._position)
+            for _, kind, body in fmt.decode_records(data):
+                self.catalog.apply(kind, body)
+            if len(data) < committed - self._position:
+                self.catalog.damaged += 1
+            self._position = committed
+        return generation
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class SlabReader:
+    """A slab of another process (or a dead one), mapped for reading. One thread at a time.
+
+    Raises :class:`~mpmetrics.errors.FormatError` or OSError when the file cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor, _ = _open_regular(path)
+        self._size = 0
+        try:
+            head = os.pread(self._descriptor, fmt.SLAB_HEAD_SIZE, 0)
+            identity, self.ordinal, self.pid, self.created = fmt.check_slab_head(head, path)
+            self.identity = identity.hex()
+            self._remap(fmt.FIRST_SEGMENT)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _remap(self, size: int) -> None:
+        if os.fstat(self._descriptor).st_size < size:
+            msg = f"{self.path}: is shorter than the {size} bytes it should have"
+            raise FormatError(msg)
+        if size != self._size:
+            self._map = mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ)
+            self._head = memoryview(self._map).cast("Q")
+            self._words = memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d")
+            self._size = size
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner holds its lease."""
+        return probe(self._descriptor)
+
+    @property
+    def acknowledged(self) -> int:
+        """Generation up to which the owner has let go of removed series."""
+        return self._head[fmt.ACKNOWLEDGED]
+
+    def read(self, compound: Iterable[tuple[int, int]]) -> list[float]:
+        """All words, each loaded whole; the words of each ``(first, width)`` in ``compound`` belong together.
+
+        Raises FormatError when the file is not as long as it says.
+        """
+        self._remap(fmt.FIRST_SEGMENT if self._size < fmt.FIRST_SEGMENT else self._size)
+        capacity = self._head[fmt.CAPACITY]
+        if capacity % fmt.FIRST_SEGMENT or not fmt.FIRST_SEGMENT <= capacity <= 1 << 40:
+            msg = f"{self.path}: has a capacity of {capacity} bytes, which no slab can have"
+            raise FormatError(msg)
+        self._remap(capacity)
+        before = self._words.tolist()
+        ranges = list(compound)
+        if not ranges:
+            return before
+        values = self._words.tolist()
+        if values != before:
+            for first, width in ranges:
+                self._settle(before, values, first, first + width)
+        return values
+
+    def _settle(self, before: list[float], values: list[float], start: int, end: int) -> None:
+        """Read the words from start to end until two readings agree, a bounded number of times."""
+        earlier, later = before[start:end], values[start:end]
+        for _ in range(RETRIES):
+            if earlier == later:
+                break
+            earlier, later = later, self._words[start:end].tolist()
+        values[start:end] = later
+
+    def close(self) -> None:
+        """Close the file; maps go with the object."""
+        os.close(self._descriptor)

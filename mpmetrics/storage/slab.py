@@ -1,0 +1,112 @@
+"""A process's slab: the file of words that it alone writes, and its lease.
+
+Made at the first write of a process, and again in each forked child. The steps: a file under a temporary name, created
+and locked by the lease; blocks allocated; the head written; and, holding the append lock, the smallest ordinal that no
+live slab has, then the rename into place. A kill before the rename leaves an unlocked file that the next folder
+removes; after it, a slab like any other dead process's.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.locks import Lease, secure
+from mpmetrics.storage.survey import live_ordinals, slab_name
+
+if TYPE_CHECKING:
+    from mpmetrics.storage.locks import AppendLock
+
+__all__ = ["Slab"]
+
+
+class Slab:
+    """A leased slab of the epoch at ``path``.
+
+    ``acknowledged`` is the generation of removals that the process has let go of. Raises
+    :class:`~mpmetrics.errors.StoreError` when the slab cannot be made; nothing is left behind then.
+    """
+
+    def __init__(
+        self, path: str, *, append_lock: AppendLock, owner: tuple[int, int] | None, acknowledged: int
+    ) -> None:
+        identity = secrets.token_bytes(16)
+        temporary = os.path.join(path, f"new-slab-{identity.hex()}")
+        lease: Lease | None = None
+        try:
+            lease = Lease(temporary)
+            self._lease = lease
+            secure(lease.fileno(), 0o600, owner)
+            # A map keeps a duplicate of its descriptor, and a duplicate of the lease's would hold the lock on in a
+            # forked child for as long as the map lives there: so the file is opened once more.
+            self._descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            os.posix_fallocate(self._descriptor, 0, fmt.FIRST_SEGMENT)
+            self._map = mmap.mmap(self._descriptor, fmt.FIRST_SEGMENT)
+            self._head = memoryview(self._map).cast("Q")
+            self._head[fmt.CAPACITY] = fmt.FIRST_SEGMENT
+            self._head[fmt.ACKNOWLEDGED] = acknowledged
+            self._link(path, temporary, identity, append_lock)
+        except (OSError, LockTimeoutError) as error:
+            _discard(temporary, lease)
+            msg = f"no slab can be leased in {path}: {error}"
+            raise StoreUnavailableError(msg) from error
+
+    def _link(self, path: str, temporary: str, identity: bytes, append_lock: AppendLock) -> None:
+        if not append_lock.acquire(1.0):
+            msg = f"the append lock of {path} was not to be had within 1 s; is its holder stopped?"
+            raise LockTimeoutError(msg)
+        try:
+            taken = live_ordinals(path)
+            self.ordinal = next(number for number in range(len(taken) + 1) if number not in taken)
+            head = fmt.pack_slab_head(identity, self.ordinal, os.getpid(), time.time())
+            self._map[: len(head)] = head
+            # The commit: from here on readers open the file, and find it whole and locked.
+            os.rename(temporary, os.path.join(path, slab_name(self.ordinal, identity.hex())))
+        finally:
+            append_lock.release()
+
+    def words(self, number: int) -> memoryview:
+        """The words of segment ``number``, allocated and mapped; call it once a segment, in ascending order or not.
+
+        Raises :class:`~mpmetrics.errors.StoreUnavailableError` when there is no room; the slab stays as it was.
+        """
+        start, end = fmt.segment_span(number)
+        if number == 0:
+            return memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d")
+        try:
+            capacity = self._head[fmt.CAPACITY]
+            if end > capacity:
+                os.posix_fallocate(self._descriptor, capacity, end - capacity)
+                # Readers take the new capacity for: so many bytes are there, allocated, zero where not yet written.
+                self._head[fmt.CAPACITY] = end
+            return memoryview(mmap.mmap(self._descriptor, end - start, offset=start)).cast("d")
+        except OSError as error:
+            msg = f"the slab cannot grow to {end} bytes: {error}"
+            raise StoreUnavailableError(msg) from error
+
+    def acknowledge(self, generation: int) -> None:
+        """Tell others that this process writes to no series removed up to ``generation`` any more."""
+        self._head[fmt.ACKNOWLEDGED] = generation
+
+    def abandon(self) -> None:
+        """In a forked child: close what belongs to the parent. Its lease, filelock has let go of already."""
+        os.close(self._descriptor)
+
+    def release(self) -> None:
+        """Give up the lease: the slab becomes a dead process's, to be folded by whoever comes next."""
+        self._lease.release()
+        os.close(self._descriptor)
+
+
+def _discard(temporary: str, lease: Lease | None) -> None:
+    try:
+        os.unlink(temporary)
+    except OSError:
+        pass  # never made, or its directory is gone
+    if lease is not None:
+        lease.release()

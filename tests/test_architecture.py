@@ -1,0 +1,303 @@
+"""The tree tells the architecture, and these tests hold the code to it by reading its imports.
+
+Nothing is imported here: the rules are functions from source text to complaints, so each can be shown, on a
+made-up piece of code, to complain when it should.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 320
+
+# Who stands on whom, lowest first. A module may import its own package and what stands on a lower line.
+# Names on one line do not know each other, except those that applications hold: a provider makes meters, a
+# meter makes instruments, and an instrument asks for its provider.
+LAYERS = (
+    ("errors",),
+    ("_cells",),
+    ("storage",),
+    ("instruments", "meter", "provider"),
+    ("collector",),
+    ("drivers", "exposition"),
+    ("cli", "integrations"),
+    ("__main__", "gunicorn_conf"),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+HELD_BY_APPLICATIONS = RANK["instruments"]
+TOP = RANK["cli"]
+FRONT_DOOR = "__init__"  # mpmetrics/__init__.py gathers the public names and may import anything
+
+ONLY_IN = {
+    "fcntl": "mpmetrics/storage/locks.py",
+    "filelock": "mpmetrics/storage/locks.py",
+    "register_at_fork": "mpmetrics/storage/fork.py",
+}
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
+
+Rule = Callable[[str, str], Iterator[str]]
+
+
+def unit(path: str) -> str:
+    """Return the top-level name that a file belongs to: `storage` for `mpmetrics/storage/slab.py`."""
+    package, *rest = path.removesuffix(".py").split("/")
+    return rest[0] if package == "mpmetrics" else package
+
+
+def imported(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield each imported name with its line, absolute and as far as it goes: `mpmetrics.storage.slab.Slab`.
+
+    Imports inside functions count, and so do those for type checkers only, and `import_module("...")`.
+    """
+    parents = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = parents[: len(parents) - level + 1] if level else []
+                start = ".".join([*base, *([module] if module else [])])
+                yield from ((node.lineno, f"{start}.{alias.name}") for alias in names)
+            case ast.Call(
+                func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=str(target)), *_]
+            ):
+                if name in {"import_module", "__import__"}:
+                    yield node.lineno, target
+
+
+def imports_point_down(path: str, source: str) -> Iterator[str]:
+    """Complain about each import that points up or sideways."""
+    here = unit(path)
+    if here == FRONT_DOOR or here not in RANK:
+        return  # an unknown name is `names_are_known`'s complaint
+    for line, name in imported(path, ast.parse(source)):
+        package, *rest = name.split(".")
+        if package == "gunicorn_conf":
+            there = package
+        elif package == "mpmetrics":
+            there = rest[0] if rest and rest[0] in RANK else FRONT_DOOR
+        else:
+            continue
+        if there == here:
+            continue
+        if there == FRONT_DOOR:
+            if RANK[here] < TOP:
+                yield f"{path}:{line}: {here} imports {name} through the front door, mpmetrics/__init__.py"
+        elif not (RANK[there] < RANK[here] or RANK[there] == RANK[here] == HELD_BY_APPLICATIONS):
+            yield f"{path}:{line}: {here} imports {name}, which does not stand below it"
+
+
+def names_are_known(path: str, _source: str) -> Iterator[str]:
+    """Complain about a file whose top-level name has no place in the layers."""
+    if unit(path) not in RANK and unit(path) != FRONT_DOOR:
+        yield f"{path}: {unit(path)} has no place in the layers yet; give it one in this test"
+
+
+def files_are_short(path: str, source: str) -> Iterator[str]:
+    """Complain about a file that holds more than one noun should need."""
+    if (lines := len(source.splitlines())) > MAX_LINES:
+        yield f"{path}: {lines} lines, more than {MAX_LINES}"
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what is evaluated when a module is imported: everything but the bodies of functions.
+
+    A default that is `os.environ` itself is left out: it names the mapping and reads nothing from it.
+    """
+    for name, value in ast.iter_fields(node):
+        if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST):
+                continue
+            if not (name in {"defaults", "kw_defaults"} and ast.unparse(child) == "os.environ"):
+                yield child
+                yield from at_import(child)
+
+
+def import_reads_no_environment(path: str, source: str) -> Iterator[str]:
+    """Complain about environment variables that are read while a module is imported."""
+    for node in at_import(ast.parse(source)):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name) if name in ENVIRONMENT:
+                yield f"{path}:{node.lineno}: {name} is used at import time"
+
+
+def mentioned(path: str, source: str) -> Iterator[tuple[int, str]]:
+    """Yield each identifier that a module uses or imports, with its line; dotted imports part by part."""
+    tree = ast.parse(source)
+    for line, name in imported(path, tree):
+        yield from ((line, part) for part in name.split("."))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name):
+                yield node.lineno, name
+
+
+def specialities_stay_home(path: str, source: str) -> Iterator[str]:
+    """Complain about locks and fork handlers outside the one module that deals with them."""
+    for line, name in mentioned(path, source):
+        if name in ONLY_IN and path != ONLY_IN[name]:
+            yield f"{path}:{line}: {name} belongs in {ONLY_IN[name]}"
+
+
+def nothing_packs_into(path: str, source: str) -> Iterator[str]:
+    """Complain about `struct.pack_into`: it zeroes a word before it writes it, and readers see the zero."""
+    for line, name in mentioned(path, source):
+        if name == "pack_into":
+            yield f"{path}:{line}: pack_into lets readers of shared memory see zeros"
+
+
+RULES: tuple[Rule, ...] = (
+    imports_point_down,
+    names_are_known,
+    files_are_short,
+    import_reads_no_environment,
+    specialities_stay_home,
+    nothing_packs_into,
+)
+
+
+def shipped() -> Iterator[tuple[str, str]]:
+    """Yield the path and the source of each module that is shipped."""
+    for package in ("mpmetrics", "gunicorn_conf"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_code_keeps_the_rule(rule: Rule) -> None:
+    """No shipped module breaks it."""
+    complaints = [complaint for path, source in shipped() for complaint in rule(path, source)]
+
+    assert [] == complaints
+
+
+def test_the_code_is_found() -> None:
+    """The rules are not kept merely because they were shown nothing."""
+    assert {"mpmetrics", "gunicorn_conf"} == {path.split("/")[0] for path, _ in shipped()}
+
+
+BAD = [
+    # up, by each way of writing it
+    (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics.collector.merge import merge"),
+    (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics import collector"),
+    (imports_point_down, "mpmetrics/storage/slab.py", "import mpmetrics.collector.merge as merge"),
+    (imports_point_down, "mpmetrics/storage/slab.py", "from ..collector import merge"),
+    (imports_point_down, "mpmetrics/storage/slab.py", "from .. import meter"),
+    (imports_point_down, "mpmetrics/meter.py", "from .collector import merge"),
+    (imports_point_down, "mpmetrics/storage/__init__.py", "from ..meter import Meter"),
+    (
+        imports_point_down,
+        "mpmetrics/storage/slab.py",
+        "def late():\n    from mpmetrics.provider import Provider",
+    ),
+    (
+        imports_point_down,
+        "mpmetrics/storage/slab.py",
+        "if TYPE_CHECKING:\n    from mpmetrics.meter import Meter",
+    ),
+    (imports_point_down, "mpmetrics/storage/slab.py", "importlib.import_module('mpmetrics.collector')"),
+    # sideways
+    (imports_point_down, "mpmetrics/exposition/server.py", "from mpmetrics.drivers import PrometheusDriver"),
+    (imports_point_down, "mpmetrics/cli/serve.py", "from mpmetrics.integrations.gunicorn import install"),
+    # each layer on the next
+    (imports_point_down, "mpmetrics/errors.py", "from mpmetrics._cells import add"),
+    (imports_point_down, "mpmetrics/_cells/pure.py", "from mpmetrics.storage import slab"),
+    (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics.instruments import counter"),
+    (imports_point_down, "mpmetrics/instruments/counter.py", "from mpmetrics.collector import merge"),
+    (imports_point_down, "mpmetrics/provider.py", "from mpmetrics.collector import merge"),
+    (imports_point_down, "mpmetrics/collector/merge.py", "from mpmetrics.exposition import text"),
+    (imports_point_down, "mpmetrics/collector/merge.py", "from mpmetrics.drivers import flush"),
+    (imports_point_down, "mpmetrics/exposition/text.py", "from mpmetrics.cli import main"),
+    (imports_point_down, "mpmetrics/drivers/flush.py", "from mpmetrics.integrations import gunicorn"),
+    (imports_point_down, "mpmetrics/integrations/gunicorn.py", "import gunicorn_conf"),
+    # the front door
+    (imports_point_down, "mpmetrics/collector/merge.py", "from mpmetrics import Counter"),
+    (imports_point_down, "mpmetrics/collector/merge.py", "from .. import Counter"),
+    (imports_point_down, "mpmetrics/collector/merge.py", "import mpmetrics"),
+    (names_are_known, "mpmetrics/helpers.py", ""),
+    (names_are_known, "mpmetrics/helpers/lists.py", ""),
+    (files_are_short, "mpmetrics/meter.py", "\n" * (MAX_LINES + 1)),
+    (
+        import_reads_no_environment,
+        "mpmetrics/provider.py",
+        "import os\nBIND = os.environ.get('MPMETRICS_BIND')",
+    ),
+    (
+        import_reads_no_environment,
+        "mpmetrics/provider.py",
+        "from os import getenv\nBIND = getenv('MPMETRICS_BIND')",
+    ),
+    (import_reads_no_environment, "mpmetrics/provider.py", "if os.environ:\n    import json"),
+    (
+        import_reads_no_environment,
+        "mpmetrics/provider.py",
+        "class A:\n    bind = os.environ['MPMETRICS_BIND']",
+    ),
+    (import_reads_no_environment, "mpmetrics/provider.py", "def f(bind=os.getenv('MPMETRICS_BIND')): ..."),
+    (
+        import_reads_no_environment,
+        "mpmetrics/provider.py",
+        "def f(*, bind=os.environ['MPMETRICS_BIND']): ...",
+    ),
+    (import_reads_no_environment, "mpmetrics/provider.py", "@os.environ.get('X')\ndef f(): ..."),
+    (specialities_stay_home, "mpmetrics/storage/slab.py", "import filelock"),
+    (specialities_stay_home, "mpmetrics/storage/slab.py", "from filelock import UnixFileLock"),
+    (specialities_stay_home, "mpmetrics/storage/fork.py", "def f():\n    import fcntl"),
+    (specialities_stay_home, "mpmetrics/storage/locks.py", "os.register_at_fork(before=f)"),
+    (specialities_stay_home, "mpmetrics/provider.py", "from os import register_at_fork"),
+    (nothing_packs_into, "mpmetrics/_cells/pure.py", "struct.pack_into('d', page, 0, 1.0)"),
+    (nothing_packs_into, "mpmetrics/_cells/pure.py", "struct.Struct('d').pack_into(page, 0, 1.0)"),
+    (nothing_packs_into, "mpmetrics/_cells/pure.py", "from struct import pack_into"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source"), BAD)
+def test_the_rule_reports_what_breaks_it(rule: Rule, path: str, source: str) -> None:
+    """The control: each rule complains, and names the file, when it is shown code that breaks it."""
+    complaints = list(rule(path, source))
+
+    assert complaints
+    assert all(complaint.startswith(path) for complaint in complaints)
+
+
+GOOD = [
+    (
+        "mpmetrics/__init__.py",
+        "from mpmetrics.integrations import gunicorn\nfrom .instruments.counter import Counter",
+    ),
+    ("mpmetrics/__main__.py", "from mpmetrics.cli import main"),
+    ("gunicorn_conf/__init__.py", "from mpmetrics.integrations.gunicorn import install\ninstall(globals())"),
+    (
+        "mpmetrics/storage/slab.py",
+        "from mpmetrics import errors\nfrom mpmetrics._cells import add\nfrom . import format",
+    ),
+    (
+        "mpmetrics/provider.py",
+        "from mpmetrics.meter import Meter\nfrom .storage.slab import Slab\nimport os, struct",
+    ),
+    ("mpmetrics/instruments/counter.py", "from mpmetrics.provider import get_provider"),
+    (
+        "mpmetrics/integrations/gunicorn.py",
+        "import mpmetrics\nfrom mpmetrics import get_provider\nimport gunicorn",
+    ),
+    ("mpmetrics/storage/locks.py", "import fcntl\nimport filelock"),
+    ("mpmetrics/storage/fork.py", "import os\nos.register_at_fork(before=lambda: None)"),
+    ("mpmetrics/provider.py", "import os\ndef bind():\n    return os.environ.get('MPMETRICS_BIND')"),
+    ("mpmetrics/provider.py", "import os\ndef bind(at, environ=os.environ, *, more=None): ..."),
+    ("mpmetrics/provider.py", "import os\nclass A:\n    read = lambda self: os.getenv('MPMETRICS_BIND')"),
+    ("mpmetrics/_cells/pure.py", "struct.unpack_from('d', page, 0)\nstruct.pack('d', 1.0)"),
+    ("mpmetrics/meter.py", "\n" * MAX_LINES),
+]
+
+
+@pytest.mark.parametrize(("path", "source"), GOOD)
+def test_the_rules_let_good_code_pass(path: str, source: str) -> None:
+    """What the design allows draws no complaint from any rule."""
+    assert [] == [complaint for rule in RULES for complaint in rule(path, source)]

@@ -1,0 +1,76 @@
+"""What is in the wheel: both packages whole, their type markers, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import BytesParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("mpmetrics", "gunicorn_conf")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DIST_INFO = f"mpmetrics_toolkit-{PROJECT['version']}.dist-info"
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "tests", *PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """The wheel, built from a copy of the sources with the setuptools that is here: no network needed."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target)]
+    build = subprocess.run(
+        [*pip, *options, str(source)], capture_output=True, text=True, check=False, timeout=55
+    )
+    assert build.returncode == 0, f"pip could not build the wheel:\n{build.stdout}{build.stderr}"
+    [path] = target.iterdir()
+    return zipfile.Path(path)
+
+
+@pytest.fixture(scope="module")
+def members(wheel: zipfile.Path) -> set[str]:
+    """The names of the files in the wheel."""
+    return set(wheel.root.namelist())
+
+
+def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
+    """A new folder without `__init__.py` would be lost on the way to users."""
+    tree = {
+        path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    }
+
+    assert tree
+    assert tree == {name for name in members if name.endswith(".py")}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_says_that_it_is_typed(members: set[str], package: str) -> None:
+    """Type checkers ignore the annotations of an installed package without this marker."""
+    assert f"{package}/py.typed" in members
+
+
+def test_nothing_but_the_packages_is_in_the_wheel(members: set[str]) -> None:
+    """Tests and examples would land in everybody's site-packages, under names that are not ours."""
+    assert {*PACKAGES, DIST_INFO} == {name.split("/")[0] for name in members}
+
+
+def test_the_metadata_says_what_users_need_to_know(wheel: zipfile.Path) -> None:
+    """Name, licence and versions come from the project file; the test tools are not required."""
+    metadata = BytesParser().parsebytes((wheel / DIST_INFO / "METADATA").read_bytes())
+    required = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+
+    assert metadata["Name"] == "mpmetrics-toolkit"
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert {"filelock", "gunicorn", "h11", "prometheus-client"} == {line.split(">=")[0] for line in required}
