@@ -16,7 +16,7 @@ from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total_and_rest
 from mpmetrics.storage.locks import mutex, remove_unheld
 from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retired import Retired, read_retired, write_retired
+from mpmetrics.storage.retired import Retired, load_retired, write_retired
 from mpmetrics.storage.survey import is_alive, list_slabs
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _dead(path: str) -> list[str]:
 
 def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
     _sweep(path)
-    retired, _ = read_retired(path)
+    retired = load_retired(path)
     fresh: list[tuple[SlabReader, list[float]]] = []
     unlinked: list[str] = []
     try:

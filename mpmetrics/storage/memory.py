@@ -381,6 +381,15 @@ class Memory:
             os.close(self._epoch.lease)
             self._epoch = None
 
+    @property
+    def ordinal(self) -> int:
+        """Ordinal of this process's slab; 0 before it has one."""
+        return 0 if self._slab is None else self._slab.ordinal
+
+    def families(self) -> list[Family]:
+        """The families declared in this process."""
+        return list(self._declared.families.values())
+
     def private_series(self) -> Iterator[tuple[PrivateSeries, list[float]]]:
         """The series that are not in the store, with their words."""
         for entry in list(self.private.values()):

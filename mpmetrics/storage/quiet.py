@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retired import read_retired
+from mpmetrics.storage.retired import load_retired
 from mpmetrics.storage.survey import list_slabs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def quiet_generation(path: str, owner: tuple[int, int] | None) -> int:
         series = SeriesReader(path)
         latest = series.generation
         series.close()
-        return min([latest, read_retired(path)[0].generation, *_acknowledged(path)])
+        return min([latest, load_retired(path).generation, *_acknowledged(path)])
     except (OSError, FormatError):
         return 0
 

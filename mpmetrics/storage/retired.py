@@ -13,7 +13,7 @@ from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.locks import open_private
 
-__all__ = ["Retired", "read_retired", "write_retired"]
+__all__ = ["Retired", "load_retired", "read_retired", "write_retired"]
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Retired:
 
 
 def read_retired(path: str) -> tuple[Retired, int]:
-    """The retired file of the epoch at ``path`` and its inode; an empty one and 0 before the first fold.
+    """The retired file of the epoch at ``path`` and its open descriptor; an empty one and -1 before the first fold.
 
     Raises :class:`~mpmetrics.errors.FormatError` or OSError when it is there and cannot be used.
     """
@@ -89,10 +89,21 @@ def read_retired(path: str) -> tuple[Retired, int]:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return Retired(), 0
-    with os.fdopen(descriptor, "rb") as file:
-        inode = os.fstat(file.fileno()).st_ino
-        return Retired.decode(file.read(), name), inode
+        return Retired(), -1
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return Retired.decode(file.read(), name), descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def load_retired(path: str) -> Retired:
+    """Like :func:`read_retired`, for those who read it once."""
+    retired, descriptor = read_retired(path)
+    if descriptor >= 0:
+        os.close(descriptor)
+    return retired
 
 
 def write_retired(path: str, retired: Retired, owner: tuple[int, int] | None) -> None:

@@ -1,0 +1,127 @@
+"""Collecting: fold the dead, take a snapshot, merge it, add the figures. One at a time, shared by all who ask."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector as PrometheusCollector
+
+from mpmetrics.collector.figures import figures
+from mpmetrics.collector.merge import merge
+from mpmetrics.collector.private import add_private
+from mpmetrics.collector.shared_call import SharedCall
+from mpmetrics.collector.snapshot import EpochReader, Snapshot
+from mpmetrics.errors import FormatError, StoreUnavailableError
+from mpmetrics.provider import Provider, get_provider
+from mpmetrics.storage import fork
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpmetrics.collector.reading import Reading
+
+__all__ = ["Collection"]
+
+log = logging.getLogger("mpmetrics")
+
+
+class Collection(PrometheusCollector):
+    """Collects the metrics of ``source``: a provider, the directory of a store, or by default the default provider.
+
+    Of a directory, the current epoch is collected, whichever that is at the time. Follows the Collector protocol of
+    prometheus_client, so it can be registered with one of its registries. May be used from any thread.
+
+    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when ``source`` is a directory that is not there or that is
+    not to be trusted.
+    """
+
+    def __init__(self, source: Provider | str | os.PathLike[str] | None = None) -> None:
+        self._provider: Provider | None = None
+        self._store: Store | None = None
+        if source is None:
+            self._provider = get_provider()
+        elif isinstance(source, Provider):
+            self._provider = source
+        elif os.path.isdir(source):
+            self._store = Store(source)
+        else:
+            msg = f"there is no store at {os.fspath(source)!r}; is MPMETRICS_DIR the one that the server uses?"
+            raise StoreUnavailableError(msg)
+        self._reader: EpochReader | None = None
+        self._said: set[str] = set()
+        self._shared = SharedCall(self._collect)
+        fork.register(self)
+
+    def readings(self) -> list[Reading]:
+        """The merged metrics, in the order of their names, and then the collector's figures about itself.
+
+        What cannot be read is missing and counted in ``mpmetrics_unreadable_files``.
+        """
+        return self._shared()
+
+    def collect(self) -> Iterator[Metric]:
+        """The same as prometheus_client's metric families."""
+        for reading in self.readings():
+            metric = Metric(reading.name, reading.help, reading.type, reading.unit)
+            for sample in reading.samples:
+                metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)
+            yield metric
+
+    def describe(self) -> list[Metric]:
+        """Nothing: what there is shows when it is collected. A registry asks this when the collector is registered."""
+        return []
+
+    def _collect(self) -> list[Reading]:
+        start = time.perf_counter()
+        path = self._epoch_path()
+        snapshot = Snapshot() if path is None else self._read(path)
+        if self._provider is not None:
+            snapshot = add_private(snapshot, self._provider.memory)
+        for name, problem in snapshot.unreadable.items():
+            self._say(name, problem)
+        merged = merge(snapshot)
+        return merged + figures(snapshot, up=path is not None, seconds=time.perf_counter() - start)
+
+    def _epoch_path(self) -> str | None:
+        if self._provider is not None:
+            return None if self._provider.epoch is None else self._provider.epoch.path
+        try:
+            return self._store.current() if self._store is not None else None
+        except OSError as error:
+            self._say("store", f"the store cannot be read: {error}")
+            return None
+
+    def fold(self) -> None:
+        """Fold the dead of the current epoch; what keeps it from doing so is said once in the log."""
+        path = self._epoch_path()
+        if path is None:
+            return
+        try:
+            status = os.stat(path)
+            fold(path, owner=(status.st_uid, status.st_gid))
+        except (OSError, FormatError) as error:
+            self._say("fold", f"the dead cannot be folded: {error}")
+
+    def _read(self, path: str) -> Snapshot:
+        self.fold()
+        if self._reader is None or self._reader.path != path:
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = EpochReader(path)
+        return self._reader.snapshot()
+
+    def _say(self, cause: str, message: str) -> None:
+        if cause not in self._said:
+            self._said.add(cause)
+            log.warning("%s", message)
+
+    def after_fork_in_child(self) -> None:
+        """Whoever was collecting is collecting in the parent. Files are opened anew: offsets and locks are not shared."""
+        self._shared.reset()
+        self._reader = None

@@ -1,0 +1,43 @@
+"""The collector's figures about itself and its store, so that a partial answer never looks like a whole one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.reading import Reading, Sample
+
+if TYPE_CHECKING:
+    from mpmetrics.collector.snapshot import Snapshot
+
+__all__ = ["figures"]
+
+
+def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
+    """Readings about a collection that took ``seconds`` so far; ``up`` is whether there was a store to read."""
+    live = sum(column.alive for column in snapshot.columns)
+    return [
+        _one("scrape_duration", "gauge", "Time that reading and merging took.", seconds, "seconds"),
+        _one("damaged_records", "gauge", "Records of the series directory that could not be used.", snapshot.catalog.damaged),
+        _one("drops", "counter", "Series that a process had to keep to itself because the store could not take them.", snapshot.trouble),
+        _one("folds", "counter", "Dead processes whose values were folded into the retired file.", snapshot.retired.folded),
+        Reading(
+            "mpmetrics_processes",
+            "gauge",
+            "Processes with values of their own in the store; the dead are to be folded.",
+            samples=[
+                Sample("", (("state", "live"),), float(live)),
+                Sample("", (("state", "dead"),), float(len(snapshot.columns) - live)),
+            ],
+        ),
+        _one("series", "gauge", "Series in the store.", len(snapshot.catalog.by_slot)),
+        _one("store_bytes", "gauge", "Size of the store's files as allocated.", snapshot.size, "bytes"),
+        _one("store_files", "gauge", "Files in the store's current epoch.", snapshot.files),
+        _one("store_up", "gauge", "Whether there is a store: 0 means that every process counts for itself, unseen.", up),
+        _one("unreadable_files", "gauge", "Files of the store that could not be read and are missing here.", len(snapshot.unreadable)),
+    ]
+
+
+def _one(name: str, kind: str, text: str, value: float, unit: str = "") -> Reading:
+    suffix = "_total" if kind == "counter" else ""
+    whole = f"mpmetrics_{name}" if not unit or name.endswith(unit) else f"mpmetrics_{name}_{unit}"
+    return Reading(whole, kind, text, unit, [Sample(suffix, (), float(value))])

@@ -1,0 +1,160 @@
+"""Merging the words of many processes into one truth: pure functions of a snapshot.
+
+Counters, up-down counters, histograms and summaries add up over live processes, dead ones and the retired file. Gauges
+merge by their mode, over live processes alone in the ``live`` modes. A stateset or info shows what was set last.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client.utils import floatToGoString
+
+from mpmetrics.collector.reading import Labels, Reading, Sample
+from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mpmetrics.collector.snapshot import Column, Snapshot
+    from mpmetrics.storage.catalog import Family, Key, Series
+
+__all__ = ["OVERFLOW", "merge"]
+
+OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
+"""Labels of the series that takes what is past a metric's cap."""
+
+_TYPES = {"updowncounter": "gauge", "enum": "stateset"}
+
+
+def merge(snapshot: Snapshot) -> list[Reading]:
+    """The metrics of a snapshot, by name."""
+    merger = _Merger(snapshot)
+    catalog = snapshot.catalog
+    by_name = sorted(catalog.families.items(), key=lambda item: item[1].name)
+    return [merger.reading(family, catalog.series[number].values()) for number, family in by_name]
+
+
+class _Merger:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._columns = snapshot.columns
+        self._live = [column for column in snapshot.columns if column.alive]
+        self._retired = snapshot.retired
+        self._size = snapshot.catalog.next_slot
+        self._sums = self._add_up()
+
+    def _add_up(self) -> list[float]:
+        """The sum of each slot over everything: meaningful for words that add up, cheap enough for all."""
+        vectors = [self._retired.values.tolist(), self._retired.remainders.tolist()]
+        vectors += [column.words for column in self._columns]
+        padded = [vector[: self._size] + [0.0] * (self._size - len(vector)) for vector in vectors]
+        rows = zip(*padded, strict=True)
+        try:
+            return list(map(math.fsum, rows))
+        except (ValueError, OverflowError):  # an infinity of each sign, or a gauge near the largest double
+            return list(map(total, zip(*padded, strict=True)))
+
+    def reading(self, family: Family, members: Iterable[Series]) -> Reading:
+        reading = Reading(family.name, _TYPES.get(family.kind, family.kind), family.help, family.unit)
+        if family.kind == "info":
+            reading.samples = list(self._info(family, members))
+        else:
+            for series in members:
+                reading.samples += self._samples(family, series, _labels(family, series.key))
+        return reading
+
+    def _samples(self, family: Family, series: Series, labels: Labels) -> Iterable[Sample]:
+        if family.kind == "counter":
+            return (
+                Sample("_total", labels, self._sums[series.first]),
+                Sample("_created", labels, series.created),
+            )
+        if family.kind in ("histogram", "summary"):
+            return self._distribution(family, series, labels)
+        if family.kind == "enum":
+            return self._states(family, series, labels)
+        return self._gauge(family, series, labels)
+
+    def _distribution(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
+        first, width = series.first, series.width
+        counts = list(accumulate(self._sums[first + 2 : first + width]))
+        addends = [self._retired_word(first), self._retired_rest(first)]
+        addends += [distribution_sum(words) for _, words in self._words(series, self._columns)]
+        if family.kind == "histogram":
+            for bound, count in zip(family.bounds, counts, strict=True):
+                yield Sample("_bucket", (*labels, ("le", floatToGoString(bound))), count)
+        yield Sample("_count", labels, counts[-1])
+        if family.kind == "summary" or family.bounds[0] >= 0:
+            # With negative observations a sum may fall, which a scraper takes for a restart: left out, as OpenMetrics says.
+            yield Sample("_sum", labels, total(addends))
+        yield Sample("_created", labels, series.created)
+
+    def _gauge(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
+        mode = family.mode
+        columns = self._live if mode.startswith("live") else self._columns
+        kind = mode.removeprefix("live")
+        if kind == "mostrecent":
+            when, value = self._latest(mode, series)
+            if when:
+                yield Sample("", labels, value + 0.0)
+            return
+        words = [(column.ordinal, word[0]) for column, word in self._words(series, columns) if is_set(word[0])]
+        if kind == "all":
+            by_ordinal = dict(self._retired.by_ordinal.get(series.first, {})) if mode == "all" else {}
+            by_ordinal.update(words)
+            for ordinal, value in sorted(by_ordinal.items()):
+                yield Sample("", (*labels, ("worker", str(ordinal))), value + 0.0)
+            return
+        values = [value for _, value in words]
+        retired = 0.0 if mode.startswith("live") else self._retired_word(series.first)
+        if is_set(retired):
+            values.append(retired)
+        if kind == "sum":
+            yield Sample("", labels, total([*values, 0.0 if mode == "livesum" else self._retired_rest(series.first)]))
+        elif values:
+            yield Sample("", labels, (min if kind == "min" else max)(values) + 0.0)
+
+    def _states(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
+        _, current = self._latest("mostrecent", series)
+        for number, state in enumerate(family.states):
+            yield Sample("", (*labels, (family.name, state)), float(number == int(current)))
+
+    def _info(self, family: Family, members: Iterable[Series]) -> Iterator[Sample]:
+        size = len(family.labels)
+        said: dict[tuple[str, ...], tuple[float, tuple[str, ...]]] = {}
+        for series in members:
+            if series.key is None:
+                continue
+            when, _ = self._latest("mostrecent", series)
+            held = said.get(series.key[:size])
+            if when and (held is None or when > held[0]):
+                said[series.key[:size]] = (when, series.key[size:])
+        for values, (_, pairs) in said.items():
+            described = tuple(zip(pairs[::2], pairs[1::2], strict=True))
+            yield Sample("_info", (*zip(family.labels, values, strict=True), *described), 1.0)
+
+    def _latest(self, mode: str, series: Series) -> tuple[float, float]:
+        """Time and value of what was set last; time 0.0 when it never was."""
+        live = mode.startswith("live")
+        candidates = [latest(words) for _, words in self._words(series, self._live if live else self._columns)]
+        if not live and series.first + series.width <= len(self._retired.values):
+            candidates.append(latest(self._retired.values[series.first : series.first + series.width]))
+        return max(candidates, key=lambda pair: pair[0], default=(0.0, 0.0))
+
+    def _words(self, series: Series, columns: list[Column]) -> Iterator[tuple[Column, list[float]]]:
+        end = series.first + series.width
+        for column in columns:
+            if len(column.words) >= end:
+                yield column, column.words[series.first : end]
+
+    def _retired_word(self, slot: int) -> float:
+        return self._retired.values[slot] if slot < len(self._retired.values) else 0.0
+
+    def _retired_rest(self, slot: int) -> float:
+        return self._retired.remainders[slot] if slot < len(self._retired.remainders) else 0.0
+
+
+def _labels(family: Family, key: Key) -> Labels:
+    return OVERFLOW if key is None else tuple(zip(family.labels, key, strict=True))

@@ -1,0 +1,47 @@
+"""Values of this process that are not in the store: all of them without a store, stragglers with one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.snapshot import Column, Snapshot
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.catalog import Catalog
+
+if TYPE_CHECKING:
+    from mpmetrics.storage.memory import Memory
+
+__all__ = ["add_private"]
+
+
+def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
+    """``snapshot`` with the private series of ``memory`` as those of one more live process.
+
+    Families that the store could not take are shown empty, as they would be in it.
+    """
+    private = list(memory.private_series())
+    missing = [family for family in memory.families() if family.name not in snapshot.catalog.numbers]
+    if not private and not missing:
+        return snapshot
+    catalog = Catalog()
+    for kind, body in snapshot.catalog.snapshot_records():
+        catalog.apply(kind, body)
+    for family in missing:
+        catalog.apply(fmt.FAMILY, [catalog.next_family, family.dump()])
+    values: dict[int, list[float]] = {}
+    for entry, words in private:
+        number = catalog.numbers[entry.family.name]
+        if catalog.families[number] != entry.family:
+            continue  # the store has another metric of that name, which was said when ours was attached
+        series = catalog.series[number].get(entry.key)
+        if series is None:
+            first = fmt.fit(catalog.next_slot, len(words))
+            catalog.apply(fmt.SERIES, [number, entry.key, first, len(words), entry.created])
+            series = catalog.series[number][entry.key]
+        values[series.first] = words
+    column = [0.0] * catalog.next_slot
+    for first, words in values.items():
+        column[first : first + len(words)] = words
+    own = Column(memory.ordinal, True, 0.0, column)
+    return replace(snapshot, catalog=catalog, columns=[*snapshot.columns, own])

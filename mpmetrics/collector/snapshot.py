@@ -1,0 +1,171 @@
+"""A consistent view of an epoch: the words of every process and of the retired file, at one moment.
+
+The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, and looks again: if
+the retired file was replaced meanwhile, or series were removed, it starts over, so that a value is never counted twice
+and never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from mpmetrics.errors import FormatError, LockTimeoutError
+from mpmetrics.storage.catalog import Catalog
+from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.reader import SeriesReader, SlabReader
+from mpmetrics.storage.retired import Retired, read_retired
+from mpmetrics.storage.survey import list_slabs
+
+__all__ = ["Column", "EpochReader", "Snapshot"]
+
+ATTEMPTS = 10
+
+
+@dataclass(slots=True)
+class Column:
+    """The words of one process, slot 0 first; slots past the end are zero."""
+
+    ordinal: int
+    alive: bool
+    created: float
+    words: list[float]
+
+
+@dataclass
+class Snapshot:
+    """What an epoch held at one moment. ``columns`` are ordered by ordinal, and by age within one."""
+
+    catalog: Catalog = field(default_factory=Catalog)
+    columns: list[Column] = field(default_factory=list)
+    retired: Retired = field(default_factory=Retired)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    trouble: float = 0.0
+    files: int = 0
+    size: int = 0
+
+
+class EpochReader:
+    """Takes snapshots of the epoch at ``path``, keeping files open between them; one thread at a time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._series: SeriesReader | None = None
+        self._slabs: dict[str, SlabReader] = {}
+        self._retired = Retired()
+        self._retired_file = -1
+
+    def snapshot(self) -> Snapshot:
+        """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
+        for _ in range(ATTEMPTS):
+            snapshot = self._attempt()
+            if snapshot is not None:
+                return snapshot
+        try:
+            with mutex(os.path.join(self.path, "fold.lock"), 1.0):
+                return self._attempt() or Snapshot()
+        except (OSError, LockTimeoutError):
+            return self._attempt() or Snapshot()
+
+    def _attempt(self) -> Snapshot | None:
+        """A snapshot, or None when folding or removal came in between."""
+        snapshot = Snapshot()
+        retired = self._identity()
+        self._read_retired(retired, snapshot)
+        generation = self._read_series(snapshot)
+        complete = self._read_slabs(snapshot)
+        if not complete or retired != self._identity():
+            return None
+        if self._series is not None and self._series.generation != generation:
+            return None
+        self._measure(snapshot)
+        return snapshot
+
+    def _identity(self) -> tuple[int, int]:
+        """Which file is the retired one now. Ours stays open, so that its number is not given to another."""
+        try:
+            status = os.stat(os.path.join(self.path, "retired"), follow_symlinks=False)
+        except OSError:
+            return 0, 0
+        return status.st_dev, status.st_ino
+
+    def _read_retired(self, identity: tuple[int, int], snapshot: Snapshot) -> None:
+        held = os.fstat(self._retired_file) if self._retired_file >= 0 else None
+        if held is None or (held.st_dev, held.st_ino) != identity:
+            if self._retired_file >= 0:
+                os.close(self._retired_file)
+            self._retired, self._retired_file = Retired(), -1
+            try:
+                self._retired, self._retired_file = read_retired(self.path)
+            except (OSError, FormatError) as error:
+                snapshot.unreadable["retired"] = str(error)
+        snapshot.retired = self._retired
+
+    def _read_series(self, snapshot: Snapshot) -> int:
+        try:
+            if self._series is None:
+                self._series = SeriesReader(self.path)
+            generation = self._series.sync()
+        except (OSError, FormatError) as error:
+            snapshot.unreadable["series"] = str(error)
+            self._series = None
+            return 0
+        snapshot.catalog = self._series.catalog
+        snapshot.trouble = self._series.trouble
+        return generation
+
+    def _read_slabs(self, snapshot: Snapshot) -> bool:
+        catalog = snapshot.catalog
+        compound = [
+            (series.first, series.width)
+            for number, members in catalog.series.items()
+            if catalog.families[number].width > 1
+            for series in members.values()
+        ]
+        complete = True
+        readers: dict[str, SlabReader] = {}
+        try:
+            names = list_slabs(self.path)
+        except OSError as error:
+            snapshot.unreadable["."] = str(error)
+            names = []
+        for name in names:
+            if name.identity in snapshot.retired.slabs:
+                continue
+            try:
+                reader = self._slabs.pop(name.file, None) or SlabReader(os.path.join(self.path, name.file))
+                readers[name.file] = reader
+                alive = reader.alive
+                words = reader.read(compound if alive else ())
+            except FileNotFoundError:
+                complete = False  # folded since we listed it
+            except (OSError, FormatError) as error:
+                snapshot.unreadable[name.file] = str(error)
+            else:
+                snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words))
+        for reader in self._slabs.values():
+            reader.close()
+        self._slabs = readers
+        snapshot.columns.sort(key=lambda column: (column.ordinal, column.created))
+        return complete
+
+    def _measure(self, snapshot: Snapshot) -> None:
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    snapshot.files += 1
+                    snapshot.size += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:
+            return  # something vanished meanwhile; the figures are of what was seen
+
+    def close(self) -> None:
+        """Close all files."""
+        for reader in self._slabs.values():
+            reader.close()
+        self._slabs = {}
+        if self._series is not None:
+            self._series.close()
+            self._series = None
+        if self._retired_file >= 0:
+            os.close(self._retired_file)
+            self._retired_file = -1

@@ -1,0 +1,98 @@
+"""Addresses that the endpoint listens on: ``host:port``, ``[ipv6]:port`` and ``unix:/path``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_BIND", "Address", "parse"]
+
+DEFAULT_BIND = "127.0.0.1:9464"
+_BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen: a path for a unix socket, else host and port."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where a browser or scraper finds the metrics."""
+        return f"{self} (path /metrics)" if self.path else f"http://{self}/metrics"
+
+    def listen(self) -> socket.socket:
+        """A listening socket, not inherited by programs that are started. OSError when the address cannot be had.
+
+        Of a unix socket, what a dead process left at the path is replaced, a live one's is an address in use; it is
+        accessible to its owner alone.
+        """
+        if self.path:
+            return self._listen_unix()
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, where = found[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _listen_unix(self) -> socket.socket:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.lstat(self.path).st_mode) and not self._is_answered():
+                os.unlink(self.path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(self.path)
+            os.chmod(self.path, 0o600)
+            listener.listen(_BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _is_answered(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(1.0)
+            try:
+                client.connect(self.path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+        return True
+
+
+def parse(text: str) -> Address:
+    """The address that ``text`` says; ValueError that names it when it says none. Port 0 means any free one."""
+    text = text.strip()
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            msg = f"address {text!r}: a unix socket's path is absolute, as in unix:/run/metrics.sock"
+            raise ValueError(msg)
+        return Address(path=path)
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        msg = f"address {text!r}: an IPv6 address stands in brackets, as in [::1]:9464"
+        raise ValueError(msg)
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        msg = f"address {text!r}: expected host:port, [ipv6]:port or unix:/path, such as {DEFAULT_BIND}"
+        raise ValueError(msg)
+    return Address(host or "0.0.0.0", int(port))  # noqa: S104 (":9464" is written by who means all interfaces)

@@ -1,0 +1,135 @@
+"""The metrics as a web application: for our own server, for WSGI and for ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from mpmetrics.exposition.collector import Collector
+from mpmetrics.exposition.http import Request, Response, plain
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from mpmetrics.provider import Provider
+
+    Source = Collector | Provider | str | os.PathLike[str] | None
+
+__all__ = ["MetricsApp", "make_asgi_app", "make_wsgi_app"]
+
+_MOST_NAMES = 1000
+
+
+class MetricsApp:
+    """Answers ``path`` with the metrics of ``collector``, and ``/-/healthy``; a handler for ``HttpServer``.
+
+    Any thread may call it.
+    """
+
+    def __init__(self, collector: Collector, path: str = "/metrics") -> None:
+        if not path.startswith("/"):
+            msg = f"the path of the metrics starts with '/', not {path!r}"
+            raise ValueError(msg)
+        self._collector = collector
+        self._path = path
+
+    def immediate(self, request: Request) -> Response | None:
+        """The answers that need no collection."""
+        if request.path == "/-/healthy":
+            return _text(200, "OK")
+        if request.path != self._path:
+            return _text(404, f"not found; the metrics are at {self._path}")
+        return None
+
+    def __call__(self, request: Request) -> Response:
+        """The metrics, in the format and coding that the request's headers ask for, of the names it asks for."""
+        return scrape(self._collector, request)
+
+
+def scrape(collector: Collector, request: Request) -> Response:
+    """The response to a scrape, wherever it came in."""
+    try:
+        names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
+    except ValueError:
+        return _text(400, f"more than {_MOST_NAMES} fields in the query")
+    headers, body = collector.scrape(request.headers.get("accept"), request.headers.get("accept-encoding"), names)
+    return Response(200, tuple(headers.items()), body)
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{text}\n".encode())
+
+
+def _collector(source: Source) -> Collector:
+    return source if isinstance(source, Collector) else Collector(source)
+
+
+def _answer(collector: Collector, request: Request) -> Response:
+    """Mounted in another application, the metrics are at whatever path they were mounted on."""
+    if request.method not in ("GET", "HEAD"):
+        return plain(405, ("Allow", "GET, HEAD"))
+    return _text(200, "OK") if request.path.endswith("/-/healthy") else scrape(collector, request)
+
+
+def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """A WSGI application that answers any path with the metrics, and ``/-/healthy``.
+
+    ``source`` is a :class:`Collector` or what one is made of. Errors as in :class:`Collector`.
+    """
+    collector = _collector(source)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        headers = {name: environ[key] for name, key in _WSGI_HEADERS if key in environ}
+        path, query = environ.get("PATH_INFO", "/"), environ.get("QUERY_STRING", "")
+        response = _answer(collector, Request(environ.get("REQUEST_METHOD", "GET"), path, query, headers))
+        length = ("Content-Length", str(len(response.body)))
+        start_response(f"{response.status} {_REASONS[response.status]}", [*response.headers, length])
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [response.body]
+
+    return app
+
+
+_WSGI_HEADERS = (("accept", "HTTP_ACCEPT"), ("accept-encoding", "HTTP_ACCEPT_ENCODING"))
+_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed"}
+
+
+def make_asgi_app(
+    source: Source = None,
+) -> Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]:
+    """An ASGI application (HTTP and lifespan) that answers any path with the metrics, and ``/-/healthy``.
+
+    It collects on a thread, so that the event loop goes on meanwhile. ``source`` and errors as in
+    :func:`make_wsgi_app`.
+    """
+    collector = _collector(source)
+
+    async def app(
+        scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            msg = f"the metrics are served over http, not {scope['type']!r}"
+            raise ValueError(msg)
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        query = scope.get("query_string", b"").decode("latin-1")
+        request = Request(scope["method"], scope["path"], query, headers)
+        response = await asyncio.to_thread(_answer, collector, request)
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        raw.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    return app
+
+
+async def _lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    """There is nothing to start or stop."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

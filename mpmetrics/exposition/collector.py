@@ -1,0 +1,70 @@
+"""The collector as users hold it: collects, and renders what it collected."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.collection import Collection
+from mpmetrics.exposition.negotiate import accepts_gzip, choose
+from mpmetrics.exposition.text import render_openmetrics, render_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpmetrics.collector.reading import Reading
+
+__all__ = ["Collector"]
+
+_GZIP_LEVEL = 4
+_WORTH_COMPRESSING = 1400
+"""Bytes; less than this goes in one packet anyway."""
+
+
+class Collector(Collection):
+    """Collects the metrics of a whole server; arguments and errors as in
+    :class:`~mpmetrics.collector.collection.Collection`.
+    """
+
+    _rendered: tuple[list[Reading], dict[tuple[str, bool], bytes]] = ([], {})
+
+    def render(self, accept: str | None = None, names: Sequence[str] = ()) -> tuple[str, bytes]:
+        """Content type and body of a scrape whose ``Accept`` header is ``accept``; with ``names``, of these alone."""
+        headers, body = self.scrape(accept, None, names)
+        return headers["Content-Type"], body
+
+    def scrape(
+        self, accept: str | None, accept_encoding: str | None, names: Sequence[str] = ()
+    ) -> tuple[dict[str, str], bytes]:
+        """Headers and body for a scraper that sends these headers, which may be None.
+
+        Scrapes that share a collection share the work of rendering and compressing it, too.
+        """
+        chosen = choose(accept)
+        headers = {"Content-Type": chosen.content_type, "Vary": "Accept, Accept-Encoding"}
+        readings = self.readings()
+        cache = self._cache(readings)
+        key = (chosen.name, False)
+        body = cache.get(key) if not names else None
+        if body is None:
+            render = render_openmetrics if chosen.name == "openmetrics" else render_text
+            body = render(readings, frozenset(names))
+            if not names:
+                cache[key] = body
+        if accepts_gzip(accept_encoding) and len(body) >= _WORTH_COMPRESSING:
+            headers["Content-Encoding"] = "gzip"
+            packed = cache.get((chosen.name, True)) if not names else None
+            if packed is None:
+                packed = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+                if not names:
+                    cache[chosen.name, True] = packed
+            body = packed
+        return headers, body
+
+    def _cache(self, readings: list[Reading]) -> dict[tuple[str, bool], bytes]:
+        """What was rendered of these very readings; of the latest ones only, so that it stays bounded."""
+        held, cache = self._rendered
+        if held is not readings:
+            cache = {}
+            self._rendered = (readings, cache)
+        return cache

@@ -1,0 +1,179 @@
+"""The endpoint process: one collector and its HTTP server, beside the server whose metrics it tells.
+
+Runs in a process of its own, so that a scrape never competes with requests for a GIL. It listens where it was told; an
+address in use is said once and tried again every second while the others are served. It folds the dead also when nobody
+scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it can
+replace it, and it ends by itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mpmetrics.errors import LockTimeoutError
+from mpmetrics.exposition.app import MetricsApp
+from mpmetrics.exposition.server import HttpServer
+from mpmetrics.storage.locks import mutex
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mpmetrics.exposition.address import Address
+    from mpmetrics.exposition.collector import Collector
+    from mpmetrics.exposition.http import Request, Response
+
+__all__ = ["BEAT", "Endpoint"]
+
+log = logging.getLogger("mpmetrics")
+
+BEAT = 0.25
+"""Seconds between heartbeats, and between looks at the parent."""
+
+RETRY = 1.0
+FOLD_EVERY = 2.0
+HUNG_AFTER = 30.0
+"""Seconds of one collection after which the process counts as hung."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Endpoint:
+    """Serves ``collector`` at ``addresses`` until SIGTERM, or until process ``parent`` is not its parent any more.
+
+    ``heartbeat`` is the descriptor of a pipe that gets a byte with each beat. ``election`` is the path of a lock: only
+    its holder serves; others wait for their turn.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        addresses: Sequence[Address],
+        *,
+        parent: int,
+        heartbeat: int,
+        election: str | None = None,
+    ) -> None:
+        self._collector = collector
+        self._addresses = addresses
+        self._parent = parent
+        self._heartbeat = heartbeat
+        self._election = election
+        self._app = _Watched(MetricsApp(collector))
+
+    def run(self) -> None:
+        """Serve; returns when it is time to go."""
+        die_with_parent(self._parent)
+        # A Ctrl-C at the terminal goes to the whole group: the parent decides when we end, and last.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        beat = asyncio.create_task(self._beat(stop))
+        elected = contextlib.ExitStack()
+        try:
+            if await self._win(elected, stop):
+                await self._serve(stop)
+        finally:
+            elected.close()
+            beat.cancel()
+
+    async def _win(self, elected: contextlib.ExitStack, stop: asyncio.Event) -> bool:
+        """Wait for the election lock; False when it is time to go first."""
+        while self._election is not None and not stop.is_set():
+            try:
+                elected.enter_context(mutex(self._election, 0.0))
+            except (LockTimeoutError, OSError):
+                await _sleep(stop, BEAT)
+            else:
+                break
+        return not stop.is_set()
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        server = HttpServer(self._app)
+        await server.start()
+        listeners = [asyncio.create_task(self._listen(server, address)) for address in self._addresses]
+        keeper = asyncio.create_task(self._keep_house())
+        await stop.wait()
+        for task in (*listeners, keeper):
+            task.cancel()
+        await server.close(1.0)
+        for address in self._addresses:
+            if address.path:
+                with contextlib.suppress(OSError):
+                    os.unlink(address.path)
+
+    async def _listen(self, server: HttpServer, address: Address) -> None:
+        said = False
+        while True:
+            try:
+                listener = address.listen()
+            except OSError as error:
+                if not said:
+                    reason = error.strerror or error
+                    log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
+                    said = True
+                await asyncio.sleep(RETRY)
+            else:
+                await server.add(listener)
+                log.info("metrics are served at %s", address.url)
+                return
+
+    async def _keep_house(self) -> None:
+        """Fold the dead when nobody scrapes, too."""
+        while True:
+            await asyncio.sleep(FOLD_EVERY)
+            await asyncio.to_thread(self._collector.fold)
+
+    async def _beat(self, stop: asyncio.Event) -> None:
+        while True:
+            if os.getppid() != self._parent:
+                stop.set()
+            if self._app.busy_for() < HUNG_AFTER:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                    os.write(self._heartbeat, b".")
+            await asyncio.sleep(BEAT)
+
+
+class _Watched:
+    """A handler that knows how long its longest running call has been running."""
+
+    def __init__(self, app: MetricsApp) -> None:
+        self.immediate = app.immediate
+        self._app = app
+        self._since: dict[int, float] = {}
+
+    def __call__(self, request: Request) -> Response:
+        me = threading.get_ident()
+        self._since[me] = time.monotonic()
+        try:
+            return self._app(request)
+        finally:
+            del self._since[me]
+
+    def busy_for(self) -> float:
+        """Seconds that the longest running call has been running, 0 when there is none."""
+        return max((time.monotonic() - since for since in list(self._since.values())), default=0.0)
+
+
+async def _sleep(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, even if it hangs or is stopped, where it can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before it could be asked
+        os._exit(0)

@@ -1,0 +1,1 @@
+"""Hooks into servers. Nothing imports these but applications' configuration."""

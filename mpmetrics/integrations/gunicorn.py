@@ -1,0 +1,219 @@
+"""gunicorn: one line in a configuration file gives the whole server one endpoint.
+
+``install`` is called while the configuration is read, in the master, before a preloaded application is imported. It
+touches nothing on disk: metrics that are made wait in memory until gunicorn starts (and if it was only asked to check
+its configuration, it never does). At the start the store's epoch begins; when the master is ready, a collector process
+is forked, which the master's loop watches from then on. Workers need no hooks: each leases a slab at its first write,
+and the kernel takes the lease back when it dies.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from gunicorn import util
+
+from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
+from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
+from mpmetrics.exposition.collector import Collector
+from mpmetrics.exposition.endpoint import Endpoint
+from mpmetrics.integrations.supervisor import Supervisor
+from mpmetrics.provider import Provider, set_provider
+from mpmetrics.storage.store import Epoch, Store, default_base, new_default_directory, remove_dead_stores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, MutableMapping
+
+__all__ = ["install"]
+
+log = logging.getLogger("mpmetrics")
+
+STOP_GRACE = 2.0
+
+_UNIX_PATH_MAX = 100
+"""Bytes that a unix socket's path may have on every system."""
+
+
+def install(
+    namespace: MutableMapping[str, Any],
+    *,
+    bind: str | Iterable[str] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    environ: MutableMapping[str, str] = os.environ,
+) -> None:
+    """Add this server's metrics endpoint to the gunicorn configuration ``namespace``, which is its ``globals()``.
+
+    Call it at the end of the configuration file: hooks that are there already are called, too, before ours.
+
+    ``bind``: address or addresses of the endpoint, ``host:port``, ``[ipv6]:port`` or ``unix:/path``; by default
+    ``MPMETRICS_BIND``, else ``127.0.0.1:9464``. It also listens on ``metrics.sock`` in the store's epoch.
+    ``directory``: the store; by default ``MPMETRICS_DIR``, else a new one on tmpfs that goes when the server ends.
+
+    Raises ValueError for an address that is none.
+    """
+    if bind is None:
+        bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
+    texts = bind.split(",") if isinstance(bind, str) else list(bind)
+    settings = ([parse(text) for text in texts], os.fspath(directory) if directory is not None else None)
+    server = _Server.current
+    if server is None:
+        server = _Server.current = _Server(environ)
+    server.configure(*settings)
+    for hook, ours in server.hooks().items():
+        namespace[hook] = _chain(namespace.get(hook), ours)
+
+
+def _chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that calls ``theirs`` and then ``ours``, with the parameters of ``ours``: gunicorn counts them."""
+    if theirs is None or getattr(theirs, "_mpmetrics", False):
+        chained = functools.partial(ours)
+    else:
+
+        def chained(*arguments: Any) -> None:  # type: ignore[misc]
+            theirs(*arguments)
+            ours(*arguments)
+
+    hook = functools.wraps(ours)(chained)
+    hook._mpmetrics = True  # type: ignore[attr-defined]
+    return hook
+
+
+class _Server:
+    """This master's part: the provider that its workers inherit, the epoch, and the collector process."""
+
+    current: _Server | None = None
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        self._environ = environ
+        self._provider = Provider.deferred()
+        self._store: Store | None = None
+        self._is_ours = False
+        self._supervisor: Supervisor | None = None
+        self._addresses: list[Address] = []
+        self._directory: str | None = None
+        self._started = False
+        set_provider(self._provider)
+
+    def configure(self, addresses: list[Address], directory: str | None) -> None:
+        """Take the settings of a configuration that was read, for the first time or again."""
+        self._addresses = addresses
+        self._directory = directory
+
+    def hooks(self) -> dict[str, Callable[..., Any]]:
+        """gunicorn's hooks that we need."""
+        return {
+            "on_starting": self.on_starting,
+            "when_ready": self.when_ready,
+            "on_reload": self.on_reload,
+            "post_fork": self.post_fork,
+            "pre_exec": self.pre_exec,
+            "on_exit": self.on_exit,
+        }
+
+    def on_starting(self, server: Any) -> None:
+        """In the master, before it forks anything: begin the epoch."""
+        self._started = True
+        _log_through(server.log)
+        try:
+            epoch = self._begin(server.cfg)
+            self._provider.attach(epoch)
+        except ConflictError as error:
+            log.error("%s", error)
+        except (StoreError, OSError) as error:
+            self._provider.unavailable = str(error)
+            log.error("%s; the server serves, its metrics stay private to each process", error)
+            return
+        self._environ["MPMETRICS_DIR"] = os.path.dirname(epoch.path)
+        self._environ["MPMETRICS_EPOCH"] = str(epoch.number)
+
+    def _begin(self, cfg: Any) -> Epoch:
+        uid, gid = cfg.uid, cfg.gid
+        directory = self._directory or self._environ.get("MPMETRICS_DIR")
+        upgraded = self._environ.get("MPMETRICS_EPOCH", "") if "GUNICORN_PID" in self._environ else ""
+        if not directory:
+            base = default_base(self._environ)
+            for path in remove_dead_stores(base, uid):
+                log.info("removed the store %s of a server that is gone", path)
+            directory = new_default_directory(base, uid)
+            self._is_ours = True
+        self._store = Store(directory, owner=(uid, gid))
+        if self._store.owner[0] != uid:
+            msg = f"the store {directory} belongs to user {self._store.owner[0]}, but the workers run as user {uid}"
+            raise StoreUnavailableError(msg)
+        # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
+        if upgraded.isdecimal():
+            self._is_ours = os.path.basename(directory).startswith(f"mpmetrics-{uid}-")
+            return self._store.join(int(upgraded))
+        return self._store.begin()
+
+    def when_ready(self, server: Any) -> None:
+        """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
+        if not self._started:
+            log.error("mpmetrics was installed before other hooks took its place: call install() at the end of the file")
+            return
+        self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
+        self._supervisor.check()
+        # gunicorn has no hook that is called regularly; its loop calls this method at least once a second.
+        manage_workers = server.manage_workers
+
+        def manage_workers_and_collector() -> None:
+            manage_workers()
+            if self._supervisor is not None:
+                self._supervisor.check()
+
+        server.manage_workers = manage_workers_and_collector
+
+    def _collect(self, server: Any, parent: int, heartbeat: int) -> None:
+        """The collector process, from its first line to its last."""
+        cfg = server.cfg
+        for listener in server.LISTENERS:
+            listener.sock.close()
+        util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
+        util._setproctitle(f"metrics collector [{cfg.proc_name}]")
+        epoch = self._provider.epoch
+        addresses = list(self._addresses)
+        election = None
+        if epoch is not None:
+            election = os.path.join(epoch.path, "collector.lock")
+            path = os.path.join(epoch.path, "metrics.sock")
+            if len(os.fsencode(path)) <= _UNIX_PATH_MAX:
+                addresses.append(Address(path=path))
+        Endpoint(
+            Collector(self._provider), addresses, parent=parent, heartbeat=heartbeat, election=election
+        ).run()
+
+    def on_reload(self, server: Any) -> None:
+        """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
+        if self._supervisor is not None:
+            self._supervisor.stop(STOP_GRACE)
+            self._supervisor.check()
+
+    def post_fork(self, server: Any, worker: Any) -> None:
+        """In a worker: the collector is none of its children."""
+        if self._supervisor is not None:
+            self._supervisor.release_in_child()
+
+    def pre_exec(self, server: Any) -> None:
+        """In the child that becomes the new master: tell it which epoch it goes on with."""
+        for name in ("MPMETRICS_DIR", "MPMETRICS_EPOCH"):
+            if name in self._environ:
+                server.cfg.env_orig[name] = self._environ[name]
+
+    def on_exit(self, server: Any) -> None:
+        """In the master, after the last worker: end the collector, leave the epoch, remove a store of our own."""
+        if self._supervisor is not None:
+            self._supervisor.stop(STOP_GRACE)
+        self._provider.shutdown()
+        if self._is_ours and self._store is not None:
+            self._store.remove_if_dead()
+
+
+def _log_through(logger: Any) -> None:
+    """Have our messages stand in gunicorn's error log, unless the application has its own idea of where they go."""
+    if not log.hasHandlers():
+        for handler in logger.error_log.handlers:
+            log.addHandler(handler)
+        log.setLevel(logger.error_log.level)

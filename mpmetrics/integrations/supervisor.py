@@ -1,0 +1,153 @@
+"""Keeps one child process running: starts it, replaces it when it dies or hangs, ends it.
+
+Belongs to the parent's main thread. It never waits in :meth:`Supervisor.check`, which the parent calls about once a
+second, and it does not need to be told of dead children: the child holds the writing end of a pipe, so its death, by
+whatever cause, is the end of that pipe's file, whoever reaps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger("mpmetrics")
+
+HUNG_AFTER = 10.0
+"""Seconds without a heartbeat after which the child is killed."""
+
+BACK_OFF = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0)
+"""Seconds to wait before the next start, by how often in a row the child died young."""
+
+YOUNG = 10.0
+
+
+class Supervisor:
+    """Runs ``body(parent pid, heartbeat descriptor)`` in a forked child.
+
+    ``body`` returns when the child is to end; what it raises is printed and ends the child with status 1. ``name`` is
+    for messages.
+    """
+
+    def __init__(self, name: str, body: Callable[[int, int], None]) -> None:
+        self._name = name
+        self._body = body
+        self._pid = 0
+        self._pipe = -1
+        self._started = 0.0
+        self._beaten = 0.0
+        self._young_deaths = 0
+        self._next_start = 0.0
+        self._owner = os.getpid()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, 0 while there is none."""
+        return self._pid
+
+    def check(self) -> None:
+        """Start the child if it is not running, kill it if it hangs. Never waits, never raises."""
+        if os.getpid() != self._owner:
+            return
+        try:
+            now = time.monotonic()
+            if self._pid and not self._alive(now):
+                self._bury(now)
+            if not self._pid and now >= self._next_start:
+                self._start()
+        except OSError as error:
+            log.error("the %s cannot be started: %s", self._name, error)
+            self._next_start = time.monotonic() + BACK_OFF[-1]
+
+    def _alive(self, now: float) -> bool:
+        try:
+            beats = os.read(self._pipe, 4096)
+        except BlockingIOError:
+            if now - self._beaten > HUNG_AFTER:
+                log.error("the %s (pid %d) hangs: no heartbeat for %g s; replacing it", self._name, self._pid, HUNG_AFTER)
+                self._signal(signal.SIGKILL)
+                self._beaten = now
+            return True
+        if beats:
+            self._beaten = now
+        return bool(beats)
+
+    def _bury(self, now: float) -> None:
+        """The child is gone: forget it, and say when the next one comes."""
+        young = now - self._started < YOUNG
+        self._young_deaths = self._young_deaths + 1 if young else 0
+        pause = BACK_OFF[min(self._young_deaths, len(BACK_OFF) - 1)]
+        log.warning("the %s (pid %d) is gone; starting another in %g s", self._name, self._pid, pause)
+        self._next_start = now + pause
+        self._forget()
+
+    def _forget(self) -> None:
+        os.close(self._pipe)
+        with contextlib.suppress(ChildProcessError):  # reaped by the server's own handler
+            os.waitpid(self._pid, os.WNOHANG)
+        self._pid, self._pipe = 0, -1
+
+    def _start(self) -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            self._child(parent, writing)
+        os.close(writing)
+        self._pid, self._pipe = pid, reading
+        self._started = self._beaten = time.monotonic()
+
+    def _child(self, parent: int, writing: int) -> None:
+        """Run the body and end; the parent's code after the fork is never reached here."""
+        status = 1
+        try:
+            gc.freeze()  # what the parent made stays shared with it
+            self._body(parent, writing)
+            status = 0
+        except BaseException:  # noqa: BLE001 (whatever it is, it ends here)
+            traceback.print_exc()
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def release_in_child(self) -> None:
+        """In a child of the parent that is not ours: let go of the pipe."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+        self._pid, self._pipe = 0, -1
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)
+
+    def stop(self, grace: float) -> None:
+        """End the child: SIGTERM, and SIGKILL after ``grace`` seconds. Waits until it is gone."""
+        if not self._pid or os.getpid() != self._owner:
+            return
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        os.set_blocking(self._pipe, False)
+        while True:
+            try:
+                if not os.read(self._pipe, 4096):
+                    break
+            except BlockingIOError:
+                pass
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+                deadline = float("inf")
+            time.sleep(0.01)
+        self._forget()
