@@ -1,6 +1,13 @@
 """Exact metrics of prefork servers: every process counts into memory-mapped files, one collector merges them."""
 
-from mpmetrics.errors import ConflictError, FormatError, LockTimeoutError, MpmetricsError, StoreError, StoreUnavailableError
+from mpmetrics.errors import (
+    ConflictError,
+    FormatError,
+    LockTimeoutError,
+    MpmetricsError,
+    StoreError,
+    StoreUnavailableError,
+)
 from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter

@@ -80,7 +80,10 @@ class Provider:
         """
         if not self._closed:
             self._closed = True
-            self.memory.detach()
+            self.memory.close()
+            epoch, self.epoch = self.epoch, None
+            if epoch is not None:
+                os.close(epoch.lease)
 
     @property
     def closed(self) -> bool:
@@ -97,7 +100,7 @@ def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
 
     A store that cannot be used is said once in the log, and values stay private: the application goes on.
     """
-    global _default
+    global _default  # noqa: PLW0603 (the one global there is)
     with _default_lock:
         if _default is None:
             _default = _from_environment(environ)
@@ -120,6 +123,6 @@ def _from_environment(environ: Mapping[str, str]) -> Provider:
 
 def set_provider(provider: Provider | None) -> None:
     """Make ``provider`` the default one for instruments made from now on; None: decide anew at the next use."""
-    global _default
+    global _default  # noqa: PLW0603 (the one global there is)
     with _default_lock:
         _default = provider

@@ -6,8 +6,8 @@ The contract, which every twin of this package keeps:
   time by its owner; cells look it up on every write. Before a process has leased its slab, ``words`` is a stand-in that
   leases it at the first read or write of a word.
 * A :class:`Guard`, one a process, makes each operation on a cell atomic among the threads of the process and whatever
-  interrupts them: signal handlers, finalisers, garbage collection callbacks. Nobody ever waits for it: an operation that
-  finds it taken is queued, and whoever has taken it carries the queue out.
+  interrupts them: signal handlers, finalisers, garbage collection callbacks. Nobody ever waits for it: an operation
+  that finds it taken is queued, and whoever has taken it carries the queue out.
 * A cell is a place of one or more words: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`,
   :class:`DistributionCell`. ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
 

@@ -1,8 +1,8 @@
 """The pure-Python twin of the hot words; see the package for the contract.
 
-Why the guard never waits: a lock that is waited for deadlocks when a signal handler or a finaliser interrupts its holder
-on the same thread, and a re-entrant lock lets the handler's addition fall between the load and the store of the one it
-interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and the
+Why the guard never waits: a lock that is waited for deadlocks when a signal handler or a finaliser interrupts its
+holder on the same thread, and a re-entrant lock lets the handler's addition fall between the load and the store of the
+one it interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and the
 holder, who looks at the queue after giving the lock back, carries it out.
 
 An exception that a signal handler raises just between taking the lock and the ``try`` leaves the lock taken for ever.
@@ -43,7 +43,8 @@ class Words(Protocol):
 
 @functools.cache
 def _say_no_exemplars() -> None:
-    logging.getLogger("mpmetrics").warning("exemplars are not kept across processes: the value counts, the exemplar does not")
+    log = logging.getLogger("mpmetrics")
+    log.warning("exemplars are not kept across processes: the value counts, the exemplar does not")
 
 
 class Segment:

@@ -122,6 +122,6 @@ class Collection(PrometheusCollector):
             log.warning("%s", message)
 
     def after_fork_in_child(self) -> None:
-        """Whoever was collecting is collecting in the parent. Files are opened anew: offsets and locks are not shared."""
+        """Whoever was collecting is collecting in the parent. Files are opened anew: locks are not to be shared."""
         self._shared.reset()
         self._reader = None

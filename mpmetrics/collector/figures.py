@@ -17,9 +17,24 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
     live = sum(column.alive for column in snapshot.columns)
     return [
         _one("scrape_duration", "gauge", "Time that reading and merging took.", seconds, "seconds"),
-        _one("damaged_records", "gauge", "Records of the series directory that could not be used.", snapshot.catalog.damaged),
-        _one("drops", "counter", "Series that a process had to keep to itself because the store could not take them.", snapshot.trouble),
-        _one("folds", "counter", "Dead processes whose values were folded into the retired file.", snapshot.retired.folded),
+        _one(
+            "damaged_records",
+            "gauge",
+            "Records of the series directory that could not be used.",
+            snapshot.catalog.damaged,
+        ),
+        _one(
+            "drops",
+            "counter",
+            "Series that a process had to keep to itself because the store could not take them.",
+            snapshot.trouble,
+        ),
+        _one(
+            "folds",
+            "counter",
+            "Dead processes whose values were folded into the retired file.",
+            snapshot.retired.folded,
+        ),
         Reading(
             "mpmetrics_processes",
             "gauge",
@@ -32,8 +47,15 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
         _one("series", "gauge", "Series in the store.", len(snapshot.catalog.by_slot)),
         _one("store_bytes", "gauge", "Size of the store's files as allocated.", snapshot.size, "bytes"),
         _one("store_files", "gauge", "Files in the store's current epoch.", snapshot.files),
-        _one("store_up", "gauge", "Whether there is a store: 0 means that every process counts for itself, unseen.", up),
-        _one("unreadable_files", "gauge", "Files of the store that could not be read and are missing here.", len(snapshot.unreadable)),
+        _one(
+            "store_up", "gauge", "Whether there is a store: 0 means that every process counts for itself, unseen.", up
+        ),
+        _one(
+            "unreadable_files",
+            "gauge",
+            "Files of the store that could not be read and are missing here.",
+            len(snapshot.unreadable),
+        ),
     ]
 
 

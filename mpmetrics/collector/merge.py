@@ -10,13 +10,13 @@ import math
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client.utils import floatToGoString
+from prometheus_client import utils
 
 from mpmetrics.collector.reading import Labels, Reading, Sample
 from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mpmetrics.collector.snapshot import Column, Snapshot
     from mpmetrics.storage.catalog import Family, Key, Series
@@ -84,10 +84,10 @@ class _Merger:
         addends += [distribution_sum(words) for _, words in self._words(series, self._columns)]
         if family.kind == "histogram":
             for bound, count in zip(family.bounds, counts, strict=True):
-                yield Sample("_bucket", (*labels, ("le", floatToGoString(bound))), count)
+                yield Sample("_bucket", (*labels, ("le", bound_text(bound))), count)
         yield Sample("_count", labels, counts[-1])
         if family.kind == "summary" or family.bounds[0] >= 0:
-            # With negative observations a sum may fall, which a scraper takes for a restart: left out, as OpenMetrics says.
+            # With negative observations a sum may fall, which a scraper takes for a restart: OpenMetrics leaves it out.
             yield Sample("_sum", labels, total(addends))
         yield Sample("_created", labels, series.created)
 
@@ -154,6 +154,14 @@ class _Merger:
 
     def _retired_rest(self, slot: int) -> float:
         return self._retired.remainders[slot] if slot < len(self._retired.remainders) else 0.0
+
+
+def bound_text(bound: float) -> str:
+    """A bucket's upper bound as the ``le`` label has it, the same as prometheus_client's."""
+    return _go_string(bound)
+
+
+_go_string: Callable[[float], str] = utils.floatToGoString
 
 
 def _labels(family: Family, key: Key) -> Labels:

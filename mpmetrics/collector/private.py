@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import geometry
 from mpmetrics.storage.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
             continue  # the store has another metric of that name, which was said when ours was attached
         series = catalog.series[number].get(entry.key)
         if series is None:
-            first = fmt.fit(catalog.next_slot, len(words))
+            first = geometry.fit(catalog.next_slot, len(words))
             catalog.apply(fmt.SERIES, [number, entry.key, first, len(words), entry.created])
             series = catalog.series[number][entry.key]
         values[series.first] = words
     column = [0.0] * catalog.next_slot
     for first, words in values.items():
         column[first : first + len(words)] = words
-    own = Column(memory.ordinal, True, 0.0, column)
+    own = Column(memory.ordinal, alive=True, created=0.0, words=column)
     return replace(snapshot, catalog=catalog, columns=[*snapshot.columns, own])

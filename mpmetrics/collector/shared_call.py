@@ -30,6 +30,7 @@ class SharedCall(Generic[Result]):
         self._result: Result | None = None
 
     def __call__(self) -> Result:
+        """The result of a run that begins after this call; what the function raises when this caller runs it."""
         with self._changed:
             wanted = self._started + 1
             while self._running:

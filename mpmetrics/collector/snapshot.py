@@ -1,8 +1,8 @@
 """A consistent view of an epoch: the words of every process and of the retired file, at one moment.
 
-The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, and looks again: if
-the retired file was replaced meanwhile, or series were removed, it starts over, so that a value is never counted twice
-and never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, and looks again:
+if the retired file was replaced meanwhile, or series were removed, it starts over, so that a value is never counted
+twice and never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
 """
 
 from __future__ import annotations

@@ -22,9 +22,7 @@ _WORTH_COMPRESSING = 1400
 
 
 class Collector(Collection):
-    """Collects the metrics of a whole server; arguments and errors as in
-    :class:`~mpmetrics.collector.collection.Collection`.
-    """
+    """Collects the metrics of a whole server; arguments and errors as in its base class."""
 
     _rendered: tuple[list[Reading], dict[tuple[str, bool], bytes]] = ([], {})
 

@@ -2,8 +2,8 @@
 
 Runs in a process of its own, so that a scrape never competes with requests for a GIL. It listens where it was told; an
 address in use is said once and tried again every second while the others are served. It folds the dead also when nobody
-scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it can
-replace it, and it ends by itself when its parent is gone.
+scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it
+can replace it, and it ends by itself when its parent is gone.
 """
 
 from __future__ import annotations

@@ -26,13 +26,10 @@ import logging
 import queue
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from ssl import SSLContext, SSLError
-from typing import Any
 
 from mpmetrics.exposition.http import Conversation, Handler, Request, Response, plain
 
@@ -157,7 +154,8 @@ class _Roster:
 
     def evict(self, now: float) -> bool:
         """Drop the connection that has waited longest without a complete request, else one that does not read its
-        answer, and has not for long; False when everyone deserves the place."""
+        answer, and has not for long; False when everyone deserves the place.
+        """
         victim = next(iter(self._waiting), None)
         if victim is None:
             stalled, since = next(iter(self._stalled.items()), (None, now))
@@ -479,7 +477,7 @@ class HttpServer:
             reply(response)
 
         def job() -> None:
-            response = self._guard(self._handler, request) 
+            response = self._guard(self._handler, request)
             with suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(finish, response)
 

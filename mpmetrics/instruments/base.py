@@ -29,8 +29,8 @@ class Instrument(Generic[Child]):
 
     ``name``, ``documentation``, ``labelnames``, ``namespace``, ``subsystem`` and ``unit`` as in prometheus_client.
     ``registry`` must be None: to serve the metrics from a prometheus_client registry, register a
-    :class:`mpmetrics.Collector` there once. ``provider`` is where values go, the default provider unless given. ``max_series`` is how many label sets the
-    metric may have over all processes.
+    :class:`mpmetrics.Collector` there once. ``provider`` is where values go, the default provider unless
+    given. ``max_series`` is how many label sets the metric may have over all processes.
 
     Making the same metric twice gives two objects for one metric. All methods may be called from any thread.
 
@@ -111,7 +111,7 @@ class Instrument(Generic[Child]):
             self._memory.sync()
         if not labelkwargs:
             try:
-                child: Child | None = self._children.get(labelvalues)  # type: ignore[call-overload]
+                child: Child | None = self._children.get(labelvalues)  # type: ignore[arg-type]
             except TypeError:  # a value that cannot be hashed, to be taken as str
                 child = None
             if child is not None:
@@ -182,6 +182,6 @@ class Internal:
 
 
 def _overflows(provider: Provider, metric: str) -> None:
-    from mpmetrics.instruments.overflow import count
+    from mpmetrics.instruments.overflow import count  # noqa: PLC0415 (it is an instrument itself)
 
     count(provider, metric)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.context_managers import ExceptionCounter
-
 from mpmetrics._cells import CounterCell
 from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.contexts import ExceptionCounter, Exceptions, exception_counter
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Guard, Segment
 
 __all__ = ["Counter", "CounterSeries"]
-
-Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
 class CounterSeries(CounterCell):
@@ -24,7 +21,7 @@ class CounterSeries(CounterCell):
 
     def count_exceptions(self, exception: Exceptions = Exception) -> ExceptionCounter:
         """A context manager and decorator that counts exceptions of these types that leave the code."""
-        return ExceptionCounter(self, exception)  # type: ignore[arg-type]
+        return exception_counter(self, exception)
 
 
 class Counter(Instrument[CounterSeries]):

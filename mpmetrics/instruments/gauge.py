@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from prometheus_client.context_managers import InprogressTracker, Timer
-
 from mpmetrics._cells import GaugeCell, RecentCell
 from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.contexts import InprogressTracker, Timer, inprogress, timer
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Guard, Segment
@@ -31,11 +30,11 @@ class GaugeSeries(GaugeCell):
 
     def track_inprogress(self) -> InprogressTracker:
         """A context manager and decorator that counts up on entry and down on exit."""
-        return InprogressTracker(self)
+        return inprogress(self)
 
     def time(self) -> Timer:
         """A context manager and decorator that sets the gauge to the seconds that the code took."""
-        return Timer(self, "set")
+        return timer(self, "set")
 
 
 class RecentSeries(RecentCell):
@@ -111,4 +110,4 @@ class Gauge(Instrument[GaugeSeries]):
     def time(self) -> Timer:
         """A context manager and decorator that sets the gauge to the seconds that the code took."""
         self._only()
-        return Timer(self, "set")
+        return timer(self, "set")

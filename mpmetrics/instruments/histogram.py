@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-from prometheus_client.context_managers import Timer
 
 from mpmetrics._cells import DistributionCell
 from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.contexts import Timer, timer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ class DistributionSeries(DistributionCell):
 
     def time(self) -> Timer:
         """A context manager and decorator that observes the seconds that the code took."""
-        return Timer(self, "observe")
+        return timer(self, "observe")
 
 
 class Histogram(Instrument[DistributionSeries]):
@@ -56,7 +56,7 @@ class Histogram(Instrument[DistributionSeries]):
     def time(self) -> Timer:
         """A context manager and decorator that observes the seconds that the code took."""
         # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
-        return Timer(self, "observe")
+        return timer(self, "observe")
 
 
 def _check_bounds(buckets: Iterable[float | str]) -> tuple[float, ...]:
@@ -64,7 +64,7 @@ def _check_bounds(buckets: Iterable[float | str]) -> tuple[float, ...]:
     if any(map(math.isnan, bounds)):
         msg = f"a histogram's buckets cannot be NaN: {bounds}"
         raise ValueError(msg)
-    if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+    if any(low >= high for low, high in pairwise(bounds)):
         msg = f"a histogram's buckets must strictly increase: {bounds}"
         raise ValueError(msg)
     if not bounds or bounds == [math.inf]:

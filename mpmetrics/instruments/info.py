@@ -29,7 +29,7 @@ class InfoSeries:
 
         ValueError for a key that is no label name or is one of the metric's labels, and for a value of None.
         """
-        self._parent._say(self._key, val)
+        self._parent.say(self._key, val)
 
 
 class Info(Instrument[InfoSeries]):
@@ -54,7 +54,8 @@ class Info(Instrument[InfoSeries]):
         """Say that these pairs hold now, in place of earlier ones; ValueError as in :meth:`InfoSeries.info`."""
         self._only().info(val)
 
-    def _say(self, key: tuple[str, ...], val: Mapping[str, object]) -> None:
+    def say(self, key: tuple[str, ...], val: Mapping[str, object]) -> None:
+        """Say that these pairs hold now for the label values ``key``; ValueError as in :meth:`InfoSeries.info`."""
         names = check_label_names(self._family.name, val, self._family.labels)
         if any(value is None for value in val.values()):
             msg = f"{self!r}: a value cannot be None: {dict(val)}"

@@ -1,5 +1,6 @@
-"""Names of metrics and labels, by the rules of the Prometheus data model
-(https://prometheus.io/docs/concepts/data_model/) and OpenMetrics 1.0.
+"""Names of metrics and labels, by the rules of the Prometheus data model and OpenMetrics 1.0.
+
+Source: https://prometheus.io/docs/concepts/data_model/.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def check_label_names(metric: str, names: Iterable[str], reserved: tuple[str, ..
     labels = tuple(names)
     for label in labels:
         if not isinstance(label, str) or not _LABEL.match(label):
-            msg = f"metric {metric!r}: invalid label name {label!r}: letters, digits and '_' only, and not a digit first"
+            msg = (
+                f"metric {metric!r}: invalid label name {label!r}: letters, digits and '_' only, and not a digit first"
+            )
             raise ValueError(msg)
         if label.startswith("__") or label in reserved:
             msg = f"metric {metric!r}: label name {label!r} is reserved"
@@ -72,7 +75,7 @@ def text(value: object) -> str:
 
 def declared_at() -> str:
     """File and line of the nearest caller outside this package."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # noqa: SLF001 (the documented way to a caller's frame)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

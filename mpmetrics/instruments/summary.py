@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.context_managers import Timer
-
 from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.contexts import Timer, timer
 from mpmetrics.instruments.histogram import DistributionSeries
 
 if TYPE_CHECKING:
@@ -39,4 +38,4 @@ class Summary(Instrument[DistributionSeries]):
 
     def time(self) -> Timer:
         """A context manager and decorator that observes the seconds that the code took."""
-        return Timer(self, "observe")
+        return timer(self, "observe")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from prometheus_client.context_managers import InprogressTracker
-
 from mpmetrics._cells import GaugeCell
 from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.contexts import InprogressTracker, inprogress
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Guard, Segment
@@ -24,7 +23,7 @@ class UpDownSeries(GaugeCell):
 
     def track_inprogress(self) -> InprogressTracker:
         """A context manager and decorator that counts up on entry and down on exit."""
-        return InprogressTracker(self)
+        return inprogress(self)
 
 
 class UpDownCounter(Instrument[UpDownSeries]):

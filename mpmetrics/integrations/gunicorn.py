@@ -77,12 +77,12 @@ def _chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Calla
             ours(*arguments)
 
     hook = functools.wraps(ours)(chained)
-    hook._mpmetrics = True  # type: ignore[attr-defined]
+    hook._mpmetrics = True  # type: ignore[attr-defined]  # noqa: SLF001 (our own mark)
     return hook
 
 
 class _Server:
-    """This master's part: the provider that its workers inherit, the epoch, and the collector process."""
+    """The part of this master: the provider that its workers inherit, the epoch, and the collector process."""
 
     current: _Server | None = None
 
@@ -103,7 +103,7 @@ class _Server:
         self._directory = directory
 
     def hooks(self) -> dict[str, Callable[..., Any]]:
-        """gunicorn's hooks that we need."""
+        """The hooks of gunicorn that we need."""
         return {
             "on_starting": self.on_starting,
             "when_ready": self.when_ready,
@@ -152,7 +152,9 @@ class _Server:
     def when_ready(self, server: Any) -> None:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
-            log.error("mpmetrics was installed before other hooks took its place: call install() at the end of the file")
+            log.error(
+                "mpmetrics was installed before other hooks took its place: call install() at the end of the file"
+            )
             return
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
         self._supervisor.check()
@@ -172,7 +174,7 @@ class _Server:
         for listener in server.LISTENERS:
             listener.sock.close()
         util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
-        util._setproctitle(f"metrics collector [{cfg.proc_name}]")
+        util._setproctitle(f"metrics collector [{cfg.proc_name}]")  # noqa: SLF001 (gunicorn has no other way)
         epoch = self._provider.epoch
         addresses = list(self._addresses)
         election = None
@@ -181,9 +183,7 @@ class _Server:
             path = os.path.join(epoch.path, "metrics.sock")
             if len(os.fsencode(path)) <= _UNIX_PATH_MAX:
                 addresses.append(Address(path=path))
-        Endpoint(
-            Collector(self._provider), addresses, parent=parent, heartbeat=heartbeat, election=election
-        ).run()
+        Endpoint(Collector(self._provider), addresses, parent=parent, heartbeat=heartbeat, election=election).run()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""

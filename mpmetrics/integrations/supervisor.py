@@ -74,7 +74,9 @@ class Supervisor:
             beats = os.read(self._pipe, 4096)
         except BlockingIOError:
             if now - self._beaten > HUNG_AFTER:
-                log.error("the %s (pid %d) hangs: no heartbeat for %g s; replacing it", self._name, self._pid, HUNG_AFTER)
+                log.error(
+                    "the %s (pid %d) hangs: no heartbeat for %g s; replacing it", self._name, self._pid, HUNG_AFTER
+                )
                 self._signal(signal.SIGKILL)
                 self._beaten = now
             return True

@@ -129,7 +129,7 @@ class Catalog:
         try:
             if body is None:
                 raise FormatError("damaged")
-            _APPLY[kind](self, *body)
+            getattr(self, _APPLY[kind])(*body)
         except (ValueError, TypeError, KeyError, FormatError):
             self.damaged += 1
 
@@ -199,20 +199,15 @@ class Catalog:
     def snapshot_records(self) -> list[tuple[int, list[Any]]]:
         """The shortest list of records that adds up to this catalog."""
         records: list[tuple[int, list[Any]]] = []
-        for number, family in self.families.items():
-            records.append((fmt.FAMILY, [number, family.dump()]))
-        for series in self.by_slot.values():
-            records.append((fmt.SERIES, [series.family, series.key, series.first, series.width, series.created]))
-        for first, (generation, width) in self.resting.items():
-            records.append((fmt.FREE, [generation, first, width]))
+        records += [(fmt.FAMILY, [number, family.dump()]) for number, family in self.families.items()]
+        records += [
+            (fmt.SERIES, [series.family, series.key, series.first, series.width, series.created])
+            for series in self.by_slot.values()
+        ]
+        records += [(fmt.FREE, [generation, first, width]) for first, (generation, width) in self.resting.items()]
         return records
 
 
 _WHAT = "kind, labels, unit, mode and buckets"
 
-_APPLY: dict[int, Any] = {
-    fmt.FAMILY: Catalog._family,
-    fmt.SERIES: Catalog._series,
-    fmt.REMOVED: Catalog._removed,
-    fmt.FREE: Catalog._free,
-}
+_APPLY = {fmt.FAMILY: "_family", fmt.SERIES: "_series", fmt.REMOVED: "_removed", fmt.FREE: "_free"}

@@ -1,8 +1,8 @@
 """The series directory's writer: how a process declares families and series, and removes them.
 
-One object per process and epoch. The catalog is read and changed, and ``declare``, ``obtain`` and ``remove`` are called,
-only within ``with directory:``, which takes the append lock and takes in what others appended. The lock covers the
-threads of the process and the processes of the epoch; the wait for it is bounded, and past it
+One object per process and epoch. The catalog is read and changed, and ``declare``, ``obtain`` and ``remove`` are
+called, only within ``with directory:``, which takes the append lock and takes in what others appended. The lock covers
+the threads of the process and the processes of the epoch; the wait for it is bounded, and past it
 :class:`~mpmetrics.errors.LockTimeoutError` is raised. The only thing read without it is the word ``generation``.
 """
 
@@ -12,15 +12,16 @@ import mmap
 import os
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import geometry
 from mpmetrics.storage.catalog import Catalog, Family, Key, Series
 from mpmetrics.storage.locks import AppendLock, open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 __all__ = ["SeriesDirectory", "create_series_file"]
 
@@ -152,7 +153,13 @@ class SeriesDirectory:
             self._append(fmt.FAMILY, [number, family.dump()])
         return number
 
-    def obtain(self, number: int, key: Key, limit: int) -> Series | None:
+    @overload
+    def obtain(self, number: int, key: Key) -> Series: ...
+
+    @overload
+    def obtain(self, number: int, key: Key, limit: int) -> Series | None: ...
+
+    def obtain(self, number: int, key: Key, limit: int | None = None) -> Series | None:
         """The series ``key`` of family ``number``, made unless it is there; None where the family has ``limit`` others.
 
         Raises a :class:`~mpmetrics.errors.StoreError` when the store cannot take it; nothing is changed then.
@@ -160,7 +167,7 @@ class SeriesDirectory:
         members = self.catalog.series[number]
         series = members.get(key)
         if series is None:
-            if key is not None and len(members) - (None in members) >= limit:
+            if limit is not None and key is not None and len(members) - (None in members) >= limit:
                 return None
             width = self.catalog.families[number].width
             first = self._allocate(width)
@@ -196,7 +203,7 @@ class SeriesDirectory:
             rest = self.catalog.resting.get(first)
             if rest is not None and rest[1] == width and rest[0] <= self._quiet_generation:
                 return first
-        return fmt.fit(self.catalog.next_slot, width)
+        return geometry.fit(self.catalog.next_slot, width)
 
     def _find_reusable(self, width: int) -> list[int]:
         now = time.monotonic()

@@ -129,8 +129,8 @@ offset       type    field
 ===========  ======  =====================================================================================
 
 ``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
-``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever folded. The file is written under
-another name and renamed into place, which is the commit; it is never changed afterwards.
+``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
+folded. The file is written under another name and renamed into place, which is the commit; it is never changed afterwards.
 Histograms and summaries keep their sum in their first word only.
 """
 
@@ -156,8 +156,6 @@ __all__ = [
     "encode_record",
     "pack_series_head",
     "pack_slab_head",
-    "segment_of",
-    "segment_span",
 ]
 
 VERSION: Final = 1
@@ -297,38 +295,3 @@ def _record_at(data: bytes, position: int) -> tuple[int, int, list[Any]] | None:
     if not isinstance(body, list):
         return None
     return start + length + -length % WORD, kind, body
-
-
-def segment_span(number: int) -> tuple[int, int]:
-    """First byte and end of segment ``number`` of a slab; segments double up to :data:`MAX_SEGMENT`."""
-    doublings = (MAX_SEGMENT // FIRST_SEGMENT).bit_length()
-    if number == 0:
-        return 0, FIRST_SEGMENT
-    if number <= doublings:
-        return FIRST_SEGMENT << (number - 1), FIRST_SEGMENT << number
-    start = (FIRST_SEGMENT << doublings) + (number - doublings - 1) * MAX_SEGMENT
-    return start, start + MAX_SEGMENT
-
-
-def segment_of(slot: int) -> int:
-    """Number of the segment that holds ``slot``."""
-    offset = SLAB_HEAD_SIZE + slot * WORD
-    doublings = (MAX_SEGMENT // FIRST_SEGMENT).bit_length()
-    top = FIRST_SEGMENT << doublings
-    if offset >= top:
-        return doublings + 1 + (offset - top) // MAX_SEGMENT
-    return (offset // FIRST_SEGMENT).bit_length()
-
-
-def fit(slot: int, width: int) -> int:
-    """First slot at or behind ``slot`` where ``width`` slots lie within one segment."""
-    number = segment_of(slot)
-    while True:
-        start, end = segment_span(number)
-        first = max(slot, 0 if number == 0 else (start - SLAB_HEAD_SIZE) // WORD)
-        if SLAB_HEAD_SIZE + (first + width) * WORD <= end:
-            return first
-        if (end - start) == MAX_SEGMENT and width * WORD > MAX_SEGMENT:
-            msg = f"a series of {width} words does not fit into a segment of {MAX_SEGMENT} bytes"
-            raise FormatError(msg)
-        number += 1

@@ -64,7 +64,12 @@ class Lease:
     def __init__(self, path: str) -> None:
         self._descriptor = -1
         self._lock = FileLock(
-            path, mode=FILE_MODE, thread_local=False, fallback_to_soft=False, on_acquired=self._take, preserve_lock_file=True
+            path,
+            mode=FILE_MODE,
+            thread_local=False,
+            fallback_to_soft=False,
+            on_acquired=self._take,
+            preserve_lock_file=True,
         )
         self._lock.acquire(timeout=1.0)
 

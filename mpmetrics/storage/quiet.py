@@ -1,4 +1,4 @@
-"""When the slots of removed series may be given to others: once nobody can write to them or holds old values of them."""
+"""When the slots of removed series may be given to others: once nobody writes to them or holds old values of them."""
 
 from __future__ import annotations
 

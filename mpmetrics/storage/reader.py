@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
@@ -147,21 +147,25 @@ class SlabReader:
 
         Raises FormatError when the file is not as long as it says.
         """
-        self._remap(fmt.FIRST_SEGMENT if self._size < fmt.FIRST_SEGMENT else self._size)
+        self._remap(max(self._size, fmt.FIRST_SEGMENT))
         capacity = self._head[fmt.CAPACITY]
         if capacity % fmt.FIRST_SEGMENT or not fmt.FIRST_SEGMENT <= capacity <= 1 << 40:
             msg = f"{self.path}: has a capacity of {capacity} bytes, which no slab can have"
             raise FormatError(msg)
         self._remap(capacity)
-        before = self._words.tolist()
+        before = self._floats(0, None)
         ranges = list(compound)
         if not ranges:
             return before
-        values = self._words.tolist()
+        values = self._floats(0, None)
         if values != before:
             for first, width in ranges:
                 self._settle(before, values, first, first + width)
         return values
+
+    def _floats(self, start: int, end: int | None) -> list[float]:
+        """Words as numbers, each loaded whole: ``tolist`` of a view in native format copies item by item."""
+        return cast("list[float]", self._words[start:end].tolist())
 
     def _settle(self, before: list[float], values: list[float], start: int, end: int) -> None:
         """Read the words from start to end until two readings agree, a bounded number of times."""
@@ -169,7 +173,7 @@ class SlabReader:
         for _ in range(RETRIES):
             if earlier == later:
                 break
-            earlier, later = later, self._words[start:end].tolist()
+            earlier, later = later, self._floats(start, end)
         values[start:end] = later
 
     def close(self) -> None:

@@ -8,18 +8,21 @@ removes; after it, a slab like any other dead process's.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import geometry
 from mpmetrics.storage.locks import Lease, secure
 from mpmetrics.storage.survey import live_ordinals, slab_name
 
 if TYPE_CHECKING:
+    from mpmetrics._cells import Words
     from mpmetrics.storage.locks import AppendLock
 
 __all__ = ["Slab"]
@@ -32,9 +35,7 @@ class Slab:
     :class:`~mpmetrics.errors.StoreError` when the slab cannot be made; nothing is left behind then.
     """
 
-    def __init__(
-        self, path: str, *, append_lock: AppendLock, owner: tuple[int, int] | None, acknowledged: int
-    ) -> None:
+    def __init__(self, path: str, *, append_lock: AppendLock, owner: tuple[int, int] | None, acknowledged: int) -> None:
         identity = secrets.token_bytes(16)
         temporary = os.path.join(path, f"new-slab-{identity.hex()}")
         lease: Lease | None = None
@@ -70,21 +71,21 @@ class Slab:
         finally:
             append_lock.release()
 
-    def words(self, number: int) -> memoryview:
+    def words(self, number: int) -> Words:
         """The words of segment ``number``, allocated and mapped; call it once a segment, in ascending order or not.
 
         Raises :class:`~mpmetrics.errors.StoreUnavailableError` when there is no room; the slab stays as it was.
         """
-        start, end = fmt.segment_span(number)
+        start, end = geometry.segment_span(number)
         if number == 0:
-            return memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d")
+            return cast("Words", memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d"))
         try:
             capacity = self._head[fmt.CAPACITY]
             if end > capacity:
                 os.posix_fallocate(self._descriptor, capacity, end - capacity)
                 # Readers take the new capacity for: so many bytes are there, allocated, zero where not yet written.
                 self._head[fmt.CAPACITY] = end
-            return memoryview(mmap.mmap(self._descriptor, end - start, offset=start)).cast("d")
+            return cast("Words", memoryview(mmap.mmap(self._descriptor, end - start, offset=start)).cast("d"))
         except OSError as error:
             msg = f"the slab cannot grow to {end} bytes: {error}"
             raise StoreUnavailableError(msg) from error
@@ -104,9 +105,7 @@ class Slab:
 
 
 def _discard(temporary: str, lease: Lease | None) -> None:
-    try:
+    with contextlib.suppress(OSError):  # never made, or its directory is gone
         os.unlink(temporary)
-    except OSError:
-        pass  # never made, or its directory is gone
     if lease is not None:
         lease.release()

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
-from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.directory import create_series_file
 from mpmetrics.storage.locks import hold_shared, mutex, open_private, secure, unheld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Epoch", "Store", "default_base", "new_default_directory", "remove_dead_stores"]
 
@@ -34,7 +33,7 @@ _GRACE = 60.0
 """Seconds for which a default store without an epoch may be one that a server is about to begin."""
 
 
-def default_base(environ: dict[str, str] | os._Environ[str]) -> str:
+def default_base(environ: Mapping[str, str]) -> str:
     """Directory in which stores live unless told otherwise: on tmpfs where there is one."""
     for candidate in ("/dev/shm", environ.get("XDG_RUNTIME_DIR", "")):  # noqa: S108 (made private and checked below)
         if candidate and os.path.isdir(candidate) and os.access(candidate, os.W_OK | os.X_OK):
@@ -78,7 +77,7 @@ def _epochs(path: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that this process is part of: its directory, its files' owner, and the descriptor that keeps it alive."""
+    """An epoch that this process is part of: its directory, its files' owner, the descriptor that keeps it alive."""
 
     path: str
     owner: tuple[int, int]
@@ -122,10 +121,13 @@ class Store:
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
-            msg = f"the store {self.path} is not a directory (a symbolic link does not count); choose another MPMETRICS_DIR"
+            msg = (
+                f"the store {self.path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
+            )
             raise StoreUnavailableError(msg)
         if os.geteuid() not in (status.st_uid, 0):
-            msg = f"the store {self.path} belongs to user {status.st_uid}, not to {os.geteuid()}; choose another MPMETRICS_DIR"
+            owner, user = status.st_uid, os.geteuid()
+            msg = f"the store {self.path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
             raise StoreUnavailableError(msg)
         if status.st_mode & 0o022:
             mode = stat.S_IMODE(status.st_mode)

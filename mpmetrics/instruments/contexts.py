@@ -1,0 +1,33 @@
+"""prometheus_client's context managers and decorators, which carry no types, with types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.context_managers import ExceptionCounter, InprogressTracker, Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ExceptionCounter", "Exceptions", "InprogressTracker", "Timer", "exception_counter", "inprogress", "timer"]
+
+Exceptions = type[BaseException] | tuple[type[BaseException], ...]
+
+
+def exception_counter(series: Any, exception: Exceptions) -> ExceptionCounter:
+    """Calls ``series.inc()`` for each such exception that leaves the code."""
+    return ExceptionCounter(series, exception)
+
+
+def inprogress(series: Any) -> InprogressTracker:
+    """Calls ``series.inc()`` on entry and ``series.dec()`` on exit."""
+    return _Inprogress(series)
+
+
+def timer(series: Any, method: str) -> Timer:
+    """Calls ``series.method(seconds)`` with the time that the code took."""
+    return _Timer(series, method)
+
+
+_Inprogress: Callable[..., InprogressTracker] = InprogressTracker
+_Timer: Callable[..., Timer] = Timer

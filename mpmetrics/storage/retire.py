@@ -1,0 +1,97 @@
+"""Adding the words of dead slabs to what the retired file holds. A pure function; no files."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total_and_rest
+from mpmetrics.storage.retired import Retired
+
+if TYPE_CHECKING:
+    from mpmetrics.storage.catalog import Catalog, Series
+    from mpmetrics.storage.reader import SlabReader
+
+__all__ = ["retire"]
+
+
+def retire(old: Retired, slabs: list[tuple[SlabReader, list[float]]], catalog: Catalog, generation: int) -> Retired:
+    """What ``old`` and the words of ``slabs`` add up to, for the series of ``catalog``, which is as of ``generation``."""
+    zeros = bytes(8 * catalog.next_slot)
+    new = Retired(array("d", zeros), array("d", zeros), generation=generation, incarnation=old.incarnation + 1)
+    new.slabs = {slab.identity for slab, _ in slabs}
+    new.folded = old.folded + len(slabs)
+    readings = sorted(slabs, key=lambda reading: reading[0].created)
+    for series in catalog.by_slot.values():
+        first, end = series.first, series.first + series.width
+        known = end <= len(old.values)
+        share = _Share(
+            old=old,
+            new=new,
+            series=series,
+            mode=catalog.families[series.family].mode,
+            before=list(old.values[first:end]) if known else [0.0] * series.width,
+            rests=list(old.remainders[first:end]) if known else [0.0] * series.width,
+            columns=[(slab.ordinal, words[first:end]) for slab, words in readings if len(words) >= end],
+        )
+        share.add(catalog.families[series.family].kind)
+    return new
+
+
+@dataclass
+class _Share:
+    """One series: its words so far, and by dead slab, with the slab's ordinal, the oldest slab first."""
+
+    old: Retired
+    new: Retired
+    series: Series
+    mode: str
+    before: list[float]
+    rests: list[float]
+    columns: list[tuple[int, list[float]]]
+
+    def add(self, kind: str) -> None:
+        """Store what the series comes to. Gauges of the live modes come to nothing: zero bits, never set."""
+        if kind in ("histogram", "summary"):
+            self._add_distribution()
+        elif self.mode.startswith("live"):
+            return
+        elif self.series.width > 1:
+            self._keep_latest()
+        elif self.mode == "all":
+            self._keep_by_ordinal()
+        elif self.mode in ("min", "max"):
+            self._keep_extreme()
+        else:
+            self._add_total(is_counter=kind == "counter")
+
+    def _add_distribution(self) -> None:
+        self._store(0, [self.before[0], self.rests[0], *(distribution_sum(words) for _, words in self.columns)])
+        for bucket in range(2, self.series.width):
+            self._store(bucket, [self.before[bucket], *(words[bucket] for _, words in self.columns)])
+
+    def _add_total(self, *, is_counter: bool) -> None:
+        addends = [self.before[0], self.rests[0], *(words[0] for _, words in self.columns)]
+        self._store(0, addends)
+        if not is_counter and self.new.values[self.series.first] == 0.0 and any(map(is_set, addends)):
+            self.new.values[self.series.first] = -0.0
+
+    def _keep_latest(self) -> None:
+        words = max([self.before, *(words for _, words in self.columns)], key=latest)
+        self.new.values[self.series.first : self.series.first + len(words)] = array("d", words)
+
+    def _keep_by_ordinal(self) -> None:
+        values = dict(self.old.by_ordinal.get(self.series.first, {}))
+        values.update((ordinal, words[0]) for ordinal, words in self.columns if is_set(words[0]))
+        if values:
+            self.new.by_ordinal[self.series.first] = values
+
+    def _keep_extreme(self) -> None:
+        values = [value for value in (self.before[0], *(words[0] for _, words in self.columns)) if is_set(value)]
+        if values:
+            self.new.values[self.series.first] = (min if self.mode == "min" else max)(values) or -0.0
+
+    def _store(self, position: int, addends: list[float]) -> None:
+        slot = self.series.first + position
+        self.new.values[slot], self.new.remainders[slot] = total_and_rest(addends)

@@ -1,0 +1,210 @@
+"""The words of this process's slab, segment by segment: leased at the first touch, private while they cannot be had.
+
+Two things stand in for a segment's words: :class:`_Unleased` leases the slab, or grows it, at the first touch, in this
+process or again in a forked child; :class:`Refuge` is private memory in the place of words that could not be had, which
+has another attempt made once a second. Both are only ever touched under the guard.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from mpmetrics._cells import Guard, Segment, Words
+from mpmetrics.errors import FormatError, StoreError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage import geometry
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.slab import Slab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mpmetrics.storage.catalog import Series
+    from mpmetrics.storage.directory import SeriesDirectory
+    from mpmetrics.storage.store import Epoch
+
+__all__ = ["Refuge", "Retry", "Segments", "copy_words", "heap"]
+
+RETRY_AFTER = 1.0
+"""Seconds between attempts to move private values into the store."""
+
+FOLD_AT = 2
+"""Dead slabs that a process finds when it leases its own before it folds them itself."""
+
+
+def heap(width: int) -> Words:
+    """Fresh words in this process's memory, all zero."""
+    return cast("Words", memoryview(bytearray(width * fmt.WORD)).cast("d"))
+
+
+def copy_words(source: Words, target: Words, index: int, width: int) -> None:
+    """Store the first ``width`` words of ``source``, but those of zero bits, into ``target``, which is zero there."""
+    for position in range(width):
+        value = source[position]
+        if value != 0.0 or str(value) == "-0.0":
+            target[index + position] = value
+
+
+class Retry:
+    """When the next attempt to move private values is due, and how it is asked for."""
+
+    def __init__(self, guard: Guard, attempt: Callable[[None], None]) -> None:
+        self._guard = guard
+        self._attempt = attempt
+        self._due = 0.0
+
+    def _is_due(self) -> bool:
+        if time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + RETRY_AFTER
+        return True
+
+    def now(self) -> None:
+        """Make an attempt, unless one was made within the last second."""
+        if self._is_due():
+            self._guard.run(self._attempt, None)
+
+    def soon(self) -> None:
+        """The same from within an operation: it is made once that operation is over."""
+        if self._is_due():
+            self._guard.queue.append((self._attempt, None))
+
+    def reset(self) -> None:
+        """Let the next attempt be made at once."""
+        self._due = 0.0
+
+
+class Refuge:
+    """Private words that ask, with each store, to be moved to where they belong."""
+
+    def __init__(self, retry: Retry, width: int) -> None:
+        self.words = heap(width)
+        self._retry = retry
+
+    def __getitem__(self, index: int, /) -> float:
+        return self.words[index]
+
+    def __setitem__(self, index: int, value: float, /) -> None:
+        self.words[index] = value
+        self._retry.soon()
+
+
+class _Unleased:
+    """Stands in for the words of segment ``number`` until the first touch."""
+
+    def __init__(self, segments: Segments, number: int) -> None:
+        self._segments = segments
+        self._number = number
+
+    def __getitem__(self, index: int, /) -> float:
+        return self._segments.touch(self._number)[index]
+
+    def __setitem__(self, index: int, value: float, /) -> None:
+        self._segments.touch(self._number)[index] = value
+
+
+class Segments:
+    """The segments of one process's slab in ``epoch``.
+
+    ``complain(cause, error)`` is told what goes wrong; it must not raise. ``acknowledged`` is the generation of
+    removals that the process has let go of so far. All methods but :meth:`place` are called under the guard, or where
+    no other thread runs.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        directory: SeriesDirectory,
+        *,
+        acknowledged: int,
+        retry: Retry,
+        complain: Callable[[str, Exception], None],
+    ) -> None:
+        self._epoch = epoch
+        self._directory = directory
+        self._acknowledged = acknowledged
+        self._retry = retry
+        self._complain = complain
+        self._segments: dict[int, Segment] = {}
+        self._refuges: dict[int, Refuge] = {}
+        self._slab: Slab | None = None
+
+    @property
+    def ordinal(self) -> int:
+        """Ordinal of the slab; 0 before there is one."""
+        return 0 if self._slab is None else self._slab.ordinal
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether some words are private for now."""
+        return bool(self._refuges)
+
+    def place(self, first: int) -> tuple[Segment, int]:
+        """The segment that holds slot ``first``, and the slot's index in it. Any thread may ask."""
+        number = geometry.segment_of(first)
+        segment = self._segments.get(number)
+        if segment is None:
+            segment = self._segments.setdefault(number, Segment(_Unleased(self, number)))
+        return segment, first - geometry.first_slot(number)
+
+    def touch(self, number: int) -> Words:
+        """The words of segment ``number``: of the slab, which is leased and grown as needed, else private ones."""
+        segment = self._segments[number]
+        if isinstance(segment.words, _Unleased):
+            try:
+                segment.words = self._lease().words(number)
+            except StoreError as error:
+                self._refuges[number] = refuge = Refuge(self._retry, geometry.slots_of(number))
+                segment.words = refuge
+                self._directory.trouble(1.0)
+                self._complain("lease", error)
+        return segment.words
+
+    def _lease(self) -> Slab:
+        if self._slab is None:
+            path, owner = self._epoch.path, self._epoch.owner
+            self._slab = Slab(path, append_lock=self._directory.lock, owner=owner, acknowledged=self._acknowledged)
+            try:
+                fold(path, owner=owner, at_least=FOLD_AT)
+            except (OSError, FormatError) as error:
+                self._complain("fold", error)
+        return self._slab
+
+    def move_in(self) -> None:
+        """Move private words to where they belong; :class:`~mpmetrics.errors.StoreError` when that cannot be done."""
+        for number, refuge in list(self._refuges.items()):
+            words = self._lease().words(number)
+            copy_words(refuge.words, words, 0, geometry.slots_of(number))
+            self._segments[number].words = words
+            del self._refuges[number]
+
+    def let_go(self, gone: Iterable[Series], generation: int) -> None:
+        """No cell writes to these series' slots any more: make them zero, and tell others that they may have them."""
+        for series in gone:
+            segment, index = self.place(series.first)
+            if not isinstance(segment.words, _Unleased):
+                for position in range(index, index + series.width):
+                    segment.words[position] = 0.0
+        self._acknowledged = generation
+        if self._slab is not None:
+            # Others take this for: the slots that went up to this generation hold nothing of this process.
+            self._slab.acknowledge(generation)
+
+    def after_fork_in_child(self) -> None:
+        """The parent's slab and private words are the parent's; the child leases its own at its first write."""
+        slab, self._slab = self._slab, None
+        if slab is not None:
+            slab.abandon()
+        self._refuges.clear()
+        for number, segment in self._segments.items():
+            segment.words = _Unleased(self, number)
+
+    def close(self) -> None:
+        """Give up the lease; what is written from now on goes to private memory and nowhere else."""
+        slab, self._slab = self._slab, None
+        self._refuges.clear()
+        for number, segment in self._segments.items():
+            segment.words = heap(geometry.slots_of(number))
+        if slab is not None:
+            slab.release()
