@@ -11,7 +11,7 @@ RUN_ARGS := --seconds $(SECONDS)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types clean python-check
+.PHONY: help run test lint types docs bench clean python-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +29,12 @@ test: $(VENV)/.installed-dev ## run the whole test suite, in parallel
 
 lint: $(VENV)/.installed-dev ## check the code with ruff
 	$(BIN)/ruff check .
+
+docs: $(VENV)/.installed ## write what the documentation takes from the code
+	$(BIN)/python docs/storage_format.py
+
+bench: $(VENV)/.installed ## measure the hot path and the scrape against prometheus_client
+	$(BIN)/python benchmarks/run.py
 
 types: $(VENV)/.installed-dev ## check the types with mypy
 	$(BIN)/mypy

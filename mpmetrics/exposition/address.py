@@ -41,7 +41,9 @@ class Address:
         """
         if self.path:
             return self._listen_unix()
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # As bytes: a str loads the IDNA codec, which a process that gave up its privileges may not be able to.
+        host = self.host.encode("ascii" if self.host.isascii() else "idna")
+        found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, where = found[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:

@@ -118,9 +118,9 @@ class Endpoint:
         while True:
             try:
                 listener = address.listen()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 if not said:
-                    reason = error.strerror or error
+                    reason = getattr(error, "strerror", None) or error
                     log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
                     said = True
                 await asyncio.sleep(RETRY)

@@ -1,0 +1,161 @@
+"""A cap on the series of a metric, with an overflow series for what is past it."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mpmetrics.exposition.collector import Collector
+from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary
+from mpmetrics.provider import Provider
+
+OVERFLOW = (("otel_metric_overflow", "true"),)
+Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
+
+
+def _overflows(source: Any) -> dict[str, float]:
+    """The count of overflows by metric."""
+    return {
+        sample.labels["metric"]: sample.value
+        for family in Collector(source).collect()
+        for sample in family.samples
+        if sample.name == "mpmetrics_series_overflows_total"
+    }
+
+
+def test_past_the_cap(provider: Provider, shown: Shown) -> None:
+    """Label sets past the cap share the overflow series, nothing is lost, and each use is counted."""
+    counter = Counter("a", "", ["x"], max_series=2, provider=provider)
+    for value in "abcd":
+        counter.labels(value).inc()
+    counter.labels("a").inc()
+    counter.labels("c").inc()
+
+    expected = {
+        ("a_total", (("x", "a"),)): 2.0,
+        ("a_total", (("x", "b"),)): 1.0,
+        ("a_total", OVERFLOW): 3.0,
+    }
+    assert expected == shown(provider)
+    assert {"a": 3.0} == _overflows(provider)
+
+
+def test_below_the_cap(provider: Provider) -> None:
+    """At the cap but not past it nothing overflows, and there is no count of it."""
+    counter = Counter("a", "", ["x"], max_series=2, provider=provider)
+    counter.labels("a").inc()
+    counter.labels("b").inc()
+
+    assert {} == _overflows(provider)
+
+
+def test_every_kind_overflows(provider: Provider, shown: Shown) -> None:
+    """Each kind of metric has its overflow series, which carries what its kind carries."""
+    common: dict[str, Any] = {"max_series": 1, "provider": provider}
+    for value in "ab":
+        Gauge("g", "", ["x"], multiprocess_mode="max", **common).labels(value).set(2)
+        Gauge("r", "", ["x"], multiprocess_mode="mostrecent", **common).labels(value).set(2)
+        Histogram("h", "", ["x"], buckets=[1], **common).labels(value).observe(2)
+        Summary("s", "", ["x"], **common).labels(value).observe(2)
+        Enum("e", "", ["x"], states=["on", "off"], **common).labels(value).state("off")
+
+    expected = {
+        ("g", OVERFLOW): 2.0,
+        ("r", OVERFLOW): 2.0,
+        ("h_bucket", (("le", "+Inf"), *OVERFLOW)): 1.0,
+        ("h_bucket", (("le", "1.0"), *OVERFLOW)): 0.0,
+        ("h_count", OVERFLOW): 1.0,
+        ("h_sum", OVERFLOW): 2.0,
+        ("s_count", OVERFLOW): 1.0,
+        ("s_sum", OVERFLOW): 2.0,
+        ("e", (("e", "off"), *OVERFLOW)): 1.0,
+        ("e", (("e", "on"), *OVERFLOW)): 0.0,
+    }
+    assert expected == {key: value for key, value in shown(provider).items() if OVERFLOW[0] in key[1]}
+    assert dict.fromkeys("ghrse", 1.0) == _overflows(provider)
+
+
+def test_info_past_the_cap_is_counted(provider: Provider, shown: Shown) -> None:
+    """An info past its cap is not silently absent: it is counted like any other."""
+    info = Info("i", "", ["x"], max_series=1, provider=provider)
+    info.labels("a").info({"v": "1"})
+    info.labels("b").info({"v": "1"})
+
+    assert shown(provider)["i_info", (("v", "1"), ("x", "a"))]
+    assert {"i": 1.0} == _overflows(provider)
+
+
+def test_room_again_after_removal(provider: Provider, shown: Shown) -> None:
+    """A removed series makes room for another label set; the overflow series stays what it was."""
+    counter = Counter("a", "", ["x"], max_series=1, provider=provider)
+    counter.labels("a").inc()
+    counter.labels("b").inc()
+    counter.remove("a")
+    counter.labels("b").inc()
+    counter.labels("c").inc()
+
+    assert {("a_total", (("x", "b"),)): 1.0, ("a_total", OVERFLOW): 2.0} == shown(provider)
+
+
+def test_cap_holds_over_processes(shared: Provider, child: Any, shown: Shown) -> None:
+    """The cap counts the series of all processes together; what they have in common counts once."""
+    counter = Counter("a", "", ["x"], max_series=3, provider=shared)
+    counter.labels("mine").inc()
+
+    def work() -> None:
+        for value in ("mine", "theirs", "third", "fourth"):
+            counter.labels(value).inc()
+
+    child(work).kill()
+    child(work)
+    counter.labels("fifth").inc()
+
+    expected = {
+        ("a_total", (("x", "mine"),)): 3.0,
+        ("a_total", (("x", "theirs"),)): 2.0,
+        ("a_total", (("x", "third"),)): 2.0,
+        ("a_total", OVERFLOW): 3.0,
+    }
+    assert expected == shown(shared)
+    assert {"a": 3.0} == _overflows(shared)
+
+
+def test_room_made_by_another_process(shared: Provider, child: Any, shown: Shown) -> None:
+    """A series that another process removes makes room here."""
+    counter = Counter("a", "", ["x"], max_series=1, provider=shared)
+    counter.labels("a").inc()
+    child(lambda: counter.remove("a"))
+    counter.labels("b").inc()
+
+    assert {("a_total", (("x", "b"),)): 1.0} == shown(shared)
+
+
+def test_cap_without_labels(provider: Provider, shown: Shown) -> None:
+    """A metric without labels has its one series whatever the cap."""
+    Counter("a", "", max_series=1, provider=provider).inc()
+
+    assert {("a_total", ()): 1.0} == shown(provider)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_refused_label_sets_take_no_memory(provider: Provider, *, keep: bool) -> None:
+    """Thousands of label sets past the cap leave memory where it was; the control, below the cap, does not."""
+    counter = Counter("a", "", ["x"], max_series=10_000 if keep else 10, provider=provider)
+    for number in range(20):
+        counter.labels(f"warm {number}").inc()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(2000):
+            counter.labels(f"value {number}").inc()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert keep == (after - before > 100_000), f"{after - before} bytes"

@@ -1,0 +1,400 @@
+"""gunicorn with the endpoint, from outside: what a user, an operator and a scraper see."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import pwd
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Serve = Callable[..., Any]
+
+CLASSES = {
+    "sync": ["--worker-class", "sync"],
+    "gthread": ["--worker-class", "gthread", "--threads", "4"],
+    "sync-preload": ["--worker-class", "sync", "--preload"],
+    "gthread-preload": ["--worker-class", "gthread", "--threads", "4", "--preload"],
+}
+
+
+@pytest.mark.parametrize("arguments", CLASSES.values(), ids=CLASSES)
+def test_one_line_gives_one_exact_endpoint(serve: Serve, arguments: list[str]) -> None:
+    """With only ``-c python:gunicorn_conf``, each scrape shows the sum over all workers, under every worker class."""
+    server = serve("-w", "4", *arguments).start()
+    with ThreadPoolExecutor(8) as pool:
+        workers = set(pool.map(server.get, ["/page"] * 200))
+    text = server.scrape()
+    assert len(workers) > 1
+    assert server.value('hits_total{path="/page"}', text) == 200
+    assert server.value("took_seconds_count", text) == 200 + server.value('hits_total{path="/ready"}', text)
+    assert len(workers) <= text.count("worker_up{worker=") <= 4
+    assert server.stop() == 0
+
+
+def test_endpoint_speaks_openmetrics_and_tells_its_health(serve: Serve) -> None:
+    """The endpoint negotiates OpenMetrics, answers ``/-/healthy``, and says where the metrics are."""
+    server = serve("-w", "2").start()
+    status, body = server.fetch(server.metrics_port, "/metrics", {"Accept": "application/openmetrics-text"})
+    assert status == 200
+    assert "hits" in {family.name for family in text_string_to_metric_families(body.decode())}
+    assert server.fetch(server.metrics_port, "/-/healthy") == (200, b"OK\n")
+    assert server.fetch(server.metrics_port, "/else") == (404, b"not found; the metrics are at /metrics\n")
+
+
+def test_unix_socket_in_the_store(serve: Serve) -> None:
+    """The endpoint also listens on a unix socket in the store's epoch, for its owner alone."""
+    server = serve("-w", "2").start()
+    (path,) = (server.home / "store").glob("epoch-*/metrics.sock")
+    assert oct(path.stat().st_mode & 0o777) == "0o600"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: store\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert b"hits_total" in answer
+
+
+class Load:
+    """Requests on threads, and what became of them."""
+
+    def __init__(self, server: Any, threads: int) -> None:
+        self.answered = self.cut = 0
+        self._server = server
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                status, _ = self._server.fetch(self._server.port, "/load")
+            except (OSError, http.client.HTTPException):
+                status = 0
+            with self._lock:
+                self.answered += status == 200
+                self.cut += status != 200
+
+
+class Killer:
+    """Kills a worker, any, ten times a second."""
+
+    def __init__(self, server: Any) -> None:
+        self.kills = 0
+        self._server = server
+        self._spared = server.collector()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            workers = [pid for pid in self._server.children() if pid != self._spared]
+            if workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(random.choice(workers), signal.SIGKILL)
+                    self.kills += 1
+
+
+@pytest.mark.timeout(120)
+def test_exact_while_workers_are_killed(serve: Serve) -> None:
+    """Workers killed ten times a second under load: nothing lost but what was cut off, no scrape fails or goes back."""
+    server = serve("-w", "4").start()
+    series = 'hits_total{path="/load"}'
+    scrapes = []
+    with Load(server, 4) as load, Killer(server) as killer:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            scrapes.append(server.value(series))
+    total = server.value(series)
+    assert killer.kills > 50
+    assert load.answered > 100
+    assert scrapes == sorted(scrapes)
+    assert scrapes[-1] <= total
+    assert load.answered <= total <= load.answered + load.cut
+    files = [path for path in (server.home / "store").rglob("*") if not path.is_dir()]
+    assert len(files) <= len(server.children()) + 1 + 8
+
+
+def test_recycled_workers_lose_nothing(serve: Serve) -> None:
+    """With ``max_requests`` workers come and go all the time: the total stays exact, the files few."""
+    server = serve("-w", "2", "--max-requests", "5").start()
+    for _ in range(100):
+        server.wait_for(lambda: server.get("/page"))
+    assert server.value('hits_total{path="/page"}') == 100
+    server.wait_for(lambda: server.value('mpmetrics_processes{state="dead"}') == 0)
+    assert server.value("mpmetrics_folds_total") >= 10
+
+
+def test_reload_keeps_totals_and_endpoint(serve: Serve) -> None:
+    """After SIGHUP new workers count on where the old ones stopped, and the endpoint is there again."""
+    server = serve("-w", "2").start()
+    for _ in range(10):
+        server.get("/page")
+    before = set(server.workers())
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
+    server.wait_for(server.scrape)
+    for _ in range(10):
+        server.get("/page")
+    assert server.value('hits_total{path="/page"}') == 20
+    assert server.stop() == 0
+
+
+def test_more_and_fewer_workers(serve: Serve) -> None:
+    """SIGTTIN and SIGTTOU change how many live processes the endpoint tells of; totals stay."""
+    server = serve("-w", "1").start()
+    server.get("/page")
+    server.signal(signal.SIGTTIN)
+    server.wait_for(lambda: len(server.workers()) == 2)
+    server.wait_for(lambda: server.get("/page") and server.value('mpmetrics_processes{state="live"}') == 2)
+    total = server.value('hits_total{path="/page"}')
+    server.signal(signal.SIGTTOU)
+    server.wait_for(lambda: server.value('mpmetrics_processes{state="live"}') == 1)
+    assert server.value('hits_total{path="/page"}') == total
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
+def test_end_frees_port_and_store(serve: Serve, number: int, tmp_path: Path) -> None:
+    """When the server ends, the endpoint's port is free and a store of its own is gone."""
+    server = serve("-w", "2", env={"MPMETRICS_DIR": "", "XDG_RUNTIME_DIR": str(tmp_path)}).start()
+    store = store_of(server)
+    assert store.is_dir()
+    server.signal(number)
+    assert server.process.wait(20) == 0
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", server.metrics_port))
+    assert not store.exists()
+
+
+def store_of(server: Any) -> Path:
+    """The default store of a running server, by what its workers have mapped."""
+    for pid in server.workers():
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if "/epoch-" in line and "mpmetrics-" in line:
+                return Path(line.split(maxsplit=5)[5]).parents[1]
+    raise AssertionError("no worker has a store")
+
+
+def test_killed_collector_comes_back(serve: Serve) -> None:
+    """A collector that is killed is replaced within moments, and tells the same totals."""
+    server = serve("-w", "2").start()
+    for _ in range(10):
+        server.get("/page")
+    for _ in range(2):
+        first = server.collector()
+        os.kill(first, signal.SIGKILL)
+        server.wait_for(lambda: server.collector() not in (None, first), 5.0)  # noqa: B023 (called at once)
+        server.wait_for(server.scrape)
+        assert server.value('hits_total{path="/page"}') == 10
+
+
+def test_stopped_collector_is_replaced(serve: Serve) -> None:
+    """A collector that hangs (here: is stopped) is killed and replaced; requests are served meanwhile."""
+    server = serve("-w", "2").start()
+    first = server.collector()
+    os.kill(first, signal.SIGSTOP)
+    server.get("/page")
+    server.wait_for(lambda: server.collector() not in (None, first), 20.0)
+    server.wait_for(server.scrape)
+    assert server.value('hits_total{path="/page"}') == 1
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_collector_goes_with_its_master(serve: Serve, *, stopped: bool) -> None:
+    """When the master is killed, the collector is gone and its port free within 2 s, even if it hangs."""
+    server = serve("-w", "2").start()
+    if stopped:
+        os.kill(server.collector(), signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait(5)
+
+    def is_free() -> bool:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", server.metrics_port))
+        return True
+
+    server.wait_for(is_free, 2.0, "the endpoint's port")
+
+
+def test_store_of_a_killed_server_is_cleaned_up(serve: Serve) -> None:
+    """The default store of a server that was killed is removed by the next start; a living server's never."""
+    environ = {"MPMETRICS_DIR": ""}
+    killed, living = serve("-w", "1", env=environ).start(), serve("-w", "1", env=environ).start()
+    gone, kept = store_of(killed), store_of(living)
+    killed.kill_everything()
+    assert gone.is_dir()
+    following = serve("-w", "1", env=environ).start()
+    assert not gone.exists()
+    assert kept.is_dir()
+    living.get("/page")
+    assert living.value('hits_total{path="/page"}') == 1
+    assert following.value('hits_total{path="/page"}') == 0
+
+
+def test_restart_in_one_directory_begins_anew(serve: Serve) -> None:
+    """A restart in the same MPMETRICS_DIR inherits no values and needs no wiping, after a clean end and after a kill."""
+    server = serve("-w", "2").start()
+    server.get("/page")
+    server.stop()
+    server.start()
+    assert server.value('hits_total{path="/page"}') == 0
+    server.get("/page")
+    server.kill_everything()
+    server.start()
+    assert server.value('hits_total{path="/page"}') == 0
+    assert len(list((server.home / "store").glob("epoch-*"))) == 1
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["lazy", "preload"])
+def test_check_config_leaves_nothing_behind(serve: Serve, preload: list[str], tmp_path: Path) -> None:
+    """``--check-config`` imports the application and leaves no store, in the default place or a given one."""
+    before = set(os.listdir("/dev/shm"))
+    for directory in ("", str(tmp_path / "store")):
+        server = serve("--check-config", *preload, env={"MPMETRICS_DIR": directory})
+        server.launch()
+        assert server.process.wait(20) == 0, server.log.read_text()
+        assert server.log.read_text() == ""
+    assert not (tmp_path / "store").exists()
+    assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("mpmetrics-0-")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["lazy", "preload"])
+def test_workers_of_another_user(serve: Serve, preload: list[str]) -> None:
+    """With a root master and other workers, the store is the workers' and the collector runs as their user."""
+    user = pwd.getpwnam("nobody")
+    server = serve("-w", "2", "-u", "nobody", "-g", "nogroup", *preload).start()
+    for _ in range(10):
+        server.get("/page")
+    assert server.value('hits_total{path="/page"}') == 10
+    assert Path(f"/proc/{server.collector()}").stat().st_uid == user.pw_uid
+    store = server.home / "store"
+    assert {path.lstat().st_uid for path in [store, *store.rglob("*")]} == {user.pw_uid}
+    assert {oct(path.stat().st_mode & 0o777) for path in store.rglob("slab-*")} == {"0o600"}
+    assert "rror" not in server.log.read_text()
+    assert server.stop() == 0
+
+
+def test_port_in_use_is_said_and_retried(serve: Serve) -> None:
+    """A busy endpoint port: one clear line that names it, the server serves, and the endpoint comes when it is free."""
+    server = serve("-w", "1")
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", server.metrics_port))
+        occupant.listen()
+        server.launch()
+        server.wait_for(lambda: server.get("/page"))
+        server.wait_for(lambda: f"127.0.0.1:{server.metrics_port}: Address already in use" in server.log.read_text())
+        time.sleep(2.2)
+        assert server.log.read_text().count("Address already in use") == 1
+    server.wait_for(lambda: server.value('hits_total{path="/page"}') == 1)
+
+
+def test_store_that_cannot_be_made(serve: Serve, tmp_path: Path) -> None:
+    """An unusable store: one clear line, the server serves, and the endpoint says that it has no store."""
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    server = serve("-w", "2", env={"MPMETRICS_DIR": str(blocker)}).start()
+    server.get("/page")
+    text = server.scrape()
+    assert server.value("mpmetrics_store_up", text) == 0
+    assert "hits_total{" not in text
+    lines = [line for line in server.log.read_text().splitlines() if str(blocker) in line]
+    assert len(lines) == 1
+    assert "choose another MPMETRICS_DIR" in lines[0]
+
+
+HOOKS = '''
+calls = __file__ + ".calls"
+
+def note(name):
+    with open(calls, "a") as file:
+        file.write(name + "\\\\n")
+
+def on_starting(server): note("on_starting")
+def when_ready(server): note("when_ready")
+def post_fork(server, worker): note("post_fork")
+def on_exit(server): note("on_exit")
+
+workers = 2
+from mpmetrics.integrations.gunicorn import install
+install(globals())
+'''.replace("\\\\n", "\\n")
+
+
+def test_hooks_of_the_configuration_are_called(serve: Serve) -> None:
+    """``install(globals())`` in one's own configuration keeps the hooks that are there, each called once a time."""
+    server = serve(config=HOOKS).start()
+    server.get("/page")
+    assert server.value('hits_total{path="/page"}') == 1
+    assert server.stop() == 0
+    calls = (server.home / "conf.py.calls").read_text().split()
+    assert sorted(calls) == ["on_exit", "on_starting", "post_fork", "post_fork", "when_ready"]
+
+
+def test_bad_address_is_refused(serve: Serve) -> None:
+    """A bind address that is none stops gunicorn at its configuration, with a message that names it."""
+    config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), bind='nonsense')\n"
+    server = serve(config=config)
+    server.launch()
+    assert server.process.wait(20) != 0
+    assert "address 'nonsense': expected host:port" in server.log.read_text()
+
+
+def test_upgrade_goes_on_in_the_same_epoch(serve: Serve, tmp_path: Path) -> None:
+    """After SIGUSR2 the new master's workers count in the old one's epoch; the old one ends, totals stay."""
+    pidfile = tmp_path / "pid.2"
+    server = serve("-w", "1", "--pid", str(tmp_path / "pid")).start()
+    server.get("/page")
+    server.signal(signal.SIGUSR2)
+    new = int(server.wait_for(lambda: pidfile.exists() and pidfile.read_text()))
+    server.wait_for(lambda: len(server.children(new)) == 2)
+    server.signal(signal.SIGTERM)
+    server.process.wait(20)
+    try:
+        server.wait_for(lambda: server.get("/page"))
+        server.wait_for(lambda: server.value('hits_total{path="/page"}') >= 2)
+        assert len(list((server.home / "store").glob("epoch-*"))) == 1
+    finally:
+        os.kill(new, signal.SIGTERM)
+        server.wait_for(lambda: not Path(f"/proc/{new}").exists() or b"Z" in Path(f"/proc/{new}/stat").read_bytes())
+
+
+def test_output_passes_promtool(serve: Serve) -> None:
+    """What the endpoint says passes Prometheus' own check."""
+    server = serve("-w", "2").start()
+    server.get("/page")
+    done = subprocess.run(["promtool", "check", "metrics"], input=server.scrape(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
