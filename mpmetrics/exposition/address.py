@@ -6,7 +6,8 @@ import contextlib
 import os
 import socket
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 __all__ = ["DEFAULT_BIND", "Address", "parse"]
 
@@ -41,10 +42,7 @@ class Address:
         """
         if self.path:
             return self._listen_unix()
-        # As bytes: a str loads the IDNA codec, which a process that gave up its privileges may not be able to.
-        host = self.host.encode("ascii" if self.host.isascii() else "idna")
-        found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, where = found[0]
+        (family, _, _, _, where), *_ = self._look_up()
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,6 +52,20 @@ class Address:
             listener.close()
             raise
         return listener
+
+    def _look_up(self) -> list[Any]:
+        return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+    def resolved(self) -> Address:
+        """The same with a numeric host, so that listening needs no name server; ValueError when it has none."""
+        if self.path:
+            return self
+        try:
+            (_, _, _, _, where), *_ = self._look_up()
+        except (OSError, UnicodeError) as error:
+            msg = f"address {self}: the host cannot be resolved: {error}"
+            raise ValueError(msg) from error
+        return replace(self, host=str(where[0]))
 
     def _listen_unix(self) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,7 @@
 """The endpoint process: one collector and its HTTP server, beside the server whose metrics it tells.
 
-Runs in a process of its own, so that a scrape never competes with requests for a GIL. It listens where it was told; an
-address in use is said once and tried again every second while the others are served. It folds the dead also when nobody
-scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it
+Runs in a process of its own, so that a scrape never competes with requests for a GIL. It folds the dead also when
+nobody scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it
 can replace it, and it ends by itself when its parent is gone.
 """
 
@@ -25,6 +24,7 @@ from mpmetrics.exposition.server import HttpServer
 from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from mpmetrics.exposition.address import Address
@@ -38,7 +38,6 @@ log = logging.getLogger("mpmetrics")
 BEAT = 0.25
 """Seconds between heartbeats, and between looks at the parent."""
 
-RETRY = 1.0
 FOLD_EVERY = 2.0
 HUNG_AFTER = 30.0
 """Seconds of one collection after which the process counts as hung."""
@@ -47,23 +46,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Endpoint:
-    """Serves ``collector`` at ``addresses`` until SIGTERM, or until process ``parent`` is not its parent any more.
+    """Serves ``collector`` on ``listeners`` until SIGTERM, or until process ``parent`` is not its parent any more.
 
-    ``heartbeat`` is the descriptor of a pipe that gets a byte with each beat. ``election`` is the path of a lock: only
-    its holder serves; others wait for their turn.
+    The listening sockets belong to the parent and are inherited: while this process is being replaced, connections wait
+    in them. ``unix`` is one more address, which this process makes itself. ``heartbeat`` is the descriptor of a pipe
+    that gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, others wait.
     """
 
     def __init__(
         self,
         collector: Collector,
-        addresses: Sequence[Address],
+        listeners: Sequence[socket.socket],
         *,
+        unix: Address | None = None,
         parent: int,
         heartbeat: int,
         election: str | None = None,
     ) -> None:
         self._collector = collector
-        self._addresses = addresses
+        self._listeners = listeners
+        self._unix = unix
         self._parent = parent
         self._heartbeat = heartbeat
         self._election = election
@@ -102,32 +104,22 @@ class Endpoint:
     async def _serve(self, stop: asyncio.Event) -> None:
         server = HttpServer(self._app)
         await server.start()
-        listeners = [asyncio.create_task(self._listen(server, address)) for address in self._addresses]
+        for listener in (*self._listeners, *self._listen_in_store()):
+            await server.add(listener)
         keeper = asyncio.create_task(self._keep_house())
         await stop.wait()
-        for task in (*listeners, keeper):
-            task.cancel()
+        keeper.cancel()
         await server.close(1.0)
-        for address in self._addresses:
-            if address.path:
-                with contextlib.suppress(OSError):
-                    os.unlink(address.path)
 
-    async def _listen(self, server: HttpServer, address: Address) -> None:
-        said = False
-        while True:
-            try:
-                listener = address.listen()
-            except (OSError, UnicodeError) as error:
-                if not said:
-                    reason = getattr(error, "strerror", None) or error
-                    log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
-                    said = True
-                await asyncio.sleep(RETRY)
-            else:
-                await server.add(listener)
-                log.info("metrics are served at %s", address.url)
-                return
+    def _listen_in_store(self) -> list[socket.socket]:
+        """The unix socket in the store, where its path is not too long for one."""
+        if self._unix is None:
+            return []
+        try:
+            return [self._unix.listen()]
+        except OSError as error:
+            log.warning("metrics cannot be served at %s: %s", self._unix, error)
+            return []
 
     async def _keep_house(self) -> None:
         """Fold the dead when nobody scrapes, too."""

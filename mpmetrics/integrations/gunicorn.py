@@ -20,6 +20,7 @@ from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
+from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
 from mpmetrics.storage.store import Epoch, Store, default_base, new_default_directory, remove_dead_stores
@@ -57,11 +58,11 @@ def install(
     if bind is None:
         bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
     texts = bind.split(",") if isinstance(bind, str) else list(bind)
-    settings = ([parse(text) for text in texts], os.fspath(directory) if directory is not None else None)
+    addresses = list(dict.fromkeys(parse(text).resolved() for text in texts))
     server = _Server.current
     if server is None:
         server = _Server.current = _Server(environ)
-    server.configure(*settings)
+    server.configure(addresses, os.fspath(directory) if directory is not None else None)
     for hook, ours in server.hooks().items():
         namespace[hook] = _chain(namespace.get(hook), ours)
 
@@ -92,6 +93,7 @@ class _Server:
         self._store: Store | None = None
         self._is_ours = False
         self._supervisor: Supervisor | None = None
+        self._listeners = Listeners()
         self._addresses: list[Address] = []
         self._directory: str | None = None
         self._started = False
@@ -156,6 +158,8 @@ class _Server:
                 "mpmetrics was installed before other hooks took its place: call install() at the end of the file"
             )
             return
+        self._listeners.set(self._addresses)
+        self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
         self._supervisor.check()
         # gunicorn has no hook that is called regularly; its loop calls this method at least once a second.
@@ -163,10 +167,15 @@ class _Server:
 
         def manage_workers_and_collector() -> None:
             manage_workers()
-            if self._supervisor is not None:
-                self._supervisor.check()
+            self._look_after_collector()
 
         server.manage_workers = manage_workers_and_collector
+
+    def _look_after_collector(self) -> None:
+        if self._supervisor is not None:
+            if self._listeners.open():
+                self._supervisor.stop(STOP_GRACE)  # the next one inherits the new socket
+            self._supervisor.check()
 
     def _collect(self, server: Any, parent: int, heartbeat: int) -> None:
         """The collector process, from its first line to its last."""
@@ -176,23 +185,31 @@ class _Server:
         util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
         util._setproctitle(f"metrics collector [{cfg.proc_name}]")  # noqa: SLF001 (gunicorn has no other way)
         epoch = self._provider.epoch
-        addresses = list(self._addresses)
-        election = None
+        election, unix = None, None
         if epoch is not None:
             election = os.path.join(epoch.path, "collector.lock")
             path = os.path.join(epoch.path, "metrics.sock")
-            if len(os.fsencode(path)) <= _UNIX_PATH_MAX:
-                addresses.append(Address(path=path))
-        Endpoint(Collector(self._provider), addresses, parent=parent, heartbeat=heartbeat, election=election).run()
+            unix = Address(path=path) if len(os.fsencode(path)) <= _UNIX_PATH_MAX else None
+        Endpoint(
+            Collector(self._provider),
+            self._listeners.sockets(),
+            unix=unix,
+            parent=parent,
+            heartbeat=heartbeat,
+            election=election,
+        ).run()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
         if self._supervisor is not None:
+            self._listeners.set(self._addresses)
+            self._listeners.open()
             self._supervisor.stop(STOP_GRACE)
             self._supervisor.check()
 
     def post_fork(self, server: Any, worker: Any) -> None:
-        """In a worker: the collector is none of its children."""
+        """In a worker: neither the collector nor its sockets are the worker's."""
+        self._listeners.close()
         if self._supervisor is not None:
             self._supervisor.release_in_child()
 
@@ -206,6 +223,7 @@ class _Server:
         """In the master, after the last worker: end the collector, leave the epoch, remove a store of our own."""
         if self._supervisor is not None:
             self._supervisor.stop(STOP_GRACE)
+        self._listeners.close()
         self._provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SeriesDirectory", "create_series_file"]
 
-LOCK_TIMEOUT = 0.1
+LOCK_TIMEOUT = 0.5
 """Seconds that a request may wait for another process that appends, or is stopped while it appends."""
 
 COMPACT_AT = 2048

@@ -89,7 +89,8 @@ class AppendLock:
     """The append lock of a series directory: between the threads of a process, and between processes.
 
     ``acquire`` waits a bounded time for both and answers whether it has them. A thread that holds the lock and asks
-    again (from a signal handler or a finaliser that interrupted it) is refused at once.
+    again (from a signal handler or a finaliser that interrupted it) is refused at once. After a wait in vain, nobody
+    waits for a while: the holder is stopped, and one request after the other would wait for it.
     """
 
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
@@ -98,10 +99,13 @@ class AppendLock:
         self._descriptor = -1
         self._threads = threading.Lock()
         self._holder = 0
+        self._hopeless_until = 0.0
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within ``timeout`` seconds; OSError when its file cannot be opened."""
         me = threading.get_ident()
+        if time.monotonic() < self._hopeless_until:
+            timeout = 0.0
         if self._holder == me or not self._threads.acquire(timeout=timeout):
             return False
         self._holder = me
@@ -118,15 +122,15 @@ class AppendLock:
         if self._descriptor < 0:
             self._descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner)
         deadline = time.monotonic() + timeout
-        pause = 0.0001
         while True:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
+                    self._hopeless_until = time.monotonic() + 1.0
                     return False
-                time.sleep(pause)
-                pause = min(2 * pause, 0.005)
+                # The lock is held for some 10 us at a time: sleeping longer only loses one's turn to others.
+                time.sleep(0.0001)
             else:
                 return True
 

@@ -20,7 +20,8 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog, Family, Key, Series
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.quiet import quiet_generation
-from mpmetrics.storage.segments import Refuge, Retry, Segments, copy_words, heap
+from mpmetrics.storage.retry import Retry
+from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ class Memory:
         self._bound: dict[int, tuple[str, Key]] = {}
         self._segments: Segments | None = None
         self._is_shared = False
-        self._retry = Retry(self.guard, self._attempt)
+        self._retry = Retry(self.guard, self._attempt, self._is_waiting)
         self._said: set[str] = set()
         fork.register(self)
 
@@ -94,7 +95,6 @@ class Memory:
                 self._declare(directory, family)
             except ConflictError as error:
                 conflicts.append(error)
-        self._retry.reset()
         self.retry()
         if conflicts:
             raise conflicts[0]
@@ -129,7 +129,6 @@ class Memory:
         if cell is not None:
             return cell
         if self.directory is not None and self._segments is not None:
-            self.retry()
             try:
                 return self._bind_shared(self.directory, self._segments, (family, key), make, limit)
             except StoreError as error:
@@ -159,6 +158,8 @@ class Memory:
         cell = self._cells[family.name].setdefault(key, made)
         if cell is made:
             self._private[family.name, key] = PrivateSeries(family, key, cell, segment, self._clock())
+            if self._segments is not None:
+                self._retry.wanted()
         return cell
 
     def _private_words(self, family: Family) -> Words:
@@ -206,10 +207,15 @@ class Memory:
         if self._segments is not None:
             self._segments.let_go(gone, generation)
 
+    def _is_waiting(self) -> bool:
+        return self._segments is not None and (bool(self._private) or self._segments.incomplete)
+
     def retry(self) -> None:
-        """Move private values into the store, unless an attempt was made within the last second."""
-        if self._segments is not None and (self._private or self._segments.incomplete):
+        """Move private values into the store, if there are any and it can take them."""
+        if self._is_waiting():
             self._retry.now()
+        if self._is_waiting():
+            self._retry.wanted()
 
     def _attempt(self, _: None) -> None:
         """Under the guard: move in what can be moved."""

@@ -17,7 +17,7 @@ __all__ = ["retire"]
 
 
 def retire(old: Retired, slabs: list[tuple[SlabReader, list[float]]], catalog: Catalog, generation: int) -> Retired:
-    """What ``old`` and the words of ``slabs`` add up to, for the series of ``catalog``, which is as of ``generation``."""
+    """What ``old`` and the words of ``slabs`` add up to, for the series of ``catalog`` as of ``generation``."""
     zeros = bytes(8 * catalog.next_slot)
     new = Retired(array("d", zeros), array("d", zeros), generation=generation, incarnation=old.incarnation + 1)
     new.slabs = {slab.identity for slab, _ in slabs}

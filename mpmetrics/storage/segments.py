@@ -7,10 +7,9 @@ has another attempt made once a second. Both are only ever touched under the gua
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, cast
 
-from mpmetrics._cells import Guard, Segment, Words
+from mpmetrics._cells import Segment, Words
 from mpmetrics.errors import FormatError, StoreError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
 
     from mpmetrics.storage.catalog import Series
     from mpmetrics.storage.directory import SeriesDirectory
+    from mpmetrics.storage.retry import Retry
     from mpmetrics.storage.store import Epoch
 
-__all__ = ["Refuge", "Retry", "Segments", "copy_words", "heap"]
-
-RETRY_AFTER = 1.0
-"""Seconds between attempts to move private values into the store."""
+__all__ = ["Refuge", "Segments", "copy_words", "heap"]
 
 FOLD_AT = 2
 """Dead slabs that a process finds when it leases its own before it folds them itself."""
@@ -46,37 +43,8 @@ def copy_words(source: Words, target: Words, index: int, width: int) -> None:
             target[index + position] = value
 
 
-class Retry:
-    """When the next attempt to move private values is due, and how it is asked for."""
-
-    def __init__(self, guard: Guard, attempt: Callable[[None], None]) -> None:
-        self._guard = guard
-        self._attempt = attempt
-        self._due = 0.0
-
-    def _is_due(self) -> bool:
-        if time.monotonic() < self._due:
-            return False
-        self._due = time.monotonic() + RETRY_AFTER
-        return True
-
-    def now(self) -> None:
-        """Make an attempt, unless one was made within the last second."""
-        if self._is_due():
-            self._guard.run(self._attempt, None)
-
-    def soon(self) -> None:
-        """The same from within an operation: it is made once that operation is over."""
-        if self._is_due():
-            self._guard.queue.append((self._attempt, None))
-
-    def reset(self) -> None:
-        """Let the next attempt be made at once."""
-        self._due = 0.0
-
-
 class Refuge:
-    """Private words that ask, with each store, to be moved to where they belong."""
+    """Private words that have themselves moved, with the first store, to where they belong."""
 
     def __init__(self, retry: Retry, width: int) -> None:
         self.words = heap(width)
@@ -87,7 +55,7 @@ class Refuge:
 
     def __setitem__(self, index: int, value: float, /) -> None:
         self.words[index] = value
-        self._retry.soon()
+        self._retry.wanted()
 
 
 class _Unleased:

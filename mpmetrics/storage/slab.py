@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
+from mpmetrics.storage.directory import LOCK_TIMEOUT
 from mpmetrics.storage.locks import Lease, secure
 from mpmetrics.storage.survey import live_ordinals, slab_name
 
@@ -58,8 +59,8 @@ class Slab:
             raise StoreUnavailableError(msg) from error
 
     def _link(self, path: str, temporary: str, identity: bytes, append_lock: AppendLock) -> None:
-        if not append_lock.acquire(1.0):
-            msg = f"the append lock of {path} was not to be had within 1 s; is its holder stopped?"
+        if not append_lock.acquire(LOCK_TIMEOUT):
+            msg = f"the append lock of {path} was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
             raise LockTimeoutError(msg)
         try:
             taken = live_ordinals(path)

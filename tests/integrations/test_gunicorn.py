@@ -37,11 +37,11 @@ def test_one_line_gives_one_exact_endpoint(serve: Serve, arguments: list[str]) -
     """With only ``-c python:gunicorn_conf``, each scrape shows the sum over all workers, under every worker class."""
     server = serve("-w", "4", *arguments).start()
     with ThreadPoolExecutor(8) as pool:
-        workers = set(pool.map(server.get, ["/page"] * 200))
+        workers = set(pool.map(server.get, ["/slow"] * 8 + ["/page"] * 200))
     text = server.scrape()
     assert len(workers) > 1
     assert server.value('hits_total{path="/page"}', text) == 200
-    assert server.value("took_seconds_count", text) == 200 + server.value('hits_total{path="/ready"}', text)
+    assert server.value("took_seconds_count", text) == 208 + server.value('hits_total{path="/ready"}', text)
     assert len(workers) <= text.count("worker_up{worker=") <= 4
     assert server.stop() == 0
 

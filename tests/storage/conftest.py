@@ -201,3 +201,42 @@ def slabs() -> Callable[[str], list[str]]:
         return sorted(name for name in os.listdir(path) if name.startswith("slab-"))
 
     return names
+
+
+STEPS = ("open", "fdopen", "write", "pwrite", "posix_fallocate", "fchmod", "mkdir", "rename", "unlink", "listdir")
+"""Calls before each of which a process may be killed."""
+
+
+def _run_until(step: int, action: Callable[[], object]) -> int:
+    """Run ``action``, killed before its call number ``step`` into the file system; the number of calls otherwise."""
+    made = 0
+
+    def count(call: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: Any, **named: Any) -> object:
+            nonlocal made
+            if made == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            made += 1
+            return call(*arguments, **named)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            patch.setattr(os, name, count(getattr(os, name)))
+        action()
+    return made
+
+
+@pytest.fixture
+def kill_at(fork: Callable[..., Child]) -> Callable[[int, Callable[[], object]], bool]:
+    """Runs an action in a forked child that is killed before a certain call into the file system; False: it ended."""
+
+    def run(step: int, action: Callable[[], object]) -> bool:
+        child = fork(_run_until, step, action)
+        if child.wait() == -signal.SIGKILL:
+            return True
+        assert child.result() <= step
+        return False
+
+    return run

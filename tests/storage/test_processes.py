@@ -20,6 +20,7 @@ import mpmetrics
 from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.fold import fold
+from mpmetrics.storage.store import Store
 from mpmetrics.storage.survey import is_alive, list_slabs
 
 Fork = Callable[..., Any]
@@ -287,7 +288,7 @@ def test_values_that_wait_for_a_store_stay_the_parents(
     mine = mpmetrics.Provider.deferred()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     hits.inc(5)
-    epoch = mpmetrics.Provider(store_dir).epoch
+    epoch = Store(store_dir).join()
 
     def write() -> None:
         mine.attach(epoch)

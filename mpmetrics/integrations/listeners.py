@@ -1,0 +1,75 @@
+"""The endpoint's listening sockets, which the master owns and each collector process inherits.
+
+So a collector can be replaced without a connection being refused: meanwhile they wait. A privileged port is opened
+while the master still may. Workers close their copies, so that a port is free as soon as master and collector are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from mpmetrics.exposition.address import Address
+
+__all__ = ["Listeners"]
+
+log = logging.getLogger("mpmetrics")
+
+RETRY = 1.0
+"""Seconds after which an address that was not to be had is tried again."""
+
+
+class Listeners:
+    """Sockets that listen at the addresses last given to :meth:`set`, as far as these can be had."""
+
+    def __init__(self) -> None:
+        self._addresses: list[Address] = []
+        self._open: dict[Address, socket.socket] = {}
+        self._said: set[Address] = set()
+        self._due = 0.0
+
+    def set(self, addresses: Sequence[Address]) -> None:
+        """Listen at these from the next :meth:`open` on; sockets of others are closed."""
+        self._addresses = list(addresses)
+        for address in set(self._open) - set(addresses):
+            self._open.pop(address).close()
+        self._said &= set(addresses)
+        self._due = 0.0
+
+    def open(self) -> bool:
+        """Try those that are missing, at most once a second; answers whether there is a new one. Never raises."""
+        if len(self._open) == len(self._addresses) or time.monotonic() < self._due:
+            return False
+        self._due = time.monotonic() + RETRY
+        before = len(self._open)
+        for address in self._addresses:
+            if address not in self._open:
+                try:
+                    self._open[address] = address.listen()
+                except OSError as error:
+                    self._say(address, error)
+                else:
+                    log.info("metrics are served at %s", address.url)
+        return len(self._open) > before
+
+    def _say(self, address: Address, error: OSError) -> None:
+        if address not in self._said:
+            self._said.add(address)
+            reason = error.strerror or error
+            log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
+
+    def sockets(self) -> list[socket.socket]:
+        """The sockets that listen now."""
+        return list(self._open.values())
+
+    def close(self) -> None:
+        """Close all of them, in this process."""
+        for listener in self._open.values():
+            listener.close()
+        self._open.clear()
+        self._addresses.clear()

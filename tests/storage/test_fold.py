@@ -1,0 +1,539 @@
+"""What the dead counted moves into the retired file exactly once, and nobody ever sees it twice or not at all."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mpmetrics
+from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, Guard, RecentCell, Segment, pure
+from mpmetrics.collector import snapshot as snapshot_module
+from mpmetrics.collector.merge import merge
+from mpmetrics.collector.snapshot import Column, EpochReader, Snapshot
+from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage import retired as retired_module
+from mpmetrics.storage import segments
+from mpmetrics.storage.catalog import Catalog, Family
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.retire import retire
+from mpmetrics.storage.retired import Retired, load_retired
+
+Fork = Callable[..., Any]
+MakeProvider = Callable[[], mpmetrics.Provider]
+Peek = Callable[[str], dict[str, float]]
+
+
+@pytest.fixture
+def heap_of_dead(fork: Fork, provider: MakeProvider, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], str]:
+    """Leaves so many dead slabs, each of which counted 10 and observed 1.5, and returns the epoch's path."""
+    monkeypatch.setattr(segments, "FOLD_AT", 1_000_000)
+    mine = provider()
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    sizes = mpmetrics.Histogram("sizes", "Sizes.", buckets=(1, 2), provider=mine)
+
+    def write() -> None:
+        hits.inc(10)
+        sizes.observe(1.5)
+
+    def leave(count: int) -> str:
+        for child in [fork(write) for _ in range(count)]:
+            child.result()
+        return str(mine.epoch.path)
+
+    return leave
+
+
+def figures(values: dict[str, float]) -> tuple[float, ...]:
+    """What the dead of the fixture add up to."""
+    names = ("hits_total", "sizes_count", "sizes_sum", "sizes_bucket{le=2.0}")
+    return tuple(values[name] for name in names)
+
+
+def expected(count: int) -> tuple[float, ...]:
+    """The same, by arithmetic."""
+    return (10.0 * count, float(count), 1.5 * count, float(count))
+
+
+def test_a_folder_killed_at_any_step_loses_and_doubles_nothing(
+    heap_of_dead: Callable[[int], str],
+    kill_at: Callable[[int, Callable[[], object]], bool],
+    peek: Peek,
+    slabs: Callable[[str], list[str]],
+) -> None:
+    """Killed before any of its calls, a folder leaves exact totals, and the next one finishes its work."""
+    count, left = 0, set()
+    for step in itertools.count():
+        count += 3
+        path = heap_of_dead(3)
+        killed = kill_at(step, lambda: fold(path, timeout=5.0))  # noqa: B023 (called at once)
+        left.add(len(slabs(path)))
+        assert expected(count) == figures(peek(path)), f"after a kill at step {step}"
+
+        fold(path, timeout=5.0)
+        assert expected(count) == figures(peek(path)), f"after the fold that follows a kill at step {step}"
+        assert [] == [name for name in os.listdir(path) if name.startswith(("slab-", "new-"))]
+        if not killed:
+            break
+
+    assert {0, 1, 2, 3} == left  # kills fell before the commit and between all the unlinks
+
+
+def die_after_the_commit(path: str) -> None:
+    """Fold, and die between the rename and the first unlink."""
+    with mock.patch.object(os, "unlink", side_effect=lambda _: os._exit(0)):
+        fold(path)
+
+
+def test_without_the_list_of_folded_slabs_they_would_count_twice(
+    heap_of_dead: Callable[[int], str], fork: Fork, peek: Peek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a reader that does not know which slabs the retired file contains counts them again."""
+    path = heap_of_dead(3)
+    fork(die_after_the_commit, path).wait()
+    decode = Retired.decode
+
+    def forgetful(data: bytes, where: str) -> Retired:
+        retired = decode(data, where)
+        retired.slabs = set()
+        return retired
+
+    assert expected(3) == figures(peek(path))
+    monkeypatch.setattr(retired_module.Retired, "decode", forgetful)
+    assert expected(6) == figures(peek(path))
+
+
+def test_slabs_of_a_killed_folder_are_removed_and_not_folded_again(
+    heap_of_dead: Callable[[int], str], fork: Fork, slabs: Callable[[str], list[str]]
+) -> None:
+    """The next fold unlinks what the retired file names, and says that there was nothing to fold."""
+    path = heap_of_dead(3)
+    fork(die_after_the_commit, path).wait()
+    assert 3 == len(slabs(path)) == load_retired(path).folded
+
+    assert 0 == fold(path)
+
+    assert [] == slabs(path)
+    assert 3 == load_retired(path).folded
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["", "control"])
+@pytest.mark.parametrize("moment", ["before_the_list", "after_the_list"])
+def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
+    moment: str,
+    checked: bool,  # noqa: FBT001 (whether the protection is in place)
+    heap_of_dead: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A snapshot that a fold cuts through starts over; without the second look it would miss the folded (control)."""
+    path = heap_of_dead(3)
+    list_slabs = snapshot_module.list_slabs
+    interfere = iter([True])
+
+    def cut(where: str) -> Any:
+        names = list_slabs(where) if moment == "after_the_list" else None
+        if next(interfere, False):
+            fold(path)
+        return list_slabs(where) if names is None else names
+
+    monkeypatch.setattr(snapshot_module, "list_slabs", cut)
+    if not checked:
+        monkeypatch.setattr(EpochReader, "_identity", lambda _: (0, 0))
+        read_slabs = EpochReader._read_slabs
+        monkeypatch.setattr(EpochReader, "_read_slabs", lambda *arguments: read_slabs(*arguments) or True)
+    reader = EpochReader(path)
+    values: dict[str, float] = {}
+    for reading in merge(reader.snapshot()):
+        values.update({reading.name + suffix: value for suffix, _, value in reading.samples})
+    reader.close()
+
+    assert (30.0 if checked else 0.0) == values["hits_total"]
+
+
+def test_totals_stand_still_while_several_fold(
+    heap_of_dead: Callable[[int], str],
+    fork: Fork,
+    gate: Callable[..., Any],
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three folders take 90 dead one by one, in competition; a reader beside them sees one and the same total."""
+    path = heap_of_dead(90)
+    ready, begin = gate(), gate()
+    dead = fold_module._dead
+    monkeypatch.setattr(fold_module, "_dead", lambda where: dead(where)[:1])
+
+    def keep_folding() -> int:
+        begin.wait()
+        folded = 0
+        while dead(path):
+            folded += fold(path)
+        return folded
+
+    def keep_reading() -> int:
+        rounds = 0
+        ready.open()
+        while dead(path):
+            assert expected(90) == figures(peek(path))
+            rounds += 1
+        return rounds
+
+    reader = fork(keep_reading)
+    ready.wait()
+    folders = [fork(keep_folding) for _ in range(3)]
+    begin.open(3)
+
+    assert 90 == sum(folder.result() for folder in folders)
+    assert reader.result() > 0
+    assert expected(90) == figures(peek(path))
+    assert 90 == load_retired(path).folded
+
+
+def test_a_folder_that_is_stopped_keeps_nobody_from_scraping(
+    heap_of_dead: Callable[[int], str], fork: Fork, gate: Callable[..., Any], scrape: Callable[..., dict[str, float]]
+) -> None:
+    """While another process holds the fold lock, scrapes and leases go on, and the dead are counted where they are."""
+    path = heap_of_dead(3)
+    inside = gate()
+
+    def hold() -> None:
+        with mock.patch.object(fold_module, "write_retired", side_effect=lambda *_: (inside.open(), time.sleep(60))):
+            fold(path)
+
+    holder = fork(hold)
+    inside.wait()
+
+    assert expected(3) == figures(scrape(os.path.dirname(path)))  # noqa: PTH120
+    path = heap_of_dead(2)
+    assert expected(5) == figures(scrape(os.path.dirname(path)))  # noqa: PTH120
+    holder.stop()
+    values = scrape(os.path.dirname(path))  # noqa: PTH120
+    assert expected(5) == figures(values)
+    assert 5 == values["mpmetrics_folds_total"]
+
+
+MODES = {
+    # mode: what is shown with all three alive, with 0 and 1 dead, with all dead
+    "all": ({0: 3.0, 1: -1.0, 2: 2.0}, {0: 3.0, 1: -1.0, 2: 2.0}, {0: 3.0, 1: -1.0, 2: 2.0}),
+    "liveall": ({0: 3.0, 1: -1.0, 2: 2.0}, {2: 2.0}, {}),
+    "min": (-1.0, -1.0, -1.0),
+    "livemin": (-1.0, 2.0, None),
+    "max": (3.0, 3.0, 3.0),
+    "livemax": (3.0, 2.0, None),
+    "sum": (4.0, 4.0, 4.0),
+    "livesum": (4.0, 2.0, 0.0),
+    "mostrecent": (-1.0, -1.0, -1.0),
+    "livemostrecent": (-1.0, 2.0, None),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gauges_fold_by_their_mode(
+    mode: Any, fork: Fork, gate: Callable[..., Any], provider: MakeProvider, peek: Peek
+) -> None:
+    """Three workers set 3, 2 and then -1; what shows of each mode as they die, before and after they are folded."""
+    mine = provider()
+    path = str(mine.epoch.path)
+    gauge = mpmetrics.Gauge("level", "Level.", multiprocess_mode=mode, provider=mine)
+    ready = gate()
+
+    def stay(value: float, go_on: Any) -> None:
+        mpmetrics.Counter("other", "Gives the worker its slab, and so its ordinal.", provider=mine).inc()
+        ready.open()
+        go_on.wait()
+        gauge.set(value)
+        ready.open()
+        gate().wait()
+
+    def shown() -> Any:
+        values = {name: value for name, value in peek(path).items() if name.startswith("level")}
+        if mode.endswith("all"):
+            return {int(name.partition("worker=")[2].rstrip("}")): value for name, value in values.items()}
+        return values.get("level")
+
+    children, gates = [], []
+    for value in (3, -1, 2):
+        gates.append(gate())
+        children.append(fork(stay, value, gates[-1]))
+        ready.wait()
+    for number in (0, 2, 1):
+        gates[number].open()
+        ready.wait()
+
+    everyone, one, nobody = MODES[mode]
+    assert everyone == shown()
+    children[0].stop()
+    children[1].stop()
+    assert one == shown()
+    assert 2 == fold(path)
+    assert one == shown()
+    children[2].stop()
+    assert nobody == shown()
+    assert 1 == fold(path)
+    assert nobody == shown()
+
+
+@pytest.mark.parametrize("mode", ["min", "max", "all", "mostrecent", "sum"])
+def test_a_gauge_that_was_set_to_zero_is_not_forgotten(
+    mode: Any, fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
+) -> None:
+    """Zero is a value: the retired file tells it from a gauge that was never set."""
+    mine = provider()
+    gauge = mpmetrics.Gauge("level", "Level.", ["kind"], multiprocess_mode=mode, provider=mine)
+    gauge.labels("unset")
+
+    fork(gauge.labels("zero").set, 0).result()
+
+    for _ in range(2):
+        values = {name: value for name, value in scrape(store_dir).items() if name.startswith("level{")}
+        if mode == "sum":
+            values.pop("level{kind=unset}", None)
+        assert [0.0] == list(values.values())
+        assert "kind=zero" in next(iter(values))
+
+
+def test_fractional_sums_neither_drift_nor_dip(
+    fork: Fork, provider: MakeProvider, peek: Peek
+) -> None:
+    """After each of many folds of awkward fractions the total is the exact sum, rounded once, as it was before it."""
+    mine = provider()
+    path = str(mine.epoch.path)
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    sizes = mpmetrics.Summary("sizes", "Sizes.", provider=mine)
+    rng = random.Random(7)  # noqa: S311 (numbers, not secrets)
+    parts = []
+    for _ in range(40):
+        part = rng.random() * 10.0 ** rng.randint(-6, 6)
+        parts.append(part)
+
+        def write(part: float = part) -> None:
+            hits.inc(part)
+            sizes.observe(part)
+
+        fork(write).result()
+        before = peek(path)
+        assert math.fsum(parts) == before["hits_total"] == before["sizes_sum"]
+        assert 1 == fold(path)
+        after = peek(path)
+        assert math.fsum(parts) == after["hits_total"] == after["sizes_sum"]
+
+    naive = 0.0
+    for part in parts:
+        naive += part
+    assert math.fsum(parts) != naive  # the control: these numbers tell exact sums from plain ones
+
+
+def test_a_fold_keeps_what_it_does_not_understand(
+    heap_of_dead: Callable[[int], str], slabs: Callable[[str], list[str]], peek: Peek
+) -> None:
+    """A dead slab that cannot be read stays where it is, and does not keep the others from being folded."""
+    path = heap_of_dead(2)
+    stranger = f"slab-9-{'ab' * 16}"
+    with open(os.path.join(path, stranger), "wb") as file:  # noqa: PTH118, PTH123
+        file.write(b"not a slab")
+
+    assert 2 == fold(path)
+
+    assert [stranger] == slabs(path)
+    assert expected(2) == figures(peek(path))
+
+
+def test_a_retired_file_that_is_damaged_is_not_overwritten(
+    heap_of_dead: Callable[[int], str], slabs: Callable[[str], list[str]], peek: Peek
+) -> None:
+    """Without a retired file that can be read nothing is folded: the dead stay, and are counted where they are."""
+    path = heap_of_dead(2)
+    with open(os.path.join(path, "retired"), "wb") as file:  # noqa: PTH118, PTH123
+        file.write(b"damaged")
+
+    with pytest.raises(mpmetrics.FormatError, match="retired"):
+        fold(path)
+
+    assert 2 == len(slabs(path))
+    assert expected(2) == figures(peek(path))
+
+
+# Merge and fold against a single process that does everything itself.
+
+FAMILIES = [
+    Family("counter", "counter", ""),
+    Family("updown", "updowncounter", "", mode="sum"),
+    Family("liveupdown", "updowncounter", "", mode="livesum"),
+    Family("histogram", "histogram", "", bounds=(0.0, 2.0, math.inf)),
+    Family("summary", "summary", ""),
+    *[Family(f"gauge_{mode}", "gauge", "", mode=mode) for mode in MODES],
+]
+
+
+class World:
+    """Processes made of real cells and plain arrays, beside a plain account of what they did."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog()
+        slot = 0
+        for number, family in enumerate(FAMILIES):
+            self.catalog.apply(fmt.FAMILY, [number, family.dump()])
+            self.catalog.apply(fmt.SERIES, [number, [], slot, family.width, 1.0])
+            slot += family.width
+        self.size = slot
+        self.retired = Retired()
+        self.live: list[SimpleNamespace] = []
+        self.dead: list[SimpleNamespace] = []
+        self.born = 0
+        self.log: list[tuple[SimpleNamespace, int, float]] = []
+
+    def start(self) -> None:
+        """A process with the smallest free ordinal."""
+        taken = {process.ordinal for process in self.live}
+        self.born += 1
+        process = SimpleNamespace(
+            ordinal=next(number for number in itertools.count() if number not in taken),
+            created=float(self.born),
+            identity=f"{self.born:032x}",
+            words=memoryview(array("d", bytes(8 * self.size))),
+        )
+        guard, segment = Guard(), Segment(process.words)
+        process.cells = [self.cell(number, guard, segment) for number in range(len(FAMILIES))]
+        self.live.append(process)
+
+    def cell(self, number: int, guard: Guard, segment: Segment) -> Any:
+        """A process's cell of a family."""
+        family = FAMILIES[number]
+        (series,) = self.catalog.series[number].values()
+        if family.kind == "counter":
+            return CounterCell(guard, segment, series.first)
+        if family.width == 4:
+            return RecentCell(guard, segment, series.first)
+        if family.width == 1:
+            return GaugeCell(guard, segment, series.first)
+        return DistributionCell(guard, segment, series.first, family.bounds or (math.inf,))
+
+    def write(self, which: int, number: int, value: float) -> None:
+        """One operation in one process."""
+        process, family = self.live[which % len(self.live)], FAMILIES[number]
+        cell = process.cells[number]
+        if family.kind == "counter":
+            cell.inc(abs(value))
+        elif family.kind == "gauge":
+            cell.set(value)
+        elif family.kind == "updowncounter":
+            cell.inc(value)
+        else:
+            cell.observe(value)
+        self.log.append((process, number, value))
+
+    def kill(self, which: int) -> None:
+        """One process dies."""
+        self.dead.append(self.live.pop(which % len(self.live)))
+
+    def fold(self, shuffled: random.Random) -> None:
+        """The dead are folded, in whatever order they are found."""
+        shuffled.shuffle(self.dead)
+        readings: Any = [(process, process.words.tolist()) for process in self.dead]
+        encoded = retire(self.retired, readings, self.catalog, 0).encode()
+        self.retired = Retired.decode(encoded, "here")
+        self.dead = []
+
+    def shown(self) -> dict[str, dict[tuple[str, Any], float]]:
+        """What the merge makes of it, without creation times."""
+        columns = [Column(p.ordinal, True, p.created, p.words.tolist()) for p in self.live]
+        columns += [Column(p.ordinal, False, p.created, p.words.tolist()) for p in self.dead]
+        columns.sort(key=lambda column: (column.ordinal, column.created))
+        return {
+            reading.name: {(s.suffix, s.labels): s.value for s in reading.samples if s.suffix != "_created"}
+            for reading in merge(Snapshot(catalog=self.catalog, columns=columns, retired=self.retired))
+        }
+
+    def oracle(self) -> dict[str, dict[tuple[str, Any], float]]:
+        """What a single account of all operations comes to."""
+        return {family.name: dict(self._account(number, family)) for number, family in enumerate(FAMILIES)}
+
+    def _account(self, number: int, family: Family) -> Iterator[tuple[tuple[str, Any], float]]:
+        done = [(process, value) for process, which, value in self.log if which == number]
+        if family.mode.startswith("live"):
+            done = [(process, value) for process, value in done if process in self.live]
+        values = [value for _, value in done]
+        kind = family.mode.removeprefix("live")
+        if family.kind == "counter":
+            yield ("_total", ()), math.fsum(map(abs, values))
+        elif family.kind == "updowncounter":
+            yield ("", ()), math.fsum(values)
+        elif family.kind == "histogram":
+            for bound, text in zip(family.bounds, ("0.0", "2.0", "+Inf"), strict=True):
+                yield ("_bucket", (("le", text),)), float(sum(value <= bound for value in values))
+            yield ("_count", ()), float(len(values))
+            yield ("_sum", ()), math.fsum(values)
+        elif family.kind == "summary":
+            yield ("_count", ()), float(len(values))
+            yield ("_sum", ()), math.fsum(values)
+        else:
+            last = {process.identity: (process, value) for process, value in done}.values()
+            if kind == "all":
+                for process, value in sorted(last, key=lambda pair: pair[0].created):
+                    yield ("", (("worker", str(process.ordinal)),)), value
+            elif kind == "sum":
+                yield ("", ()), math.fsum(value for _, value in last)
+            elif values and kind == "mostrecent":
+                yield ("", ()), values[-1]
+            elif values:
+                yield ("", ()), (min if kind == "min" else max)(value for _, value in last)
+
+
+def quarters() -> st.SearchStrategy[float]:
+    """Numbers that add up without rounding, so that the oracle's order of addition does not matter."""
+    return st.integers(-4000, 4000).map(lambda number: number / 4)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.just(("start",)),
+        st.tuples(st.just("kill"), st.integers(0, 7)),
+        st.tuples(st.just("fold"), st.randoms(use_true_random=False)),
+        st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
+        st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
+        st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(EVENTS)
+def test_merging_any_split_of_the_work_equals_one_process(events: list[tuple[Any, ...]]) -> None:
+    """Operations spread over processes of which some died and some were folded come to the same as in one process."""
+    world = World()
+    world.start()
+    ticks = itertools.count(1)
+    clock = SimpleNamespace(time=lambda: float(next(ticks)), monotonic=lambda: 0.0)
+    with mock.patch.object(pure, "time", clock):
+        for name, *arguments in events:
+            if name == "start" or world.live:
+                getattr(world, name)(*arguments)
+
+    assert world.oracle() == world.shown()
+
+
+def test_the_oracle_notices_a_fold_that_loses_a_mode() -> None:
+    """The control: a fold that forgets the gauges of mode all is told from a right one."""
+    world = World()
+    world.start()
+    world.write(0, FAMILIES.index(next(family for family in FAMILIES if family.mode == "all")), 3.0)
+    world.kill(0)
+    world.fold(random.Random(0))  # noqa: S311 (an order, not a secret)
+    assert world.oracle() == world.shown()
+
+    world.retired.by_ordinal.clear()
+
+    assert world.oracle() != world.shown()
