@@ -10,6 +10,7 @@ from mpmetrics.errors import (
 )
 from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
 from mpmetrics.exposition.collector import Collector
+from mpmetrics.exposition.server_thread import start_http_server
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 from mpmetrics.provider import Provider, get_provider, set_provider
 
@@ -33,4 +34,5 @@ __all__ = [
     "make_asgi_app",
     "make_wsgi_app",
     "set_provider",
+    "start_http_server",
 ]

@@ -2,8 +2,8 @@
 
 Why the guard never waits: a lock that is waited for deadlocks when a signal handler or a finaliser interrupts its
 holder on the same thread, and a re-entrant lock lets the handler's addition fall between the load and the store of the
-one it interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and the
-holder, who looks at the queue after giving the lock back, carries it out.
+one it interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and
+the holder, who looks at the queue after giving the lock back, carries it out.
 
 An exception that a signal handler raises just between taking the lock and the ``try`` leaves the lock taken for ever.
 Operations then pile up in the queue; once the oldest has waited for a second the lock is taken for abandoned and

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Source = Collector | Provider | str | os.PathLike[str] | None
 
-__all__ = ["MetricsApp", "make_asgi_app", "make_wsgi_app"]
+__all__ = ["MetricsApp", "as_collector", "make_asgi_app", "make_wsgi_app"]
 
 _MOST_NAMES = 1000
 
@@ -62,7 +62,8 @@ def _text(status: int, text: str) -> Response:
     return Response(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{text}\n".encode())
 
 
-def _collector(source: Source) -> Collector:
+def as_collector(source: Source) -> Collector:
+    """``source`` itself, or a collector of it."""
     return source if isinstance(source, Collector) else Collector(source)
 
 
@@ -78,7 +79,7 @@ def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[.
 
     ``source`` is a :class:`Collector` or what one is made of. Errors as in :class:`Collector`.
     """
-    collector = _collector(source)
+    collector = as_collector(source)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {name: environ[key] for name, key in _WSGI_HEADERS if key in environ}
@@ -103,7 +104,7 @@ def make_asgi_app(
     It collects on a thread, so that the event loop goes on meanwhile. ``source`` and errors as in
     :func:`make_wsgi_app`.
     """
-    collector = _collector(source)
+    collector = as_collector(source)
 
     async def app(
         scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]

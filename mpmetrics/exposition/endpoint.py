@@ -1,8 +1,8 @@
 """The endpoint process: one collector and its HTTP server, beside the server whose metrics it tells.
 
 Runs in a process of its own, so that a scrape never competes with requests for a GIL. It folds the dead also when
-nobody scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever started it
-can replace it, and it ends by itself when its parent is gone.
+nobody scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever
+started it can replace it, and it ends by itself when its parent is gone.
 """
 
 from __future__ import annotations

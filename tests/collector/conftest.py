@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.provider import Provider
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -163,26 +160,6 @@ def stepwise() -> Iterator[Callable[[Iterable[object]], Puppet]]:
     yield start
     for one in started:
         one.kill()
-
-
-@pytest.fixture
-def spawned() -> Callable[..., str]:
-    """Run Python code in a process of its own, with these arguments; its standard output."""
-
-    def run(code: str, *arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        assert 0 == done.returncode, done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Gauge, UpDownCounter
 from mpmetrics.instruments.gauge import GaugeMode
-from mpmetrics.provider import Provider
 from mpmetrics.storage.locks import mutex
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
+    from collections.abc import Callable, Iterator
 
 MODES = get_args(GaugeMode)
 INF, NAN = math.inf, math.nan
@@ -243,6 +245,7 @@ class Workers:
         self._running["killed"].kill()
 
     def end(self) -> None:
+        """Kill the one that is left."""
         self._running["live"].kill()
 
     @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.instruments import Counter, Enum, Histogram, Info, Summary
-from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
 
 Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 Start = Callable[[Callable[[], object]], Any]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from mpmetrics.collector.shared_call import SharedCall
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 class Stage:
@@ -45,6 +48,8 @@ class Callers:
         self.threads: dict[str, threading.Thread] = {}
 
     def ask(self, name: str) -> None:
+        """Ask on a thread of its own."""
+
         def run() -> None:
             try:
                 self.given[name] = self.call()
@@ -64,6 +69,7 @@ class Callers:
         pytest.fail("the callers do not wait")
 
     def join(self) -> None:
+        """Wait until all were answered."""
         for thread in self.threads.values():
             thread.join(20)
             assert not thread.is_alive()

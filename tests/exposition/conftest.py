@@ -1,73 +1,20 @@
-"""Providers on private memory and on a store, child processes, and what a provider shows, for the tests here."""
+"""Providers on private memory and on a store, promtool, and a set of metrics of every kind, for the tests here."""
 
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 from mpmetrics.provider import Provider
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[2]
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-class Child:
-    """A forked process that does some work, says so, and then waits to be ended or killed."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        done, done_in = os.pipe()
-        hold, self._hold = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                os.close(self._hold)
-                try:
-                    work()
-                except BaseException:
-                    os.write(done_in, traceback.format_exc().encode())
-                    os._exit(1)
-                os.write(done_in, b"ok")
-                os.read(hold, 1)
-            finally:
-                os._exit(0)
-        os.close(done_in)
-        os.close(hold)
-        with os.fdopen(done, "rb") as report:
-            said = os.read(report.fileno(), 1 << 16)
-        self._alive = True
-        if said != b"ok":
-            self.kill()
-            pytest.fail(f"the child failed:\n{said.decode()}")
-
-    def _reap(self) -> None:
-        if self._alive:
-            self._alive = False
-            os.close(self._hold)
-            os.waitpid(self.pid, 0)
-
-    def end(self) -> None:
-        """Let it exit."""
-        self._reap()
-
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-        if self._alive:
-            os.kill(self.pid, signal.SIGKILL)
-        self._reap()
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -95,58 +42,6 @@ def shared(store_directory: str) -> Iterator[Provider]:
 
 
 @pytest.fixture
-def child() -> Iterator[Callable[[Callable[[], object]], Child]]:
-    """Start a forked process; those that still run at the end of the test are killed."""
-    started: list[Child] = []
-
-    def start(work: Callable[[], object]) -> Child:
-        made = Child(work)
-        started.append(made)
-        return made
-
-    yield start
-    for one in started:
-        one.kill()
-
-
-@pytest.fixture
-def spawned() -> Callable[..., str]:
-    """Run Python code in a process of its own, with these arguments; its standard output."""
-
-    def run(code: str, *arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        assert 0 == done.returncode, done.stderr
-        return done.stdout
-
-    return run
-
-
-@pytest.fixture
-def shown() -> Callable[[Any], Samples]:
-    """What a source shows: its samples by name and sorted labels, without creation times and the collector's own."""
-
-    def read(source: Any) -> Samples:
-        collector = source if isinstance(source, Collector) else Collector(source)
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in collector.collect()
-            if not family.name.startswith("mpmetrics_")
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        }
-
-    return read
-
-
-@pytest.fixture
 def lint() -> Callable[[bytes], str]:
     """What `promtool check metrics` has to say about a scrape in the text format; nothing is good."""
     promtool = shutil.which("promtool")
@@ -170,11 +65,15 @@ def shop() -> Callable[[Provider], None]:
         requests = Counter("shop_requests", "Requests served.", ["method", "code"], provider=provider)
         requests.labels("GET", 200).inc(3)
         requests.labels("POST", 500).inc(0.5)
-        Counter("shop_sent_bytes", "Bytes sent, of which\nmost are \\ and \".", unit="bytes", provider=provider).inc(1e21)
+        Counter("shop_sent_bytes", 'Bytes sent, of which\nmost are \\ and ".', unit="bytes", provider=provider).inc(
+            1e21
+        )
         Counter("shop_refunds", "Never happened.", provider=provider)
         Counter("shop_visits", "No series yet.", ["page"], provider=provider)
         Gauge("shop_temperature_celsius", "By worker.", unit="celsius", provider=provider).set(-40.25)
-        Gauge("shop_largest", "Merged.", ["kind"], multiprocess_mode="max", provider=provider).labels("inf").set(math.inf)
+        Gauge("shop_largest", "Merged.", ["kind"], multiprocess_mode="max", provider=provider).labels("inf").set(
+            math.inf
+        )
         Gauge("shop_last", "Merged.", multiprocess_mode="mostrecent", provider=provider).set(math.nan)
         Gauge("shop_unset", "Never set.", multiprocess_mode="min", provider=provider)
         UpDownCounter("shop_carts", "Carts open.", provider=provider).dec(2)
@@ -184,9 +83,23 @@ def shop() -> Callable[[Provider], None]:
         latency.labels("/").observe(1)
         Summary("shop_basket_items", "Items a basket.", provider=provider).observe(7)
         Info("shop_build", "What runs.", provider=provider).info({"version": "1.2.3", "branch": 'a"b'})
-        Enum("shop_door", "The door.", ["side"], states=["open", "shut"], provider=provider).labels("front").state("shut")
+        Enum("shop_door", "The door.", ["side"], states=["open", "shut"], provider=provider).labels("front").state(
+            "shut"
+        )
         odd = Counter("shop_odd", "Odd label values.", ["value"], provider=provider)
-        for value in ("", " ", 'quo"te', "back\\slash", "new\nline", "\\n", "tab\t", "é", "\N{SNAKE}", "{a=\"b\"} 1", "# EOF"):
+        for value in (
+            "",
+            " ",
+            'quo"te',
+            "back\\slash",
+            "new\nline",
+            "\\n",
+            "tab\t",
+            "é",
+            "\N{SNAKE}",
+            '{a="b"} 1',
+            "# EOF",
+        ):
             odd.labels(value).inc()
 
     return fill

@@ -7,12 +7,15 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -24,8 +27,8 @@ from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
         ("[::1]:9464", "::1", 9464),
         ("[::]:65535", "::", 65535),
         ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
-        (":9464", "0.0.0.0", 9464),  # noqa: S104
-        ("0.0.0.0:9464", "0.0.0.0", 9464),  # noqa: S104
+        (":9464", "0.0.0.0", 9464),
+        ("0.0.0.0:9464", "0.0.0.0", 9464),
     ],
 )
 def test_host_and_port(text: str, host: str, port: int) -> None:
@@ -93,7 +96,7 @@ def test_url() -> None:
 @pytest.fixture
 def path() -> Iterator[str]:
     """A path for a socket, short enough for one."""
-    folder = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/tmp")  # noqa: S108
+    folder = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/tmp")
     yield str(Path(folder) / "socket")
     shutil.rmtree(folder)
 

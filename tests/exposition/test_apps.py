@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
@@ -19,7 +19,9 @@ from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter
-from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -31,7 +33,12 @@ def _wsgi(source: Any) -> Ask:
     app = validator(make_wsgi_app(source))
 
     def ask(method: str = "GET", path: str = "/metrics", query: str = "", **headers: str) -> Answer:
-        environ: dict[str, Any] = {"REQUEST_METHOD": method, "SCRIPT_NAME": "/m", "PATH_INFO": path, "QUERY_STRING": query}
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": "/m",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+        }
         environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
         setup_testing_defaults(environ)
         environ["wsgi.input"] = io.BytesIO(b"ignored")

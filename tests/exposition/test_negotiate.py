@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,11 @@ from hypothesis import strategies as st
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.negotiate import OPENMETRICS, TEXT_0_0_4, TEXT_1_0_0, Format, accepts_gzip, choose
 from mpmetrics.instruments import Counter
-from mpmetrics.provider import Provider
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
+    from collections.abc import Callable
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

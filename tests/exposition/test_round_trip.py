@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +16,9 @@ from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.text import number
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary
 from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 EXTREMES = [0.0, -0.0, math.inf, -math.inf, math.nan, 5e-324, sys.float_info.max, 1e16, 1e15, 0.1, 1 / 3, 2**53 + 2.0]
@@ -85,7 +87,9 @@ def test_all_kinds(provider: Provider, shop: Callable[[Provider], None]) -> None
     _agree(provider)
 
 
-@pytest.mark.parametrize("value", [chr(code) for code in [*range(32), 127, 0x85, 0xA0, 0x2028, 0xFEFF]] + ['"', "\\", "😀"])
+@pytest.mark.parametrize(
+    "value", [chr(code) for code in [*range(32), 127, 0x85, 0xA0, 0x2028, 0xFEFF]] + ['"', "\\", "😀"]
+)
 def test_odd_characters_in_label_values(provider: Provider, value: str) -> None:
     """Each control character, quote and backslash comes back as it was, alone and among others, in labels and pairs."""
     counter = Counter("a", "", ["x", "y"], provider=provider)

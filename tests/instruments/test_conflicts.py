@@ -175,13 +175,13 @@ except ConflictError as error:
     print(error)
 """
     provider = Provider(store_directory)
-    make = lambda p: Counter("ours", "", provider=p)  # noqa: E731
+    make = lambda p: Counter("ours", "", provider=p)
     make(provider)
     message = spawned(code, store_directory)
     for word in ("ours", "labels", _line(make), "<string>:9"):
         assert word in message
 
-    with pytest.raises(ConflictError, match="theirs.*labels.*<string>:7"):
+    with pytest.raises(ConflictError, match=r"theirs.*labels.*<string>:7"):
         Counter("theirs", "", provider=provider)
     provider.shutdown()
 
@@ -198,8 +198,14 @@ def test_a_refused_metric_counts_nowhere(provider: Provider, shown: Callable[[An
 
 SAME: list[tuple[Make, Make]] = [
     (lambda p: Counter("a_total", "one", provider=p), lambda p: Counter("a", "two", provider=p)),
-    (lambda p: Histogram("a", "", buckets=(1, 2), provider=p), lambda p: Histogram("a", "", buckets=["1", 2.0, float("inf")], provider=p)),
-    (lambda p: Gauge("a", "", ["x"], provider=p), lambda p: Gauge("a", "", ("x",), multiprocess_mode="liveall", provider=p)),
+    (
+        lambda p: Histogram("a", "", buckets=(1, 2), provider=p),
+        lambda p: Histogram("a", "", buckets=["1", 2.0, float("inf")], provider=p),
+    ),
+    (
+        lambda p: Gauge("a", "", ["x"], provider=p),
+        lambda p: Gauge("a", "", ("x",), multiprocess_mode="liveall", provider=p),
+    ),
     (lambda p: Gauge("a_b", "", provider=p), lambda p: Gauge("b", "", namespace="a", provider=p)),
     (lambda p: Counter("a", "", provider=p), lambda p: Counter("a", "", max_series=5, provider=p)),
 ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import prometheus_client
 import pytest
@@ -16,6 +15,9 @@ from hypothesis import strategies as st
 from mpmetrics import instruments
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STATES = ["idle", "busy", "gone"]
 BUCKETS = (-1.0, 0.5, 2.0, 1e6)
@@ -76,6 +78,7 @@ class Bench:
         self.plain["info"].info({"version": "0"})
 
     def apply(self, operation: tuple[tuple[str, str, Any], Any]) -> None:
+        """Carry out one operation."""
         (name, method, argument), key = operation
         if method == "remove":
             self.labelled[name].remove(*argument)
@@ -181,7 +184,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", list(REFUSED))
 def test_same_refusals_as_prometheus_client(where: str, what: str) -> None:
     """What prometheus_client refuses is refused with the same class of error, and changes nothing that is shown."""
-    with pytest.raises(Exception) as theirs:  # noqa: PT011 (which one it is, is the question)
+    with pytest.raises(Exception) as theirs:
         REFUSED[what](Bench(prometheus_client, registry=None))
     with provider(where) as ours_in:
         ours = Bench(instruments, provider=ours_in)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import prometheus_client
 import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
-from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
+    from collections.abc import Callable
 
 NAN = math.nan
 SIMPLE = [Counter, UpDownCounter, Gauge, Histogram, Summary, Info]

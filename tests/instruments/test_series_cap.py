@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary
-from mpmetrics.provider import Provider
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
 
 OVERFLOW = (("otel_metric_overflow", "true"),)
 Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]

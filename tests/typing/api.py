@@ -14,7 +14,7 @@ from mpmetrics.instruments.histogram import DistributionSeries
 from mpmetrics.instruments.info import InfoSeries
 from mpmetrics.instruments.updowncounter import UpDownSeries
 
-provider = Provider(Path("/dev/shm/shop"))
+provider = Provider(Path("shop"))
 
 counter = Counter("requests", "Requests.", ["method"], "app", "web", "", None, provider=provider, max_series=10)
 assert_type(counter.labels("GET"), CounterSeries)
@@ -67,7 +67,7 @@ assert_type(handle(1), str)
 with counter.labels("GET").count_exceptions(ValueError), histogram.time(), open_jobs.track_inprogress():
     pass
 
-collector = mpmetrics.Collector("/dev/shm/shop")
+collector = mpmetrics.Collector("shop")
 assert_type(collector.render(accept="text/plain"), tuple[str, bytes])
 assert_type(collector.render("text/plain", ["up"]), tuple[str, bytes])
 for family in collector.collect():

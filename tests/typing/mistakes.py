@@ -15,7 +15,7 @@ counter.observe(1)  # wrong
 Counter(1, "")  # wrong
 Counter("a")  # wrong
 Counter("a", "", labels=["x"])  # wrong
-Counter("a", "", provider="/dev/shm")  # wrong
+Counter("a", "", provider="shop")  # wrong
 Gauge("a", "", multiprocess_mode="average")  # wrong
 Gauge("a", "").observe(1)  # wrong
 UpDownCounter("a", "").set(1)  # wrong

@@ -1,0 +1,223 @@
+"""One client's connection to the endpoint, from accept to close. Belongs to the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from ssl import SSLContext, SSLError
+from typing import TYPE_CHECKING, cast
+
+from mpmetrics.exposition.http import Conversation, Request, Response, plain
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from mpmetrics.exposition.limits import Limits
+    from mpmetrics.exposition.roster import Roster
+
+__all__ = ["Connection"]
+
+logger = logging.getLogger("mpmetrics")
+
+_LINGER = 1.0  # seconds in which a client that is still sending may fetch its refusal
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client: reading a request, or having it answered, or writing the answer, and again.
+
+    All of it happens in callbacks of the loop; while an answer is made or written, nothing is read. `ask` gets the
+    request and what is to be called with its response.
+    """
+
+    _transport: asyncio.Transport
+
+    def __init__(
+        self,
+        limits: Limits,
+        roster: Roster,
+        ask: Callable[[Request, Callable[[Response], None]], None],
+        scratch: memoryview,
+        *,
+        refuse: bool,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limits = limits
+        self._roster = roster
+        self._ask = ask
+        # All connections read into the same memory: what arrived is copied out before the loop goes on.
+        self._scratch = scratch
+        self._refuse = refuse
+        self._talk = Conversation(limits.max_head)
+        self._unsent = memoryview(b"")
+        self._paused = self._lingering = self._gone = self._idle = self._ended = self._tls = False
+        self._opening: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(limits.header_timeout, self._tardy)
+        roster.wait(self)
+
+    def open(self, client: socket.socket, tls: SSLContext | None) -> None:
+        """Take over an accepted socket."""
+        self._opening = self._loop.create_task(self._open(client, tls))
+        # The task may be cancelled before it has begun, and then closes nothing itself.
+        self._opening.add_done_callback(lambda task: client.close() if task.cancelled() else None)
+
+    async def _open(self, client: socket.socket, tls: SSLContext | None) -> None:
+        patience = self._limits.header_timeout if tls else None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self, client, ssl=tls, ssl_handshake_timeout=patience, ssl_shutdown_timeout=patience
+            )
+        except (OSError, SSLError) as error:
+            logger.debug("a client's connection failed before its first request: %s", error)
+            client.close()
+            self.drop()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands, TLS included."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._opening = None
+        if self._gone:
+            self._transport.abort()
+            return
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        # The transport asks for a pause as soon as it has to keep anything: so it never keeps more than one chunk.
+        self._transport.set_write_buffer_limits(high=0)
+        if self._refuse:
+            self._reply(plain(503, ("Retry-After", "1")))
+
+    def drop(self) -> None:
+        """Close at once, whatever is under way; the place is free when this returns."""
+        if self._gone:
+            return
+        self._gone = True
+        self._timer.cancel()
+        self._roster.leave(self)
+        self._unsent = memoryview(b"")
+        if self._opening is not None:
+            self._opening.cancel()
+        else:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """The transport is closed, by whomever."""
+        self.drop()
+
+    # Reading
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        """Where to put what arrives."""
+        # No more than the conversation has room for: so a head is refused at its limit, not somewhere beyond.
+        return self._scratch if self._lingering else self._scratch[: self._talk.room]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much arrived."""
+        if self._lingering or self._gone:
+            return
+        if self._idle:
+            self._idle = False
+            self._limit(self._limits.header_timeout, self._tardy)
+        self._talk.feed(bytes(self._scratch[:nbytes]))
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """The client sends no more. One that has sent its request gets its answer all the same."""
+        self._ended = True
+        if self._lingering or self._tls:
+            return False
+        self._talk.feed(b"")
+        self._advance()
+        return not self._gone
+
+    def _advance(self) -> None:
+        found = self._talk.take()
+        if found is None:
+            if self._ended:
+                self.drop()
+            else:
+                self._transport.resume_reading()
+            return
+        self._transport.pause_reading()
+        self._roster.serve(self)
+        self._timer.cancel()
+        if isinstance(found, Response):
+            self._reply(found)
+        else:
+            self._ask(found, self._reply)
+
+    def _tardy(self) -> None:
+        if self._idle or self._opening is not None or not self._talk.begun:
+            self.drop()
+            return
+        self._transport.pause_reading()
+        self._roster.serve(self)
+        self._reply(plain(408))
+
+    # Writing
+
+    def _reply(self, response: Response) -> None:
+        if self._gone:
+            return
+        last = self._roster.closing or self._ended
+        try:
+            head, body = self._talk.answer(response, last=last)
+        except Exception:  # whatever a handler made of it
+            # Not the response itself, whose body may be large.
+            logger.exception("a response cannot be sent: status %r", getattr(response, "status", type(response)))
+            head, body = self._talk.answer(plain(500), last=last)
+        self._limit(self._limits.write_timeout, self.drop)
+        first = max(0, self._limits.chunk - len(head))
+        self._unsent = body[first:]
+        self._transport.write(b"".join((head, body[:first])))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        # Not on the spot: other connections have their turn between two chunks, and a transport that has just called
+        # `resume_writing` is not ready to be closed.
+        if not self._paused:
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        if self._gone:
+            return
+        if not self._unsent:
+            self._sent()
+            return
+        chunk, self._unsent = self._unsent[: self._limits.chunk], self._unsent[self._limits.chunk :]
+        self._transport.write(chunk)
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write."""
+        self._paused = True
+        self._roster.stall(self, self._loop.time())
+
+    def resume_writing(self) -> None:
+        """The client has read all that was written."""
+        self._paused = False
+        self._roster.stall(self, None)
+        self._go_on()
+
+    def _sent(self) -> None:
+        if not self._roster.closing and self._talk.renew():
+            self._roster.wait(self)
+            self._idle = not self._talk.begun
+            limits = self._limits
+            self._limit(limits.idle_timeout if self._idle else limits.header_timeout, self._tardy)
+            self._advance()
+            return
+        self._lingering = True
+        self._roster.wait(self)
+        self._limit(_LINGER, self.drop)
+        if self._talk.heard_out or self._ended or self._tls:
+            self._transport.close()
+        else:
+            # To close before the client has stopped sending would reset the connection, and the reset may overtake
+            # the answer. So say that this is the end, and throw away what comes.
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def _limit(self, seconds: float, then: Callable[[], None]) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, then)
