@@ -55,9 +55,7 @@ class Response:
 
 
 class Handler(Protocol):
-    """Answers GET and HEAD requests. It must be safe to call from several threads at once; what it raises becomes a
-    500.
-    """
+    """Answers GET and HEAD requests, on several threads at once; what it raises becomes a 500."""
 
     def immediate(self, request: Request) -> Response | None:
         """Answer at once, on the event loop; None means: ask `__call__`. Must neither block nor compute for long."""

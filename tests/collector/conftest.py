@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,7 +32,7 @@ class Child:
                 os.close(self._hold)
                 try:
                     work()
-                except BaseException:
+                except BaseException:  # noqa: BLE001 (told to the parent or the test)
                     os.write(done_in, traceback.format_exc().encode())
                     os._exit(1)
                 os.write(done_in, b"ok")
@@ -119,7 +119,7 @@ class Puppet:
                         break
                 else:
                     os.read(self._told[0], 1)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 (told to the parent or the test)
                 os.write(self._done[1], traceback.format_exc().encode())
             finally:
                 os._exit(0)

@@ -211,7 +211,7 @@ def test_collects_from_many_threads(shared: Provider) -> None:
                 family = next((family for family in collector.collect() if family.name == "a"), None)
                 assert family is not None
                 into.append(sum(sample.value for sample in family.samples if sample.name == "a_total"))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (told to the parent or the test)
             failed.append(error)
 
     counting = threading.Thread(target=count)

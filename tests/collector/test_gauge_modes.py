@@ -6,7 +6,7 @@ import itertools
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -16,8 +16,9 @@ from mpmetrics.instruments.gauge import GaugeMode
 from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
-    from mpmetrics.provider import Provider
     from collections.abc import Callable, Iterator
+
+    from mpmetrics.provider import Provider
 
 MODES = get_args(GaugeMode)
 INF, NAN = math.inf, math.nan

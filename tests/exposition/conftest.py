@@ -6,12 +6,12 @@ import math
 import shutil
 import subprocess
 import tempfile
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 from mpmetrics.provider import Provider
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.negotiate import OPENMETRICS, TEXT_0_0_4, TEXT_1_0_0, Format, accepts_gzip, choose
 from mpmetrics.instruments import Counter
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpmetrics.provider import Provider
     from collections.abc import Callable
+
+    from mpmetrics.provider import Provider
 
 PROMETHEUS_2 = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

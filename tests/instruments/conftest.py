@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,7 +37,7 @@ class Child:
                 os.close(self._hold)
                 try:
                     work()
-                except BaseException:
+                except BaseException:  # noqa: BLE001 (told to the parent or the test)
                     os.write(done_in, traceback.format_exc().encode())
                     os._exit(1)
                 os.write(done_in, b"ok")

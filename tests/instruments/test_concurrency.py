@@ -32,7 +32,7 @@ def _in_threads(work: Callable[[], object]) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (told to the parent or the test)
             failed.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(THREADS)]

@@ -175,7 +175,10 @@ except ConflictError as error:
     print(error)
 """
     provider = Provider(store_directory)
-    make = lambda p: Counter("ours", "", provider=p)
+
+    def make(given: Provider) -> Counter:
+        return Counter("ours", "", provider=given)
+
     make(provider)
     message = spawned(code, store_directory)
     for word in ("ours", "labels", _line(make), "<string>:9"):

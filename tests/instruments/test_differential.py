@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 import pytest
@@ -184,7 +184,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", list(REFUSED))
 def test_same_refusals_as_prometheus_client(where: str, what: str) -> None:
     """What prometheus_client refuses is refused with the same class of error, and changes nothing that is shown."""
-    with pytest.raises(Exception) as theirs:
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 (which words, is the library's affair)
         REFUSED[what](Bench(prometheus_client, registry=None))
     with provider(where) as ours_in:
         ours = Bench(instruments, provider=ours_in)

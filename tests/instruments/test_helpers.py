@@ -6,7 +6,7 @@ import enum
 import math
 import time
 from collections.abc import Callable
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 import pytest
@@ -57,7 +57,7 @@ def test_labels_returns_one_child(provider: Provider) -> None:
 def test_label_values_are_their_str(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
     """A value that equals a str but prints otherwise is its str, whether or not the str it equals has a series."""
 
-    class Method(str, enum.Enum):
+    class Method(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value)
         GET = "get"
 
     counter = Counter("hits", "", ["method"], provider=provider)
@@ -157,7 +157,7 @@ def test_count_exceptions(provider: Provider, shown: Shown) -> None:
     def fail(error: type[BaseException]) -> None:
         raise error
 
-    with pytest.raises(ValueError), child.count_exceptions((ValueError, KeyError)):
+    with pytest.raises(ValueError), child.count_exceptions((ValueError, KeyError)):  # noqa: PT011 (which words, is the library's affair)
         fail(ValueError)
     with pytest.raises(KeyboardInterrupt), child.count_exceptions(ValueError):
         fail(KeyboardInterrupt)

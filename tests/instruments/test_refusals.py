@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 import pytest
@@ -12,8 +12,9 @@ from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 
 if TYPE_CHECKING:
-    from mpmetrics.provider import Provider
     from collections.abc import Callable
+
+    from mpmetrics.provider import Provider
 
 NAN = math.nan
 SIMPLE = [Counter, UpDownCounter, Gauge, Histogram, Summary, Info]
