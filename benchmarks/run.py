@@ -86,9 +86,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     module = library(name, directory)
     context = multiprocessing.get_context("fork")
     ready, end = context.Semaphore(0), context.Event()
-    workers = [
-        context.Process(target=_work, args=(module, options.series, ready, end)) for _ in range(options.workers)
-    ]
+    workers = [context.Process(target=_work, args=(module, options.series, ready, end)) for _ in range(options.workers)]
     for worker in workers:
         worker.start()
     for _ in workers:
@@ -107,7 +105,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
 
 def _scraper(name: str, module: Any, directory: str) -> Callable[[], object]:
     if name == "mpmetrics":
-        return lambda collector=module.Collector(): collector.render()
+        return module.Collector().render  # type: ignore[no-any-return]
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415
 
     registry = CollectorRegistry()

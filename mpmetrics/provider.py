@@ -83,7 +83,7 @@ class Provider:
             self.memory.close()
             epoch, self.epoch = self.epoch, None
             if epoch is not None:
-                os.close(epoch.lease)
+                epoch.lease.close()
 
     @property
     def closed(self) -> bool:

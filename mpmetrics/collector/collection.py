@@ -73,6 +73,12 @@ class Collection(PrometheusCollector):
                 metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)
             yield metric
 
+    def close(self) -> None:
+        """Close the files that are kept open between collections; collecting again opens them again."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
     def describe(self) -> list[Metric]:
         """Nothing: what there is shows when it is collected. A registry asks this when the collector is registered."""
         return []

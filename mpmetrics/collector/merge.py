@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import utils
 
 from mpmetrics.collector.reading import Labels, Reading, Sample
-from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total
+from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -114,7 +114,7 @@ class _Merger:
         if kind == "sum":
             yield Sample("", labels, total([*values, 0.0 if mode == "livesum" else self._retired_rest(series.first)]))
         elif values:
-            yield Sample("", labels, (min if kind == "min" else max)(values) + 0.0)
+            yield Sample("", labels, extreme(kind, values) + 0.0)
 
     def _states(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
         _, current = self._latest("mostrecent", series)

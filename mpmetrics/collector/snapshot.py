@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.catalog import Catalog
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retired import Retired, read_retired
@@ -53,7 +54,7 @@ class EpochReader:
         self._series: SeriesReader | None = None
         self._slabs: dict[str, SlabReader] = {}
         self._retired = Retired()
-        self._retired_file = -1
+        self._retired_file = Descriptor(-1)
 
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
@@ -90,11 +91,10 @@ class EpochReader:
         return status.st_dev, status.st_ino
 
     def _read_retired(self, identity: tuple[int, int], snapshot: Snapshot) -> None:
-        held = os.fstat(self._retired_file) if self._retired_file >= 0 else None
+        number = self._retired_file.fileno()
+        held = os.fstat(number) if number >= 0 else None
         if held is None or (held.st_dev, held.st_ino) != identity:
-            if self._retired_file >= 0:
-                os.close(self._retired_file)
-            self._retired, self._retired_file = Retired(), -1
+            self._retired, self._retired_file = Retired(), Descriptor(-1)
             try:
                 self._retired, self._retired_file = read_retired(self.path)
             except (OSError, FormatError) as error:
@@ -166,6 +166,4 @@ class EpochReader:
         if self._series is not None:
             self._series.close()
             self._series = None
-        if self._retired_file >= 0:
-            os.close(self._retired_file)
-            self._retired_file = -1
+        self._retired_file.close()

@@ -101,12 +101,12 @@ def parse(text: str) -> Address:
             raise ValueError(msg)
         return Address(path=path)
     host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and host != "[]":
         host = host[1:-1]
     elif ":" in host:
         msg = f"address {text!r}: an IPv6 address stands in brackets, as in [::1]:9464"
         raise ValueError(msg)
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or host == "[]" or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         msg = f"address {text!r}: expected host:port, [ipv6]:port or unix:/path, such as {DEFAULT_BIND}"
         raise ValueError(msg)
     return Address(host or "0.0.0.0", int(port))  # noqa: S104 (":9464" is written by who means all interfaces)

@@ -115,7 +115,10 @@ def make_asgi_app(
         if scope["type"] != "http":
             msg = f"the metrics are served over http, not {scope['type']!r}"
             raise ValueError(msg)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
         query = scope.get("query_string", b"").decode("latin-1")
         request = Request(scope["method"], scope["path"], query, headers)
         response = await asyncio.to_thread(_answer, collector, request)

@@ -44,7 +44,9 @@ def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ())
     """OpenMetrics 1.0; with ``names``, only families or samples of these names."""
     lines: list[str] = []
     for reading in readings:
-        samples = _sample_lines(reading, names, lambda _: True)
+        # Observations that may be negative have no sum, and OpenMetrics has no count without one.
+        has_sum = reading.type != "histogram" or any(sample.suffix == "_sum" for sample in reading.samples)
+        samples = _sample_lines(reading, names, _everything if has_sum else _no_count)
         if samples or not names or reading.name in names:
             lines.append(f"# HELP {reading.name} {_escape(reading.help)}\n")
             lines.append(f"# TYPE {reading.name} {reading.type}\n")
@@ -63,6 +65,14 @@ def _sample_lines(reading: Reading, names: Collection[str], wanted: Callable[[st
         for suffix, labels, value in reading.samples
         if wanted(suffix) and (whole or name + suffix in names)
     ]
+
+
+def _everything(_: str) -> bool:
+    return True
+
+
+def _no_count(suffix: str) -> bool:
+    return suffix != "_count"
 
 
 def _labels(labels: Labels) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mpmetrics.instruments.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
@@ -34,12 +35,14 @@ class Instrument(Generic[Child]):
 
     Making the same metric twice gives two objects for one metric. All methods may be called from any thread.
 
-    Raises ValueError for a bad name or label name, and :class:`~mpmetrics.errors.ConflictError` when the name belongs
-    to a metric of another kind, or with other labels, unit, buckets, states or mode, in this process or another one.
+    Raises ValueError for a bad name or label name, TypeError for a str in the place of a sequence of label names, and
+    :class:`~mpmetrics.errors.ConflictError` when the name belongs to a metric of another kind, or with other labels,
+    unit, buckets, states or mode, in this process or another one.
     """
 
     _kind: ClassVar[str]
-    _reserved: ClassVar[tuple[str, ...]] = ()
+    _hot: ClassVar[tuple[str, ...]] = ()
+    """Methods that a metric without labels takes straight from its one series: the fast path, past this class."""
 
     def __init__(
         self,
@@ -53,63 +56,69 @@ class Instrument(Generic[Child]):
         *,
         provider: Provider | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
-        **fields: Any,
     ) -> None:
         whole = full_name(self._kind, name, namespace, subsystem, unit)
         if whole.startswith(RESERVED_PREFIX) and not isinstance(self, Internal):
             msg = f"metric {whole!r}: names that start with {RESERVED_PREFIX!r} are the collector's own"
             raise ValueError(msg)
-        if max_series < 1:
-            msg = f"metric {whole!r}: max_series is at least 1, not {max_series!r}"
+        if not isinstance(max_series, int) or max_series < 1:
+            msg = f"metric {whole!r}: max_series is a whole number from 1, not {max_series!r}"
             raise ValueError(msg)
         if registry is not None:
             msg = f"metric {whole!r}: register mpmetrics.Collector(provider) with {registry!r} instead of each metric"
             raise ValueError(msg)
-        labels = check_label_names(whole, labelnames, self._reserved)
-        self._family = Family(
-            whole, self._kind, text(documentation), text(unit), labels, origin=declared_at(), **fields
-        )
+        labels = check_label_names(whole, labelnames, self._reserved_labels(whole))
+        family = Family(whole, self._kind, text(documentation), text(unit), labels, origin=declared_at())
+        self._family = replace(family, **self._particulars())
         self._provider = provider if provider is not None else get_provider()
         self._memory = self._provider.memory
         self._max_series = max_series
         self._children: dict[Key, Any] = self._memory.declare(self._family)
         if not labels:
-            self._bind_alone()
+            self._alone = self._bind(())
+            for method in self._hot:
+                self.__dict__[method] = getattr(self._alone, method)
+
+    def _reserved_labels(self, _name: str) -> tuple[str, ...]:
+        """Labels that the exposition of a metric of this name adds itself."""
+        return ()
+
+    def _particulars(self) -> dict[str, Any]:
+        """The fields of the family that only some kinds have."""
+        return {}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
         """The cell of a series."""
         raise NotImplementedError
 
-    def _bind_alone(self) -> None:
-        """Make the one series of a metric without labels."""
-        self._alone: Child | None = self._bind(())
-
     def _bind(self, key: Key) -> Child:
         cell = self._memory.bind(self._family, key, self._make, self._max_series)
         if cell is None:
-            _overflows(self._provider, self._family.name)
-            cell = self._memory.bind(self._family, None, self._make, self._max_series)
+            cell = self._bind_overflow()
         return cell  # type: ignore[return-value]
+
+    def _bind_overflow(self) -> Any:
+        """The series for what is past the cap, and one more in the count of how often that was."""
+        _overflows(self._provider, self._family.name)
+        return self._memory.bind(self._family, None, self._make, self._max_series)
 
     def _only(self) -> Child:
         """The one series of a metric without labels; ValueError when it has labels."""
         if self._family.labels:
             msg = f"{self!r} has labels: call labels({', '.join(self._family.labels)}) first"
             raise ValueError(msg)
-        if self._alone is None:  # pragma: no cover (bound at construction)
-            self._bind_alone()
-        return self._alone  # type: ignore[return-value]
+        return self._alone
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Child:
         """The series with these label values, in the order of the label names or by name; made at its first use.
 
-        Values are taken as ``str``. The result may be kept: its methods are the fast path. ValueError when the number
-        or names of the labels are not the metric's.
+        Values are taken as ``str``, those that are one as the text they hold. The result may be kept: its methods are
+        the fast path. ValueError when the number or names of the labels are not the metric's.
         """
         directory = self._memory.directory
         if directory is not None and directory.words[fmt.GENERATION] != directory.seen:
             self._memory.sync()
-        if not labelkwargs:
+        if labelvalues and not labelkwargs:
             try:
                 child: Child | None = self._children.get(labelvalues)  # type: ignore[arg-type]
             except TypeError:  # a value that cannot be hashed, to be taken as str
@@ -149,7 +158,8 @@ class Instrument(Generic[Child]):
         when the store cannot take the removal.
         """
         key = self._key(labelvalues, {})
-        self._memory.remove(self._family, lambda other: other == key)
+        # An info's keys go on behind its labels, with what was said.
+        self._memory.remove(self._family, lambda other: other is not None and other[: len(key)] == key)
 
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
         """Remove, in all processes, the series whose labels include ``labels``; an empty mapping removes none.
@@ -166,10 +176,12 @@ class Instrument(Generic[Child]):
             raise ValueError(msg)
         wanted = {names.index(name): text(value) for name, value in labels.items()}
         if wanted:
-            self._memory.remove(self._family, lambda key: all(key[at] == value for at, value in wanted.items()))
+            self._memory.remove(
+                self._family, lambda key: key is not None and all(key[at] == value for at, value in wanted.items())
+            )
 
     def clear(self) -> None:
-        """Remove all series of a metric with labels, in all processes; without labels nothing happens."""
+        """Remove all series of a metric with labels, the overflow series too, in all processes; else do nothing."""
         if self._family.labels:
             self._memory.remove(self._family, lambda _: True)
 

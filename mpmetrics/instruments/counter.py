@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpmetrics._cells import CounterCell
 from mpmetrics.instruments.base import Instrument
@@ -31,11 +31,7 @@ class Counter(Instrument[CounterSeries]):
     """
 
     _kind = "counter"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self._family.labels:
-            self.__dict__["inc"] = self._only().inc  # the fast path, past this class
+    _hot = ("inc",)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> CounterSeries:
         return CounterSeries(guard, segment, index)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mpmetrics._cells import RecentCell
-from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
+from mpmetrics.instruments.naming import text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mpmetrics._cells import Guard, Segment
+    from mpmetrics.provider import Provider
 
 __all__ = ["Enum", "EnumSeries"]
 
@@ -41,16 +43,47 @@ class Enum(Instrument[EnumSeries]):
 
     _kind = "enum"
 
-    def __init__(self, name: str, *args: Any, states: Sequence[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: None = None,
+        *,
+        states: Sequence[str] | None = None,
+        provider: Provider | None = None,
+        max_series: int = DEFAULT_MAX_SERIES,
+    ) -> None:
         if not states or isinstance(states, str):
             msg = f"enum {name!r} needs a sequence of states, not {states!r}"
             raise ValueError(msg)
-        self._states = tuple(map(str, states))
+        self._states = tuple(map(text, states))
         if len(set(self._states)) != len(self._states):
             msg = f"enum {name!r}: the states {self._states} are not all different"
             raise ValueError(msg)
-        self._reserved = (name,)  # type: ignore[misc]  # the label that carries the state
-        super().__init__(name, *args, states=self._states, **kwargs)
+        super().__init__(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            registry,
+            provider=provider,
+            max_series=max_series,
+        )
+
+    def _reserved_labels(self, name: str) -> tuple[str, ...]:
+        if ":" in name:
+            msg = f"enum {name!r}: the name is also the label of its states, and a label name has no ':'"
+            raise ValueError(msg)
+        return (name,)
+
+    def _particulars(self) -> dict[str, Any]:
+        return {"states": self._states}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> EnumSeries:
         return EnumSeries(guard, segment, index, self._states)

@@ -6,11 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mpmetrics._cells import GaugeCell, RecentCell
-from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import InprogressTracker, Timer, inprogress, timer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mpmetrics._cells import Guard, Segment
+    from mpmetrics.provider import Provider
 
 __all__ = ["Gauge", "GaugeMode", "GaugeSeries", "RecentSeries"]
 
@@ -72,20 +75,46 @@ class Gauge(Instrument[GaugeSeries]):
     """
 
     _kind = "gauge"
+    _hot = ("inc", "dec", "set")
 
-    def __init__(self, *args: Any, multiprocess_mode: GaugeMode = "liveall", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: None = None,
+        *,
+        multiprocess_mode: GaugeMode = "liveall",
+        provider: Provider | None = None,
+        max_series: int = DEFAULT_MAX_SERIES,
+    ) -> None:
         if multiprocess_mode not in get_args(GaugeMode):
             msg = f"a gauge's multiprocess_mode is one of {', '.join(get_args(GaugeMode))}, not {multiprocess_mode!r}"
             raise ValueError(msg)
-        self._recent = multiprocess_mode.endswith("mostrecent")
-        self._reserved = ("worker",) if multiprocess_mode.endswith("all") else ()  # type: ignore[misc]
-        super().__init__(*args, mode=multiprocess_mode, **kwargs)
-        if not self._family.labels:
-            for name in ("inc", "dec", "set"):
-                self.__dict__[name] = getattr(self._only(), name)
+        self._mode = multiprocess_mode
+        super().__init__(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            registry,
+            provider=provider,
+            max_series=max_series,
+        )
+
+    def _reserved_labels(self, _name: str) -> tuple[str, ...]:
+        return ("worker",) if self._mode.endswith("all") else ()
+
+    def _particulars(self) -> dict[str, Any]:
+        return {"mode": self._mode}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries | RecentSeries:
-        return (RecentSeries if self._recent else GaugeSeries)(guard, segment, index)
+        return (RecentSeries if self._mode.endswith("mostrecent") else GaugeSeries)(guard, segment, index)
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount`` to this process's value."""
@@ -109,5 +138,5 @@ class Gauge(Instrument[GaugeSeries]):
 
     def time(self) -> Timer:
         """A context manager and decorator that sets the gauge to the seconds that the code took."""
-        self._only()
+        # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
         return timer(self, "set")

@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mpmetrics._cells import DistributionCell
-from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import Timer, timer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpmetrics._cells import Guard, Segment
+    from mpmetrics.provider import Provider
 
 __all__ = ["DistributionSeries", "Histogram"]
 
@@ -37,14 +38,41 @@ class Histogram(Instrument[DistributionSeries]):
     """
 
     _kind = "histogram"
-    _reserved = ("le",)
+    _hot = ("observe",)
     DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, math.inf)
 
-    def __init__(self, *args: Any, buckets: Iterable[float | str] = DEFAULT_BUCKETS, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: None = None,
+        *,
+        buckets: Iterable[float | str] = DEFAULT_BUCKETS,
+        provider: Provider | None = None,
+        max_series: int = DEFAULT_MAX_SERIES,
+    ) -> None:
         self._bounds = _check_bounds(buckets)
-        super().__init__(*args, bounds=self._bounds, **kwargs)
-        if not self._family.labels:
-            self.__dict__["observe"] = self._only().observe
+        super().__init__(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            registry,
+            provider=provider,
+            max_series=max_series,
+        )
+
+    def _reserved_labels(self, _name: str) -> tuple[str, ...]:
+        return ("le",)
+
+    def _particulars(self) -> dict[str, Any]:
+        return {"bounds": self._bounds}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
         return DistributionSeries(guard, segment, index, self._bounds)

@@ -41,14 +41,15 @@ class Info(Instrument[InfoSeries]):
 
     _kind = "info"
 
-    def _bind_alone(self) -> None:
-        self._alone = InfoSeries(self, ())
-
     def _make(self, guard: Guard, segment: Segment, index: int) -> RecentCell:
         return RecentCell(guard, segment, index)
 
     def _bind(self, key: Key) -> InfoSeries:
         return InfoSeries(self, key or ())
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> InfoSeries:
+        """What can be said about these label values; as :meth:`Instrument.labels`."""
+        return InfoSeries(self, self._key(labelvalues, labelkwargs))
 
     def info(self, val: Mapping[str, object]) -> None:
         """Say that these pairs hold now, in place of earlier ones; ValueError as in :meth:`InfoSeries.info`."""
@@ -60,14 +61,22 @@ class Info(Instrument[InfoSeries]):
         if any(value is None for value in val.values()):
             msg = f"{self!r}: a value cannot be None: {dict(val)}"
             raise ValueError(msg)
-        # The pairs are part of the series' key: one series for each thing that was ever said and not yet replaced.
+        # The pairs are part of the series' key: one series for each thing that was said and not yet replaced.
         pairs = [part for name in sorted(names) for part in (name, text(val[name]))]
+        self._memory.sync()
         whole = (*key, *pairs)
         is_new = whole not in self._children
         cell = self._memory.bind(self._family, whole, self._make, self._max_series)
+        if cell is None:  # full: what is to be replaced makes room
+            self._forget(key, whole)
+            cell = self._memory.bind(self._family, whole, self._make, self._max_series)
         if cell is None:
-            cell = self._memory.bind(self._family, None, self._make, self._max_series)
+            cell = self._bind_overflow()
         cell.set(1.0)  # type: ignore[union-attr]
         if is_new:
-            size = len(key)
-            self._memory.remove(self._family, lambda other: other[:size] == key and other != whole)
+            self._forget(key, whole)
+
+    def _forget(self, key: tuple[str, ...], latest: tuple[str, ...]) -> None:
+        """Remove what was said about ``key`` before ``latest``."""
+        size = len(key)
+        self._memory.remove(self._family, lambda other: other is not None and other[:size] == key and other != latest)

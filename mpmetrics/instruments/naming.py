@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RESERVED_PREFIX", "check_label_names", "declared_at", "full_name", "text"]
+__all__ = ["OVERFLOW_LABEL", "RESERVED_PREFIX", "check_label_names", "declared_at", "full_name", "text"]
 
 RESERVED_PREFIX = "mpmetrics_"
 """Names that start like this are the collector's figures about itself."""
+
+OVERFLOW_LABEL = "otel_metric_overflow"
+"""The label of the series that takes what is past a metric's cap; OpenTelemetry's name for it."""
 
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -54,7 +57,7 @@ def check_label_names(metric: str, names: Iterable[str], reserved: tuple[str, ..
                 f"metric {metric!r}: invalid label name {label!r}: letters, digits and '_' only, and not a digit first"
             )
             raise ValueError(msg)
-        if label.startswith("__") or label in reserved:
+        if label.startswith("__") or label == OVERFLOW_LABEL or label in reserved:
             msg = f"metric {metric!r}: label name {label!r} is reserved"
             raise ValueError(msg)
     if len(set(labels)) != len(labels):
@@ -64,8 +67,12 @@ def check_label_names(metric: str, names: Iterable[str], reserved: tuple[str, ..
 
 
 def text(value: object) -> str:
-    """``value`` as a label value: its ``str``, with U+FFFD for surrogates, which UTF-8 cannot carry."""
-    label = str(value)
+    """``value`` as a label value: its ``str``, with U+FFFD for surrogates, which UTF-8 cannot carry.
+
+    A value that is a str already, such as a member of an enumeration of strings, counts as the text that it holds: it
+    is equal to that text, and equal values have to be the same series.
+    """
+    label = str.__str__(value) if isinstance(value, str) else str(value)
     try:
         label.encode()
     except UnicodeEncodeError:

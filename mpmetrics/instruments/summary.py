@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mpmetrics.instruments.base import Instrument
 from mpmetrics.instruments.contexts import Timer, timer
@@ -22,12 +22,10 @@ class Summary(Instrument[DistributionSeries]):
     """
 
     _kind = "summary"
-    _reserved = ("quantile",)
+    _hot = ("observe",)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self._family.labels:
-            self.__dict__["observe"] = self._only().observe
+    def _reserved_labels(self, _name: str) -> tuple[str, ...]:
+        return ("quantile",)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
         return DistributionSeries(guard, segment, index, (math.inf,))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from mpmetrics._cells import GaugeCell
-from mpmetrics.instruments.base import Instrument
+from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import InprogressTracker, inprogress
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mpmetrics._cells import Guard, Segment
+    from mpmetrics.provider import Provider
 
 __all__ = ["UpDownCounter", "UpDownSeries"]
 
@@ -34,15 +37,40 @@ class UpDownCounter(Instrument[UpDownSeries]):
     """
 
     _kind = "updowncounter"
+    _hot = ("inc", "dec")
 
-    def __init__(self, *args: Any, multiprocess_mode: Literal["sum", "livesum"] = "sum", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Iterable[str] = (),
+        namespace: str = "",
+        subsystem: str = "",
+        unit: str = "",
+        registry: None = None,
+        *,
+        multiprocess_mode: Literal["sum", "livesum"] = "sum",
+        provider: Provider | None = None,
+        max_series: int = DEFAULT_MAX_SERIES,
+    ) -> None:
         if multiprocess_mode not in ("sum", "livesum"):
             msg = f"an up-down counter's multiprocess_mode is 'sum' or 'livesum', not {multiprocess_mode!r}"
             raise ValueError(msg)
-        super().__init__(*args, mode=multiprocess_mode, **kwargs)
-        if not self._family.labels:
-            self.__dict__["inc"] = self._only().inc
-            self.__dict__["dec"] = self._only().dec
+        self._mode = multiprocess_mode
+        super().__init__(
+            name,
+            documentation,
+            labelnames,
+            namespace,
+            subsystem,
+            unit,
+            registry,
+            provider=provider,
+            max_series=max_series,
+        )
+
+    def _particulars(self) -> dict[str, Any]:
+        return {"mode": self._mode}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> UpDownSeries:
         return UpDownSeries(guard, segment, index)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["distribution_sum", "is_set", "latest", "total", "total_and_rest"]
+__all__ = ["distribution_sum", "extreme", "is_set", "latest", "total", "total_and_rest"]
 
 
 def total(addends: Iterable[float]) -> float:
@@ -35,6 +35,14 @@ def total_and_rest(addends: Sequence[float]) -> tuple[float, float]:
 def is_set(value: float) -> bool:
     """Whether a gauge's word was ever set: all bits zero say no, and a set zero is stored as -0.0."""
     return value != 0.0 or math.copysign(1.0, value) < 0.0
+
+
+def extreme(mode: str, values: Sequence[float]) -> float:
+    """The ``min`` or ``max``, by ``mode``, of one or more values; NaN counts only where there is nothing else."""
+    numbers = [value for value in values if not math.isnan(value)]
+    if not numbers:
+        return math.nan
+    return min(numbers) if mode == "min" else max(numbers)
 
 
 def latest(words: Sequence[float]) -> tuple[float, float]:

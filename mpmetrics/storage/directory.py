@@ -18,6 +18,7 @@ from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.catalog import Catalog, Family, Key, Series
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import AppendLock, open_private
 
 if TYPE_CHECKING:
@@ -89,20 +90,13 @@ class SeriesDirectory:
         self._next_quiet_check = 0.0
         self._quiet_generation = 0
         self._reusable: dict[int, list[int]] = {}
-        self._descriptor = -1
         self._open()
 
     def _open(self) -> None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            head = os.pread(descriptor, fmt.SERIES_HEAD_SIZE, 0)
-            self.incarnation = fmt.check_series_head(head, self._path)
-            self._map = mmap.mmap(descriptor, fmt.SERIES_HEAD_SIZE)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        descriptor = Descriptor(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+        head = os.pread(descriptor.fileno(), fmt.SERIES_HEAD_SIZE, 0)
+        self.incarnation = fmt.check_series_head(head, self._path)
+        self._map = mmap.mmap(descriptor.fileno(), fmt.SERIES_HEAD_SIZE)
         self._descriptor = descriptor
         self.words = memoryview(self._map).cast("Q")
         self._trouble = memoryview(self._map).cast("d")
@@ -175,10 +169,10 @@ class SeriesDirectory:
             series = self.catalog.series[number][key]
         return series
 
-    def remove(self, number: int, wanted: Callable[[tuple[str, ...]], bool]) -> None:
+    def remove(self, number: int, wanted: Callable[[Key], bool]) -> None:
         """Remove the series of family ``number`` whose label values ``wanted`` answers true to."""
         members = self.catalog.series[number]
-        slots = [series.first for key, series in members.items() if key is not None and wanted(key)]
+        slots = [series.first for key, series in members.items() if wanted(key)]
         generation = self.words[fmt.GENERATION] + 1
         for start in range(0, len(slots), 1000):
             self._append(fmt.REMOVED, [generation, slots[start : start + 1000]])
@@ -223,7 +217,7 @@ class SeriesDirectory:
         record = fmt.encode_record(kind, body)
         committed = self._position
         try:
-            _write(self._descriptor, record, committed)
+            _write(self._descriptor.fileno(), record, committed)
         except OSError as error:
             msg = f"{self._path} cannot take another record: {error}"
             raise StoreUnavailableError(msg) from error
@@ -252,7 +246,7 @@ class SeriesDirectory:
         self.seen = generation
 
     def _parse(self, committed: int) -> list[Series]:
-        data = os.pread(self._descriptor, committed - self._position, self._position)
+        data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
         removed: list[Series] = []
         for _, kind, body in fmt.decode_records(data):
             if kind == fmt.REMOVED and body is not None:
@@ -263,7 +257,7 @@ class SeriesDirectory:
 
     def _reopen(self) -> None:
         """The file was compacted, or a compaction of it was cut short."""
-        if os.stat(self._path).st_ino == os.fstat(self._descriptor).st_ino:
+        if os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
             self.words[fmt.SUPERSEDED] = 0
             return
         old = self.catalog
@@ -303,6 +297,4 @@ class SeriesDirectory:
     def close(self) -> None:
         """Close the files. The object is of no use afterwards."""
         self.lock.close()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._descriptor.close()

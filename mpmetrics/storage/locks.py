@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from mpmetrics.errors import LockTimeoutError
+from mpmetrics.storage.descriptor import Descriptor
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -96,7 +97,7 @@ class AppendLock:
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
         self._path = path
         self._owner = owner
-        self._descriptor = -1
+        self._descriptor = Descriptor(-1)
         self._threads = threading.Lock()
         self._holder = 0
         self._hopeless_until = 0.0
@@ -119,12 +120,12 @@ class AppendLock:
         return taken
 
     def _flock(self, timeout: float) -> bool:
-        if self._descriptor < 0:
-            self._descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner)
+        if self._descriptor.fileno() < 0:
+            self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner))
         deadline = time.monotonic() + timeout
         while True:
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     self._hopeless_until = time.monotonic() + 1.0
@@ -136,23 +137,19 @@ class AppendLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         self._holder = 0
         self._threads.release()
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's open file, on which an unlock would unlock the parent."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        self._descriptor.close()
         self._threads = threading.Lock()
         self._holder = 0
 
     def close(self) -> None:
         """Close the lock's file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._descriptor.close()
 
 
 def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
@@ -176,14 +173,10 @@ def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
         os.fchown(descriptor, *owner)
 
 
-def hold_shared(path: str) -> int:
+def hold_shared(path: str) -> Descriptor:
     """Open ``path`` and hold a shared lock on it until the descriptor is closed, forked children included."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    fcntl.flock(descriptor.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     return descriptor
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,6 +55,8 @@ class Memory:
         self.guard = Guard()
         self.directory: SeriesDirectory | None = None
         self._clock = clock
+        # Re-entrant: a signal handler or a finaliser may declare metrics while its thread does.
+        self._declaring = threading.RLock()
         self._declared = Catalog()
         self._cells: dict[str, dict[Key, Cell]] = {}
         self._private: dict[tuple[str, Key], PrivateSeries] = {}
@@ -105,12 +108,13 @@ class Memory:
         Raises :class:`~mpmetrics.errors.ConflictError`, with nothing changed, when a different family of its name is
         known, in this process or another.
         """
-        if self._declared.check(family) is None:
-            if self.directory is not None:
-                self._declare(self.directory, family)
-            self._cells[family.name] = {}
-            self._declared.apply(fmt.FAMILY, [self._declared.next_family, family.dump()])
-        return self._cells[family.name]
+        with self._declaring:
+            if self._declared.check(family) is None:
+                if self.directory is not None:
+                    self._declare(self.directory, family)
+                self._cells.setdefault(family.name, {})
+                self._declared.apply(fmt.FAMILY, [self._declared.next_family, family.dump()])
+            return self._cells[family.name]
 
     def _declare(self, directory: SeriesDirectory, family: Family) -> None:
         """Declare a family in the store; where the store cannot take it, that is done with its first series."""
@@ -165,7 +169,7 @@ class Memory:
     def _private_words(self, family: Family) -> Words:
         return Refuge(self._retry, family.width) if self._is_shared else heap(family.width)
 
-    def remove(self, family: Family, wanted: Callable[[tuple[str, ...]], bool]) -> None:
+    def remove(self, family: Family, wanted: Callable[[Key], bool]) -> None:
         """Remove the series of ``family`` whose label values ``wanted`` answers true to, in all processes.
 
         Raises :class:`~mpmetrics.errors.StoreError` when the store cannot take the removal; nothing is removed then.
@@ -175,7 +179,7 @@ class Memory:
             with directory:
                 directory.remove(directory.declare(family), wanted)
         for name, key in list(self._private):
-            if name == family.name and key is not None and wanted(key):
+            if name == family.name and wanted(key):
                 entry = self._private.pop((name, key), None)
                 self._cells[name].pop(key, None)
                 if entry is not None:
@@ -249,6 +253,7 @@ class Memory:
     def after_fork_in_child(self) -> None:
         """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
         self.guard.reset()
+        self._declaring = threading.RLock()
         if self.directory is not None:
             self.directory.after_fork_in_child()
         if self._segments is not None:

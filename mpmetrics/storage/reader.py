@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import probe
 
 if TYPE_CHECKING:
@@ -24,15 +25,13 @@ RETRIES = 16
 """How often a series of several words is read again before it is taken as it is."""
 
 
-def _open_regular(path: str) -> tuple[int, os.stat_result]:
+def _open_regular(path: str) -> Descriptor:
     """Open a regular file for reading, never through a symbolic link; FormatError when it is something else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(descriptor.fileno()).st_mode):
         msg = f"{path}: not a regular file"
         raise FormatError(msg)
-    return descriptor, status
+    return descriptor
 
 
 class SeriesReader:
@@ -43,22 +42,16 @@ class SeriesReader:
 
     def __init__(self, path: str) -> None:
         self._path = os.path.join(path, "series")
-        self._descriptor = -1
         self._open()
 
     def _open(self) -> None:
-        descriptor, _ = _open_regular(self._path)
-        try:
-            head = os.pread(descriptor, fmt.SERIES_HEAD_SIZE, 0)
-            self.incarnation = fmt.check_series_head(head, self._path)
-            if len(head) < fmt.SERIES_HEAD_SIZE:
-                msg = f"{self._path}: {len(head)} bytes are too few for a head"
-                raise FormatError(msg)
-            self._map = mmap.mmap(descriptor, fmt.SERIES_HEAD_SIZE, prot=mmap.PROT_READ)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self.close()
+        descriptor = _open_regular(self._path)
+        head = os.pread(descriptor.fileno(), fmt.SERIES_HEAD_SIZE, 0)
+        self.incarnation = fmt.check_series_head(head, self._path)
+        if len(head) < fmt.SERIES_HEAD_SIZE:
+            msg = f"{self._path}: {len(head)} bytes are too few for a head"
+            raise FormatError(msg)
+        self._map = mmap.mmap(descriptor.fileno(), fmt.SERIES_HEAD_SIZE, prot=mmap.PROT_READ)
         self._descriptor = descriptor
         self._words = memoryview(self._map).cast("Q")
         self._trouble = memoryview(self._map).cast("d")
@@ -77,10 +70,10 @@ class SeriesReader:
 
     def sync(self) -> int:
         """Take in what was appended; returns the generation up to which removals are certainly taken in."""
-        if os.fstat(self._descriptor).st_size < fmt.SERIES_HEAD_SIZE:
+        if os.fstat(self._descriptor.fileno()).st_size < fmt.SERIES_HEAD_SIZE:
             msg = f"{self._path}: was cut short"
             raise FormatError(msg)
-        if self._words[fmt.SUPERSEDED] and os.stat(self._path).st_ino != os.fstat(self._descriptor).st_ino:
+        if self._words[fmt.SUPERSEDED] and os.stat(self._path).st_ino != os.fstat(self._descriptor.fileno()).st_ino:
             self._open()
         generation = self.generation
         committed = self._words[fmt.COMMITTED]
@@ -88,7 +81,7 @@ class SeriesReader:
             if committed < self._position:
                 msg = f"{self._path}: its end moved back from {self._position} to {committed}"
                 raise FormatError(msg)
-            data = os.pread(self._descriptor, committed - self._position, self._position)
+            data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
             for _, kind, body in fmt.decode_records(data):
                 self.catalog.apply(kind, body)
             if len(data) < committed - self._position:
@@ -98,9 +91,7 @@ class SeriesReader:
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._descriptor.close()
 
 
 class SlabReader:
@@ -111,23 +102,19 @@ class SlabReader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._descriptor, _ = _open_regular(path)
+        self._descriptor = _open_regular(path)
         self._size = 0
-        try:
-            head = os.pread(self._descriptor, fmt.SLAB_HEAD_SIZE, 0)
-            identity, self.ordinal, self.pid, self.created = fmt.check_slab_head(head, path)
-            self.identity = identity.hex()
-            self._remap(fmt.FIRST_SEGMENT)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        head = os.pread(self._descriptor.fileno(), fmt.SLAB_HEAD_SIZE, 0)
+        identity, self.ordinal, self.pid, self.created = fmt.check_slab_head(head, path)
+        self.identity = identity.hex()
+        self._remap(fmt.FIRST_SEGMENT)
 
     def _remap(self, size: int) -> None:
-        if os.fstat(self._descriptor).st_size < size:
+        if os.fstat(self._descriptor.fileno()).st_size < size:
             msg = f"{self.path}: is shorter than the {size} bytes it should have"
             raise FormatError(msg)
         if size != self._size:
-            self._map = mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ)
+            self._map = mmap.mmap(self._descriptor.fileno(), size, prot=mmap.PROT_READ)
             self._head = memoryview(self._map).cast("Q")
             self._words = memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d")
             self._size = size
@@ -135,7 +122,7 @@ class SlabReader:
     @property
     def alive(self) -> bool:
         """Whether the owner holds its lease."""
-        return probe(self._descriptor)
+        return probe(self._descriptor.fileno())
 
     @property
     def acknowledged(self) -> int:
@@ -178,4 +165,4 @@ class SlabReader:
 
     def close(self) -> None:
         """Close the file; maps go with the object."""
-        os.close(self._descriptor)
+        self._descriptor.close()

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest, total_and_rest
+from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, total_and_rest
 from mpmetrics.storage.retired import Retired
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Share:
     def _keep_extreme(self) -> None:
         values = [value for value in (self.before[0], *(words[0] for _, words in self.columns)) if is_set(value)]
         if values:
-            self.new.values[self.series.first] = (min if self.mode == "min" else max)(values) or -0.0
+            self.new.values[self.series.first] = extreme(self.mode, values) or -0.0
 
     def _store(self, position: int, addends: list[float]) -> None:
         slot = self.series.first + position

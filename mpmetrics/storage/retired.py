@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import open_private
 
 __all__ = ["Retired", "load_retired", "read_retired", "write_retired"]
@@ -80,30 +81,24 @@ class Retired:
         return retired
 
 
-def read_retired(path: str) -> tuple[Retired, int]:
-    """The retired file of the epoch at ``path`` and its open descriptor; an empty one and -1 before the first fold.
+def read_retired(path: str) -> tuple[Retired, Descriptor]:
+    """The retired file of the epoch at ``path`` and its descriptor; an empty one and a closed one before the first
+    fold.
 
     Raises :class:`~mpmetrics.errors.FormatError` or OSError when it is there and cannot be used.
     """
     name = os.path.join(path, "retired")
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = Descriptor(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
     except FileNotFoundError:
-        return Retired(), -1
-    try:
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return Retired.decode(file.read(), name), descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
+        return Retired(), Descriptor(-1)
+    with os.fdopen(descriptor.fileno(), "rb", closefd=False) as file:
+        return Retired.decode(file.read() or b"", name), descriptor
 
 
 def load_retired(path: str) -> Retired:
     """Like :func:`read_retired`, for those who read it once."""
-    retired, descriptor = read_retired(path)
-    if descriptor >= 0:
-        os.close(descriptor)
-    return retired
+    return read_retired(path)[0]
 
 
 def write_retired(path: str, retired: Retired, owner: tuple[int, int] | None) -> None:

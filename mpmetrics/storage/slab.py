@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.directory import LOCK_TIMEOUT
 from mpmetrics.storage.locks import Lease, secure
 from mpmetrics.storage.survey import live_ordinals, slab_name
@@ -46,9 +47,9 @@ class Slab:
             secure(lease.fileno(), 0o600, owner)
             # A map keeps a duplicate of its descriptor, and a duplicate of the lease's would hold the lock on in a
             # forked child for as long as the map lives there: so the file is opened once more.
-            self._descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            os.posix_fallocate(self._descriptor, 0, fmt.FIRST_SEGMENT)
-            self._map = mmap.mmap(self._descriptor, fmt.FIRST_SEGMENT)
+            self._descriptor = Descriptor(os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+            os.posix_fallocate(self._descriptor.fileno(), 0, fmt.FIRST_SEGMENT)
+            self._map = mmap.mmap(self._descriptor.fileno(), fmt.FIRST_SEGMENT)
             self._head = memoryview(self._map).cast("Q")
             self._head[fmt.CAPACITY] = fmt.FIRST_SEGMENT
             self._head[fmt.ACKNOWLEDGED] = acknowledged
@@ -83,10 +84,10 @@ class Slab:
         try:
             capacity = self._head[fmt.CAPACITY]
             if end > capacity:
-                os.posix_fallocate(self._descriptor, capacity, end - capacity)
+                os.posix_fallocate(self._descriptor.fileno(), capacity, end - capacity)
                 # Readers take the new capacity for: so many bytes are there, allocated, zero where not yet written.
                 self._head[fmt.CAPACITY] = end
-            return cast("Words", memoryview(mmap.mmap(self._descriptor, end - start, offset=start)).cast("d"))
+            return cast("Words", memoryview(mmap.mmap(self._descriptor.fileno(), end - start, offset=start)).cast("d"))
         except OSError as error:
             msg = f"the slab cannot grow to {end} bytes: {error}"
             raise StoreUnavailableError(msg) from error
@@ -97,12 +98,12 @@ class Slab:
 
     def abandon(self) -> None:
         """In a forked child: close what belongs to the parent. Its lease, filelock has let go of already."""
-        os.close(self._descriptor)
+        self._descriptor.close()
 
     def release(self) -> None:
         """Give up the lease: the slab becomes a dead process's, to be folded by whoever comes next."""
         self._lease.release()
-        os.close(self._descriptor)
+        self._descriptor.close()
 
 
 def _discard(temporary: str, lease: Lease | None) -> None:

@@ -25,6 +25,8 @@ from mpmetrics.storage.locks import hold_shared, mutex, open_private, secure, un
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mpmetrics.storage.descriptor import Descriptor
+
 __all__ = ["Epoch", "Store", "default_base", "new_default_directory", "remove_dead_stores"]
 
 _EPOCH = re.compile(r"epoch-(\d{1,18})\Z")
@@ -81,7 +83,7 @@ class Epoch:
 
     path: str
     owner: tuple[int, int]
-    lease: int
+    lease: Descriptor
 
     @property
     def number(self) -> int:

@@ -26,6 +26,7 @@ class Stage:
         self.failing: deque[BaseException | None] = deque()
 
     def __call__(self) -> int:
+        """Run once it is let go; which run it was."""
         self.runs += 1
         number = self.runs
         self.at_once += 1

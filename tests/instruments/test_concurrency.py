@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Gauge, Histogram, Summary, UpDownCounter
 from mpmetrics.provider import Provider
+from mpmetrics.storage.catalog import Catalog, Family
 
 Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 THREADS, TIMES = 4, 2000
@@ -96,12 +98,38 @@ def test_threads_declare_one_metric(provider: Provider, shown: Shown) -> None:
     """Threads that declare the same metrics at the same time all get the same ones."""
 
     def work() -> None:
-        for number in range(50):
+        for number in range(200):
             Counter(f"c{number}", "", ["x"], provider=provider).labels("1").inc()
 
     _in_threads(work)
 
-    assert {(f"c{number}_total", (("x", "1"),)): float(THREADS) for number in range(50)} == shown(provider)
+    assert {(f"c{number}_total", (("x", "1"),)): float(THREADS) for number in range(200)} == shown(provider)
+
+
+def test_threads_declare_at_the_same_moment(provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that both find a metric not declared yet share it all the same; the slow way to see it, for sure."""
+    check, both = Catalog.check, threading.Barrier(2)
+
+    def check_together(catalog: Catalog, family: Family) -> int | None:
+        found = check(catalog, family)
+        if found is None:
+            with contextlib.suppress(threading.BrokenBarrierError):  # one comes at a time, as it should be
+                both.wait(0.5)
+        return found
+
+    monkeypatch.setattr(Catalog, "check", check_together)
+    seen: list[Counter] = []
+
+    def work() -> None:
+        counter = Counter("c", "", ["x"], provider=provider)
+        seen.append(counter)
+        for _ in range(100):
+            counter.labels("1").inc()
+
+    _in_threads(work)
+
+    assert {("c_total", (("x", "1"),)): THREADS * 100.0} == shown(provider)
+    assert 1 == len({id(counter.labels("1")) for counter in seen})
 
 
 @pytest.mark.usefixtures("restless")
@@ -185,3 +213,21 @@ print(Collector().render()[1].decode())
 
     assert "\nc_total 1.0\n" in body
     assert "\nmpmetrics_store_up 0.0\n" in body
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_past_the_cap() -> None:
+    """Threads that come past a cap at the same time raise nothing, and each use is counted, from the first one on."""
+    for _ in range(100):
+        provider = Provider()
+        counter = Counter("c", "", ["x"], max_series=1, provider=provider)
+        counter.labels("first")
+        ready = threading.Barrier(THREADS)
+
+        def work(ready: threading.Barrier = ready, counter: Counter = counter) -> None:
+            ready.wait(20)
+            counter.labels("another").inc()
+
+        _in_threads(work)
+        values = {sample.name: sample.value for family in Collector(provider).collect() for sample in family.samples}
+        assert float(THREADS) == values["mpmetrics_series_overflows_total"]

@@ -181,7 +181,7 @@ except ConflictError as error:
 
     make(provider)
     message = spawned(code, store_directory)
-    for word in ("ours", "labels", _line(make), "<string>:9"):
+    for word in ("ours", "labels", f"{HERE}:{make.__code__.co_firstlineno + 1}", "<string>:9"):
         assert word in message
 
     with pytest.raises(ConflictError, match=r"theirs.*labels.*<string>:7"):

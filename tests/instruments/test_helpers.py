@@ -54,8 +54,8 @@ def test_labels_returns_one_child(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
-def test_label_values_are_their_str(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
-    """A value that equals a str but prints otherwise is its str, whether or not the str it equals has a series."""
+def test_label_values_that_are_str_are_the_text_they_hold(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
+    """A value that is a str but prints otherwise is the text it holds, whether or not that text has a series yet."""
 
     class Method(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value)
         GET = "get"
@@ -65,7 +65,7 @@ def test_label_values_are_their_str(provider: Provider, shown: Shown, *, seen_be
         counter.labels("get").inc(0)
     counter.labels(Method.GET).inc()
 
-    assert 1.0 == shown(provider).get(("hits_total", (("method", str(Method.GET)),)))
+    assert 1.0 == shown(provider).get(("hits_total", (("method", "get"),)))
 
 
 def test_parts_of_the_name(provider: Provider, shown: Shown) -> None:

@@ -81,6 +81,24 @@ def test_every_kind_overflows(provider: Provider, shown: Shown) -> None:
     assert dict.fromkeys("ghrse", 1.0) == _overflows(provider)
 
 
+def test_a_label_named_like_the_overflow_series(provider: Provider) -> None:
+    """A label of the overflow series' name is refused, or at least makes no second series of the same labels."""
+    try:
+        counter = Counter("a", "", ["otel_metric_overflow"], max_series=1, provider=provider)
+    except ValueError:
+        return
+    counter.labels("true").inc()
+    counter.labels("other").inc()
+    shown = [
+        (sample.name, tuple(sample.labels.items()))
+        for family in Collector(provider).collect()
+        for sample in family.samples
+        if sample.name == "a_total"
+    ]
+
+    assert len(shown) == len(set(shown))
+
+
 def test_info_past_the_cap_is_counted(provider: Provider, shown: Shown) -> None:
     """An info past its cap is not silently absent: it is counted like any other."""
     info = Info("i", "", ["x"], max_series=1, provider=provider)

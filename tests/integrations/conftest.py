@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
-APPLICATION = '''
+APPLICATION = """
 import os, time
 from mpmetrics import Counter, Gauge, Histogram
 
@@ -40,7 +40,7 @@ def app(environ, start_response):
         time.sleep(0.5)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
-'''
+"""
 
 
 def free_port() -> int:
@@ -68,7 +68,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 15.0, what: str =
 class Server:
     """gunicorn with the endpoint, in a directory of its own."""
 
-    def __init__(self, home: Path, *arguments: str, config: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, config: str | None = None, env: dict[str, str] | None = None
+    ) -> None:
         self.port, self.metrics_port = free_port(), free_port()
         self.home = home
         self.log = home / "log"

@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -78,7 +78,7 @@ class Load:
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -109,7 +109,7 @@ class Killer:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Killer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -265,7 +265,7 @@ def test_store_of_a_killed_server_is_cleaned_up(serve: Serve) -> None:
 
 
 def test_restart_in_one_directory_begins_anew(serve: Serve) -> None:
-    """A restart in the same MPMETRICS_DIR inherits no values and needs no wiping, after a clean end and after a kill."""
+    """A restart in the same MPMETRICS_DIR inherits no values and needs no wiping, after a clean end and a kill."""
     server = serve("-w", "2").start()
     server.get("/page")
     server.stop()
@@ -336,7 +336,7 @@ def test_store_that_cannot_be_made(serve: Serve, tmp_path: Path) -> None:
     assert "choose another MPMETRICS_DIR" in lines[0]
 
 
-HOOKS = '''
+HOOKS = """
 calls = __file__ + ".calls"
 
 def note(name):
@@ -351,7 +351,7 @@ def on_exit(server): note("on_exit")
 workers = 2
 from mpmetrics.integrations.gunicorn import install
 install(globals())
-'''.replace("\\\\n", "\\n")
+""".replace("\\\\n", "\\n")
 
 
 def test_hooks_of_the_configuration_are_called(serve: Serve) -> None:
@@ -396,5 +396,7 @@ def test_output_passes_promtool(serve: Serve) -> None:
     """What the endpoint says passes Prometheus' own check."""
     server = serve("-w", "2").start()
     server.get("/page")
-    done = subprocess.run(["promtool", "check", "metrics"], input=server.scrape(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=server.scrape(), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")

@@ -10,9 +10,8 @@ import shutil
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,8 +19,18 @@ import mpmetrics
 from mpmetrics.collector.merge import merge
 from mpmetrics.collector.snapshot import EpochReader
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 PATIENCE = 30.0
 """Seconds after which something hangs; never a measure of speed."""
+
+
+def _ready(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read within so many seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
 
 
 class Child:
@@ -47,7 +56,7 @@ class Child:
 
     def result(self) -> Any:
         """What the function returned; fails with its traceback when it raised."""
-        if not select.select([self._reader], [], [], PATIENCE)[0]:
+        if not _ready(self._reader, PATIENCE):
             pytest.fail("the child gives no answer")
         with os.fdopen(self._reader, "rb", closefd=False) as stream:
             done, value = pickle.load(stream)  # noqa: S301 (our own child's)
@@ -88,13 +97,13 @@ class Gate:
     def wait(self, count: int = 1) -> None:
         """Wait for ``count`` openings."""
         for _ in range(count):
-            assert select.select([self._reader], [], [], PATIENCE)[0], "nobody opened the gate"
+            assert _ready(self._reader, PATIENCE), "nobody opened the gate"
             os.read(self._reader, 1)
 
     @property
     def is_open(self) -> bool:
         """Whether it was opened; takes nothing away."""
-        return bool(select.select([self._reader], [], [], 0)[0])
+        return _ready(self._reader, 0)
 
     def close(self) -> None:
         """Close its pipe."""
@@ -105,7 +114,7 @@ class Gate:
 @pytest.fixture
 def fast_dir() -> Iterator[Path]:
     """A fresh directory in memory, where there is such a file system."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 (a private directory is made in it)
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     path = tempfile.mkdtemp(prefix="mpmetrics-test-", dir=base)
     yield Path(path)
     shutil.rmtree(path, ignore_errors=True)
@@ -173,8 +182,12 @@ def scrape() -> Callable[[object], dict[str, float]]:
     """What a new collector shows of a store or provider, by ``name{label=value}``; folds the dead first."""
 
     def collect(source: Any) -> dict[str, float]:
-        collector = source if isinstance(source, mpmetrics.Collector) else mpmetrics.Collector(source)
-        return _flat(collector.readings())
+        if isinstance(source, mpmetrics.Collector):
+            return _flat(source.readings())
+        collector = mpmetrics.Collector(source)
+        values = _flat(collector.readings())
+        collector.close()
+        return values
 
     return collect
 

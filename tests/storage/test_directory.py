@@ -328,11 +328,9 @@ def test_nobody_waits_for_a_stopped_process_and_nothing_is_lost(
     store_dir: str,
     locked: Callable[[Path], Any],
     scrape: Scrape,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """With the append lock held by a stopped process new series count privately, and move in once it is let go."""
-    monkeypatch.setattr(segments, "RETRY_AFTER", 0.0)
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     sizes = mpmetrics.Histogram("sizes", "Sizes.", ["code"], buckets=(1, 2), provider=mine)
@@ -357,8 +355,7 @@ def test_nobody_waits_for_a_stopped_process_and_nothing_is_lost(
     assert (2, None) == (meanwhile["hits_total{code=old}"], meanwhile.get("hits_total{code=new}"))
     assert 1 <= meanwhile["mpmetrics_drops_total"]
     assert (2, 3, 4.5, -4) == tuple(
-        own[name]
-        for name in ("hits_total{code=old}", "hits_total{code=new}", "sizes_sum{code=new}", "level{code=new}")
+        own[name] for name in ("hits_total{code=old}", "hits_total{code=new}", "sizes_sum{code=new}", "level{code=new}")
     )
     assert (2, 4, 4.5, 3, -4) == tuple(
         values[name]
@@ -380,10 +377,8 @@ def test_a_first_write_does_not_wait_for_a_stopped_process(
     store_dir: str,
     locked: Callable[[Path], Any],
     scrape: Scrape,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A process that cannot link its slab counts privately, and its words move into the slab later."""
-    monkeypatch.setattr(segments, "RETRY_AFTER", 0.0)
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     holder = locked(epoch_of(mine))
@@ -547,11 +542,8 @@ def test_a_compaction_that_finds_no_room_changes_nothing(
     assert 1 == scrape(store_dir)["mpmetrics_series"]
 
 
-def test_a_deleted_store_harms_no_request(
-    provider: MakeProvider, store_dir: str, fork: Fork, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_store_harms_no_request(provider: MakeProvider, store_dir: str, fork: Fork) -> None:
     """With the store deleted under it a process counts on, makes series, forks, and brings no part of it back."""
-    monkeypatch.setattr(segments, "RETRY_AFTER", 0.0)
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     hits.labels("old").inc()

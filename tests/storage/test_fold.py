@@ -304,15 +304,13 @@ def test_a_gauge_that_was_set_to_zero_is_not_forgotten(
         assert "kind=zero" in next(iter(values))
 
 
-def test_fractional_sums_neither_drift_nor_dip(
-    fork: Fork, provider: MakeProvider, peek: Peek
-) -> None:
+def test_fractional_sums_neither_drift_nor_dip(fork: Fork, provider: MakeProvider, peek: Peek) -> None:
     """After each of many folds of awkward fractions the total is the exact sum, rounded once, as it was before it."""
     mine = provider()
     path = str(mine.epoch.path)
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     sizes = mpmetrics.Summary("sizes", "Sizes.", provider=mine)
-    rng = random.Random(7)  # noqa: S311 (numbers, not secrets)
+    rng = random.Random(7)
     parts = []
     for _ in range(40):
         part = rng.random() * 10.0 ** rng.randint(-6, 6)
@@ -531,7 +529,7 @@ def test_the_oracle_notices_a_fold_that_loses_a_mode() -> None:
     world.start()
     world.write(0, FAMILIES.index(next(family for family in FAMILIES if family.mode == "all")), 3.0)
     world.kill(0)
-    world.fold(random.Random(0))  # noqa: S311 (an order, not a secret)
+    world.fold(random.Random(0))
     assert world.oracle() == world.shown()
 
     world.retired.by_ordinal.clear()

@@ -357,7 +357,7 @@ def execute_sleeper(_: object) -> None:
 
 
 def fork_sleeper_with_the_lease(mine: mpmetrics.Provider) -> None:
-    """The trap itself: a duplicate of the lease's descriptor, which filelock knows nothing about, lives on in a child."""
+    """The trap itself: a duplicate of the lease's descriptor, unknown to the lock library, lives on in a child."""
     os.dup(mine.memory._segments._slab._lease.fileno())
     fork_sleeper(None)
 
@@ -398,9 +398,7 @@ def test_a_lease_ends_with_its_owner_although_a_child_lives_on(
         os.killpg(parent.pid, signal.SIGKILL)
 
 
-def test_ordinals_are_small_and_used_again(
-    fork: Fork, gate: Callable[..., Any], provider: MakeProvider
-) -> None:
+def test_ordinals_are_small_and_used_again(fork: Fork, gate: Callable[..., Any], provider: MakeProvider) -> None:
     """Each live worker has the smallest ordinal that was free when it began to write."""
     mine, ready, leave = provider(), gate(), gate()
     gauge = mpmetrics.Gauge("busy", "Busy.", provider=mine)
@@ -530,9 +528,7 @@ def test_a_collector_that_was_forked_reads_on(
     assert 2 == scrape(collector)["hits_total"]
 
 
-def test_a_reader_with_files_open_follows_workers_that_come_and_go(
-    fork: Fork, provider: MakeProvider
-) -> None:
+def test_a_reader_with_files_open_follows_workers_that_come_and_go(fork: Fork, provider: MakeProvider) -> None:
     """An epoch reader that is kept sees each worker's slab appear, and takes its columns away when it is folded."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)

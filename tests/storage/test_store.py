@@ -1,0 +1,372 @@
+"""Stores and epochs: nothing is inherited, nobody's files are touched, nothing planted is followed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
+
+Fork = Callable[..., Any]
+MakeProvider = Callable[[], mpmetrics.Provider]
+Scrape = Callable[..., dict[str, float]]
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as several users")
+
+
+def epochs(directory: str) -> list[str]:
+    """The names of a store's epochs."""
+    return sorted(name for name in os.listdir(directory) if name.startswith("epoch-"))
+
+
+def write_in(directory: str, amount: float) -> None:
+    """A process that joins the current epoch and counts."""
+    mpmetrics.Counter("hits", "Hits.", provider=mpmetrics.Provider(directory)).inc(amount)
+
+
+def serve(directory: str, amount: float, ready: Any, leave: Any) -> None:
+    """A server that begins an epoch, counts, and stays."""
+    epoch = Store(directory).begin()
+    provider = mpmetrics.Provider.deferred()
+    provider.attach(epoch)
+    mpmetrics.Counter("hits", "Hits.", provider=provider).inc(amount)
+    ready.open()
+    leave.wait()
+
+
+def test_processes_that_find_a_store_share_its_first_epoch(store_dir: str, fork: Fork, scrape: Scrape) -> None:
+    """Whoever comes first begins epoch 1, the others join it."""
+    children = [fork(write_in, store_dir, 1) for _ in range(5)]
+    for child in children:
+        child.result()
+
+    assert ["epoch-1"] == epochs(store_dir)
+    assert 5 == scrape(store_dir)["hits_total"]
+
+
+def test_a_restart_inherits_nothing(store_dir: str, fork: Fork, gate: Callable[..., Any], scrape: Scrape) -> None:
+    """After a crash the next server starts at zero, under the next number, and the dead epoch is removed."""
+    ready, leave = gate(), gate()
+    first = fork(serve, store_dir, 100, ready, leave)
+    ready.wait()
+    assert 100 == scrape(store_dir)["hits_total"]
+    first.stop()
+
+    second = fork(serve, store_dir, 1, ready, leave)
+    ready.wait()
+
+    assert ["epoch-2"] == epochs(store_dir)
+    assert 1 == scrape(store_dir)["hits_total"]
+    second.stop()
+
+
+def test_a_live_neighbour_is_untouched(
+    store_dir: str, fork: Fork, gate: Callable[..., Any], peek: Callable[[str], dict[str, float]]
+) -> None:
+    """A server that begins beside a live one leaves every file of it as it is; each has its own totals."""
+    ready, leave = gate(), gate()
+    fork(serve, store_dir, 100, ready, leave)
+    ready.wait()
+    old = Path(store_dir, "epoch-1")
+    before = {entry.name: (entry.stat().st_ino, entry.read_bytes()) for entry in old.iterdir()}
+
+    fork(serve, store_dir, 1, ready, leave)
+    ready.wait()
+
+    assert before == {entry.name: (entry.stat().st_ino, entry.read_bytes()) for entry in old.iterdir()}
+    assert ["epoch-1", "epoch-2"] == epochs(store_dir)
+    assert (100, 1) == tuple(peek(f"{store_dir}/{name}")["hits_total"] for name in ("epoch-1", "epoch-2"))
+
+
+def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
+    """``epoch`` joins a certain one though there is a later; one that is not there is an error that says so."""
+    first, second = Store(store_dir).begin(), Store(store_dir).begin()
+    provider = mpmetrics.Provider(store_dir, epoch=1)
+
+    assert (1, 2, first.path) == (first.number, second.number, str(provider.epoch.path))
+    with pytest.raises(mpmetrics.StoreUnavailableError, match="no epoch 7"):
+        mpmetrics.Provider(store_dir, epoch=7)
+    provider.shutdown()
+    os.close(first.lease)
+    os.close(second.lease)
+
+
+def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fork, gate: Callable[..., Any]) -> None:
+    """A worker that outlives its master, and never wrote, keeps the epoch."""
+    ready, leave = gate(), gate()
+
+    def lead() -> int:
+        Store(store_dir).begin()
+        pid = os.fork()
+        if pid == 0:
+            ready.open()
+            leave.wait()
+            os._exit(0)
+        return pid
+
+    fork(lead).result()
+    ready.wait()
+    os.close(Store(store_dir).begin().lease)
+    assert ["epoch-1", "epoch-2"] == epochs(store_dir)
+    leave.open()
+    for _ in range(3000):
+        os.close(Store(store_dir).begin().lease)
+        if "epoch-1" not in epochs(store_dir):
+            break
+        threading.Event().wait(0.01)
+    assert "epoch-1" not in epochs(store_dir)
+
+
+def test_a_begin_that_is_killed_at_any_step_leaves_a_usable_store(
+    store_dir: str, kill_at: Callable[[int, Callable[[], object]], bool], fork: Fork, scrape: Scrape
+) -> None:
+    """Killed before any of its calls, a begin leaves no epoch without its files, and what it left is removed."""
+    step = 0
+    while kill_at(step, lambda: Store(store_dir).begin()):
+        for name in epochs(store_dir) if Path(store_dir).is_dir() else []:
+            assert {"lease", "series", "series.lock", "fold.lock"} == set(os.listdir(f"{store_dir}/{name}"))
+        step += 1
+    os.close(Store(store_dir).begin().lease)
+    fork(write_in, store_dir, 3).result()
+
+    assert step > 10
+    assert 3 == scrape(store_dir)["hits_total"]
+    assert {"lock", *epochs(store_dir)} == set(os.listdir(store_dir))
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777], ids=oct)
+@pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=needs_root)])
+def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir: Path, fork: Fork) -> None:
+    """Directories have mode 0700 and files 0600, whatever the umask is and whoever makes them."""
+    fast_dir.chmod(0o777)
+    store = fast_dir / "store"
+
+    def write() -> dict[str, str]:
+        if user is not None:
+            os.setgid(user)
+            os.setuid(user)
+        os.umask(umask)
+        provider = mpmetrics.Provider(store)
+        counter = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
+        counter.labels("200").inc()
+        pid = os.fork()
+        if pid == 0:
+            counter.labels("200").inc()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert 1 == fold(str(provider.epoch.path))
+        found = [store, *store.rglob("*")]
+        return {entry.name.split("-")[0]: oct(entry.lstat().st_mode & 0o7777) for entry in found}
+
+    directories, files = ("store", "epoch"), ("lock", "lease", "series", "series.lock", "fold.lock", "slab", "retired")
+    assert dict.fromkeys(directories, "0o700") | dict.fromkeys(files, "0o600") == fork(write).result()
+
+
+@needs_root
+def test_a_privileged_master_makes_the_store_for_its_workers(fast_dir: Path, fork: Fork, scrape: Scrape) -> None:
+    """What root makes for another user belongs to that user, who can write, fold and collect in it."""
+    fast_dir.chmod(0o755)
+    store = str(fast_dir / "store")
+    epoch = Store(store, owner=(NOBODY, NOBODY)).begin()
+    provider = mpmetrics.Provider.deferred()
+    provider.attach(epoch)
+    counter = mpmetrics.Counter("hits", "Hits.", provider=provider)
+    counter.inc()
+
+    def work() -> None:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        counter.inc(10)
+
+    def collect() -> dict[str, float]:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        return scrape(store)
+
+    fork(work).result()
+    fork(work).result()
+    values = fork(collect).result()
+    provider.shutdown()
+
+    assert (21, 2, 0) == (
+        values["hits_total"],
+        values["mpmetrics_folds_total"],
+        values["mpmetrics_unreadable_files"],
+    )
+    entries = [Path(store), *Path(store).rglob("*")]
+    assert {(NOBODY, NOBODY)} == {(entry.lstat().st_uid, entry.lstat().st_gid) for entry in entries}
+
+
+@pytest.fixture
+def refused(fast_dir: Path) -> Iterator[Callable[[Path], str]]:
+    """The message with which a store at a path is refused, to providers as to collectors."""
+
+    def message(path: Path) -> str:
+        with pytest.raises(mpmetrics.StoreUnavailableError) as caught:
+            mpmetrics.Provider(path)
+        assert str(path) in str(caught.value)
+        with pytest.raises(mpmetrics.StoreUnavailableError):
+            mpmetrics.Collector(path)
+        return str(caught.value)
+
+    yield message
+    assert fast_dir.is_dir()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777], ids=oct)
+def test_a_directory_that_others_can_write_is_refused(
+    mode: int, fast_dir: Path, refused: Callable[[Path], str]
+) -> None:
+    """The error names the directory, its mode, and the command that puts it right; nothing is made in it."""
+    path = fast_dir / "store"
+    path.mkdir()
+    path.chmod(mode)
+
+    assert f"chmod 0700 {path}" in refused(path)
+    assert [] == list(path.iterdir())
+
+
+def test_a_symbolic_link_is_refused(fast_dir: Path, refused: Callable[[Path], str]) -> None:
+    """A link in the store's place is not followed, though it leads to a directory of ours."""
+    (fast_dir / "elsewhere").mkdir(mode=0o700)
+    (fast_dir / "store").symlink_to(fast_dir / "elsewhere")
+
+    assert "symbolic link" in refused(fast_dir / "store")
+    assert "MPMETRICS_DIR" in refused(fast_dir / "store")
+    assert [] == list((fast_dir / "elsewhere").iterdir())
+
+
+def test_a_file_is_refused(fast_dir: Path, refused: Callable[[Path], str]) -> None:
+    """A file in the store's place stays as it is."""
+    (fast_dir / "store").write_text("mine")
+
+    assert "directory" in refused(fast_dir / "store")
+    assert "mine" == (fast_dir / "store").read_text()
+
+
+@needs_root
+def test_a_directory_of_another_user_is_refused(fast_dir: Path, fork: Fork) -> None:
+    """Whoever is not root trusts no directory but his own; the error says whose it is."""
+    fast_dir.chmod(0o755)
+    path = fast_dir / "store"
+    path.mkdir(mode=0o755)
+
+    def attempt() -> str:
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        with pytest.raises(mpmetrics.StoreUnavailableError) as caught:
+            mpmetrics.Provider(path)
+        return str(caught.value)
+
+    message = fork(attempt).result()
+    assert "belongs to user 0" in message
+    assert "MPMETRICS_DIR" in message
+
+
+def test_a_store_that_cannot_be_made_says_where(fast_dir: Path, refused: Callable[[Path], str]) -> None:
+    """A directory whose parent is missing is not made with all its parents."""
+    assert "MPMETRICS_DIR" in refused(fast_dir / "missing" / "store")
+    assert not (fast_dir / "missing").exists()
+
+
+@pytest.mark.parametrize("name", ["retired", f"slab-0-{'ab' * 16}", "series", "series.lock"])
+def test_a_planted_link_is_not_followed(
+    name: str, provider: MakeProvider, fast_dir: Path, store_dir: str, fork: Fork, scrape: Scrape
+) -> None:
+    """A link in a file's place costs that file at most: what it leads to is neither read nor changed."""
+    victim = fast_dir / "victim"
+    victim.write_bytes(b"precious" * 1024)
+    mine = provider()
+    path = Path(str(mine.epoch.path))
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(victim)
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
+
+    hits.labels("200").inc()
+    fork(hits.labels("200").inc).result()
+    values = scrape(store_dir)
+
+    assert b"precious" * 1024 == victim.read_bytes()
+    if name != "series.lock":
+        assert 1 == values["mpmetrics_unreadable_files"]
+    if name not in ("series", "series.lock"):
+        assert 2 == values["hits_total{code=200}"]
+
+
+@pytest.mark.timeout(15)
+@pytest.mark.parametrize("name", ["slab-0-" + "ab" * 16, "retired"])
+def test_a_pipe_in_a_files_place_holds_nobody_up(
+    name: str, provider: MakeProvider, store_dir: str, scrape: Scrape
+) -> None:
+    """A named pipe, which a careless open would wait for, is skipped and counted."""
+    mine = provider()
+    os.mkfifo(f"{mine.epoch.path}/{name}")
+    mpmetrics.Counter("hits", "Hits.", provider=mine).inc()
+
+    values = scrape(store_dir)
+
+    assert (1, 1) == (values["hits_total"], values["mpmetrics_unreadable_files"])
+
+
+def test_dead_stores_are_removed_and_live_ones_never(fast_dir: Path, fork: Fork, gate: Callable[..., Any]) -> None:
+    """Of the default stores of a user those go whose every process is dead, and nothing else."""
+    uid = os.getuid()
+    ready, leave = gate(), gate()
+    crashed, live = (new_default_directory(str(fast_dir), uid) for _ in range(2))
+    fork(serve, crashed, 1, ready, leave)
+    ready.wait()
+    fork(serve, live, 1, ready, leave).pid  # noqa: B018 (it stays)
+    ready.wait()
+    half = new_default_directory(str(fast_dir), uid)
+    Path(half).mkdir()
+    strangers = [fast_dir / f"mpmetrics-{uid}1-abc", fast_dir / f"mpmetrics-{uid + 1}-abc", fast_dir / "other"]
+    for stranger in strangers:
+        stranger.mkdir()
+    (fast_dir / f"mpmetrics-{uid}-link").symlink_to(fast_dir / "other")
+
+    assert [] == remove_dead_stores(str(fast_dir), uid)
+    leave.open(1)
+    for _ in range(3000):
+        removed = remove_dead_stores(str(fast_dir), uid)
+        if removed:
+            break
+        threading.Event().wait(0.01)
+
+    assert 1 == len(removed)
+    assert removed[0] in (crashed, live)
+    kept = live if removed == [crashed] else crashed
+    assert not Path(removed[0]).exists()
+    assert Path(kept, "epoch-1", "lease").exists()
+    assert Path(half).exists()
+    assert all(stranger.exists() for stranger in strangers)
+
+
+@needs_root
+def test_names_of_ours_that_belong_to_another_user_stay(fast_dir: Path) -> None:
+    """A directory that has a name like ours and another owner is left alone, old and dead as it may look."""
+    path = fast_dir / "mpmetrics-0-abcdef"
+    path.mkdir()
+    os.utime(path, (0, 0))
+    os.chown(path, NOBODY, NOBODY)
+    assert [] == remove_dead_stores(str(fast_dir), 0)
+
+    os.chown(path, 0, 0)
+    os.utime(path, (0, 0))
+    assert [str(path)] == remove_dead_stores(str(fast_dir), 0)
+
+
+def test_default_stores_lie_in_memory_where_there_is_some(tmp_path: Path) -> None:
+    """In /dev/shm, or else where the user's session has its files."""
+    expected = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
+
+    assert expected == default_base({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert stat.S_ISDIR(os.stat(default_base({})).st_mode)  # noqa: PTH116
