@@ -82,8 +82,7 @@ class Retired:
 
 
 def read_retired(path: str) -> tuple[Retired, Descriptor]:
-    """The retired file of the epoch at ``path`` and its descriptor; an empty one and a closed one before the first
-    fold.
+    """The retired file of the epoch at ``path``, and its descriptor, which is closed before the first fold.
 
     Raises :class:`~mpmetrics.errors.FormatError` or OSError when it is there and cannot be used.
     """
