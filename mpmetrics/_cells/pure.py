@@ -59,12 +59,14 @@ class Segment:
 class Guard:
     """Makes operations on cells atomic within a process, without ever waiting."""
 
-    __slots__ = ("_stalled", "lock", "queue")
+    __slots__ = ("_stalled", "is_slow", "lock", "queue")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.queue: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._stalled: tuple[object, float] | None = None
+        self.is_slow = False
+        """Set by the holder for as long as its operation may take its time: it waits for a lock or a disk."""
 
     def run(self, operation: Callable[[Any], object], argument: Any) -> None:
         """Carry out ``operation(argument)`` alone: now, or by whoever holds the guard as soon as it lets go."""
@@ -93,7 +95,7 @@ class Guard:
     def _watch(self, lock: threading.Lock) -> None:
         """Replace the lock if it has been held, with the queue waiting, for longer than any operation takes."""
         stalled = self._stalled
-        if stalled is None or stalled[0] is not lock:
+        if stalled is None or stalled[0] is not lock or self.is_slow:
             self._stalled = (lock, time.monotonic())
         elif time.monotonic() - stalled[1] > ABANDONED_AFTER and self.lock is lock:
             self.lock = threading.Lock()
@@ -105,6 +107,7 @@ class Guard:
         self.lock = threading.Lock()
         self.queue = deque()
         self._stalled = None
+        self.is_slow = False
 
 
 class _Cell:

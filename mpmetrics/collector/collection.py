@@ -14,7 +14,7 @@ from mpmetrics.collector.figures import figures
 from mpmetrics.collector.merge import merge
 from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.snapshot import EpochReader, Snapshot
+from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
 from mpmetrics.errors import FormatError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
@@ -86,13 +86,23 @@ class Collection(PrometheusCollector):
     def _collect(self) -> list[Reading]:
         start = time.perf_counter()
         path = self._epoch_path()
-        snapshot = Snapshot() if path is None else self._read(path)
-        if self._provider is not None:
-            snapshot = add_private(snapshot, self._provider.memory)
+        snapshot = self._snapshot(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
         merged = merge(snapshot)
         return merged + figures(snapshot, up=path is not None, seconds=time.perf_counter() - start)
+
+    def _snapshot(self, path: str | None) -> Snapshot:
+        """What the store holds and what is private, both before or both after a value that moves in."""
+        if self._provider is None:
+            return Snapshot() if path is None else self._read(path)
+        memory = self._provider.memory
+        for _ in range(ATTEMPTS):
+            moves = memory.moves
+            snapshot = add_private(Snapshot() if path is None else self._read(path), memory)
+            if memory.moves == moves:
+                break
+        return snapshot
 
     def _epoch_path(self) -> str | None:
         if self._provider is not None:

@@ -21,7 +21,7 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
 
     Families that the store could not take are shown empty, as they would be in it.
     """
-    private = list(memory.private_series())
+    private = list(memory.private_values())
     missing = [family for family in memory.families() if family.name not in snapshot.catalog.numbers]
     if not private and not missing:
         return snapshot
@@ -31,7 +31,8 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
     for family in missing:
         catalog.apply(fmt.FAMILY, [catalog.next_family, family.dump()])
     values: dict[int, list[float]] = {}
-    for entry, words in private:
+    for entry in private:
+        words = entry.words
         number = catalog.numbers[entry.family.name]
         if catalog.families[number] != entry.family:
             continue  # the store has another metric of that name, which was said when ours was attached

@@ -158,8 +158,7 @@ class Instrument(Generic[Child]):
         when the store cannot take the removal.
         """
         key = self._key(labelvalues, {})
-        # An info's keys go on behind its labels, with what was said.
-        self._memory.remove(self._family, lambda other: other is not None and other[: len(key)] == key)
+        self._memory.remove(self._family, lambda keys: [key] if key in keys else [])
 
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
         """Remove, in all processes, the series whose labels include ``labels``; an empty mapping removes none.
@@ -176,17 +175,19 @@ class Instrument(Generic[Child]):
             raise ValueError(msg)
         wanted = {names.index(name): text(value) for name, value in labels.items()}
         if wanted:
-            self._memory.remove(
-                self._family, lambda key: key is not None and all(key[at] == value for at, value in wanted.items())
-            )
+            self._memory.remove(self._family, lambda keys: [key for key in keys if _has(key, wanted)])
 
     def clear(self) -> None:
         """Remove all series of a metric with labels, the overflow series too, in all processes; else do nothing."""
         if self._family.labels:
-            self._memory.remove(self._family, lambda _: True)
+            self._memory.remove(self._family, list)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._family.name!r})"
+
+
+def _has(key: Key, wanted: dict[int, str]) -> bool:
+    return key is not None and all(key[at] == value for at, value in wanted.items())
 
 
 class Internal:

@@ -76,7 +76,14 @@ class Info(Instrument[InfoSeries]):
         if is_new:
             self._forget(key, whole)
 
-    def _forget(self, key: tuple[str, ...], latest: tuple[str, ...]) -> None:
-        """Remove what was said about ``key`` before ``latest``."""
+    def remove(self, *labelvalues: object) -> None:
+        """Remove what was said about these label values, in all processes; as :meth:`Instrument.remove`."""
+        self._forget(self._key(labelvalues, {}), None)
+
+    def _forget(self, key: tuple[str, ...], latest: Key) -> None:
+        """Remove what was said about ``key``, but for ``latest``."""
         size = len(key)
-        self._memory.remove(self._family, lambda other: other is not None and other[:size] == key and other != latest)
+        self._memory.remove(
+            self._family,
+            lambda keys: [other for other in keys if other is not None and other[:size] == key and other != latest],
+        )

@@ -53,4 +53,6 @@ def latest(words: Sequence[float]) -> tuple[float, float]:
 
 def distribution_sum(words: Sequence[float]) -> float:
     """The sum that counts, of the words ``sum, sum, bucket, ...`` of a live or dead slab."""
-    return words[int(sum(words[2:])) & 1]
+    count = sum(words[2:])
+    # What is no number can only come from a damaged file: then one word is as good as the other.
+    return words[int(count) & 1 if math.isfinite(count) else 0]

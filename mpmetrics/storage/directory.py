@@ -19,49 +19,22 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.catalog import Catalog, Family, Key, Series
 from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.locks import AppendLock, open_private
+from mpmetrics.storage.locks import AppendLock
+from mpmetrics.storage.series_file import create_series_file, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
-__all__ = ["SeriesDirectory", "create_series_file"]
+__all__ = ["SeriesDirectory"]
 
 LOCK_TIMEOUT = 0.5
 """Seconds that a request may wait for another process that appends, or is stopped while it appends."""
 
+REUSE_AT = 64
+"""Series that rest before it is looked whether their slots are free."""
+
 COMPACT_AT = 2048
 """Records that are of no use any more before the file is written anew."""
-
-
-def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner: tuple[int, int] | None) -> int:
-    """Write a complete series directory to the new file ``path`` and return its descriptor.
-
-    ``head`` is its incarnation and generation. OSError when it cannot be written; the file is removed again.
-    """
-    incarnation, generation = head
-    body = b"".join(fmt.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
-    descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
-    try:
-        committed = fmt.SERIES_HEAD_SIZE + len(body)
-        os.posix_fallocate(descriptor, 0, committed)
-        words = [committed, generation, 0]
-        head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
-        head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
-        _write(descriptor, head_bytes, 0)
-        _write(descriptor, body, fmt.SERIES_HEAD_SIZE)
-    except BaseException:
-        os.close(descriptor)
-        os.unlink(path)
-        raise
-    return descriptor
-
-
-def _write(descriptor: int, data: bytes, offset: int) -> None:
-    """Write all of ``data`` at ``offset``."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
 
 
 class SeriesDirectory:
@@ -87,6 +60,7 @@ class SeriesDirectory:
         self._quiet = quiet
         self._on_removed = on_removed
         self._clock = clock
+        self._is_torn = False
         self._next_quiet_check = 0.0
         self._quiet_generation = 0
         self._reusable: dict[int, list[int]] = {}
@@ -143,7 +117,7 @@ class SeriesDirectory:
         """
         number = self.catalog.check(family)
         if number is None:
-            number = self.catalog.next_family
+            number = max(self.catalog.next_family, self.words[fmt.NEXT_FAMILY])
             self._append(fmt.FAMILY, [number, family.dump()])
         return number
 
@@ -169,10 +143,10 @@ class SeriesDirectory:
             series = self.catalog.series[number][key]
         return series
 
-    def remove(self, number: int, wanted: Callable[[Key], bool]) -> None:
-        """Remove the series of family ``number`` whose label values ``wanted`` answers true to."""
+    def remove(self, number: int, choose: Callable[[Collection[Key]], Iterable[Key]]) -> None:
+        """Remove those series of family ``number`` that ``choose`` picks from the label values of all of them."""
         members = self.catalog.series[number]
-        slots = [series.first for key, series in members.items() if wanted(key)]
+        slots = [members[key].first for key in choose(members.keys())]
         generation = self.words[fmt.GENERATION] + 1
         for start in range(0, len(slots), 1000):
             self._append(fmt.REMOVED, [generation, slots[start : start + 1000]])
@@ -197,11 +171,13 @@ class SeriesDirectory:
             rest = self.catalog.resting.get(first)
             if rest is not None and rest[1] == width and rest[0] <= self._quiet_generation:
                 return first
-        return geometry.fit(self.catalog.next_slot, width)
+        return geometry.fit(max(self.catalog.next_slot, self.words[fmt.NEXT_SLOT]), width)
 
     def _find_reusable(self, width: int) -> list[int]:
         now = time.monotonic()
-        if now < self._next_quiet_check:
+        # Looking at every slab is the dear part: only for a number of slots at a time, and not at once again while
+        # someone has yet to let go.
+        if len(self.catalog.resting) < REUSE_AT or now < self._next_quiet_check:
             return []
         self._quiet_generation = self._quiet()
         self._reusable.clear()
@@ -209,7 +185,6 @@ class SeriesDirectory:
             if generation <= self._quiet_generation:
                 self._reusable.setdefault(size, []).append(first)
         if not self._reusable:
-            # Looking at every slab is the dear part: not again at once while someone has yet to let go.
             self._next_quiet_check = now + 0.1
         return self._reusable.get(width, [])
 
@@ -217,15 +192,19 @@ class SeriesDirectory:
         record = fmt.encode_record(kind, body)
         committed = self._position
         try:
-            _write(self._descriptor.fileno(), record, committed)
+            write_all(self._descriptor.fileno(), record, committed)
         except OSError as error:
             msg = f"{self._path} cannot take another record: {error}"
             raise StoreUnavailableError(msg) from error
-        self._position = committed + len(record)
-        # The commit: readers parse up to here and never further.
-        self.words[fmt.COMMITTED] = self._position
         removed = self._removed_by(kind, body)
+        if kind == fmt.SERIES:
+            self.words[fmt.NEXT_SLOT] = max(self.words[fmt.NEXT_SLOT], body[2] + body[3])
+        elif kind == fmt.FAMILY:
+            self.words[fmt.NEXT_FAMILY] = max(self.words[fmt.NEXT_FAMILY], body[0] + 1)
+        # The commit: readers parse up to here and never further.
+        self.words[fmt.COMMITTED] = committed + len(record)
         self.catalog.apply(kind, body)
+        self._position = committed + len(record)
         if removed:
             self._on_removed(removed, body[0])
 
@@ -237,13 +216,19 @@ class SeriesDirectory:
     def _catch_up(self) -> None:
         if self.words[fmt.SUPERSEDED]:
             self._reopen()
-        committed = self.words[fmt.COMMITTED]
+        if self._is_torn:
+            self._reload()
         generation = self.words[fmt.GENERATION]
+        committed = fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
         if committed != self._position:
             removed = self._parse(committed)
-            if removed:
-                self._on_removed(removed, generation)
+            self._tell(removed, generation)
         self.seen = generation
+
+    def _tell(self, removed: list[Series], generation: int) -> None:
+        """Report what was removed by others; even if nothing was, that all of it is taken in."""
+        if removed or generation != self.seen:
+            self._on_removed(removed, generation)
 
     def _parse(self, committed: int) -> list[Series]:
         data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
@@ -260,15 +245,18 @@ class SeriesDirectory:
         if os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
             self.words[fmt.SUPERSEDED] = 0
             return
-        old = self.catalog
-        self.catalog = Catalog()
-        self._reusable.clear()
         self._open()
+        self._reload()
+
+    def _reload(self) -> None:
+        """Parse the whole file anew, and let go of what is not in it."""
+        old, self.catalog = self.catalog, Catalog()
+        self._reusable.clear()
+        self._is_torn = False
+        self._position = fmt.SERIES_HEAD_SIZE
         generation = self.words[fmt.GENERATION]
-        self._parse(self.words[fmt.COMMITTED])
-        removed = self.catalog.missing(old)
-        if removed:
-            self._on_removed(removed, generation)
+        self._parse(fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path))
+        self._tell(self.catalog.missing(old), generation)
 
     def _compact(self) -> None:
         path = os.path.dirname(self._path)
@@ -286,12 +274,19 @@ class SeriesDirectory:
         # From here whoever looks opens the name again; a kill before the rename leaves them where they are.
         self.words[fmt.SUPERSEDED] = 1
         self.words[fmt.GENERATION] = generation
-        os.rename(new, self._path)
+        try:
+            os.rename(new, self._path)
+        except OSError:
+            os.unlink(new)
         self._reopen()
         self.seen = self.words[fmt.GENERATION]
 
     def after_fork_in_child(self) -> None:
-        """The map and the descriptor may be shared with the parent; the lock may not."""
+        """The map and the descriptor may be shared with the parent; the lock may not.
+
+        A thread that was in the middle of a change to the catalog is not here to finish it.
+        """
+        self._is_torn = self._is_torn or self.lock.is_held
         self.lock.forget()
 
     def close(self) -> None:

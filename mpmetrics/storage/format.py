@@ -34,7 +34,10 @@ offset       type    field
 32           u64     committed: offset of the first byte past the last valid record
 40           u64     generation: grows by one with each batch of removals
 48           u64     superseded: 1 once a compacted file is about to take this file's name
-64           f64[]   504 trouble words: see below
+56           u64     slots: the first slot that was never given to a series
+64           u64     families: the first number that was never given to a family
+72           u64[]   seven words, zero
+128          f64[]   496 trouble words: see below
 4096         ...     records
 ===========  ======  =====================================================================================
 
@@ -60,9 +63,10 @@ The body is a JSON array in ASCII:
 
 Writer: holding the append lock, reads what others appended, writes the record past ``committed``, then stores
 ``committed``. That store is the commit: readers never look past it, and a writer that is killed before it leaves
-bytes that the next one overwrites. Reader: loads ``committed`` and parses up to it, without a lock; a stale value only
-means that a record is seen at the next look. A record that fails its checks costs itself alone: the reader goes on at
-the next 8-byte boundary at which a valid record starts, and counts the gap.
+bytes that the next one overwrites. ``slots`` and ``families`` are stored before it, so that what a record gave out is
+not given out again even if the record is damaged later. Reader: loads ``committed`` and parses up to it, without a
+lock; a stale value only means that a record is seen at the next look. A record that fails its checks costs itself
+alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and counts the gap.
 
 Compaction, holding the append lock: a new file with the live families, series and the free ranges is written beside
 the old one; the old one's ``superseded`` is set; the new one is renamed over it. Whoever meets ``superseded`` opens the
@@ -137,6 +141,7 @@ afterwards. Histograms and summaries keep their sum in their first word only.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import zlib
@@ -168,8 +173,10 @@ SERIES_HEAD_SIZE: Final = 4096
 COMMITTED: Final = 32 // WORD
 GENERATION: Final = 40 // WORD
 SUPERSEDED: Final = 48 // WORD
-TROUBLE: Final = 64 // WORD
-TROUBLE_WORDS: Final = (SERIES_HEAD_SIZE - 64) // WORD
+NEXT_SLOT: Final = 56 // WORD
+NEXT_FAMILY: Final = 64 // WORD
+TROUBLE: Final = 128 // WORD
+TROUBLE_WORDS: Final = (SERIES_HEAD_SIZE - 128) // WORD
 
 RECORD_MAGIC: Final = 0x4D50524B
 RECORD_HEAD: Final = struct.Struct("=IIII")
@@ -205,6 +212,15 @@ def check_series_head(head: bytes, where: str) -> int:
     """Return the incarnation, or raise :class:`FormatError` that names ``where`` and what is wrong."""
     _check_head(head, SERIES_HEAD.size, SERIES_MAGIC, where)
     return int(SERIES_HEAD.unpack_from(head)[3])
+
+
+def check_committed(committed: int, descriptor: int, where: str) -> int:
+    """``committed`` of the series directory behind ``descriptor``; :class:`FormatError` when it cannot be that."""
+    size = os.fstat(descriptor).st_size
+    if committed % WORD or not SERIES_HEAD_SIZE <= committed <= size:
+        msg = f"{where}: says that {committed} bytes of it are valid, but it has {size}"
+        raise FormatError(msg)
+    return committed
 
 
 def pack_slab_head(identity: bytes, ordinal: int, pid: int, created: float) -> bytes:

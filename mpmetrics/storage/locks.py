@@ -12,6 +12,7 @@ Three kinds, all of them flock underneath, which the kernel drops with the proce
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -39,6 +40,13 @@ def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
     return _Mutex(path, timeout)
 
 
+def _check_directory(path: str) -> None:
+    """FileNotFoundError unless the directory of ``path`` is there: filelock would bring back one that was deleted."""
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(errno.ENOENT, "the directory is gone", directory)
+
+
 class _Mutex:
     def __init__(self, path: str, timeout: float) -> None:
         self._path = path
@@ -46,6 +54,7 @@ class _Mutex:
         self._lock = FileLock(path, mode=FILE_MODE, thread_local=False, fallback_to_soft=False, poll_interval=0.005)
 
     def __enter__(self) -> None:
+        _check_directory(self._path)
         try:
             self._lock.acquire(timeout=self._timeout)
         except Timeout as error:
@@ -63,6 +72,7 @@ class Lease:
     """
 
     def __init__(self, path: str) -> None:
+        _check_directory(path)
         self._descriptor = -1
         self._lock = FileLock(
             path,
@@ -135,6 +145,11 @@ class AppendLock:
             else:
                 return True
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a thread of this process holds the lock."""
+        return self._holder != 0
+
     def release(self) -> None:
         """Give the lock back."""
         fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
@@ -175,7 +190,7 @@ def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
 
 def hold_shared(path: str) -> Descriptor:
     """Open ``path`` and hold a shared lock on it until the descriptor is closed, forked children included."""
-    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
     fcntl.flock(descriptor.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     return descriptor
 
@@ -183,7 +198,7 @@ def hold_shared(path: str) -> Descriptor:
 def unheld(path: str) -> bool:
     """Whether nobody holds a lock on ``path``; a file that is not there is held by nobody."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return True
     try:
@@ -199,7 +214,7 @@ def unheld(path: str) -> bool:
 def remove_unheld(path: str) -> bool:
     """Remove the file ``path`` unless someone holds a lock on it, keeping others from taking one meanwhile."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

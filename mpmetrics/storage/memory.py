@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Guard, Segment
 from mpmetrics.errors import ConflictError, StoreError
@@ -20,32 +20,24 @@ from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog, Family, Key, Series
 from mpmetrics.storage.directory import SeriesDirectory
+from mpmetrics.storage.private import PrivateSeries, PrivateValue
 from mpmetrics.storage.quiet import quiet_generation
 from mpmetrics.storage.retry import Retry
 from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, Words
+    from mpmetrics._cells import Words
+    from mpmetrics.storage.private import Cell
     from mpmetrics.storage.store import Epoch
 
-    Cell = CounterCell | GaugeCell | RecentCell | DistributionCell
     Make = Callable[[Guard, Segment, int], Cell]
+    Choose = Callable[[Collection[Key]], Iterable[Key]]
 
-__all__ = ["Memory", "PrivateSeries"]
+__all__ = ["Memory"]
 
 log = logging.getLogger("mpmetrics")
-
-
-class PrivateSeries(NamedTuple):
-    """A series whose words are in private memory."""
-
-    family: Family
-    key: Key
-    cell: Cell
-    segment: Segment
-    created: float
 
 
 class Memory:
@@ -65,6 +57,8 @@ class Memory:
         self._is_shared = False
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
         self._said: set[str] = set()
+        self.moves = 0
+        """How often private values began or ended to move in: whoever reads both sides sees by it that one moved."""
         fork.register(self)
 
     def expect_store(self) -> None:
@@ -89,7 +83,7 @@ class Memory:
             acknowledged = directory.seen
         self._is_shared = True
         self._segments = Segments(
-            epoch, directory, acknowledged=acknowledged, retry=self._retry, complain=self._complain
+            epoch, directory, guard=self.guard, acknowledged=acknowledged, retry=self._retry, complain=self._complain
         )
         self.directory = directory
         conflicts = []
@@ -169,21 +163,21 @@ class Memory:
     def _private_words(self, family: Family) -> Words:
         return Refuge(self._retry, family.width) if self._is_shared else heap(family.width)
 
-    def remove(self, family: Family, wanted: Callable[[Key], bool]) -> None:
-        """Remove the series of ``family`` whose label values ``wanted`` answers true to, in all processes.
+    def remove(self, family: Family, choose: Choose) -> None:
+        """Remove those series of ``family``, in all processes, that ``choose`` picks from the label values of all.
 
         Raises :class:`~mpmetrics.errors.StoreError` when the store cannot take the removal; nothing is removed then.
         """
         directory = self.directory
         if directory is not None:
             with directory:
-                directory.remove(directory.declare(family), wanted)
-        for name, key in list(self._private):
-            if name == family.name and wanted(key):
-                entry = self._private.pop((name, key), None)
-                self._cells[name].pop(key, None)
-                if entry is not None:
-                    self.guard.run(_detach, (entry.cell, family.width))
+                directory.remove(directory.declare(family), choose)
+        keys = [key for name, key in list(self._private) if name == family.name]
+        for key in list(choose(keys)):
+            entry = self._private.pop((family.name, key), None)
+            self._cells[family.name].pop(key, None)
+            if entry is not None:
+                self.guard.run(_detach, (entry.cell, family.width))
 
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
@@ -202,7 +196,11 @@ class Memory:
             cell = None if bound is None else self._cells[bound[0]].pop(bound[1], None)
             if cell is not None:
                 detached.append((cell, series.width))
-        self.guard.run(self._let_go, (detached, gone, generation))
+        argument = (detached, gone, generation)
+        if self._segments is not None and self._segments.is_touching:
+            self._let_go(argument)
+        else:
+            self.guard.run(self._let_go, argument)
 
     def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[Series], int]) -> None:
         detached, gone, generation = argument
@@ -226,12 +224,17 @@ class Memory:
         directory, segments = self.directory, self._segments
         if directory is None or segments is None:
             return
+        self.guard.is_slow = True
+        self.moves += 1
         try:
             segments.move_in()
             for entry in list(self._private.values()):
                 self._move_in(directory, segments, entry)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             self._complain("retry", error)
+        finally:
+            self.moves += 1
+            self.guard.is_slow = False
 
     def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:
         name = entry.family.name, entry.key
@@ -282,11 +285,17 @@ class Memory:
         """The families declared in this process."""
         return list(self._declared.families.values())
 
-    def private_series(self) -> Iterator[tuple[PrivateSeries, list[float]]]:
-        """The series that are not in the store, with their words."""
+    def private_values(self) -> Iterator[PrivateValue]:
+        """The series whose values are not in the store, with their words."""
         for entry in list(self._private.values()):
-            words = entry.segment.words
-            yield entry, [words[index] for index in range(entry.family.width)]
+            yield entry.value()
+        segments = self._segments
+        if segments is not None and segments.incomplete:
+            for first, (name, key) in list(self._bound.items()):
+                family = self._declared.families[self._declared.numbers[name]]
+                found = segments.private_words(first, family.width)
+                if found is not None:
+                    yield PrivateValue(family, key, self._clock(), found)
 
     def _complain(self, cause: str, error: Exception) -> None:
         if cause not in self._said:

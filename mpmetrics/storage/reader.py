@@ -76,7 +76,7 @@ class SeriesReader:
         if self._words[fmt.SUPERSEDED] and os.stat(self._path).st_ino != os.fstat(self._descriptor.fileno()).st_ino:
             self._open()
         generation = self.generation
-        committed = self._words[fmt.COMMITTED]
+        committed = fmt.check_committed(self._words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
         if committed != self._position:
             if committed < self._position:
                 msg = f"{self._path}: its end moved back from {self._position} to {committed}"
@@ -84,8 +84,6 @@ class SeriesReader:
             data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
             for _, kind, body in fmt.decode_records(data):
                 self.catalog.apply(kind, body)
-            if len(data) < committed - self._position:
-                self.catalog.damaged += 1
             self._position = committed
         return generation
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import logging
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mpmetrics._cells import Guard
 
 __all__ = ["Retry"]
+
+log = logging.getLogger("mpmetrics")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
@@ -43,8 +46,10 @@ class Retry:
         self._is_running = True
         self._register()
         # Not threading.Thread, whose start waits for the thread: this may be in a signal handler or a finaliser.
-        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the last attempt is registered
+        try:
             _thread.start_new_thread(self._run, ())
+        except RuntimeError:  # no more threads now, or the interpreter is ending and the last attempt is registered
+            self._is_running = False
 
     def _register(self) -> None:
         if not self._is_registered:
@@ -60,7 +65,10 @@ class Retry:
         while self._is_running:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            self.now()
+            try:
+                self.now()
+            except Exception:  # whatever it is, the next attempt may do better, and nobody else would see it
+                log.exception("moving private values into the store failed")
             if not self._is_needed():
                 self._is_running = False
                 if self._is_needed():  # since we looked

@@ -7,6 +7,7 @@ has another attempt made once a second. Both are only ever touched under the gua
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics._cells import Segment, Words
@@ -19,6 +20,7 @@ from mpmetrics.storage.slab import Slab
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mpmetrics._cells import Guard
     from mpmetrics.storage.catalog import Series
     from mpmetrics.storage.directory import SeriesDirectory
     from mpmetrics.storage.retry import Retry
@@ -59,17 +61,23 @@ class Refuge:
 
 
 class _Unleased:
-    """Stands in for the words of segment ``number`` until the first touch."""
+    """Stands in for the words of segment ``number`` until the first touch.
+
+    The operation that touches it goes on with it. Should its series turn out to be removed, its value goes nowhere.
+    """
 
     def __init__(self, segments: Segments, number: int) -> None:
         self._segments = segments
         self._number = number
+        self.gone: set[int] = set()
 
     def __getitem__(self, index: int, /) -> float:
         return self._segments.touch(self._number)[index]
 
     def __setitem__(self, index: int, value: float, /) -> None:
-        self._segments.touch(self._number)[index] = value
+        words = self._segments.touch(self._number)
+        if index not in self.gone:
+            words[index] = value
 
 
 class Segments:
@@ -85,23 +93,37 @@ class Segments:
         epoch: Epoch,
         directory: SeriesDirectory,
         *,
+        guard: Guard,
         acknowledged: int,
         retry: Retry,
         complain: Callable[[str, Exception], None],
     ) -> None:
         self._epoch = epoch
         self._directory = directory
+        self._guard = guard
         self._acknowledged = acknowledged
         self._retry = retry
         self._complain = complain
         self._segments: dict[int, Segment] = {}
         self._refuges: dict[int, Refuge] = {}
         self._slab: Slab | None = None
+        self._touching = 0
 
     @property
     def ordinal(self) -> int:
         """Ordinal of the slab; 0 before there is one."""
         return 0 if self._slab is None else self._slab.ordinal
+
+    @property
+    def is_touching(self) -> bool:
+        """Whether the calling thread is in :meth:`touch`, and so has the guard already."""
+        return self._touching == threading.get_ident()
+
+    def private_words(self, first: int, width: int) -> list[float] | None:
+        """The words of a series, if they are private for now; else None."""
+        segment, index = self.place(first)
+        words = segment.words
+        return [words[index + at] for at in range(width)] if isinstance(words, Refuge) else None
 
     @property
     def incomplete(self) -> bool:
@@ -120,6 +142,7 @@ class Segments:
         """The words of segment ``number``: of the slab, which is leased and grown as needed, else private ones."""
         segment = self._segments[number]
         if isinstance(segment.words, _Unleased):
+            self._guard.is_slow = True
             try:
                 segment.words = self._lease().words(number)
             except StoreError as error:
@@ -127,11 +150,19 @@ class Segments:
                 segment.words = refuge
                 self._directory.trouble(1.0)
                 self._complain("lease", error)
+            finally:
+                self._guard.is_slow = False
         return segment.words
 
     def _lease(self) -> Slab:
         if self._slab is None:
             path, owner = self._epoch.path, self._epoch.owner
+            # Until now others could not know that we may hold removed series, and may have given their slots away.
+            self._touching = threading.get_ident()
+            try:
+                self._directory.sync()
+            finally:
+                self._touching = 0
             self._slab = Slab(path, append_lock=self._directory.lock, owner=owner, acknowledged=self._acknowledged)
             try:
                 fold(path, owner=owner, at_least=FOLD_AT)
@@ -151,9 +182,12 @@ class Segments:
         """No cell writes to these series' slots any more: make them zero, and tell others that they may have them."""
         for series in gone:
             segment, index = self.place(series.first)
-            if not isinstance(segment.words, _Unleased):
-                for position in range(index, index + series.width):
-                    segment.words[position] = 0.0
+            words, positions = segment.words, range(index, index + series.width)
+            if isinstance(words, _Unleased):
+                words.gone.update(positions)
+            else:
+                for position in positions:
+                    words[position] = 0.0
         self._acknowledged = generation
         if self._slab is not None:
             # Others take this for: the slots that went up to this generation hold nothing of this process.
@@ -162,6 +196,7 @@ class Segments:
     def after_fork_in_child(self) -> None:
         """The parent's slab and private words are the parent's; the child leases its own at its first write."""
         slab, self._slab = self._slab, None
+        self._touching = 0
         if slab is not None:
             slab.abandon()
         self._refuges.clear()

@@ -7,6 +7,7 @@ lives: an epoch whose lease nobody holds is dead, and the next server to begin o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -19,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.catalog import Catalog
-from mpmetrics.storage.directory import create_series_file
+from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import hold_shared, mutex, open_private, secure, unheld
+from mpmetrics.storage.series_file import create_series_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mpmetrics.storage.descriptor import Descriptor
 
 __all__ = ["Epoch", "Store", "default_base", "new_default_directory", "remove_dead_stores"]
 
@@ -52,29 +53,36 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
     """Remove the default stores of user ``uid`` in ``base`` whose every epoch is dead; returns what was removed."""
     removed = []
     for entry in os.scandir(base):
-        if not entry.name.startswith(f"mpmetrics-{uid}-") or not entry.is_dir(follow_symlinks=False):
-            continue
-        try:
-            if entry.stat(follow_symlinks=False).st_uid == uid and _is_dead(entry.path):
-                shutil.rmtree(entry.path)
-                removed.append(entry.path)
-        except (OSError, LockTimeoutError):
-            continue  # being begun or cleaned by someone else at this moment
+        if entry.name.startswith(f"mpmetrics-{uid}-") and entry.is_dir(follow_symlinks=False):
+            with contextlib.suppress(OSError, LockTimeoutError):  # someone else begins or cleans it at this moment
+                if entry.stat(follow_symlinks=False).st_uid == uid and _remove_if_dead(entry.path):
+                    removed.append(entry.path)
     return removed
 
 
-def _is_dead(path: str) -> bool:
-    if not os.path.exists(os.path.join(path, "lock")):
-        return time.time() - os.stat(path).st_mtime > _GRACE
-    with mutex(os.path.join(path, "lock"), 0.0):
+def _remove_if_dead(path: str) -> bool:
+    """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
+    lock = os.path.join(path, "lock")
+    with mutex(lock, 0.0) if os.path.exists(lock) else contextlib.nullcontext():
         epochs = _epochs(path)
-        if not epochs:
-            return time.time() - os.stat(path).st_mtime > _GRACE
-        return all(unheld(os.path.join(path, f"epoch-{number}", "lease")) for number in epochs)
+        if not epochs and time.time() - os.stat(path).st_mtime < _GRACE:
+            return False
+        if not all(unheld(os.path.join(path, f"epoch-{number}", "lease")) for number in epochs):
+            return False
+        shutil.rmtree(path)
+    return True
 
 
 def _epochs(path: str) -> list[int]:
     return sorted(int(match[1]) for match in map(_EPOCH.match, os.listdir(path)) if match)
+
+
+def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
+    """Give a directory that we made its mode and owner; a umask may have left us no right even to open it."""
+    handle = Descriptor(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
+    os.chmod(f"/proc/self/fd/{handle.fileno()}", 0o700)
+    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+    secure(descriptor.fileno(), 0o700, owner)
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,7 @@ class Store:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
             return
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            secure(descriptor, 0o700, owner)
-        finally:
-            os.close(descriptor)
+        _secure_directory(self.path, owner)
 
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISDIR(status.st_mode):
@@ -180,11 +184,7 @@ class Store:
         self._remove_leftovers()
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            secure(descriptor, 0o700, self.owner)
-        finally:
-            os.close(descriptor)
+        _secure_directory(temporary, self.owner)
         for name in ("lease", "series.lock", "fold.lock"):
             os.close(open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner))
         os.close(create_series_file(os.path.join(temporary, "series"), Catalog(), (1, 0), self.owner))
@@ -202,10 +202,6 @@ class Store:
 
     def remove_if_dead(self) -> bool:
         """Remove the whole store when nobody is left in it; answers whether it is gone."""
-        try:
-            if not _is_dead(self.path):
-                return False
-            shutil.rmtree(self.path)
-        except (OSError, LockTimeoutError):
-            return False
-        return True
+        with contextlib.suppress(OSError, LockTimeoutError):
+            return _remove_if_dead(self.path)
+        return False

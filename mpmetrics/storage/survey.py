@@ -35,7 +35,7 @@ def list_slabs(path: str) -> list[SlabName]:
 def is_alive(path: str) -> bool:
     """Whether the owner of the slab file ``path`` holds its lease; a file that is gone has no live owner."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -22,7 +22,7 @@ from mpmetrics.collector.snapshot import EpochReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 30.0
+PATIENCE = 50.0
 """Seconds after which something hangs; never a measure of speed."""
 
 

@@ -368,7 +368,7 @@ def test_nobody_waits_for_a_stopped_process_and_nothing_is_lost(
         )
     )
     assert values == values | {name: value for name, value in scrape(mine).items() if name.startswith("hits")}
-    assert [] == list(mine.memory.private_series())
+    assert [] == list(mine.memory.private_values())
     assert len(caplog.records) <= 3  # one a cause, not one an operation
 
 

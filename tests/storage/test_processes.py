@@ -441,6 +441,7 @@ def test_a_gauge_per_worker_keeps_its_labels_bounded(
 
 def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
     fork: Fork,
+    gate: Callable[..., Any],
     provider: MakeProvider,
     store_dir: str,
     scrape: Callable[..., dict[str, float]],
@@ -463,10 +464,17 @@ def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
     monkeypatch.setattr(Catalog, "apply", pause)
     thread.start()
     assert inside.wait(30)
-    child = fork(lambda: hits.labels("child").inc(100))
-    child.result()
+    parent_is_done = gate()
+
+    def write() -> None:
+        parent_is_done.wait()
+        hits.labels("child").inc(100)
+
+    child = fork(write)
     go_on.set()
     thread.join()
+    parent_is_done.open()
+    child.result()
 
     values = scrape(store_dir)
     assert (1, 10, 100) == tuple(values[f"hits_total{{who={who}}}"] for who in ("early", "thread", "child"))

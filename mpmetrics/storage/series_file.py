@@ -1,0 +1,45 @@
+"""Making a series directory's file: a new epoch's, or a compacted one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.locks import open_private
+
+if TYPE_CHECKING:
+    from mpmetrics.storage.catalog import Catalog
+
+__all__ = ["create_series_file", "write_all"]
+
+
+def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner: tuple[int, int] | None) -> int:
+    """Write a complete series directory to the new file ``path`` and return its descriptor.
+
+    ``head`` is its incarnation and generation. OSError when it cannot be written; the file is removed again.
+    """
+    incarnation, generation = head
+    body = b"".join(fmt.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
+    try:
+        committed = fmt.SERIES_HEAD_SIZE + len(body)
+        os.posix_fallocate(descriptor, 0, committed)
+        words = [committed, generation, 0, catalog.next_slot, catalog.next_family]
+        head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
+        head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
+        write_all(descriptor, head_bytes, 0)
+        write_all(descriptor, body, fmt.SERIES_HEAD_SIZE)
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
+    return descriptor
+
+
+def write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
