@@ -54,7 +54,7 @@ class SeriesDirectory:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = Catalog()
-        self.lock = AppendLock(os.path.join(path, "series.lock"), owner)
+        self.lock = AppendLock(os.path.join(path, "series.lock"), lambda: self.words[fmt.COMMITTED], owner)
         self._path = os.path.join(path, "series")
         self._owner = owner
         self._quiet = quiet

@@ -25,11 +25,15 @@ from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage.descriptor import Descriptor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 __all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
 
 FILE_MODE = 0o600
+
+MOST_PATIENT = 3.0
+"""Seconds that one may wait for an append lock which others take and give back all the time."""
 
 
 def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
@@ -100,12 +104,16 @@ class AppendLock:
     """The append lock of a series directory: between the threads of a process, and between processes.
 
     ``acquire`` waits a bounded time for both and answers whether it has them. A thread that holds the lock and asks
-    again (from a signal handler or a finaliser that interrupted it) is refused at once. After a wait in vain, nobody
-    waits for a while: the holder is stopped, and one request after the other would wait for it.
+    again (from a signal handler or a finaliser that interrupted it) is refused at once.
+
+    ``progress`` is a number that changes while others use the lock. As long as it does, the wait goes on, up to
+    ``MOST_PATIENT``: there are many in front. When it does not, the holder is stopped: then nobody waits for a while,
+    or one request after the other would wait for it.
     """
 
-    def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: str, progress: Callable[[], int], owner: tuple[int, int] | None = None) -> None:
         self._path = path
+        self._progress = progress
         self._owner = owner
         self._descriptor = Descriptor(-1)
         self._threads = threading.Lock()
@@ -132,11 +140,15 @@ class AppendLock:
     def _flock(self, timeout: float) -> bool:
         if self._descriptor.fileno() < 0:
             self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner))
-        deadline = time.monotonic() + timeout
+        start = time.monotonic()
+        deadline, seen = start + timeout, self._progress()
         while True:
             try:
                 fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if self._progress() != seen and timeout:
+                    seen = self._progress()
+                    deadline = min(time.monotonic() + timeout, start + MOST_PATIENT)
                 if time.monotonic() >= deadline:
                     self._hopeless_until = time.monotonic() + 1.0
                     return False

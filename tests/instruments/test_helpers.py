@@ -54,7 +54,7 @@ def test_labels_returns_one_child(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("seen_before", [False, True])
-def test_label_values_that_are_str_are_the_text_they_hold(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
+def test_label_values_that_are_str(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
     """A value that is a str but prints otherwise is the text it holds, whether or not that text has a series yet."""
 
     class Method(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value)

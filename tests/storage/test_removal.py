@@ -251,7 +251,7 @@ def test_a_removal_that_the_store_cannot_take_changes_nothing(
 ) -> None:
     """While the append lock is not to be had a removal raises, and the series goes on."""
     hits.labels("200").inc()
-    lock = directory_module.AppendLock(str(epoch_of(hits._provider) / "series.lock"))
+    lock = directory_module.AppendLock(str(epoch_of(hits._provider) / "series.lock"), lambda: 0)
     assert lock.acquire(1.0)
     with pytest.raises(mpmetrics.StoreError, match=r"series\.lock"):
         hits.remove("200")
