@@ -89,7 +89,9 @@ class Server:
         self.environ = {name: value for name, value in environ.items() if value}
         # The script, not ``-m gunicorn``, which cannot start itself again on SIGUSR2.
         command = [str(Path(sys.executable).with_name("gunicorn")), "-c", chosen, "-b", f"127.0.0.1:{self.port}"]
-        self.command = [*command, "--no-control-socket", *arguments, "shopapp:app"]
+        # A worker that gets its SIGTERM while it boots does not hear it: gunicorn then waits this long.
+        command += ["--graceful-timeout", "5", "--no-control-socket"]
+        self.command = [*command, *arguments, "shopapp:app"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:

@@ -113,6 +113,7 @@ def test_a_reader_follows_growth_while_it_happens(provider: MakeProvider, fork: 
         before = sum(column.words)
         lengths.append(len(column.words))
     writer.result()
+    lengths.append(len(reader.snapshot().columns[0].words))
     reader.close()
 
     assert sorted(lengths) == lengths
