@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import ConflictError, MpmetricsError, StoreError
+from mpmetrics.storage import fork
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.store import Epoch, Store
 
@@ -91,8 +92,21 @@ class Provider:
         return self._closed
 
 
-_default: Provider | None = None
-_default_lock = threading.Lock()
+class _Default:
+    """The default provider of the process and its forked children."""
+
+    def __init__(self) -> None:
+        self.provider: Provider | None = None
+        # Re-entrant: a signal handler or a finaliser may make an instrument while its thread makes the first one.
+        self.lock = threading.RLock()
+        fork.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """A thread that held the lock is not here."""
+        self.lock = threading.RLock()
+
+
+_default = _Default()
 
 
 def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
@@ -100,11 +114,12 @@ def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
 
     A store that cannot be used is said once in the log, and values stay private: the application goes on.
     """
-    global _default  # noqa: PLW0603 (the one global there is)
-    with _default_lock:
-        if _default is None:
-            _default = _from_environment(environ)
-        return _default
+    with _default.lock:
+        if _default.provider is None:
+            made = _from_environment(environ)
+            if _default.provider is None:  # else whoever interrupted this was first
+                _default.provider = made
+        return _default.provider
 
 
 def _from_environment(environ: Mapping[str, str]) -> Provider:
@@ -123,6 +138,5 @@ def _from_environment(environ: Mapping[str, str]) -> Provider:
 
 def set_provider(provider: Provider | None) -> None:
     """Make ``provider`` the default one for instruments made from now on; None: decide anew at the next use."""
-    global _default  # noqa: PLW0603 (the one global there is)
-    with _default_lock:
-        _default = provider
+    with _default.lock:
+        _default.provider = provider

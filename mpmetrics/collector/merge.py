@@ -42,6 +42,7 @@ class _Merger:
         self._columns = snapshot.columns
         self._live = [column for column in snapshot.columns if column.alive]
         self._retired = snapshot.retired
+        self._unsettled = snapshot.unsettled
         self._size = snapshot.catalog.next_slot
         self._sums = self._add_up()
 
@@ -57,6 +58,7 @@ class _Merger:
             return list(map(total, zip(*padded, strict=True)))
 
     def reading(self, family: Family, members: Iterable[Series]) -> Reading:
+        members = [series for series in members if series.first not in self._unsettled]
         reading = Reading(family.name, _TYPES.get(family.kind, family.kind), family.help, family.unit)
         if family.kind == "info":
             reading.samples = list(self._info(family, members))
@@ -68,7 +70,7 @@ class _Merger:
     def _samples(self, family: Family, series: Series, labels: Labels) -> Iterable[Sample]:
         if family.kind == "counter":
             return (
-                Sample("_total", labels, self._sums[series.first]),
+                Sample("_total", labels, self._sum(series, 0)),
                 Sample("_created", labels, series.created),
             )
         if family.kind in ("histogram", "summary"):
@@ -78,9 +80,9 @@ class _Merger:
         return self._gauge(family, series, labels)
 
     def _distribution(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
-        first, width = series.first, series.width
-        counts = list(accumulate(self._sums[first + 2 : first + width]))
-        addends = [self._retired_word(first), self._retired_rest(first)]
+        width = series.width
+        counts = list(accumulate(self._sum(series, bucket) for bucket in range(2, width)))
+        addends = [self._retired_word(series), self._retired_rest(series)]
         addends += [distribution_sum(words) for _, words in self._words(series, self._columns)]
         if family.kind == "histogram":
             for bound, count in zip(family.bounds, counts, strict=True):
@@ -102,24 +104,25 @@ class _Merger:
             return
         words = [(column.ordinal, word[0]) for column, word in self._words(series, columns) if is_set(word[0])]
         if kind == "all":
-            by_ordinal = dict(self._retired.by_ordinal.get(series.first, {})) if mode == "all" else {}
+            kept = mode == "all" and self._is_in_retired(series)
+            by_ordinal = dict(self._retired.by_ordinal.get(series.first, {})) if kept else {}
             by_ordinal.update(words)
             for ordinal, value in sorted(by_ordinal.items()):
                 yield Sample("", (*labels, ("worker", str(ordinal))), value + 0.0)
             return
         values = [value for _, value in words]
-        retired = 0.0 if mode.startswith("live") else self._retired_word(series.first)
+        retired = 0.0 if mode.startswith("live") else self._retired_word(series)
         if is_set(retired):
             values.append(retired)
         if kind == "sum":
-            yield Sample("", labels, total([*values, 0.0 if mode == "livesum" else self._retired_rest(series.first)]))
+            yield Sample("", labels, total([*values, 0.0 if mode == "livesum" else self._retired_rest(series)]))
         elif values:
             yield Sample("", labels, extreme(kind, values) + 0.0)
 
     def _states(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
         _, current = self._latest("mostrecent", series)
         for number, state in enumerate(family.states):
-            yield Sample("", (*labels, (family.name, state)), float(number == int(current)))
+            yield Sample("", (*labels, (family.name, state)), float(number == current))
 
     def _info(self, family: Family, members: Iterable[Series]) -> Iterator[Sample]:
         size = len(family.labels)
@@ -139,7 +142,7 @@ class _Merger:
         """Time and value of what was set last; time 0.0 when it never was."""
         live = mode.startswith("live")
         candidates = [latest(words) for _, words in self._words(series, self._live if live else self._columns)]
-        if not live and series.first + series.width <= len(self._retired.values):
+        if not live and self._is_in_retired(series):
             candidates.append(latest(self._retired.values[series.first : series.first + series.width]))
         return max(candidates, key=lambda pair: pair[0], default=(0.0, 0.0))
 
@@ -149,11 +152,23 @@ class _Merger:
             if len(column.words) >= end:
                 yield column, column.words[series.first : end]
 
-    def _retired_word(self, slot: int) -> float:
-        return self._retired.values[slot] if slot < len(self._retired.values) else 0.0
+    def _sum(self, series: Series, position: int) -> float:
+        """The sum of a word over everything."""
+        slot = series.first + position
+        if self._is_in_retired(series) or slot >= len(self._retired.values):
+            return self._sums[slot]
+        # What the retired file has there was another series', which had these slots before.
+        return total(words[position] for _, words in self._words(series, self._columns))
 
-    def _retired_rest(self, slot: int) -> float:
-        return self._retired.remainders[slot] if slot < len(self._retired.remainders) else 0.0
+    def _is_in_retired(self, series: Series) -> bool:
+        known = series.first + series.width <= len(self._retired.values)
+        return known and series.generation <= self._retired.generation
+
+    def _retired_word(self, series: Series) -> float:
+        return self._retired.values[series.first] if self._is_in_retired(series) else 0.0
+
+    def _retired_rest(self, series: Series) -> float:
+        return self._retired.remainders[series.first] if self._is_in_retired(series) else 0.0
 
 
 def bound_text(bound: float) -> str:

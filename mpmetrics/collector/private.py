@@ -39,7 +39,8 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
         series = catalog.series[number].get(entry.key)
         if series is None:
             first = geometry.fit(catalog.next_slot, len(words))
-            catalog.apply(fmt.SERIES, [number, entry.key, first, len(words), entry.created])
+            place = [first, len(words), entry.created, 0, catalog.next_serial]
+            catalog.apply(fmt.SERIES, [number, entry.key, *place])
             series = catalog.series[number][entry.key]
         values[series.first] = words
     column = [0.0] * catalog.next_slot

@@ -1,8 +1,9 @@
 """A consistent view of an epoch: the words of every process and of the retired file, at one moment.
 
 The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, and looks again:
-if the retired file was replaced meanwhile, or series were removed, it starts over, so that a value is never counted
-twice and never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+if the retired file was replaced meanwhile, it starts over, so that a value is never counted twice and never missing
+while a folder moves it. After a bounded number of attempts it keeps folders out for a moment. Series that came or went
+while the slabs were read are left out of this view: their slots may have changed hands in the middle.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Snapshot:
     catalog: Catalog = field(default_factory=Catalog)
     columns: list[Column] = field(default_factory=list)
     retired: Retired = field(default_factory=Retired)
+    unsettled: frozenset[int] = frozenset()
+    """First slots of series that came or went while the words were read."""
     unreadable: dict[str, str] = field(default_factory=dict)
     trouble: float = 0.0
     files: int = 0
@@ -64,21 +67,24 @@ class EpochReader:
                 return snapshot
         try:
             with mutex(os.path.join(self.path, "fold.lock"), 1.0):
-                return self._attempt() or Snapshot()
+                return self._attempt(last=True) or Snapshot()
         except (OSError, LockTimeoutError):
-            return self._attempt() or Snapshot()
+            return self._attempt(last=True) or Snapshot()
 
-    def _attempt(self) -> Snapshot | None:
-        """A snapshot, or None when folding or removal came in between."""
+    def _attempt(self, *, last: bool = False) -> Snapshot | None:
+        """A snapshot, or None when folding came in between and it is not the ``last`` attempt."""
         snapshot = Snapshot()
         retired = self._identity()
         self._read_retired(retired, snapshot)
-        generation = self._read_series(snapshot)
+        self._read_series(snapshot)
+        if self._series is not None:
+            snapshot.catalog.touched.clear()
         complete = self._read_slabs(snapshot)
-        if not complete or retired != self._identity():
+        if not last and (not complete or retired != self._identity()):
             return None
-        if self._series is not None and self._series.generation != generation:
-            return None
+        if self._series is not None:
+            self._read_series(snapshot)
+            snapshot.unsettled = frozenset(snapshot.catalog.touched)
         self._measure(snapshot)
         return snapshot
 
@@ -101,18 +107,17 @@ class EpochReader:
                 snapshot.unreadable["retired"] = str(error)
         snapshot.retired = self._retired
 
-    def _read_series(self, snapshot: Snapshot) -> int:
+    def _read_series(self, snapshot: Snapshot) -> None:
         try:
             if self._series is None:
                 self._series = SeriesReader(self.path)
-            generation = self._series.sync()
+            self._series.sync()
         except (OSError, FormatError) as error:
             snapshot.unreadable["series"] = str(error)
             self._series = None
-            return 0
+            return
         snapshot.catalog = self._series.catalog
         snapshot.trouble = self._series.trouble
-        return generation
 
     def _read_slabs(self, snapshot: Snapshot) -> bool:
         catalog = snapshot.catalog

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.exposition.app import MetricsApp
+from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.server import HttpServer
 from mpmetrics.storage.locks import mutex
 
@@ -39,6 +40,9 @@ BEAT = 0.25
 """Seconds between heartbeats, and between looks at the parent."""
 
 FOLD_EVERY = 2.0
+THREADS = 64
+"""Scrapes at a time that wait for, and share, the next collection."""
+
 HUNG_AFTER = 30.0
 """Seconds of one collection after which the process counts as hung."""
 
@@ -102,7 +106,7 @@ class Endpoint:
         return not stop.is_set()
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        server = HttpServer(self._app)
+        server = HttpServer(self._app, Limits(threads=THREADS))
         await server.start()
         for listener in (*self._listeners, *self._listen_in_store()):
             await server.add(listener)
@@ -125,7 +129,10 @@ class Endpoint:
         """Fold the dead when nobody scrapes, too."""
         while True:
             await asyncio.sleep(FOLD_EVERY)
-            await asyncio.to_thread(self._collector.fold)
+            try:
+                await asyncio.to_thread(self._collector.fold)
+            except Exception:  # whatever it is, scrapes go on, and the next time may do better
+                log.exception("folding the dead failed")
 
     async def _beat(self, stop: asyncio.Event) -> None:
         while True:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import RecentCell
+from mpmetrics.errors import StoreError
 from mpmetrics.instruments.base import Instrument
 from mpmetrics.instruments.naming import check_label_names, text
 
@@ -68,13 +70,15 @@ class Info(Instrument[InfoSeries]):
         is_new = whole not in self._children
         cell = self._memory.bind(self._family, whole, self._make, self._max_series)
         if cell is None:  # full: what is to be replaced makes room
-            self._forget(key, whole)
+            with contextlib.suppress(StoreError):
+                self._forget(key, whole)
             cell = self._memory.bind(self._family, whole, self._make, self._max_series)
         if cell is None:
             cell = self._bind_overflow()
         cell.set(1.0)  # type: ignore[union-attr]
         if is_new:
-            self._forget(key, whole)
+            with contextlib.suppress(StoreError):  # what was said before stays until later; the latest is what shows
+                self._forget(key, whole)
 
     def remove(self, *labelvalues: object) -> None:
         """Remove what was said about these label values, in all processes; as :meth:`Instrument.remove`."""

@@ -7,8 +7,8 @@ input or output.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import astuple, dataclass, field, fields
+from typing import Any, NamedTuple
 
 from mpmetrics.errors import ConflictError, FormatError
 from mpmetrics.storage import format as fmt
@@ -98,13 +98,23 @@ def _words(value: object) -> str:
 
 @dataclass(slots=True)
 class Series:
-    """One series: its family's number, its label values, its slots and when it was made (Unix time, s)."""
+    """One series: its family's number, label values and slots, when it was made (Unix time, s), and in which order."""
 
     family: int
     key: Key
     first: int
     width: int
     created: float
+    generation: int
+    serial: int
+
+
+class Rest(NamedTuple):
+    """Slots of a removed series: the generation of its removal, how many they are, and its serial."""
+
+    generation: int
+    width: int
+    serial: int
 
 
 class Catalog:
@@ -115,9 +125,14 @@ class Catalog:
         self.numbers: dict[str, int] = {}
         self.series: dict[int, dict[Key, Series]] = {}
         self.by_slot: dict[int, Series] = {}
-        self.resting: dict[int, tuple[int, int]] = {}
+        self.resting: dict[int, Rest] = {}
+        self.touched: set[int] = set()
+        """First slots of series that came or went since a reader last emptied this."""
         self.next_slot = 0
         self.next_family = 0
+        self.next_serial = 1
+        self.generation = 0
+        """The latest generation of a removal among the records."""
         self.damaged = 0
         self.dead_records = 0
         self.version = 0
@@ -167,44 +182,52 @@ class Catalog:
             self._sample_names[name] = number
         self.next_family = max(self.next_family, number + 1)
 
-    def _series(self, number: int, values: list[str] | None, first: int, width: int, created: float) -> None:
+    def _series(
+        self,
+        number: int,
+        values: list[str] | None,
+        first: int,
+        width: int,
+        created: float,
+        generation: int,
+        serial: int,
+    ) -> None:
         family = self.families[number]
         key: Key = None if values is None else tuple(map(str, values))
         # An info series carries its pairs behind its labels.
         long_enough = key is None or len(key) == len(family.labels) or family.kind == "info"
         if width != family.width or first < 0 or not long_enough or key in self.series[number] or first in self.by_slot:
             raise ValueError(first)
-        series = Series(number, key, int(first), width, float(created))
+        series = Series(number, key, int(first), width, float(created), int(generation), int(serial))
         self.series[number][key] = series
         self.by_slot[series.first] = series
+        self.touched.add(series.first)
         self.next_slot = max(self.next_slot, series.first + width)
+        self.next_serial = max(self.next_serial, series.serial + 1)
         self.resting.pop(series.first, None)
 
     def _removed(self, generation: int, slots: list[int]) -> None:
+        self.generation = max(self.generation, int(generation))
         for first in slots:
             series = self.by_slot.pop(first, None)
             if series is not None:
                 del self.series[series.family][series.key]
-                self.resting[series.first] = (int(generation), series.width)
+                self.resting[series.first] = Rest(int(generation), series.width, series.serial)
+                self.touched.add(series.first)
                 self.dead_records += 2
 
-    def _free(self, generation: int, first: int, width: int) -> None:
-        self.resting[int(first)] = (int(generation), int(width))
+    def _free(self, generation: int, first: int, width: int, serial: int) -> None:
+        self.resting[int(first)] = Rest(int(generation), int(width), int(serial))
         self.next_slot = max(self.next_slot, first + width)
-
-    def missing(self, other: Catalog) -> list[Series]:
-        """The series of ``other`` that this catalog does not have: removed, or their slots given to others."""
-        return [series for series in other.by_slot.values() if self.by_slot.get(series.first) != series]
 
     def snapshot_records(self) -> list[tuple[int, list[Any]]]:
         """The shortest list of records that adds up to this catalog."""
         records: list[tuple[int, list[Any]]] = []
         records += [(fmt.FAMILY, [number, family.dump()]) for number, family in self.families.items()]
+        records += [(fmt.SERIES, [series.family, series.key, *astuple(series)[2:]]) for series in self.by_slot.values()]
         records += [
-            (fmt.SERIES, [series.family, series.key, series.first, series.width, series.created])
-            for series in self.by_slot.values()
+            (fmt.FREE, [rest.generation, first, rest.width, rest.serial]) for first, rest in self.resting.items()
         ]
-        records += [(fmt.FREE, [generation, first, width]) for first, (generation, width) in self.resting.items()]
         return records
 
 

@@ -8,6 +8,7 @@ the threads of the process and the processes of the epoch; the wait for it is bo
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any, overload
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
-from mpmetrics.storage.catalog import Catalog, Family, Key, Series
+from mpmetrics.storage.catalog import Catalog, Family, Key, Rest, Series
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import AppendLock
 from mpmetrics.storage.series_file import create_series_file, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
+
+    from mpmetrics.storage.holders import Holder
 
 __all__ = ["SeriesDirectory"]
 
@@ -40,8 +43,9 @@ COMPACT_AT = 2048
 class SeriesDirectory:
     """Declare, obtain and remove series in the epoch at ``path``.
 
-    ``quiet`` answers up to which generation every slab and the retired file have let go of removed series;
-    ``on_removed`` is told of series that are gone, whoever removed them, with the generation they went in.
+    ``survey`` tells of each slab which removed series its owner may still hold. ``on_removed`` is told first slot and
+    width of series that are gone, whoever removed them, and the generation up to which that is all; ``on_reloaded`` is
+    told that the catalog was read anew, as of a generation.
     """
 
     def __init__(
@@ -49,21 +53,22 @@ class SeriesDirectory:
         path: str,
         *,
         owner: tuple[int, int] | None = None,
-        quiet: Callable[[], int],
-        on_removed: Callable[[list[Series], int], None],
+        survey: Callable[[], list[Holder]],
+        on_removed: Callable[[list[tuple[int, int]], int], None],
+        on_reloaded: Callable[[Catalog, int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = Catalog()
         self.lock = AppendLock(os.path.join(path, "series.lock"), lambda: self.words[fmt.COMMITTED], owner)
         self._path = os.path.join(path, "series")
         self._owner = owner
-        self._quiet = quiet
+        self._survey = survey
         self._on_removed = on_removed
+        self._on_reloaded = on_reloaded
         self._clock = clock
         self._is_torn = False
-        self._next_quiet_check = 0.0
-        self._quiet_generation = 0
-        self._reusable: dict[int, list[int]] = {}
+        self._next_look = 0.0
+        self._free: dict[int, list[tuple[int, Rest]]] = {}
         self._open()
 
     def _open(self) -> None:
@@ -122,12 +127,12 @@ class SeriesDirectory:
         return number
 
     @overload
-    def obtain(self, number: int, key: Key) -> Series: ...
+    def obtain(self, number: int, key: Key, *, created: float) -> Series: ...
 
     @overload
     def obtain(self, number: int, key: Key, limit: int) -> Series | None: ...
 
-    def obtain(self, number: int, key: Key, limit: int | None = None) -> Series | None:
+    def obtain(self, number: int, key: Key, limit: int | None = None, created: float | None = None) -> Series | None:
         """The series ``key`` of family ``number``, made unless it is there; None where the family has ``limit`` others.
 
         Raises a :class:`~mpmetrics.errors.StoreError` when the store cannot take it; nothing is changed then.
@@ -139,7 +144,9 @@ class SeriesDirectory:
                 return None
             width = self.catalog.families[number].width
             first = self._allocate(width)
-            self._append(fmt.SERIES, [number, key, first, width, self._clock()])
+            serial = max(self.catalog.next_serial, self.words[fmt.NEXT_SERIAL])
+            made = self._clock() if created is None else created
+            self._append(fmt.SERIES, [number, key, first, width, made, self.seen, serial])
             series = self.catalog.series[number][key]
         return series
 
@@ -148,45 +155,53 @@ class SeriesDirectory:
         members = self.catalog.series[number]
         slots = [members[key].first for key in choose(members.keys())]
         generation = self.words[fmt.GENERATION] + 1
-        for start in range(0, len(slots), 1000):
-            self._append(fmt.REMOVED, [generation, slots[start : start + 1000]])
-        if slots:
-            # Readers and other writers take a changed generation for: parse up to committed, drop what is gone.
-            self.words[fmt.GENERATION] = generation
-            self.seen = generation
+        gone: list[Series] = []
+        try:
+            for start in range(0, len(slots), 1000):
+                chunk = slots[start : start + 1000]
+                removed = [self.catalog.by_slot[first] for first in chunk]
+                self._append(fmt.REMOVED, [generation, chunk])
+                gone += removed
+        finally:
+            if gone:
+                # Others take a changed generation for: parse up to committed, drop what is gone. Only now, when nothing
+                # can be added to this generation any more, may anyone let go of it.
+                self.words[fmt.GENERATION] = generation
+                self.seen = generation
+                self._on_removed([(series.first, series.width) for series in gone], generation)
         if self.catalog.dead_records > COMPACT_AT + len(self.catalog.by_slot):
-            self._compact()
+            with contextlib.suppress(OSError):  # no room for a second copy now; the file is right as it is
+                self._compact()
 
     def trouble(self, count: float) -> None:
         """Count series that this process has to keep to itself."""
         index = fmt.TROUBLE + os.getpid() % fmt.TROUBLE_WORDS
         self._trouble[index] += count
 
+    def look_for_free_slots(self) -> None:
+        """Find out, without the append lock, which slots of removed series may be given away; now and then, not always.
+
+        Call it before ``obtain``. What is found stays true: who holds no removed series now never gets hold of one.
+        """
+        now = time.monotonic()
+        if len(self.catalog.resting) < REUSE_AT or self._free or now < self._next_look:
+            return
+        slabs = self._survey()
+        for first, rest in list(self.catalog.resting.items()):
+            if all(slab.acknowledged >= rest.generation or slab.bound < rest.serial for slab in slabs):
+                self._free.setdefault(rest.width, []).append((first, rest))
+        if not self._free:
+            self._next_look = now + 0.1  # someone has yet to let go
+
     def _allocate(self, width: int) -> int:
-        free = self._reusable.get(width)
-        if not free and self.catalog.resting:
-            free = self._find_reusable(width)
+        free = self._free.get(width)
         while free:
-            first = free.pop()
-            rest = self.catalog.resting.get(first)
-            if rest is not None and rest[1] == width and rest[0] <= self._quiet_generation:
+            first, rest = free.pop()
+            if not free:
+                del self._free[width]
+            if self.catalog.resting.get(first) == rest:
                 return first
         return geometry.fit(max(self.catalog.next_slot, self.words[fmt.NEXT_SLOT]), width)
-
-    def _find_reusable(self, width: int) -> list[int]:
-        now = time.monotonic()
-        # Looking at every slab is the dear part: only for a number of slots at a time, and not at once again while
-        # someone has yet to let go.
-        if len(self.catalog.resting) < REUSE_AT or now < self._next_quiet_check:
-            return []
-        self._quiet_generation = self._quiet()
-        self._reusable.clear()
-        for first, (generation, size) in self.catalog.resting.items():
-            if generation <= self._quiet_generation:
-                self._reusable.setdefault(size, []).append(first)
-        if not self._reusable:
-            self._next_quiet_check = now + 0.1
-        return self._reusable.get(width, [])
 
     def _append(self, kind: int, body: list[Any]) -> None:
         record = fmt.encode_record(kind, body)
@@ -196,67 +211,66 @@ class SeriesDirectory:
         except OSError as error:
             msg = f"{self._path} cannot take another record: {error}"
             raise StoreUnavailableError(msg) from error
-        removed = self._removed_by(kind, body)
         if kind == fmt.SERIES:
             self.words[fmt.NEXT_SLOT] = max(self.words[fmt.NEXT_SLOT], body[2] + body[3])
+            self.words[fmt.NEXT_SERIAL] = body[6] + 1
         elif kind == fmt.FAMILY:
             self.words[fmt.NEXT_FAMILY] = max(self.words[fmt.NEXT_FAMILY], body[0] + 1)
+        self._is_torn = True
         # The commit: readers parse up to here and never further.
         self.words[fmt.COMMITTED] = committed + len(record)
         self.catalog.apply(kind, body)
         self._position = committed + len(record)
-        if removed:
-            self._on_removed(removed, body[0])
-
-    def _removed_by(self, kind: int, body: list[Any]) -> list[Series]:
-        if kind != fmt.REMOVED:
-            return []
-        return [self.catalog.by_slot[first] for first in body[1] if first in self.catalog.by_slot]
+        self._is_torn = False
 
     def _catch_up(self) -> None:
+        """Take in what others appended; cut short, by an exception or a fork, it is all done anew next time."""
         if self.words[fmt.SUPERSEDED]:
             self._reopen()
         if self._is_torn:
             self._reload()
         generation = self.words[fmt.GENERATION]
         committed = fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
-        if committed != self._position:
-            removed = self._parse(committed)
-            self._tell(removed, generation)
-        self.seen = generation
+        if committed != self._position or generation != self.seen:
+            self._is_torn = True
+            gone = self._parse(committed)
+            # Whoever removed series and was killed before it said so left the word behind its records.
+            generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
+            self._on_removed(gone, generation)
+            self.seen = generation
+            self._is_torn = False
 
-    def _tell(self, removed: list[Series], generation: int) -> None:
-        """Report what was removed by others; even if nothing was, that all of it is taken in."""
-        if removed or generation != self.seen:
-            self._on_removed(removed, generation)
-
-    def _parse(self, committed: int) -> list[Series]:
+    def _parse(self, committed: int) -> list[tuple[int, int]]:
+        """Apply the records up to ``committed``; returns first slot and width of each series that they remove."""
         data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
-        removed: list[Series] = []
+        gone: list[tuple[int, int]] = []
         for _, kind, body in fmt.decode_records(data):
             if kind == fmt.REMOVED and body is not None:
-                removed += self._removed_by(kind, body)
+                known = (self.catalog.by_slot.get(first) for first in body[1])
+                gone += [(series.first, series.width) for series in known if series is not None]
             self.catalog.apply(kind, body)
         self._position = committed
-        return removed
+        return gone
 
     def _reopen(self) -> None:
         """The file was compacted, or a compaction of it was cut short."""
         if os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
             self.words[fmt.SUPERSEDED] = 0
             return
+        self._is_torn = True
         self._open()
-        self._reload()
 
     def _reload(self) -> None:
-        """Parse the whole file anew, and let go of what is not in it."""
-        old, self.catalog = self.catalog, Catalog()
-        self._reusable.clear()
-        self._is_torn = False
+        """Parse the whole file anew, and have what is not in it let go of."""
+        self.catalog = Catalog()
+        self._free.clear()
         self._position = fmt.SERIES_HEAD_SIZE
         generation = self.words[fmt.GENERATION]
         self._parse(fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path))
-        self._tell(self.catalog.missing(old), generation)
+        generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
+        self._on_reloaded(self.catalog, generation)
+        self.seen = generation
+        self._is_torn = False
 
     def _compact(self) -> None:
         path = os.path.dirname(self._path)
@@ -265,10 +279,7 @@ class SeriesDirectory:
                 os.unlink(os.path.join(path, name))
         new = os.path.join(path, f"new-series-{secrets.token_hex(16)}")
         generation = self.words[fmt.GENERATION] + 1
-        try:
-            descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner)
-        except OSError:
-            return  # no room for a second copy now; the file is right as it is
+        descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner)
         os.pwrite(descriptor, self._trouble[fmt.TROUBLE :].tobytes(), fmt.TROUBLE * fmt.WORD)
         os.close(descriptor)
         # From here whoever looks opens the name again; a kill before the rename leaves them where they are.
@@ -279,14 +290,10 @@ class SeriesDirectory:
         except OSError:
             os.unlink(new)
         self._reopen()
-        self.seen = self.words[fmt.GENERATION]
+        self._catch_up()
 
     def after_fork_in_child(self) -> None:
-        """The map and the descriptor may be shared with the parent; the lock may not.
-
-        A thread that was in the middle of a change to the catalog is not here to finish it.
-        """
-        self._is_torn = self._is_torn or self.lock.is_held
+        """The map and the descriptor may be shared with the parent; the lock may not."""
         self.lock.forget()
 
     def close(self) -> None:

@@ -53,7 +53,8 @@ def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
                 continue
             with contextlib.suppress(FormatError, OSError):
                 slab = SlabReader(os.path.join(path, name))
-                fresh.append((slab, slab.read(())))
+                if not slab.alive:
+                    fresh.append((slab, slab.read(())))
         for name in unlinked:
             os.unlink(os.path.join(path, name))
         if len(fresh) < at_least:

@@ -1,9 +1,9 @@
 """The one place that handles forks.
 
 Objects that hold something a forked child must not share register here: their ``after_fork_in_child`` is called in the
-child, before any other Python code of the child runs. Nothing is locked before a fork, so a fork never waits for us;
-each object replaces its own locks instead. Children that were started in another way (spawn, forkserver, exec) come
-with fresh memory and need no hook.
+child, before the application's code goes on there, and after filelock's own handler, which has let go of the parent's
+leases by then. We lock nothing before a fork, so a fork never waits for us; each object replaces its own locks instead.
+Children that were started in another way (spawn, forkserver, exec) come with fresh memory and need no hook.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ offset       type    field
 48           u64     superseded: 1 once a compacted file is about to take this file's name
 56           u64     slots: the first slot that was never given to a series
 64           u64     families: the first number that was never given to a family
-72           u64[]   seven words, zero
+72           u64     serials: the first serial that was never given to a series
+80           u64[]   six words, zero
 128          f64[]   496 trouble words: see below
 4096         ...     records
 ===========  ======  =====================================================================================
@@ -55,25 +56,29 @@ offset       type    field
 The body is a JSON array in ASCII:
 
 * FAMILY ``[id, fields]``: a metric; ``fields`` as in :class:`mpmetrics.storage.catalog.Family`.
-* SERIES ``[family id, label values or null, first slot, slots, created]``: ``null`` is the overflow series; ``created``
-  is a Unix time in seconds.
-* REMOVED ``[generation, [first slot, ...]]``: these series are gone; their slots rest until every slab and the retired
-  file have seen the generation.
-* FREE ``[generation, first slot, slots]``: written by a compaction, a range that was resting or free at that time.
+* SERIES ``[family id, label values or null, first slot, slots, created, generation, serial]``: ``null`` is the overflow
+  series; ``created`` is a Unix time in seconds; ``generation`` is that of the head when it was made; ``serial`` is
+  greater than that of all series made before.
+* REMOVED ``[generation, [first slot, ...]]``: these series are gone; their slots rest until nobody can write to them.
+* FREE ``[generation, first slot, slots, serial]``: written by a compaction, a range that is resting or free.
+
+The slots of a removed series may be given to another one once each slab either acknowledges the generation of the
+removal, or has ``bound`` no series as late as this one. What the retired file holds in them is not the new series':
+values in it count for a series only if the file's generation is not below that of the series.
 
 Writer: holding the append lock, reads what others appended, writes the record past ``committed``, then stores
 ``committed``. That store is the commit: readers never look past it, and a writer that is killed before it leaves
-bytes that the next one overwrites. ``slots`` and ``families`` are stored before it, so that what a record gave out is
-not given out again even if the record is damaged later. Reader: loads ``committed`` and parses up to it, without a
-lock; a stale value only means that a record is seen at the next look. A record that fails its checks costs itself
-alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and counts the gap.
+bytes that the next one overwrites. ``slots``, ``families`` and ``serials`` are stored before it, so that what a record
+gave out is not given out again even if the record is damaged later. Reader: loads ``committed`` and parses up to it,
+without a lock; a stale value only means that a record is seen at the next look. A record that fails its checks costs
+itself alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and counts the gap.
 
 Compaction, holding the append lock: a new file with the live families, series and the free ranges is written beside
 the old one; the old one's ``superseded`` is set; the new one is renamed over it. Whoever meets ``superseded`` opens the
 name again, and if that still is the same file (the compaction was cut short) goes on with it.
 
-The trouble words count what processes could not put into the store. Each process picks one word at random and adds to
-it without a lock: the sum is a diagnosis, not an account.
+The trouble words count what processes could not put into the store. Each process picks a word by its process id and
+adds to it without a lock: the sum is a diagnosis, not an account.
 
 Slab
 ----
@@ -92,6 +97,8 @@ offset       type    field
 60           u32     zero
 64           u64     capacity: bytes of the file that are allocated and hold slots (head included)
 72           u64     generation up to which the owner has let go of removed series
+80           u64     bound: the greatest serial of a series that the owner has ever held
+88           u64[]   five words, zero
 128          f64[]   slots, slot 0 first
 ===========  ======  =====================================================================================
 
@@ -175,6 +182,7 @@ GENERATION: Final = 40 // WORD
 SUPERSEDED: Final = 48 // WORD
 NEXT_SLOT: Final = 56 // WORD
 NEXT_FAMILY: Final = 64 // WORD
+NEXT_SERIAL: Final = 72 // WORD
 TROUBLE: Final = 128 // WORD
 TROUBLE_WORDS: Final = (SERIES_HEAD_SIZE - 128) // WORD
 
@@ -192,6 +200,7 @@ SLAB_HEAD: Final = struct.Struct("=8sII16sQQd")
 SLAB_HEAD_SIZE: Final = 128
 CAPACITY: Final = 64 // WORD
 ACKNOWLEDGED: Final = 72 // WORD
+BOUND: Final = 80 // WORD
 FIRST_SEGMENT: Final = 4096
 MAX_SEGMENT: Final = 1 << 20
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
 
 FILE_MODE = 0o600
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
@@ -125,7 +128,12 @@ class AppendLock:
         me = threading.get_ident()
         if time.monotonic() < self._hopeless_until:
             timeout = 0.0
-        if self._holder == me or not self._threads.acquire(timeout=timeout):
+        if self._holder == me:
+            return False
+        if not self._threads.acquire(timeout=timeout):
+            self._hopeless_until = time.monotonic() + 1.0
+            if self._is_abandoned():
+                self.forget()
             return False
         self._holder = me
         taken = False
@@ -136,6 +144,18 @@ class AppendLock:
                 self._holder = 0
                 self._threads.release()
         return taken
+
+    def _is_abandoned(self) -> bool:
+        """Whether the thread that has the lock is not in the code that uses it any more.
+
+        An exception that a signal handler raises between taking the lock and the ``try`` leaves it taken.
+        """
+        frame = sys._current_frames().get(self._holder)  # noqa: SLF001 (documented, for just such a look)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(_HERE):
+                return False
+            frame = frame.f_back
+        return True
 
     def _flock(self, timeout: float) -> bool:
         if self._descriptor.fileno() < 0:
@@ -164,12 +184,13 @@ class AppendLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
+        if self._descriptor.fileno() >= 0:
+            fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         self._holder = 0
         self._threads.release()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's open file, on which an unlock would unlock the parent."""
+        """Begin anew, with a lock of our own: in a forked child, where an unlock would unlock the parent's, too."""
         self._descriptor.close()
         self._threads = threading.Lock()
         self._holder = 0
@@ -182,13 +203,15 @@ class AppendLock:
 def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
     """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
-    if flags & os.O_CREAT and not flags & os.O_EXCL:
-        try:
-            return os.open(path, flags & ~os.O_CREAT)
-        except FileNotFoundError:
-            pass
-    descriptor = os.open(path, flags, FILE_MODE)
-    if flags & os.O_CREAT:
+    create = flags & os.O_CREAT
+    try:
+        # Exclusively: what is made our owner's has to be what we made.
+        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return os.open(path, flags & ~os.O_CREAT)
+    if create:
         secure(descriptor, FILE_MODE, owner)
     return descriptor
 

@@ -8,6 +8,7 @@ path.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -18,10 +19,10 @@ from mpmetrics._cells import Guard, Segment
 from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.catalog import Catalog, Family, Key, Series
+from mpmetrics.storage.catalog import Catalog, Family, Key
 from mpmetrics.storage.directory import SeriesDirectory
+from mpmetrics.storage.holders import holders
 from mpmetrics.storage.private import PrivateSeries, PrivateValue
-from mpmetrics.storage.quiet import quiet_generation
 from mpmetrics.storage.retry import Retry
 from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
 
@@ -72,11 +73,15 @@ class Memory:
         :class:`~mpmetrics.errors.ConflictError` when a family of ours is another in it; in the second case the other
         families are attached nevertheless.
         """
+        if self.directory is not None:
+            msg = f"this provider has a store already; make another one for {epoch.path}"
+            raise StoreError(msg)
         directory = SeriesDirectory(
             epoch.path,
             owner=epoch.owner,
-            quiet=lambda: quiet_generation(epoch.path, epoch.owner),
+            survey=lambda: holders(epoch.path),
             on_removed=self._removed,
+            on_reloaded=self._reloaded,
             clock=self._clock,
         )
         with directory:
@@ -129,7 +134,7 @@ class Memory:
         if self.directory is not None and self._segments is not None:
             try:
                 return self._bind_shared(self.directory, self._segments, (family, key), make, limit)
-            except StoreError as error:
+            except (StoreError, ConflictError, OSError) as error:
                 self.directory.trouble(1.0)
                 self._complain("bind", error)
         if key is not None and len(cells) - (None in cells) >= limit:
@@ -140,15 +145,16 @@ class Memory:
         self, directory: SeriesDirectory, segments: Segments, which: tuple[Family, Key], make: Make, limit: int
     ) -> Cell | None:
         family, key = which
+        directory.look_for_free_slots()
         # Registered under the append lock: a removal by anyone comes before or after, never in between.
         with directory:
             series = directory.obtain(directory.declare(family), key, limit)
             if series is None:
                 return None
-            cell = self._cells[family.name].setdefault(key, make(self.guard, *segments.place(series.first)))
+            place = segments.bind(series)
             if (family.name, key) not in self._private:
                 self._bound[series.first] = (family.name, key)
-            return cell
+            return self._cells[family.name].setdefault(key, make(self.guard, *place))
 
     def _bind_private(self, family: Family, key: Key, make: Make) -> Cell:
         segment = Segment(self._private_words(family))
@@ -169,9 +175,14 @@ class Memory:
         Raises :class:`~mpmetrics.errors.StoreError` when the store cannot take the removal; nothing is removed then.
         """
         directory = self.directory
-        if directory is not None:
-            with directory:
-                directory.remove(directory.declare(family), choose)
+        if directory is None:
+            self._remove_private(family, choose)
+            return
+        with directory:  # in which nothing moves in
+            directory.remove(directory.declare(family), choose)
+            self._remove_private(family, choose)
+
+    def _remove_private(self, family: Family, choose: Choose) -> None:
         keys = [key for name, key in list(self._private) if name == family.name]
         for key in list(choose(keys)):
             entry = self._private.pop((family.name, key), None)
@@ -188,21 +199,30 @@ class Memory:
             except StoreError as error:
                 self._complain("sync", error)
 
-    def _removed(self, gone: list[Series], generation: int) -> None:
-        """Under the append lock: series are gone, by our hand or another's."""
+    def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
+        """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
         detached = []
-        for series in gone:
-            bound = self._bound.pop(series.first, None)
+        for first, width in gone:
+            bound = self._bound.pop(first, None)
             cell = None if bound is None else self._cells[bound[0]].pop(bound[1], None)
             if cell is not None:
-                detached.append((cell, series.width))
+                detached.append((cell, width))
         argument = (detached, gone, generation)
         if self._segments is not None and self._segments.is_touching:
             self._let_go(argument)
         else:
             self.guard.run(self._let_go, argument)
 
-    def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[Series], int]) -> None:
+    def _reloaded(self, catalog: Catalog, generation: int) -> None:
+        """Under the append lock: whatever of ours is not in ``catalog`` was removed."""
+        gone = []
+        for first, (name, key) in list(self._bound.items()):
+            series = catalog.by_slot.get(first)
+            if series is None or (catalog.families[series.family].name, series.key) != (name, key):
+                gone.append((first, self._declared.families[self._declared.numbers[name]].width))
+        self._removed(gone, generation)
+
+    def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[tuple[int, int]], int]) -> None:
         detached, gone, generation = argument
         for item in detached:
             _detach(item)
@@ -238,20 +258,23 @@ class Memory:
 
     def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:
         name = entry.family.name, entry.key
-        with directory:
-            try:
-                number = directory.declare(entry.family)
-            except ConflictError as error:
-                self._complain(f"conflict {entry.family.name}", error)
-                return
-            series = directory.obtain(number, entry.key)
-            segment, index = segments.place(series.first)
-            self._bound[series.first] = name
-            self._private.pop(name, None)
-        source = entry.segment.words
-        heap_words = source.words if isinstance(source, Refuge) else source
-        copy_words(heap_words, segment.words, index, entry.family.width)
-        entry.cell.place(segment, index)
+        try:
+            with directory:
+                series = directory.obtain(directory.declare(entry.family), entry.key, created=entry.created)
+                segment, index = segments.bind(series)
+            _ = segment.words[index]  # leases and grows the slab, which takes the append lock itself
+            with directory:
+                if self._private.get(name) is not entry or directory.catalog.by_slot.get(series.first) != series:
+                    return  # removed meanwhile
+                source = entry.segment.words
+                words = source.words if isinstance(source, Refuge) else source
+                copy_words(words, segment.words, index, entry.family.width)
+                entry.cell.place(segment, index)
+                # Last, so that whatever ends this before is made good by doing it again.
+                self._bound[series.first] = name
+                del self._private[name]
+        except ConflictError as error:
+            self._complain(f"conflict {entry.family.name}", error)
 
     def after_fork_in_child(self) -> None:
         """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
@@ -268,12 +291,15 @@ class Memory:
 
     def close(self) -> None:
         """Give up the store; values written from now on stay in this process and go nowhere."""
+        self.retry()
         directory, self.directory = self.directory, None
         segments, self._segments = self._segments, None
         self._is_shared = False
         if segments is not None:
             self.guard.run(lambda _: segments.close(), None)
         if directory is not None:
+            with contextlib.suppress(StoreError), directory:  # once nobody is in the middle of something
+                pass
             directory.close()
 
     @property

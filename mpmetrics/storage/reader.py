@@ -127,6 +127,11 @@ class SlabReader:
         """Generation up to which the owner has let go of removed series."""
         return self._head[fmt.ACKNOWLEDGED]
 
+    @property
+    def bound(self) -> int:
+        """The greatest serial of a series that the owner has ever held."""
+        return self._head[fmt.BOUND]
+
     def read(self, compound: Iterable[tuple[int, int]]) -> list[float]:
         """All words, each loaded whole; the words of each ``(first, width)`` in ``compound`` belong together.
 

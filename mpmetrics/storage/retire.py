@@ -25,7 +25,7 @@ def retire(old: Retired, slabs: list[tuple[SlabReader, list[float]]], catalog: C
     readings = sorted(slabs, key=lambda reading: reading[0].created)
     for series in catalog.by_slot.values():
         first, end = series.first, series.first + series.width
-        known = end <= len(old.values)
+        known = end <= len(old.values) and series.generation <= old.generation
         share = _Share(
             old=old,
             new=new,
@@ -82,7 +82,8 @@ class _Share:
         self.new.values[self.series.first : self.series.first + len(words)] = array("d", words)
 
     def _keep_by_ordinal(self) -> None:
-        values = dict(self.old.by_ordinal.get(self.series.first, {}))
+        known = self.series.generation <= self.old.generation
+        values = dict(self.old.by_ordinal.get(self.series.first, {})) if known else {}
         values.update((ordinal, words[0]) for ordinal, words in self.columns if is_set(words[0]))
         if values:
             self.new.by_ordinal[self.series.first] = values

@@ -41,7 +41,7 @@ class Retry:
 
     def wanted(self) -> None:
         """There is something to move in: see to it. Neither waits nor raises; called with every private store."""
-        if self._is_running:
+        if self._is_running or not self._is_needed():
             return
         self._is_running = True
         self._register()

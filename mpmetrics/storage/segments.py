@@ -102,12 +102,14 @@ class Segments:
         self._directory = directory
         self._guard = guard
         self._acknowledged = acknowledged
+        self._bound = 0
         self._retry = retry
         self._complain = complain
         self._segments: dict[int, Segment] = {}
         self._refuges: dict[int, Refuge] = {}
         self._slab: Slab | None = None
         self._touching = 0
+        self._touched: Words | None = None
 
     @property
     def ordinal(self) -> int:
@@ -142,7 +144,8 @@ class Segments:
         """The words of segment ``number``: of the slab, which is leased and grown as needed, else private ones."""
         segment = self._segments[number]
         if isinstance(segment.words, _Unleased):
-            self._guard.is_slow = True
+            was_slow, self._guard.is_slow = self._guard.is_slow, True
+            self._touched = segment.words
             try:
                 segment.words = self._lease().words(number)
             except StoreError as error:
@@ -151,7 +154,8 @@ class Segments:
                 self._directory.trouble(1.0)
                 self._complain("lease", error)
             finally:
-                self._guard.is_slow = False
+                self._guard.is_slow = was_slow
+                self._touched = None
         return segment.words
 
     def _lease(self) -> Slab:
@@ -160,15 +164,25 @@ class Segments:
             # Until now others could not know that we may hold removed series, and may have given their slots away.
             self._touching = threading.get_ident()
             try:
-                self._directory.sync()
+                self._slab = Slab(path, directory=self._directory, owner=owner, standing=self._standing)
             finally:
                 self._touching = 0
-            self._slab = Slab(path, append_lock=self._directory.lock, owner=owner, acknowledged=self._acknowledged)
             try:
                 fold(path, owner=owner, at_least=FOLD_AT)
             except (OSError, FormatError) as error:
                 self._complain("fold", error)
         return self._slab
+
+    def _standing(self) -> tuple[int, int]:
+        return self._acknowledged, self._bound
+
+    def bind(self, series: Series) -> tuple[Segment, int]:
+        """The place of a series that this process is about to hold. Call it within ``with directory:``."""
+        if series.serial > self._bound:
+            self._bound = series.serial
+            if self._slab is not None:
+                self._slab.bind(self._bound)
+        return self.place(series.first)
 
     def move_in(self) -> None:
         """Move private words to where they belong; :class:`~mpmetrics.errors.StoreError` when that cannot be done."""
@@ -178,13 +192,14 @@ class Segments:
             self._segments[number].words = words
             del self._refuges[number]
 
-    def let_go(self, gone: Iterable[Series], generation: int) -> None:
-        """No cell writes to these series' slots any more: make them zero, and tell others that they may have them."""
-        for series in gone:
-            segment, index = self.place(series.first)
-            words, positions = segment.words, range(index, index + series.width)
+    def let_go(self, gone: Iterable[tuple[int, int]], generation: int) -> None:
+        """No cell writes to these slots (first and width) any more: make them zero, and tell others so."""
+        for first, width in gone:
+            segment, index = self.place(first)
+            words, positions = segment.words, range(index, index + width)
             if isinstance(words, _Unleased):
-                words.gone.update(positions)
+                if words is self._touched:  # by an operation that may be on one of these
+                    words.gone.update(positions)
             else:
                 for position in positions:
                     words[position] = 0.0
@@ -197,6 +212,7 @@ class Segments:
         """The parent's slab and private words are the parent's; the child leases its own at its first write."""
         slab, self._slab = self._slab, None
         self._touching = 0
+        self._touched = None
         if slab is not None:
             slab.abandon()
         self._refuges.clear()

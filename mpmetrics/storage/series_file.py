@@ -25,7 +25,7 @@ def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner
     try:
         committed = fmt.SERIES_HEAD_SIZE + len(body)
         os.posix_fallocate(descriptor, 0, committed)
-        words = [committed, generation, 0, catalog.next_slot, catalog.next_family]
+        words = [committed, generation, 0, catalog.next_slot, catalog.next_family, catalog.next_serial]
         head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
         head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
         write_all(descriptor, head_bytes, 0)

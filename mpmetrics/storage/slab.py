@@ -15,17 +15,18 @@ import secrets
 import time
 from typing import TYPE_CHECKING, cast
 
-from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
+from mpmetrics.errors import StoreError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.directory import LOCK_TIMEOUT
 from mpmetrics.storage.locks import Lease, secure
 from mpmetrics.storage.survey import live_ordinals, slab_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from mpmetrics._cells import Words
-    from mpmetrics.storage.locks import AppendLock
 
 __all__ = ["Slab"]
 
@@ -33,11 +34,19 @@ __all__ = ["Slab"]
 class Slab:
     """A leased slab of the epoch at ``path``.
 
-    ``acknowledged`` is the generation of removals that the process has let go of. Raises
-    :class:`~mpmetrics.errors.StoreError` when the slab cannot be made; nothing is left behind then.
+    It is linked within ``with directory:``, where ``standing`` is asked which generation of removals the process has
+    let go of and the greatest serial that it ever held. Raises :class:`~mpmetrics.errors.StoreError` when the slab
+    cannot be made; nothing is left behind then.
     """
 
-    def __init__(self, path: str, *, append_lock: AppendLock, owner: tuple[int, int] | None, acknowledged: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        directory: AbstractContextManager[None],
+        owner: tuple[int, int] | None,
+        standing: Callable[[], tuple[int, int]],
+    ) -> None:
         identity = secrets.token_bytes(16)
         temporary = os.path.join(path, f"new-slab-{identity.hex()}")
         lease: Lease | None = None
@@ -52,26 +61,21 @@ class Slab:
             self._map = mmap.mmap(self._descriptor.fileno(), fmt.FIRST_SEGMENT)
             self._head = memoryview(self._map).cast("Q")
             self._head[fmt.CAPACITY] = fmt.FIRST_SEGMENT
-            self._head[fmt.ACKNOWLEDGED] = acknowledged
-            self._link(path, temporary, identity, append_lock)
-        except (OSError, LockTimeoutError) as error:
+            with directory:
+                self._head[fmt.ACKNOWLEDGED], self._head[fmt.BOUND] = standing()
+                self._link(path, temporary, identity)
+        except (OSError, StoreError) as error:
             _discard(temporary, lease)
             msg = f"no slab can be leased in {path}: {error}"
             raise StoreUnavailableError(msg) from error
 
-    def _link(self, path: str, temporary: str, identity: bytes, append_lock: AppendLock) -> None:
-        if not append_lock.acquire(LOCK_TIMEOUT):
-            msg = f"the append lock of {path} was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
-            raise LockTimeoutError(msg)
-        try:
-            taken = live_ordinals(path)
-            self.ordinal = next(number for number in range(len(taken) + 1) if number not in taken)
-            head = fmt.pack_slab_head(identity, self.ordinal, os.getpid(), time.time())
-            self._map[: len(head)] = head
-            # The commit: from here on readers open the file, and find it whole and locked.
-            os.rename(temporary, os.path.join(path, slab_name(self.ordinal, identity.hex())))
-        finally:
-            append_lock.release()
+    def _link(self, path: str, temporary: str, identity: bytes) -> None:
+        taken = live_ordinals(path)
+        self.ordinal = next(number for number in range(len(taken) + 1) if number not in taken)
+        head = fmt.pack_slab_head(identity, self.ordinal, os.getpid(), time.time())
+        self._map[: len(head)] = head
+        # The commit: from here on readers open the file, and find it whole and locked.
+        os.rename(temporary, os.path.join(path, slab_name(self.ordinal, identity.hex())))
 
     def words(self, number: int) -> Words:
         """The words of segment ``number``, allocated and mapped; call it once a segment, in ascending order or not.
@@ -95,6 +99,10 @@ class Slab:
     def acknowledge(self, generation: int) -> None:
         """Tell others that this process writes to no series removed up to ``generation`` any more."""
         self._head[fmt.ACKNOWLEDGED] = generation
+
+    def bind(self, serial: int) -> None:
+        """Tell others that this process holds the series of this serial, before it can write to it."""
+        self._head[fmt.BOUND] = serial
 
     def abandon(self) -> None:
         """In a forked child: close what belongs to the parent. Its lease, filelock has let go of already."""

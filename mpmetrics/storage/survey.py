@@ -33,11 +33,16 @@ def list_slabs(path: str) -> list[SlabName]:
 
 
 def is_alive(path: str) -> bool:
-    """Whether the owner of the slab file ``path`` holds its lease; a file that is gone has no live owner."""
+    """Whether the owner of the slab file ``path`` holds its lease; a file that is gone has no live owner.
+
+    Where it cannot be told, for want of descriptors say, the owner lives: nothing of it is touched.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         return probe(descriptor)
     finally:

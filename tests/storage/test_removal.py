@@ -12,7 +12,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.storage import directory as directory_module
-from mpmetrics.storage import quiet
+from mpmetrics.storage import memory as memory_module
 from mpmetrics.storage.reader import SeriesReader
 
 Fork = Callable[..., Any]
@@ -72,13 +72,13 @@ class Neighbour:
 @pytest.fixture
 def hits(provider: MakeProvider, monkeypatch: pytest.MonkeyPatch) -> mpmetrics.Counter:
     """A counter; whether slots are free is looked up each time, not ten times a second."""
-    find = directory_module.SeriesDirectory._find_reusable
+    look = directory_module.SeriesDirectory.look_for_free_slots
 
-    def at_once(self: Any, width: int) -> list[int]:
-        self._next_quiet_check = 0.0
-        return find(self, width)
+    def at_once(self: Any) -> None:
+        self._next_look = 0.0
+        look(self)
 
-    monkeypatch.setattr(directory_module.SeriesDirectory, "_find_reusable", at_once)
+    monkeypatch.setattr(directory_module.SeriesDirectory, "look_for_free_slots", at_once)
     monkeypatch.setattr(directory_module, "REUSE_AT", 1)
     return mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider())
 
@@ -181,7 +181,7 @@ def test_without_the_wait_another_series_would_get_the_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The control: slots that are given away at once show the values of who still holds them."""
-    monkeypatch.setattr(quiet, "_acknowledged", lambda _: [])
+    monkeypatch.setattr(memory_module, "holders", lambda _: [])
     neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
     hits.labels("first").inc()
     neighbour.go()
