@@ -177,6 +177,6 @@ class HttpServer:
         """What ``answer`` says to the request; a 500, without what went wrong, when it raises."""
         try:
             return answer(request)
-        except BaseException:  # noqa: BLE001 (the handler's errors, SystemExit too, are its own; the server goes on)
+        except BaseException:
             logger.exception("answering %s %s failed", request.method, request.path)
             return plain(500)

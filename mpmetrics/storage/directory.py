@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import geometry
+from mpmetrics.storage import geometry, records
 from mpmetrics.storage.catalog import Catalog, Family, Key, Rest, Series
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import AppendLock
@@ -204,7 +204,7 @@ class SeriesDirectory:
         return geometry.fit(max(self.catalog.next_slot, self.words[fmt.NEXT_SLOT]), width)
 
     def _append(self, kind: int, body: list[Any]) -> None:
-        record = fmt.encode_record(kind, body)
+        record = records.encode_record(kind, body)
         committed = self._position
         try:
             write_all(self._descriptor.fileno(), record, committed)
@@ -244,7 +244,7 @@ class SeriesDirectory:
         """Apply the records up to ``committed``; returns first slot and width of each series that they remove."""
         data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
         gone: list[tuple[int, int]] = []
-        for _, kind, body in fmt.decode_records(data):
+        for _, kind, body in records.decode_records(data):
             if kind == fmt.REMOVED and body is not None:
                 known = (self.catalog.by_slot.get(first) for first in body[1])
                 gone += [(series.first, series.width) for series in known if series is not None]

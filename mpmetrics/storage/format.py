@@ -147,28 +147,15 @@ afterwards. Histograms and summaries keep their sum in their first word only.
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import sys
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from mpmetrics.errors import FormatError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = [
-    "FAMILY",
-    "FREE",
-    "REMOVED",
-    "SERIES",
-    "decode_records",
-    "encode_record",
-    "pack_series_head",
-    "pack_slab_head",
-]
+__all__ = ["FAMILY", "FREE", "REMOVED", "SERIES", "pack_series_head", "pack_slab_head"]
 
 VERSION: Final = 1
 WORD: Final = 8
@@ -264,59 +251,3 @@ def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:
     if _CRC.unpack_from(head, size)[0] != zlib.crc32(head[:size]):
         msg = f"{where}: the checksum of its head is wrong"
         raise FormatError(msg)
-
-
-def encode_record(kind: int, body: list[Any]) -> bytes:
-    """One record, padded to a multiple of 8 bytes."""
-    text = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode("ascii")
-    if len(text) > MAX_BODY:
-        msg = f"a record of {len(text)} bytes is over the limit of {MAX_BODY}"
-        raise FormatError(msg)
-    head = RECORD_HEAD.pack(RECORD_MAGIC, len(text), zlib.crc32(text, kind), kind)
-    return head + text + b"\0" * (-len(text) % WORD)
-
-
-def decode_records(data: bytes) -> Iterator[tuple[int, int, list[Any] | None]]:
-    """Yield ``(end offset, kind, body)`` for each record in ``data``; a damaged stretch comes as one with body None.
-
-    ``data`` starts at a record's first byte and ends at a commit.
-    """
-    position, size = 0, len(data)
-    while position < size:
-        found = _record_at(data, position)
-        if found is not None:
-            position, kind, body = found
-            yield position, kind, body
-            continue
-        position += WORD
-        while position < size and _record_at(data, position) is None:
-            position = _next_magic(data, position)
-        yield min(position, size), 0, None
-
-
-def _next_magic(data: bytes, position: int) -> int:
-    """Offset of the next 8-byte boundary behind ``position`` where a record's magic stands, or the end."""
-    magic = RECORD_HEAD.pack(RECORD_MAGIC, 0, 0, 0)[:4]
-    position = data.find(magic, position + WORD)
-    while position >= 0 and position % WORD:
-        position = data.find(magic, position + 1)
-    return len(data) if position < 0 else position
-
-
-def _record_at(data: bytes, position: int) -> tuple[int, int, list[Any]] | None:
-    if position + RECORD_HEAD.size > len(data):
-        return None
-    magic, length, checksum, kind = RECORD_HEAD.unpack_from(data, position)
-    start = position + RECORD_HEAD.size
-    if magic != RECORD_MAGIC or kind not in KINDS or length > MAX_BODY or start + length > len(data):
-        return None
-    text = data[start : start + length]
-    if zlib.crc32(text, kind) != checksum:
-        return None
-    try:
-        body = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(body, list):
-        return None
-    return start + length + -length % WORD, kind, body

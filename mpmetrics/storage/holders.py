@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
 from mpmetrics.errors import FormatError
+from mpmetrics.storage.fold import fold
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.survey import list_slabs
 
@@ -19,12 +21,14 @@ class Holder(NamedTuple):
     bound: int
 
 
-def holders(path: str) -> list[Holder]:
-    """The owners of all slabs of the epoch at ``path``, the dead ones too, whose values are yet to be folded.
+def holders(path: str, owner: tuple[int, int] | None) -> list[Holder]:
+    """The owners of all slabs of the epoch at ``path``, the dead ones too, as far as they cannot be folded.
 
     A slab that comes later holds nothing that is removed by now: it is linked under the append lock, after its owner
     has taken in all removals. OSError when the directory cannot be read.
     """
+    with contextlib.suppress(FormatError):  # what cannot be folded counts as held
+        fold(path, owner=owner)
     found = []
     for name in list_slabs(path):
         try:

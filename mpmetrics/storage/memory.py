@@ -19,6 +19,7 @@ from mpmetrics._cells import Guard, Segment
 from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage.bindings import Bindings, detach
 from mpmetrics.storage.catalog import Catalog, Family, Key
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
@@ -51,9 +52,8 @@ class Memory:
         # Re-entrant: a signal handler or a finaliser may declare metrics while its thread does.
         self._declaring = threading.RLock()
         self._declared = Catalog()
-        self._cells: dict[str, dict[Key, Cell]] = {}
+        self._bindings = Bindings()
         self._private: dict[tuple[str, Key], PrivateSeries] = {}
-        self._bound: dict[int, tuple[str, Key]] = {}
         self._segments: Segments | None = None
         self._is_shared = False
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
@@ -79,7 +79,7 @@ class Memory:
         directory = SeriesDirectory(
             epoch.path,
             owner=epoch.owner,
-            survey=lambda: holders(epoch.path),
+            survey=lambda: holders(epoch.path, epoch.owner),
             on_removed=self._removed,
             on_reloaded=self._reloaded,
             clock=self._clock,
@@ -111,9 +111,9 @@ class Memory:
             if self._declared.check(family) is None:
                 if self.directory is not None:
                     self._declare(self.directory, family)
-                self._cells.setdefault(family.name, {})
+                self._bindings.cells.setdefault(family.name, {})
                 self._declared.apply(fmt.FAMILY, [self._declared.next_family, family.dump()])
-            return self._cells[family.name]
+            return self._bindings.cells[family.name]
 
     def _declare(self, directory: SeriesDirectory, family: Family) -> None:
         """Declare a family in the store; where the store cannot take it, that is done with its first series."""
@@ -127,7 +127,7 @@ class Memory:
 
     def bind(self, family: Family, key: Key, make: Make, limit: int) -> Cell | None:
         """The cell of a series of a declared family, made unless it is there; None when there are ``limit`` others."""
-        cells = self._cells[family.name]
+        cells = self._bindings.cells[family.name]
         cell = cells.get(key)
         if cell is not None:
             return cell
@@ -153,13 +153,13 @@ class Memory:
                 return None
             place = segments.bind(series)
             if (family.name, key) not in self._private:
-                self._bound[series.first] = (family.name, key)
-            return self._cells[family.name].setdefault(key, make(self.guard, *place))
+                self._bindings.slots[series.first] = (family.name, key)
+            return self._bindings.cells[family.name].setdefault(key, make(self.guard, *place))
 
     def _bind_private(self, family: Family, key: Key, make: Make) -> Cell:
         segment = Segment(self._private_words(family))
         made = make(self.guard, segment, 0)
-        cell = self._cells[family.name].setdefault(key, made)
+        cell = self._bindings.cells[family.name].setdefault(key, made)
         if cell is made:
             self._private[family.name, key] = PrivateSeries(family, key, cell, segment, self._clock())
             if self._segments is not None:
@@ -186,9 +186,9 @@ class Memory:
         keys = [key for name, key in list(self._private) if name == family.name]
         for key in list(choose(keys)):
             entry = self._private.pop((family.name, key), None)
-            self._cells[family.name].pop(key, None)
+            self._bindings.cells[family.name].pop(key, None)
             if entry is not None:
-                self.guard.run(_detach, (entry.cell, family.width))
+                self.guard.run(detach, (entry.cell, family.width))
 
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
@@ -201,13 +201,7 @@ class Memory:
 
     def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
         """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
-        detached = []
-        for first, width in gone:
-            bound = self._bound.pop(first, None)
-            cell = None if bound is None else self._cells[bound[0]].pop(bound[1], None)
-            if cell is not None:
-                detached.append((cell, width))
-        argument = (detached, gone, generation)
+        argument = (self._bindings.release(gone), gone, generation)
         if self._segments is not None and self._segments.is_touching:
             self._let_go(argument)
         else:
@@ -215,17 +209,12 @@ class Memory:
 
     def _reloaded(self, catalog: Catalog, generation: int) -> None:
         """Under the append lock: whatever of ours is not in ``catalog`` was removed."""
-        gone = []
-        for first, (name, key) in list(self._bound.items()):
-            series = catalog.by_slot.get(first)
-            if series is None or (catalog.families[series.family].name, series.key) != (name, key):
-                gone.append((first, self._declared.families[self._declared.numbers[name]].width))
-        self._removed(gone, generation)
+        self._removed(self._bindings.missing(catalog, self._declared), generation)
 
     def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[tuple[int, int]], int]) -> None:
         detached, gone, generation = argument
         for item in detached:
-            _detach(item)
+            detach(item)
         if self._segments is not None:
             self._segments.let_go(gone, generation)
 
@@ -271,7 +260,7 @@ class Memory:
                 copy_words(words, segment.words, index, entry.family.width)
                 entry.cell.place(segment, index)
                 # Last, so that whatever ends this before is made good by doing it again.
-                self._bound[series.first] = name
+                self._bindings.slots[series.first] = name
                 del self._private[name]
         except ConflictError as error:
             self._complain(f"conflict {entry.family.name}", error)
@@ -317,7 +306,7 @@ class Memory:
             yield entry.value()
         segments = self._segments
         if segments is not None and segments.incomplete:
-            for first, (name, key) in list(self._bound.items()):
+            for first, (name, key) in list(self._bindings.slots.items()):
                 family = self._declared.families[self._declared.numbers[name]]
                 found = segments.private_words(first, family.width)
                 if found is not None:
@@ -327,9 +316,3 @@ class Memory:
         if cause not in self._said:
             self._said.add(cause)
             log.warning("%s; values stay in process %d until the store can take them", error, os.getpid())
-
-
-def _detach(argument: tuple[Cell, int]) -> None:
-    """Under the guard: let a cell of a removed series write to memory of its own."""
-    cell, width = argument
-    cell.place(Segment(heap(width)), 0)

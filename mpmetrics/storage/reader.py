@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import records
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import probe
@@ -82,7 +83,7 @@ class SeriesReader:
                 msg = f"{self._path}: its end moved back from {self._position} to {committed}"
                 raise FormatError(msg)
             data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
-            for _, kind, body in fmt.decode_records(data):
+            for _, kind, body in records.decode_records(data):
                 self.catalog.apply(kind, body)
             self._position = committed
         return generation

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import records
 from mpmetrics.storage.locks import open_private
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner
     ``head`` is its incarnation and generation. OSError when it cannot be written; the file is removed again.
     """
     incarnation, generation = head
-    body = b"".join(fmt.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
+    body = b"".join(records.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
     descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
     try:
         committed = fmt.SERIES_HEAD_SIZE + len(body)

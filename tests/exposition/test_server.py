@@ -77,7 +77,9 @@ class Client(socket.socket):
     """A client's end, with answers read one by one."""
 
     def __init__(self, address: Any, *, receive: int | None = None) -> None:
-        family = socket.AF_UNIX if isinstance(address, str) else (socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        family = (
+            socket.AF_UNIX if isinstance(address, str) else (socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        )
         super().__init__(family)
         self.settimeout(PATIENCE)
         if receive is not None:
@@ -343,7 +345,9 @@ def test_handler_that_raises(
     handler.error = error
     status, _, body = client.ask(request("/fail"))
     assert (500, b"500 Internal Server Error\n") == (status, body)
-    assert [error] == [record.exc_info[1] for record in caplog.records if record.name == "mpmetrics" and record.exc_info]
+    assert [error] == [
+        record.exc_info[1] for record in caplog.records if record.name == "mpmetrics" and record.exc_info
+    ]
     assert 200 == client.ask()[0]
 
 
@@ -636,7 +640,9 @@ def test_wrong_use_raises(handler: Answers) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("limits", [{"threads": 0}, {"chunk": -1}, {"idle_timeout": 0.0}, {"write_timeout": float("nan")}])
+@pytest.mark.parametrize(
+    "limits", [{"threads": 0}, {"chunk": -1}, {"idle_timeout": 0.0}, {"write_timeout": float("nan")}]
+)
 def test_limits_are_above_zero(limits: dict[str, Any]) -> None:
     """A limit that lets nothing through is refused, by name."""
     with pytest.raises(ValueError, match=f"Limits.{next(iter(limits))} must be above 0"):

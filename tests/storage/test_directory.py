@@ -23,6 +23,7 @@ from mpmetrics.storage import directory as directory_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import segments
 from mpmetrics.storage.reader import SeriesReader
+from mpmetrics.storage.records import decode_records, encode_record
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]
@@ -62,7 +63,7 @@ def records(path: Path) -> list[tuple[int, int, int, Any]]:
     """Start, end, kind and body of each record of a sound series file."""
     data = (path / "series").read_bytes()[fmt.SERIES_HEAD_SIZE : word(path, fmt.COMMITTED)]
     found, start = [], fmt.SERIES_HEAD_SIZE
-    for end, kind, body in fmt.decode_records(data):
+    for end, kind, body in decode_records(data):
         found.append((start, fmt.SERIES_HEAD_SIZE + end, kind, body))
         start = fmt.SERIES_HEAD_SIZE + end
     return found
@@ -90,7 +91,7 @@ def test_what_was_not_committed_is_overwritten(provider: MakeProvider, store_dir
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     hits.labels("200").inc()
     committed = word(path, fmt.COMMITTED)
-    half = fmt.encode_record(fmt.SERIES, [0, ["ghost"], 1, 1, 1.0])
+    half = encode_record(fmt.SERIES, [0, ["ghost"], 1, 1, 1.0])
     put(path / "series", committed, half)
     assert ({"200"}, 0) == series_in(path)
 
@@ -108,7 +109,7 @@ def test_the_commit_is_what_makes_a_record(provider: MakeProvider) -> None:
     path = epoch_of(mine)
     mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine).labels("200").inc()
     committed = word(path, fmt.COMMITTED)
-    half = fmt.encode_record(fmt.SERIES, [0, ["ghost"], 1, 1, 1.0])
+    half = encode_record(fmt.SERIES, [0, ["ghost"], 1, 1, 1.0, 0, 2])
     put(path / "series", committed, half)
     put(path / "series", fmt.COMMITTED * fmt.WORD, struct.pack("=Q", committed + len(half)))
 

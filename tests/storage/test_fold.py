@@ -383,7 +383,7 @@ class World:
         slot = 0
         for number, family in enumerate(FAMILIES):
             self.catalog.apply(fmt.FAMILY, [number, family.dump()])
-            self.catalog.apply(fmt.SERIES, [number, [], slot, family.width, 1.0])
+            self.catalog.apply(fmt.SERIES, [number, [], slot, family.width, 1.0, 0, number + 1])
             slot += family.width
         self.size = slot
         self.retired = Retired()

@@ -393,6 +393,9 @@ def test_a_lease_ends_with_its_owner_although_a_child_lives_on(
         (slab,) = slabs(path)
         assert is_alive(f"{path}/{slab}")
         parent.stop()
+        deadline = time.monotonic() + 5  # for a child that was forked and has not run yet
+        while not alive and is_alive(f"{path}/{slab}") and time.monotonic() < deadline:
+            time.sleep(0.001)
         assert alive == is_alive(f"{path}/{slab}")
     finally:
         os.killpg(parent.pid, signal.SIGKILL)

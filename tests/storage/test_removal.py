@@ -181,7 +181,7 @@ def test_without_the_wait_another_series_would_get_the_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The control: slots that are given away at once show the values of who still holds them."""
-    monkeypatch.setattr(memory_module, "holders", lambda _: [])
+    monkeypatch.setattr(memory_module, "holders", lambda *_: [])
     neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
     hits.labels("first").inc()
     neighbour.go()

@@ -1,0 +1,49 @@
+"""Which cells of this process stand for which series, and which slots they write to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells import Segment
+from mpmetrics.storage.segments import heap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpmetrics.storage.catalog import Catalog, Key
+    from mpmetrics.storage.private import Cell
+
+__all__ = ["Bindings", "detach"]
+
+
+class Bindings:
+    """Cells by family and label values, and series by first slot. The slots change under the append lock only."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, dict[Key, Cell]] = {}
+        self.slots: dict[int, tuple[str, Key]] = {}
+
+    def release(self, gone: Iterable[tuple[int, int]]) -> list[tuple[Cell, int]]:
+        """Forget the series in these slots (first and width); returns their cells, to be detached, with the widths."""
+        released = []
+        for first, width in gone:
+            bound = self.slots.pop(first, None)
+            cell = None if bound is None else self.cells[bound[0]].pop(bound[1], None)
+            if cell is not None:
+                released.append((cell, width))
+        return released
+
+    def missing(self, catalog: Catalog, declared: Catalog) -> list[tuple[int, int]]:
+        """First slot and width of the series here that are not in ``catalog``; ``declared`` knows our families."""
+        gone = []
+        for first, (name, key) in list(self.slots.items()):
+            series = catalog.by_slot.get(first)
+            if series is None or (catalog.families[series.family].name, series.key) != (name, key):
+                gone.append((first, declared.families[declared.numbers[name]].width))
+        return gone
+
+
+def detach(argument: tuple[Cell, int]) -> None:
+    """Under the guard: let a cell of a removed series write to memory of its own, and so to nowhere."""
+    cell, width = argument
+    cell.place(Segment(heap(width)), 0)
