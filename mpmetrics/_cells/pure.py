@@ -111,9 +111,10 @@ class Guard:
 
 
 class _Cell:
-    __slots__ = ("_guard", "_index", "_segment")
+    __slots__ = ("_guard", "_index", "_name", "_segment")
 
-    def __init__(self, guard: Guard, segment: Segment, index: int) -> None:
+    def __init__(self, guard: Guard, segment: Segment, index: int, name: str = "") -> None:
+        self._name = name
         self._guard = guard
         self._segment = segment
         self._index = index
@@ -138,7 +139,7 @@ class CounterCell(_Cell):
         if exemplar is not None:
             _say_no_exemplars()
         if not amount >= 0:
-            msg = f"a counter can only go up: it cannot be increased by {amount!r}"
+            msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
         guard = self._guard
         lock = guard.lock
@@ -233,8 +234,8 @@ class DistributionCell(_Cell):
 
     __slots__ = ("_bounds", "_counted", "_odd")
 
-    def __init__(self, guard: Guard, segment: Segment, index: int, bounds: tuple[float, ...]) -> None:
-        super().__init__(guard, segment, index)
+    def __init__(self, guard: Guard, segment: Segment, index: int, bounds: tuple[float, ...], name: str = "") -> None:
+        super().__init__(guard, segment, index, name)
         self._bounds = bounds
         self._counted: Words | None = None
         self._odd = 0
@@ -248,7 +249,7 @@ class DistributionCell(_Cell):
             _say_no_exemplars()
         amount = float(amount)
         if amount != amount:  # noqa: PLR0124 (only NaN differs from itself; math.isnan costs a call)
-            msg = "not a number: it belongs to no bucket and would spoil the sum"
+            msg = f"{self._name!r} cannot observe {amount!r}, which is not a number: it belongs to no bucket"
             raise ValueError(msg)
         guard = self._guard
         lock = guard.lock

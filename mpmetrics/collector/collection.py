@@ -90,7 +90,8 @@ class Collection(PrometheusCollector):
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
         merged = merge(snapshot)
-        return merged + figures(snapshot, up=path is not None, seconds=time.perf_counter() - start)
+        up = path is not None and "series" not in snapshot.unreadable
+        return merged + figures(snapshot, up=up, seconds=time.perf_counter() - start)
 
     def _snapshot(self, path: str | None) -> Snapshot:
         """What the store holds and what is private, both before or both after a value that moves in."""

@@ -100,6 +100,9 @@ def parse(text: str) -> Address:
             msg = f"address {text!r}: a unix socket's path is absolute, as in unix:/run/metrics.sock"
             raise ValueError(msg)
         return Address(path=path)
+    if "//" in text:
+        msg = f"address {text!r}: an address has no scheme and no path, as in {DEFAULT_BIND}"
+        raise ValueError(msg)
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]") and host != "[]":
         host = host[1:-1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from ssl import SSLContext, SSLError
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics.exposition.http import Conversation, Request, Response, plain
@@ -50,24 +49,21 @@ class Connection(asyncio.BufferedProtocol):
         self._refuse = refuse
         self._talk = Conversation(limits.max_head)
         self._unsent = memoryview(b"")
-        self._paused = self._lingering = self._gone = self._idle = self._ended = self._tls = False
+        self._paused = self._lingering = self._gone = self._idle = self._ended = False
         self._opening: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(limits.header_timeout, self._tardy)
         roster.wait(self)
 
-    def open(self, client: socket.socket, tls: SSLContext | None) -> None:
+    def open(self, client: socket.socket) -> None:
         """Take over an accepted socket."""
-        self._opening = self._loop.create_task(self._open(client, tls))
+        self._opening = self._loop.create_task(self._open(client))
         # The task may be cancelled before it has begun, and then closes nothing itself.
         self._opening.add_done_callback(lambda task: client.close() if task.cancelled() else None)
 
-    async def _open(self, client: socket.socket, tls: SSLContext | None) -> None:
-        patience = self._limits.header_timeout if tls else None
+    async def _open(self, client: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: self, client, ssl=tls, ssl_handshake_timeout=patience, ssl_shutdown_timeout=patience
-            )
-        except (OSError, SSLError) as error:
+            await self._loop.connect_accepted_socket(lambda: self, client)
+        except OSError as error:
             logger.debug("a client's connection failed before its first request: %s", error)
             client.close()
             self.drop()
@@ -75,13 +71,12 @@ class Connection(asyncio.BufferedProtocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands, TLS included."""
+        """The connection stands."""
         self._transport = cast("asyncio.Transport", transport)
         self._opening = None
         if self._gone:
             self._transport.abort()
             return
-        self._tls = transport.get_extra_info("sslcontext") is not None
         # The transport asks for a pause as soon as it has to keep anything: so it never keeps more than one chunk.
         self._transport.set_write_buffer_limits(high=0)
         if self._refuse:
@@ -124,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The client sends no more. One that has sent its request gets its answer all the same."""
         self._ended = True
-        if self._lingering or self._tls:
+        if self._lingering:
             return False
         self._talk.feed(b"")
         self._advance()
@@ -210,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         self._lingering = True
         self._roster.wait(self)
         self._limit(_LINGER, self.drop)
-        if self._talk.heard_out or self._ended or self._tls:
+        if self._talk.heard_out or self._ended:
             self._transport.close()
         else:
             # To close before the client has stopped sending would reset the connection, and the reset may overtake

@@ -9,14 +9,14 @@ belongs to the server, which closes it; the file of a Unix socket stays the call
 
 Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
 a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
-most one request head, and one chunk of the response besides the body that all share.
+most one request head, and one chunk of the response besides its body, which scrapes of the same thing share.
 
 Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
 that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
 start the server in the process that is to answer, after forking.
 
-asyncio's own server is not used: it counts no connection before its TLS handshake is over, and when descriptors run out
-it waits for others to go, although it could drop those that only wait.
+asyncio's own server is not used: when descriptors run out it waits for others to go, although it could drop those that
+only wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from mpmetrics.exposition.threads import HandlerThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ssl import SSLContext
 
 __all__ = ["HttpServer"]
 
@@ -54,15 +53,14 @@ class HttpServer:
 
     A new connection beyond `limits.max_connections` takes the place of the one that has waited longest without a
     complete request, or else of one whose client has read nothing for `limits.header_timeout`. When there is neither,
-    all are being answered, and the new one is refused with 503. With `ssl`, all sockets speak TLS.
+    all are being answered, and the new one is refused with 503.
 
     All methods belong to the loop's thread. A server is started once and closed once.
     """
 
-    def __init__(self, handler: Handler, limits: Limits | None = None, ssl: SSLContext | None = None) -> None:
+    def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
         self._handler = handler
         self._limits = limits or Limits()
-        self._tls = ssl
         self._roster = Roster(self._limits.header_timeout)
         self._threads = HandlerThreads(self._limits.threads)
         self._scratch = memoryview(bytearray(self._limits.max_head))
@@ -147,7 +145,7 @@ class HttpServer:
         # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
         # the next one takes its place, and there is never more than one too many.
         connection = Connection(self._limits, self._roster, self._ask, self._scratch, refuse=refuse)
-        connection.open(client, self._tls)
+        connection.open(client)
 
     # Answering
 

@@ -21,6 +21,9 @@ __all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
 
 Child = TypeVar("Child")
 
+MAX_LABELS = 65_536
+"""Characters that the label values of a series may have in all."""
+
 DEFAULT_MAX_SERIES = 10_000
 """Series a metric may have; what comes past it goes to one series labelled ``otel_metric_overflow="true"``."""
 
@@ -148,7 +151,11 @@ class Instrument(Generic[Child]):
         elif len(values) != len(names):
             msg = f"{self!r} has the {len(names)} labels {names}, {len(values)} values were given: {values}"
             raise ValueError(msg)
-        return tuple(map(text, values))
+        key = tuple(map(text, values))
+        if sum(map(len, key)) > MAX_LABELS:
+            msg = f"{self!r}: label values of {sum(map(len, key))} characters are over the limit of {MAX_LABELS}"
+            raise ValueError(msg)
+        return key
 
     def remove(self, *labelvalues: object) -> None:
         """Remove the series with these label values in all processes; nothing happens when there is none.

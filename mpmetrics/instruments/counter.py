@@ -34,7 +34,7 @@ class Counter(Instrument[CounterSeries]):
     _hot = ("inc",)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> CounterSeries:
-        return CounterSeries(guard, segment, index)
+        return CounterSeries(guard, segment, index, self._family.name)
 
     def inc(self, amount: float = 1, exemplar: object = None) -> None:
         """Add ``amount``, which is not negative, else ValueError."""

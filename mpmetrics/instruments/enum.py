@@ -22,14 +22,14 @@ class EnumSeries(RecentCell):
 
     __slots__ = ("_states",)
 
-    def __init__(self, guard: Guard, segment: Segment, index: int, states: tuple[str, ...]) -> None:
-        super().__init__(guard, segment, index)
+    def __init__(self, guard: Guard, segment: Segment, index: int, states: tuple[str, ...], name: str) -> None:
+        super().__init__(guard, segment, index, name)
         self._states = states
 
     def state(self, state: str) -> None:
         """Say that this is the state now; ValueError when it is none of the metric's states."""
         if state not in self._states:
-            msg = f"{state!r} is none of the states {self._states}"
+            msg = f"enum {self._name!r}: {state!r} is none of the states {self._states}"
             raise ValueError(msg)
         self.set(self._states.index(state))
 
@@ -86,7 +86,7 @@ class Enum(Instrument[EnumSeries]):
         return {"states": self._states}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> EnumSeries:
-        return EnumSeries(guard, segment, index, self._states)
+        return EnumSeries(guard, segment, index, self._states, self._family.name)
 
     def state(self, state: str) -> None:
         """Say that this is the state now; ValueError when it is none of the metric's states."""

@@ -47,7 +47,7 @@ class RecentSeries(RecentCell):
 
     def inc(self, amount: float = 1) -> None:
         """Not for this mode: RuntimeError."""
-        msg = f"a gauge of mode mostrecent can only be set, not moved by {amount!r}; mode sum adds up over processes"
+        msg = f"gauge {self._name!r} of mode mostrecent can only be set, not moved by {amount!r}; mode sum adds up"
         raise RuntimeError(msg)
 
     dec = inc
@@ -92,7 +92,8 @@ class Gauge(Instrument[GaugeSeries]):
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if multiprocess_mode not in get_args(GaugeMode):
-            msg = f"a gauge's multiprocess_mode is one of {', '.join(get_args(GaugeMode))}, not {multiprocess_mode!r}"
+            modes = ", ".join(get_args(GaugeMode))
+            msg = f"gauge {name!r}: multiprocess_mode is one of {modes}, not {multiprocess_mode!r}"
             raise ValueError(msg)
         self._mode = multiprocess_mode
         super().__init__(
@@ -114,7 +115,9 @@ class Gauge(Instrument[GaugeSeries]):
         return {"mode": self._mode}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries | RecentSeries:
-        return (RecentSeries if self._mode.endswith("mostrecent") else GaugeSeries)(guard, segment, index)
+        return (RecentSeries if self._mode.endswith("mostrecent") else GaugeSeries)(
+            guard, segment, index, self._family.name
+        )
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount`` to this process's value."""

@@ -55,7 +55,7 @@ class Histogram(Instrument[DistributionSeries]):
         provider: Provider | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
-        self._bounds = _check_bounds(buckets)
+        self._bounds = _check_bounds(name, buckets)
         super().__init__(
             name,
             documentation,
@@ -75,7 +75,7 @@ class Histogram(Instrument[DistributionSeries]):
         return {"bounds": self._bounds}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
-        return DistributionSeries(guard, segment, index, self._bounds)
+        return DistributionSeries(guard, segment, index, self._bounds, self._family.name)
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount``; ValueError when it is NaN."""
@@ -87,15 +87,19 @@ class Histogram(Instrument[DistributionSeries]):
         return timer(self, "observe")
 
 
-def _check_bounds(buckets: Iterable[float | str]) -> tuple[float, ...]:
-    bounds = [float(bound) for bound in buckets]
+def _check_bounds(name: str, buckets: Iterable[float | str]) -> tuple[float, ...]:
+    try:
+        bounds = [float(bound) for bound in buckets]
+    except (TypeError, ValueError) as error:
+        msg = f"histogram {name!r}: buckets are numbers: {error}"
+        raise ValueError(msg) from error
     if any(map(math.isnan, bounds)):
-        msg = f"a histogram's buckets cannot be NaN: {bounds}"
+        msg = f"histogram {name!r}: buckets cannot be NaN: {bounds}"
         raise ValueError(msg)
     if any(low >= high for low, high in pairwise(bounds)):
-        msg = f"a histogram's buckets must strictly increase: {bounds}"
+        msg = f"histogram {name!r}: buckets must strictly increase: {bounds}"
         raise ValueError(msg)
     if not bounds or bounds == [math.inf]:
-        msg = f"a histogram needs at least one finite bucket, not {bounds}"
+        msg = f"histogram {name!r} needs at least one finite bucket, not {bounds}"
         raise ValueError(msg)
     return tuple(bounds) if bounds[-1] == math.inf else (*bounds, math.inf)

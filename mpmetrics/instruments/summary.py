@@ -28,7 +28,7 @@ class Summary(Instrument[DistributionSeries]):
         return ("quantile",)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
-        return DistributionSeries(guard, segment, index, (math.inf,))
+        return DistributionSeries(guard, segment, index, (math.inf,), self._family.name)
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount``; ValueError when it is NaN."""

@@ -54,7 +54,7 @@ class UpDownCounter(Instrument[UpDownSeries]):
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if multiprocess_mode not in ("sum", "livesum"):
-            msg = f"an up-down counter's multiprocess_mode is 'sum' or 'livesum', not {multiprocess_mode!r}"
+            msg = f"up-down counter {name!r}: multiprocess_mode is 'sum' or 'livesum', not {multiprocess_mode!r}"
             raise ValueError(msg)
         self._mode = multiprocess_mode
         super().__init__(
@@ -73,7 +73,7 @@ class UpDownCounter(Instrument[UpDownSeries]):
         return {"mode": self._mode}
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> UpDownSeries:
-        return UpDownSeries(guard, segment, index)
+        return UpDownSeries(guard, segment, index, self._family.name)
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``."""

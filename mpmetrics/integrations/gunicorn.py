@@ -34,6 +34,11 @@ log = logging.getLogger("mpmetrics")
 
 STOP_GRACE = 2.0
 
+_OVERRIDDEN = (
+    "mpmetrics does not run: hooks that are defined below install() took the place of its own;"
+    " call install() at the end of the configuration"
+)
+
 _UNIX_PATH_MAX = 100
 """Bytes that a unix socket's path may have on every system."""
 
@@ -69,7 +74,9 @@ def install(
 
 def _chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Callable[..., Any]:
     """A hook that calls ``theirs`` and then ``ours``, with the parameters of ``ours``: gunicorn counts them."""
-    if theirs is None or getattr(theirs, "_mpmetrics", False):
+    if theirs is not None and getattr(theirs, "_mpmetrics", False):
+        return theirs  # installed before: it calls theirs and ours
+    if theirs is None:
         chained = functools.partial(ours)
     else:
 
@@ -130,6 +137,8 @@ class _Server:
             return
         self._environ["MPMETRICS_DIR"] = os.path.dirname(epoch.path)
         self._environ["MPMETRICS_EPOCH"] = str(epoch.number)
+        if self._is_ours:
+            self._environ["MPMETRICS_TEMPORARY"] = "1"
 
     def _begin(self, cfg: Any) -> Epoch:
         uid, gid = cfg.uid, cfg.gid
@@ -147,17 +156,14 @@ class _Server:
             raise StoreUnavailableError(msg)
         # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
         if upgraded.isdecimal():
-            self._is_ours = os.path.basename(directory).startswith(f"mpmetrics-{uid}-")
+            self._is_ours = "MPMETRICS_TEMPORARY" in self._environ
             return self._store.join(int(upgraded))
         return self._store.begin()
 
     def when_ready(self, server: Any) -> None:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
-            log.error(
-                "mpmetrics was installed before other hooks took its place: call install() at the end of the file"
-            )
-            return
+            return  # which each worker says
         self._listeners.set(self._addresses)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
@@ -209,13 +215,15 @@ class _Server:
 
     def post_fork(self, server: Any, worker: Any) -> None:
         """In a worker: neither the collector nor its sockets are the worker's."""
+        if not self._started:
+            log.error("%s", _OVERRIDDEN)
         self._listeners.close()
         if self._supervisor is not None:
             self._supervisor.release_in_child()
 
     def pre_exec(self, server: Any) -> None:
         """In the child that becomes the new master: tell it which epoch it goes on with."""
-        for name in ("MPMETRICS_DIR", "MPMETRICS_EPOCH"):
+        for name in ("MPMETRICS_DIR", "MPMETRICS_EPOCH", "MPMETRICS_TEMPORARY"):
             if name in self._environ:
                 server.cfg.env_orig[name] = self._environ[name]
 
@@ -223,7 +231,7 @@ class _Server:
         """In the master, after the last worker: end the collector, leave the epoch, remove a store of our own."""
         if self._supervisor is not None:
             self._supervisor.stop(STOP_GRACE)
-        self._listeners.close()
+        self._listeners.remove()
         self._provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()

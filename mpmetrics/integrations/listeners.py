@@ -6,7 +6,9 @@ while the master still may. Workers close their copies, so that a port is free a
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -66,6 +68,14 @@ class Listeners:
     def sockets(self) -> list[socket.socket]:
         """The sockets that listen now."""
         return list(self._open.values())
+
+    def remove(self) -> None:
+        """Close all of them and remove the files of unix sockets: nobody is going to listen there."""
+        for address in self._open:
+            if address.path:
+                with contextlib.suppress(OSError):
+                    os.unlink(address.path)
+        self.close()
 
     def close(self) -> None:
         """Close all of them, in this process."""

@@ -123,7 +123,7 @@ class Memory:
         except ConflictError:
             raise
         except StoreError as error:
-            self._complain("declare", error)
+            self._complain("store", error)
 
     def bind(self, family: Family, key: Key, make: Make, limit: int) -> Cell | None:
         """The cell of a series of a declared family, made unless it is there; None when there are ``limit`` others."""
@@ -136,7 +136,7 @@ class Memory:
                 return self._bind_shared(self.directory, self._segments, (family, key), make, limit)
             except (StoreError, ConflictError, OSError) as error:
                 self.directory.trouble(1.0)
-                self._complain("bind", error)
+                self._complain("store", error)
         if key is not None and len(cells) - (None in cells) >= limit:
             return None
         return self._bind_private(family, key, make)
@@ -197,7 +197,7 @@ class Memory:
             try:
                 directory.sync()
             except StoreError as error:
-                self._complain("sync", error)
+                self._complain("store", error)
 
     def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
         """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
@@ -240,7 +240,7 @@ class Memory:
             for entry in list(self._private.values()):
                 self._move_in(directory, segments, entry)
         except (StoreError, OSError) as error:
-            self._complain("retry", error)
+            self._complain("store", error)
         finally:
             self.moves += 1
             self.guard.is_slow = False

@@ -152,7 +152,7 @@ class Segments:
                 self._refuges[number] = refuge = Refuge(self._retry, geometry.slots_of(number))
                 segment.words = refuge
                 self._directory.trouble(1.0)
-                self._complain("lease", error)
+                self._complain("store", error)
             finally:
                 self._guard.is_slow = was_slow
                 self._touched = None

@@ -364,6 +364,24 @@ def test_hooks_of_the_configuration_are_called(serve: Serve) -> None:
     assert sorted(calls) == ["on_exit", "on_starting", "post_fork", "post_fork", "when_ready"]
 
 
+def test_installing_twice_keeps_the_hooks(serve: Serve) -> None:
+    """A second ``install(globals())`` changes nothing: hooks are called, and called once."""
+    server = serve(config=HOOKS + "install(globals())\n").start()
+    assert server.stop() == 0
+    calls = (server.home / "conf.py.calls").read_text().split()
+    assert sorted(calls) == ["on_exit", "on_starting", "post_fork", "post_fork", "when_ready"]
+
+
+def test_hooks_below_install_are_complained_of(serve: Serve) -> None:
+    """A configuration whose hooks replace ours serves, and the log says why there is no endpoint."""
+    config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals())\n"
+    config += "def on_starting(server): pass\ndef when_ready(server): pass\n"
+    server = serve(config=config)
+    server.launch()
+    server.wait_for(lambda: server.get("/page"))
+    assert "call install() at the end of the configuration" in server.log.read_text()
+
+
 def test_bad_address_is_refused(serve: Serve) -> None:
     """A bind address that is none stops gunicorn at its configuration, with a message that names it."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), bind='nonsense')\n"
