@@ -220,6 +220,11 @@ class Catalog:
         self.resting[int(first)] = Rest(int(generation), int(width), int(serial))
         self.next_slot = max(self.next_slot, first + width)
 
+    def difference(self, other: Catalog) -> set[int]:
+        """First slots whose series is not the same here and in ``other``."""
+        slots = self.by_slot.keys() | other.by_slot.keys()
+        return {first for first in slots if self.by_slot.get(first) != other.by_slot.get(first)}
+
     def snapshot_records(self) -> list[tuple[int, list[Any]]]:
         """The shortest list of records that adds up to this catalog."""
         records: list[tuple[int, list[Any]]] = []

@@ -74,7 +74,9 @@ class SeriesReader:
         if os.fstat(self._descriptor.fileno()).st_size < fmt.SERIES_HEAD_SIZE:
             msg = f"{self._path}: was cut short"
             raise FormatError(msg)
+        before: Catalog | None = None
         if self._words[fmt.SUPERSEDED] and os.stat(self._path).st_ino != os.fstat(self._descriptor.fileno()).st_ino:
+            before = self.catalog
             self._open()
         generation = self.generation
         committed = fmt.check_committed(self._words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
@@ -86,6 +88,8 @@ class SeriesReader:
             for _, kind, body in records.decode_records(data):
                 self.catalog.apply(kind, body)
             self._position = committed
+        if before is not None:  # it was compacted: what is as it was did not come or go
+            self.catalog.touched = before.touched | self.catalog.difference(before)
         return generation
 
     def close(self) -> None:
