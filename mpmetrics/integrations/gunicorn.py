@@ -9,6 +9,7 @@ and the kernel takes the lease back when it dies.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -23,10 +24,10 @@ from mpmetrics.exposition.endpoint import Endpoint
 from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
-from mpmetrics.storage.store import Epoch, Store, default_base, new_default_directory, remove_dead_stores
+from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, MutableMapping
 
 __all__ = ["install"]
 
@@ -127,8 +128,12 @@ class _Server:
         self._started = True
         _log_through(server.log)
         try:
-            epoch = self._begin(server.cfg)
-            self._provider.attach(epoch)
+            store, upgraded = self._find_store(server.cfg)
+            # What is in the store belongs to the workers' user, who could put links in the way of a privileged hand.
+            with _acting_as(server.cfg.uid, server.cfg.gid):
+                # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
+                epoch = store.begin() if upgraded is None else store.join(upgraded)
+                self._provider.attach(epoch)
         except ConflictError as error:
             log.error("%s", error)
         except (StoreError, OSError) as error:
@@ -140,7 +145,8 @@ class _Server:
         if self._is_ours:
             self._environ["MPMETRICS_TEMPORARY"] = "1"
 
-    def _begin(self, cfg: Any) -> Epoch:
+    def _find_store(self, cfg: Any) -> tuple[Store, int | None]:
+        """The store, and the epoch to go on with after SIGUSR2."""
         uid, gid = cfg.uid, cfg.gid
         directory = self._directory or self._environ.get("MPMETRICS_DIR")
         upgraded = self._environ.get("MPMETRICS_EPOCH", "") if "GUNICORN_PID" in self._environ else ""
@@ -154,11 +160,10 @@ class _Server:
         if self._store.owner[0] != uid:
             msg = f"the store {directory} belongs to user {self._store.owner[0]}, but the workers run as user {uid}"
             raise StoreUnavailableError(msg)
-        # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
-        if upgraded.isdecimal():
-            self._is_ours = "MPMETRICS_TEMPORARY" in self._environ
-            return self._store.join(int(upgraded))
-        return self._store.begin()
+        if not upgraded.isdecimal():
+            return self._store, None
+        self._is_ours = "MPMETRICS_TEMPORARY" in self._environ
+        return self._store, int(upgraded)
 
     def when_ready(self, server: Any) -> None:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
@@ -235,6 +240,25 @@ class _Server:
         self._provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()
+
+
+@contextlib.contextmanager
+def _acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Have the kernel judge file accesses by this user and group, where we are privileged and it is someone else.
+
+    For the whole process, so only where no other thread runs.
+    """
+    if os.geteuid() != 0 or uid == 0:
+        yield
+        return
+    group = os.getegid()
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
 
 
 def _log_through(logger: Any) -> None:
