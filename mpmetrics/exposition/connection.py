@@ -210,8 +210,12 @@ class Connection(asyncio.BufferedProtocol):
         else:
             # To close before the client has stopped sending would reset the connection, and the reset may overtake
             # the answer. So say that this is the end, and throw away what comes.
-            self._transport.write_eof()
-            self._transport.resume_reading()
+            try:
+                self._transport.write_eof()
+            except OSError:  # reset by the client, which the transport has not noticed yet
+                self.drop()
+            else:
+                self._transport.resume_reading()
 
     def _limit(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer.cancel()

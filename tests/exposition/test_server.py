@@ -575,6 +575,19 @@ def test_reset_by_the_client(serve: Callable[..., Any], handler: Answers, path: 
     assert 200 == connect().ask()[0]
 
 
+def test_reset_while_heard_out(serve: Callable[..., Any]) -> None:
+    """The same for clients whose body is not read to its end, and which do not stay for their answer."""
+    connect = serve()
+    for number in range(300):
+        client = connect()
+        client.sendall(request("/now", "Content-Length: 100000") + LARGE[:20_000])
+        until = time.perf_counter() + number * 1e-6
+        while time.perf_counter() < until:  # shorter than any sleep
+            pass
+        client.reset()
+    assert 200 == connect().ask()[0]
+
+
 class Starved(socket.socket):
     """A listening socket, of a process that has no descriptors left when `starved`."""
 
