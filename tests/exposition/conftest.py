@@ -1,44 +1,20 @@
-"""Providers on private memory and on a store, promtool, and a set of metrics of every kind, for the tests here."""
+"""promtool, and a set of metrics of every kind, for the tests here."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import subprocess
-import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
-from mpmetrics.provider import Provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-
-@pytest.fixture
-def store_directory() -> Iterator[str]:
-    """A store's directory on tmpfs, not yet a store."""
-    path = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm")
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(params=["private", "store"])
-def provider(request: pytest.FixtureRequest) -> Iterator[Provider]:
-    """A provider on private memory, and one on a store."""
-    made = Provider() if request.param == "private" else Provider(request.getfixturevalue("store_directory"))
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture
-def shared(store_directory: str) -> Iterator[Provider]:
-    """A provider on a store."""
-    made = Provider(store_directory)
-    yield made
-    made.shutdown()
+    from mpmetrics.provider import Provider
 
 
 @pytest.fixture

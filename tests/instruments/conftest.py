@@ -1,112 +1,19 @@
-"""Providers on private memory and on a store, child processes, and what a provider shows, for the tests here."""
+"""Processes that are started afresh, for the tests here."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mpmetrics.exposition.collector import Collector
-from mpmetrics.provider import Provider
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-class Child:
-    """A forked process that does some work, says so, and then waits to be ended or killed."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        done, done_in = os.pipe()
-        hold, self._hold = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                os.close(self._hold)
-                try:
-                    work()
-                except BaseException:  # noqa: BLE001 (told to the parent or the test)
-                    os.write(done_in, traceback.format_exc().encode())
-                    os._exit(1)
-                os.write(done_in, b"ok")
-                os.read(hold, 1)
-            finally:
-                os._exit(0)
-        os.close(done_in)
-        os.close(hold)
-        with os.fdopen(done, "rb") as report:
-            said = os.read(report.fileno(), 1 << 16)
-        self._alive = True
-        if said != b"ok":
-            self.kill()
-            pytest.fail(f"the child failed:\n{said.decode()}")
-
-    def _reap(self) -> None:
-        if self._alive:
-            self._alive = False
-            os.close(self._hold)
-            os.waitpid(self.pid, 0)
-
-    def end(self) -> None:
-        """Let it exit."""
-        self._reap()
-
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-        if self._alive:
-            os.kill(self.pid, signal.SIGKILL)
-        self._reap()
-
-
-@pytest.fixture
-def store_directory() -> Iterator[str]:
-    """A store's directory on tmpfs, not yet a store."""
-    path = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm")
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(params=["private", "store"])
-def provider(request: pytest.FixtureRequest) -> Iterator[Provider]:
-    """A provider on private memory, and one on a store."""
-    made = Provider() if request.param == "private" else Provider(request.getfixturevalue("store_directory"))
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture
-def shared(store_directory: str) -> Iterator[Provider]:
-    """A provider on a store."""
-    made = Provider(store_directory)
-    yield made
-    made.shutdown()
-
-
-@pytest.fixture
-def child() -> Iterator[Callable[[Callable[[], object]], Child]]:
-    """Start a forked process; those that still run at the end of the test are killed."""
-    started: list[Child] = []
-
-    def start(work: Callable[[], object]) -> Child:
-        made = Child(work)
-        started.append(made)
-        return made
-
-    yield start
-    for one in started:
-        one.kill()
 
 
 @pytest.fixture
@@ -127,20 +34,3 @@ def spawned() -> Callable[..., str]:
         return done.stdout
 
     return run
-
-
-@pytest.fixture
-def shown() -> Callable[[Any], Samples]:
-    """What a source shows: its samples by name and sorted labels, without creation times and the collector's own."""
-
-    def read(source: Any) -> Samples:
-        collector = source if isinstance(source, Collector) else Collector(source)
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in collector.collect()
-            if not family.name.startswith("mpmetrics_")
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        }
-
-    return read
