@@ -135,12 +135,10 @@ class Catalog:
         """The latest generation of a removal among the records."""
         self.damaged = 0
         self.dead_records = 0
-        self.version = 0
         self._sample_names: dict[str, int] = {}
 
     def apply(self, kind: int, body: list[Any] | None) -> None:
         """Take one record in; one that makes no sense is counted in ``damaged`` and left out."""
-        self.version += 1
         try:
             if body is None:
                 raise FormatError("damaged")

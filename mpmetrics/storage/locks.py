@@ -177,11 +177,6 @@ class AppendLock:
             else:
                 return True
 
-    @property
-    def is_held(self) -> bool:
-        """Whether a thread of this process holds the lock."""
-        return self._holder != 0
-
     def release(self) -> None:
         """Give the lock back."""
         if self._descriptor.fileno() >= 0:
