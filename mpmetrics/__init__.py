@@ -1,10 +1,12 @@
 """Exact metrics of prefork servers: every process counts into memory-mapped files, one collector merges them."""
 
+from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.errors import (
     ConflictError,
     FormatError,
     LockTimeoutError,
     MpmetricsError,
+    ShutdownError,
     StoreError,
     StoreUnavailableError,
 )
@@ -12,6 +14,7 @@ from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.server_thread import start_http_server
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
+from mpmetrics.meter import Meter, get_meter
 from mpmetrics.provider import Provider, get_provider, set_provider
 
 __all__ = [
@@ -19,17 +22,21 @@ __all__ = [
     "ConflictError",
     "Counter",
     "Enum",
+    "ExporterOptions",
     "FormatError",
     "Gauge",
     "Histogram",
     "Info",
     "LockTimeoutError",
+    "Meter",
     "MpmetricsError",
     "Provider",
+    "ShutdownError",
     "StoreError",
     "StoreUnavailableError",
     "Summary",
     "UpDownCounter",
+    "get_meter",
     "get_provider",
     "make_asgi_app",
     "make_wsgi_app",

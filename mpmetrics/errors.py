@@ -11,6 +11,7 @@ __all__ = [
     "FormatError",
     "LockTimeoutError",
     "MpmetricsError",
+    "ShutdownError",
     "StoreError",
     "StoreUnavailableError",
 ]
@@ -22,6 +23,10 @@ class MpmetricsError(Exception):
 
 class ConflictError(MpmetricsError, ValueError):
     """A metric's name is already in use with another kind, other labels, other buckets or another mode."""
+
+
+class ShutdownError(MpmetricsError):
+    """The provider whose metrics were asked for was shut down: they cannot be shown, which is not to show none."""
 
 
 class StoreError(MpmetricsError):

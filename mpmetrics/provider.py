@@ -9,15 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from mpmetrics.callbacks.callback import Callback, Callbacks
 from mpmetrics.errors import ConflictError, MpmetricsError, StoreError
+from mpmetrics.names.attributes import check_attributes
+from mpmetrics.names.naming import text
 from mpmetrics.storage import fork
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.store import Epoch, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mpmetrics.callbacks.agent import Agent
+    from mpmetrics.callbacks.worker import WorkerCallbacks
+    from mpmetrics.meter import Meter
 
 __all__ = ["Provider", "get_provider", "set_provider"]
 
@@ -28,24 +36,48 @@ class Provider:
     """Instruments' values, in the store in ``directory`` or, without one, in the memory of this process.
 
     The store is created when it is not there; its current epoch is joined, or the first one begun. ``epoch`` joins a
-    certain epoch instead.
+    certain epoch instead. ``attributes`` go on each measurement of the instruments of all meters; ``resource``
+    describes what the metrics are of, and is shown as ``target_info``.
 
-    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the store cannot be created, opened or trusted.
+    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the store cannot be created, opened or trusted;
+    TypeError and ValueError for attributes that are none.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | None = None, *, epoch: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        epoch: int | None = None,
+        attributes: Mapping[str, object] | None = None,
+        resource: Mapping[str, object] | None = None,
+    ) -> None:
         self.memory = Memory()
         self.epoch: Epoch | None = None
         self.unavailable: str | None = None
+        self.callbacks = Callbacks(self._serve)
+        self.resource: dict[str, str] = {}
+        self._attributes: list[tuple[str, str, dict[str, str]]] = []
+        self.describe(attributes, resource)
+        self._meters: dict[object, Meter] = {}
+        # Re-entrant: a signal handler or a finaliser may ask for a meter while its thread does.
+        self._lock = threading.RLock()
+        self._serves = True
+        self._agent: Agent | None = None
+        self._worker_callbacks: WorkerCallbacks | None = None
         self._closed = False
+        fork.register(self)
         if directory is not None:
             self.attach(Store(directory).join(epoch))
 
     @classmethod
     def deferred(cls) -> Provider:
-        """A provider whose store is attached later: until then values wait in this process."""
+        """A provider whose store is attached later: until then values wait in this process.
+
+        Its callbacks run in no process that has not called :meth:`serve_callbacks`.
+        """
         provider = cls()
         provider.memory.expect_store()
+        provider._serves = False
         return provider
 
     @property
@@ -69,6 +101,97 @@ class Provider:
             msg = f"the epoch {epoch.path} cannot be used: {error}"
             raise StoreError(msg) from error
         self.epoch = epoch
+        for callback in self.callbacks:
+            self._serve(callback)
+
+    def meter(self, name: str, version: str = "", attributes: Mapping[str, object] | None = None) -> Meter:
+        """The meter of this name, version and attributes, which go on each measurement of its instruments.
+
+        Asked for again, it is the same one. Global attributes are those that hold when it is first asked for.
+        TypeError and ValueError for a name, version or attributes that are none.
+        """
+        from mpmetrics.meter import Meter, Owner  # noqa: PLC0415 (a meter's instruments ask for their provider)
+
+        for what, value in (("name", name), ("version", version)):
+            if not isinstance(value, str):
+                msg = f"a meter's {what} is a str, not {value!r}"
+                raise TypeError(msg)
+        if not name:
+            msg = "a meter needs a name, such as that of the library or the application it is for"
+            raise ValueError(msg)
+        own = check_attributes(attributes, f"meter {name!r}")
+        with self._lock:
+            meter = self._meters.get((name, version, *sorted(own.items())))
+            if meter is None:
+                fixed: dict[str, str] = {}
+                for names, versions, given in self._attributes:
+                    if fnmatchcase(name, names) and fnmatchcase(version, versions):
+                        fixed.update(given)
+                meter = Meter(Owner(self, text(name), text(version), fixed | own))
+                self._meters[name, version, *sorted(own.items())] = meter
+            return meter
+
+    def describe(self, attributes: Mapping[str, object] | None, resource: Mapping[str, object] | None) -> None:
+        """Have these global attributes, for meters that are made from now on, and this resource, and no others."""
+        checked = check_attributes(attributes, "global attributes")
+        self.resource = check_attributes(resource, "resource")
+        self._attributes = [("*", "*", checked)]
+
+    def add_attributes(self, attributes: Mapping[str, object] | None, *, meter: str = "*", version: str = "*") -> None:
+        """Put ``attributes`` on each measurement of meters that are made from now on; later ones win.
+
+        Only of those whose name and version match the patterns ``meter`` and ``version``, in which ``*`` stands for
+        anything (:mod:`fnmatch`). TypeError and ValueError for attributes that are none.
+        """
+        self._attributes.append((meter, version, check_attributes(attributes, "global attributes")))
+
+    def serve_callbacks(self) -> None:
+        """Be a worker: have this process run its worker callbacks when a collector asks."""
+        self._serves = True
+        for callback in self.callbacks:
+            self._serve(callback)
+
+    @property
+    def serves(self) -> bool:
+        """Whether this process runs worker callbacks."""
+        return self._serves and not self._closed
+
+    @property
+    def worker_callbacks(self) -> WorkerCallbacks:
+        """What runs the worker callbacks of this process."""
+        from mpmetrics.callbacks.worker import WorkerCallbacks  # noqa: PLC0415 (its figures ask for their provider)
+
+        with self._lock:
+            if self._worker_callbacks is None:
+                self._worker_callbacks = WorkerCallbacks(self)
+            return self._worker_callbacks
+
+    def _serve(self, callback: Callback) -> None:
+        """Make ``callback``, which is new here or in the store, known to collectors."""
+        if not self._serves or self.epoch is None or self._closed:
+            return
+        from mpmetrics.callbacks import agent, figures  # noqa: PLC0415 (their instruments ask for their provider)
+
+        if callback.scope == "host":
+            figures.announce(self, callback)
+        elif self._agent is None:
+            self._agent = agent.Agent(self, self.epoch.path)
+            self._agent.start()
+
+    def after_fork_in_child(self) -> None:
+        """The agent's thread is the parent's."""
+        self._lock = threading.RLock()
+        if self._worker_callbacks is not None:
+            self._worker_callbacks.reset()
+        if self._agent is not None:
+            self._agent.abandon()
+
+    def resume_in_child(self) -> None:
+        """A child of a process that answers collectors does so itself."""
+        if self._agent is not None:
+            self._agent = None
+            for callback in self.callbacks.of("worker")[:1]:
+                self._serve(callback)
 
     def force_flush(self) -> None:
         """Move what is still private into the store now, as far as it can take it. Values are never buffered else."""
@@ -77,10 +200,15 @@ class Provider:
     def shutdown(self) -> None:
         """Give up the store; calling it again does nothing. What is written later stays in this process.
 
-        The values written so far remain in the store, as a dead process's do.
+        The values written so far remain in the store, as a dead process's do. Callbacks are forgotten. Collecting from
+        a provider that was shut down raises :class:`~mpmetrics.errors.ShutdownError`.
         """
         if not self._closed:
             self._closed = True
+            self.callbacks.clear()
+            agent, self._agent = self._agent, None
+            if agent is not None:
+                agent.close()
             self.memory.close()
             epoch, self.epoch = self.epoch, None
             if epoch is not None:

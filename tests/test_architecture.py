@@ -17,12 +17,12 @@ MAX_LINES = 320
 
 # Who stands on whom, lowest first. A module may import its own package and what stands on a lower line.
 # Names on one line do not know each other, except those that applications hold: a provider makes meters, a
-# meter makes instruments, and an instrument asks for its provider.
+# meter makes instruments with callbacks, and an instrument asks for its provider.
 LAYERS = (
     ("errors",),
-    ("_cells",),
+    ("_cells", "names"),
     ("storage",),
-    ("instruments", "meter", "provider"),
+    ("callbacks", "instruments", "meter", "provider"),
     ("collector",),
     ("drivers", "exposition"),
     ("cli", "integrations"),

@@ -196,6 +196,10 @@ class GaugeCell(_Cell):
         else:
             guard.run(self._set, value)
 
+    def unset(self) -> None:
+        """Be as if it had never been set."""
+        self._guard.run(self._set, 0.0)
+
     def _add(self, amount: float) -> None:
         words, index = self._segment.words, self._index
         words[index] = (words[index] + amount) or -0.0
@@ -223,6 +227,16 @@ class RecentCell(_Cell):
         words[older] = value
         # The commit: with the later time this copy counts, until then the other one does.
         words[older + 1] = now if now > latest else _next_time(latest)
+
+    def unset(self) -> None:
+        """Be as if it had never been set."""
+        self._guard.run(self._unset, None)
+
+    def _unset(self, _: None) -> None:
+        words, index = self._segment.words, self._index
+        # The older copy first: while only the later one is left, it is the one that counts, as before.
+        for at in sorted((index, index + 2), key=lambda at: words[at + 1]):
+            words[at + 1] = 0.0
 
 
 def _next_time(latest: float) -> float:

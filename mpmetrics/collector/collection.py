@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
+from mpmetrics.callbacks.callback import check_max_age
+from mpmetrics.collector.asynchronous import Asynchronous
 from mpmetrics.collector.figures import figures
-from mpmetrics.collector.merge import merge
+from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
-from mpmetrics.errors import FormatError, StoreUnavailableError
+from mpmetrics.collector.view import ExporterOptions, view
+from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
 from mpmetrics.storage.fold import fold
@@ -24,24 +28,47 @@ from mpmetrics.storage.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mpmetrics.callbacks.runner import Watch
     from mpmetrics.collector.reading import Reading
 
 __all__ = ["Collection"]
 
 log = logging.getLogger("mpmetrics")
 
+_LONGEST = 20.0
+_SHORTEST = 0.05
+_SHARE = 0.8
+
 
 class Collection(PrometheusCollector):
     """Collects the metrics of ``source``: a provider, the directory of a store, or by default the default provider.
 
-    Of a directory, the current epoch is collected, whichever that is at the time. Follows the Collector protocol of
-    prometheus_client, so it can be registered with one of its registries. May be used from any thread.
+    Of a directory, the current epoch is collected, whichever that is at the time. Of a provider, the callbacks of its
+    asynchronous instruments are run, each once a collection; a store's workers are asked to run theirs.
+
+    ``options`` say how instruments of the Meter API are shown. What callbacks observed less than ``max_age`` seconds
+    ago is used again, so that a pair of scrapers costs no more than one; callbacks may have a ``max_age`` of their own.
+    ``modules`` register callbacks, ``watch`` is told which of them run.
+
+    Follows the Collector protocol of prometheus_client, so it can be registered with one of its registries. May be used
+    from any thread.
 
     Raises :class:`~mpmetrics.errors.StoreUnavailableError` when ``source`` is a directory that is not there or that is
-    not to be trusted.
+    not to be trusted; ValueError for a ``max_age`` that is none.
     """
 
-    def __init__(self, source: Provider | str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        source: Provider | str | os.PathLike[str] | None = None,
+        *,
+        options: ExporterOptions | None = None,
+        max_age: float = 0.0,
+        modules: CallbackModules | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._options = options or ExporterOptions()
+        self._max_age = check_max_age(max_age)
+        self._modules = modules or CallbackModules(())
         self._provider: Provider | None = None
         self._store: Store | None = None
         if source is None:
@@ -55,20 +82,40 @@ class Collection(PrometheusCollector):
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
         self._said: set[str] = set()
+        self._asynchronous = Asynchronous(self._provider, watch)
+        self._ends: list[float] = []
+        """By when those who wait for a collection want to have it, on the monotonic clock."""
         self._shared = SharedCall(self._collect)
         fork.register(self)
 
-    def readings(self) -> list[Reading]:
+    def readings(self, timeout: float | None = None) -> list[Reading]:
         """The merged metrics, in the order of their names, and then the collector's figures about itself.
 
-        What cannot be read is missing and counted in ``mpmetrics_unreadable_files``.
+        What cannot be read is missing and counted in ``mpmetrics_unreadable_files``. ``timeout`` is how many seconds
+        the caller is going to wait: callbacks get most of that, and never more than 20 s in all.
+
+        Raises :class:`~mpmetrics.errors.ShutdownError` once the provider was shut down.
         """
-        return self._shared()
+        if self._provider is not None and self._provider.closed:
+            raise ShutdownError("there are no metrics to show: their provider was shut down")
+        end = time.monotonic() + _budget(timeout)
+        self._ends.append(end)
+        try:
+            return self._shared()
+        finally:
+            self._ends.remove(end)
+
+    def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
+        """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""
+        resource = {} if self._provider is None else self._provider.resource
+        complain = functools.partial(self._say, "view")
+        return view(readings, self._options, resource=resource, utf8=utf8, complain=complain)
 
     def collect(self) -> Iterator[Metric]:
         """The same as prometheus_client's metric families."""
-        for reading in self.readings():
-            metric = Metric(reading.name, reading.help, reading.type, reading.unit)
+        for reading in self.exported(self.readings()):
+            kind = "unknown" if reading.bare else reading.type  # a counter has its suffix there
+            metric = Metric(reading.name, reading.help, kind, reading.unit)
             for sample in reading.samples:
                 metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)
             yield metric
@@ -84,14 +131,16 @@ class Collection(PrometheusCollector):
         return []
 
     def _collect(self) -> list[Reading]:
-        start = time.perf_counter()
+        start = time.monotonic()
         path = self._epoch_path()
+        self._asynchronous.run(path, min(self._ends, default=start + _LONGEST), self._max_age)
         snapshot = self._snapshot(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
-        merged = merge(snapshot)
+        merged = self._asynchronous.merge(snapshot)
         up = path is not None and "series" not in snapshot.unreadable
-        return merged + figures(snapshot, up=up, seconds=time.perf_counter() - start)
+        merged += self._asynchronous.figures() + self._modules.readings()
+        return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
 
     def _snapshot(self, path: str | None) -> Snapshot:
         """What the store holds and what is private, both before or both after a value that moves in."""
@@ -141,4 +190,10 @@ class Collection(PrometheusCollector):
     def after_fork_in_child(self) -> None:
         """Whoever was collecting is collecting in the parent. Files are opened anew: locks are not to be shared."""
         self._shared.reset()
+        self._ends = []
         self._reader = None
+
+
+def _budget(timeout: float | None) -> float:
+    """Seconds that a collection may take for callbacks when its caller waits for so long."""
+    return _LONGEST if timeout is None else min(_LONGEST, max(_SHORTEST, timeout * _SHARE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpmetrics.collector.reading import Reading, Sample
+from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
@@ -14,7 +15,8 @@ __all__ = ["figures"]
 
 def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
     """Readings about a collection that took ``seconds`` so far; ``up`` is whether there was a store to read."""
-    live = sum(column.alive for column in snapshot.columns)
+    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE]
+    live = sum(column.alive for column in workers)
     return [
         _one("scrape_duration", "gauge", "Time that reading and merging took.", seconds, "seconds"),
         _one(
@@ -41,7 +43,7 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
             "Processes with values of their own in the store; the dead are to be folded.",
             samples=[
                 Sample("", (("state", "live"),), float(live)),
-                Sample("", (("state", "dead"),), float(len(snapshot.columns) - live)),
+                Sample("", (("state", "dead"),), float(len(workers) - live)),
             ],
         ),
         _one("series", "gauge", "Series in the store.", len(snapshot.catalog.by_slot)),

@@ -26,19 +26,25 @@ __all__ = ["OVERFLOW", "merge"]
 OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
 """Labels of the series that takes what is past a metric's cap."""
 
+
+def _always(_family: Family, _series: Series) -> bool:
+    return True
+
+
 _TYPES = {"updowncounter": "gauge", "enum": "stateset"}
 
 
-def merge(snapshot: Snapshot) -> list[Reading]:
-    """The metrics of a snapshot, by name."""
-    merger = _Merger(snapshot)
+def merge(snapshot: Snapshot, is_shown: Callable[[Family, Series], bool] = _always) -> list[Reading]:
+    """The metrics of a snapshot, by name; of asynchronous ones the series that are shown this time."""
+    merger = _Merger(snapshot, is_shown)
     catalog = snapshot.catalog
     by_name = sorted(catalog.families.items(), key=lambda item: item[1].name)
     return [merger.reading(family, catalog.series[number].values()) for number, family in by_name]
 
 
 class _Merger:
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, is_shown: Callable[[Family, Series], bool]) -> None:
+        self._is_shown = is_shown
         self._columns = snapshot.columns
         self._live = [column for column in snapshot.columns if column.alive]
         self._retired = snapshot.retired
@@ -59,7 +65,16 @@ class _Merger:
 
     def reading(self, family: Family, members: Iterable[Series]) -> Reading:
         members = [series for series in members if series.first not in self._unsettled]
-        reading = Reading(family.name, _TYPES.get(family.kind, family.kind), family.help, family.unit)
+        reading = Reading(
+            family.name,
+            _TYPES.get(family.kind, family.kind),
+            family.help,
+            family.unit,
+            original=family.original,
+            adds=family.kind == "updowncounter",
+        )
+        if family.scope:
+            members = [series for series in members if self._is_shown(family, series)]
         if family.kind == "info":
             reading.samples = list(self._info(family, members))
         else:
@@ -180,4 +195,4 @@ _go_string: Callable[[float], str] = utils.floatToGoString
 
 
 def _labels(family: Family, key: Key) -> Labels:
-    return OVERFLOW if key is None else tuple(zip(family.labels, key, strict=True))
+    return OVERFLOW if key is None else family.pairs(key)

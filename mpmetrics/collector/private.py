@@ -46,5 +46,6 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
     column = [0.0] * catalog.next_slot
     for first, words in values.items():
         column[first : first + len(words)] = words
-    own = Column(memory.ordinal, alive=True, created=0.0, words=column)
+    ordinal = 0 if memory.segments is None else memory.segments.ordinal
+    own = Column(ordinal, alive=True, created=0.0, words=column)
     return replace(snapshot, catalog=catalog, columns=[*snapshot.columns, own])

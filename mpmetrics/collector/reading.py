@@ -24,6 +24,8 @@ class Reading:
     """A metric family and its samples; those of one series stand together.
 
     ``type`` is OpenMetrics': counter, gauge, histogram, summary, info or stateset. ``name`` is without suffixes.
+    ``original`` is the name in the Meter API, of a metric that has one: its labels are attributes, by their own names.
+    ``adds`` says of a gauge that values of the same labels add up. A ``bare`` counter is shown without ``_total``.
     """
 
     name: str
@@ -31,3 +33,6 @@ class Reading:
     help: str
     unit: str = ""
     samples: list[Sample] = field(default_factory=list)
+    original: str = ""
+    adds: bool = False
+    bare: bool = False

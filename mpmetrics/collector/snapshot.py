@@ -32,6 +32,7 @@ class Column:
     alive: bool
     created: float
     words: list[float]
+    identity: str = ""
 
 
 @dataclass
@@ -147,7 +148,7 @@ class EpochReader:
             except (OSError, FormatError) as error:
                 snapshot.unreadable[name.file] = str(error)
             else:
-                snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words))
+                snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, name.identity))
         for reader in self._slabs.values():
             reader.close()
         self._slabs = readers

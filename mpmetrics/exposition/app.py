@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+from mpmetrics.errors import ShutdownError
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.http import Request, Response, plain
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["MetricsApp", "as_collector", "make_asgi_app", "make_wsgi_app"]
 
 _MOST_NAMES = 1000
+_TIMEOUT = "x-prometheus-scrape-timeout-seconds"
 
 
 class MetricsApp:
@@ -54,8 +57,21 @@ def scrape(collector: Collector, request: Request) -> Response:
         names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
     except ValueError:
         return _text(400, f"more than {_MOST_NAMES} fields in the query")
-    headers, body = collector.scrape(request.headers.get("accept"), request.headers.get("accept-encoding"), names)
+    accept, coding = request.headers.get("accept"), request.headers.get("accept-encoding")
+    try:
+        headers, body = collector.scrape(accept, coding, names, _timeout(request))
+    except ShutdownError as error:
+        return _text(503, str(error))
     return Response(200, tuple(headers.items()), body)
+
+
+def _timeout(request: Request) -> float | None:
+    """Seconds that the scraper is going to wait, as Prometheus tells it; None when it says nothing of use."""
+    try:
+        seconds = float(request.headers.get(_TIMEOUT, ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _text(status: int, text: str) -> Response:
@@ -92,8 +108,10 @@ def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[.
     return app
 
 
-_WSGI_HEADERS = (("accept", "HTTP_ACCEPT"), ("accept-encoding", "HTTP_ACCEPT_ENCODING"))
-_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed"}
+_WSGI_HEADERS = tuple(
+    (name, f"HTTP_{name.upper().replace('-', '_')}") for name in ("accept", "accept-encoding", _TIMEOUT)
+)
+_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 def make_asgi_app(

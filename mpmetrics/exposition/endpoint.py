@@ -18,6 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.exposition.app import MetricsApp
 from mpmetrics.exposition.limits import Limits
@@ -43,9 +44,13 @@ FOLD_EVERY = 2.0
 THREADS = 64
 """Scrapes at a time that wait for, and share, the next collection."""
 
-HUNG_AFTER = 30.0
+MODULES_SECONDS = 5.0
+"""How long the first scrape waits for the modules that register callbacks, before it is answered without them."""
+
+HUNG_AFTER = 60.0
 """Seconds of one collection after which the process counts as hung."""
 
+_LOOK = 0.01
 _PR_SET_PDEATHSIG = 1
 
 
@@ -55,6 +60,7 @@ class Endpoint:
     The listening sockets belong to the parent and are inherited: while this process is being replaced, connections wait
     in them. ``unix`` is one more address, which this process makes itself. ``heartbeat`` is the descriptor of a pipe
     that gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, others wait.
+    ``modules`` are imported first; one that takes long, or hangs, is left to it.
     """
 
     def __init__(
@@ -66,7 +72,9 @@ class Endpoint:
         parent: int,
         heartbeat: int,
         election: str | None = None,
+        modules: CallbackModules | None = None,
     ) -> None:
+        self._modules = modules or CallbackModules(())
         self._collector = collector
         self._listeners = listeners
         self._unix = unix
@@ -106,6 +114,10 @@ class Endpoint:
         return not stop.is_set()
 
     async def _serve(self, stop: asyncio.Event) -> None:
+        self._modules.load()
+        end = time.monotonic() + MODULES_SECONDS
+        while not (self._modules.wait(0) or stop.is_set() or time.monotonic() > end):
+            await _sleep(stop, _LOOK)
         server = HttpServer(self._app, Limits(threads=THREADS))
         await server.start()
         for listener in (*self._listeners, *self._listen_in_store()):

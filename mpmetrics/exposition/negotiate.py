@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["OPENMETRICS", "TEXT_0_0_4", "TEXT_1_0_0", "Format", "accepts_gzip", "choose"]
+__all__ = [
+    "OPENMETRICS",
+    "OPENMETRICS_UTF8",
+    "TEXT_0_0_4",
+    "TEXT_1_0_0",
+    "TEXT_UTF8",
+    "Format",
+    "accepts_gzip",
+    "choose",
+]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A text format and its content type."""
+    """A text format, its content type, and whether names may be in UTF-8."""
 
     name: str
     content_type: str
+    utf8: bool = False
 
 
 TEXT_0_0_4 = Format("text", "text/plain; version=0.0.4; charset=utf-8")
 TEXT_1_0_0 = Format("text", "text/plain; version=1.0.0; charset=utf-8; escaping=underscores")
 OPENMETRICS = Format("openmetrics", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores")
+TEXT_UTF8 = Format("text", "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8", utf8=True)
+OPENMETRICS_UTF8 = Format(
+    "openmetrics", "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8", utf8=True
+)
+
+_IN_UTF8 = {TEXT_1_0_0: TEXT_UTF8, OPENMETRICS: OPENMETRICS_UTF8}
 
 _OFFERED = {
     ("application/openmetrics-text", "1.0.0"): OPENMETRICS,
@@ -42,6 +58,8 @@ def choose(accept: str | None) -> Format:
         quality = _quality(parameters)
         if offered is not None and quality > weight:
             best, weight = offered, quality
+            if parameters.get("version") == "1.0.0" and parameters.get("escaping") == "allow-utf-8":
+                best = _IN_UTF8.get(offered, offered)
     return best
 
 

@@ -6,7 +6,9 @@ https://prometheus.io/docs/specs/om/open_metrics_spec/.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["number", "render_openmetrics", "render_text"]
 
+_LEGACY = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_LEGACY_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _TEXT_NAMES = {"counter": "_total", "info": "_info"}
 _TEXT_TYPES = {"info": "gauge", "stateset": "gauge"}
 
@@ -31,7 +35,7 @@ def render_text(readings: Iterable[Reading], names: Collection[str] = ()) -> byt
     """Prometheus text; with ``names``, only families or samples of these names. Creation times have no place in it."""
     lines: list[str] = []
     for reading in readings:
-        name = reading.name + _TEXT_NAMES.get(reading.type, "")
+        name = _quoted(reading.name + ("" if reading.bare else _TEXT_NAMES.get(reading.type, "")))
         samples = _sample_lines(reading, names, lambda suffix: suffix != "_created")
         if samples or not names or reading.name in names:
             lines.append(f"# HELP {name} {_escape_help(reading.help)}\n")
@@ -48,10 +52,12 @@ def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ())
         has_sum = reading.type != "histogram" or any(sample.suffix == "_sum" for sample in reading.samples)
         samples = _sample_lines(reading, names, _everything if has_sum else _no_count)
         if samples or not names or reading.name in names:
-            lines.append(f"# HELP {reading.name} {_escape(reading.help)}\n")
-            lines.append(f"# TYPE {reading.name} {reading.type}\n")
+            name = _quoted(reading.name)
+            lines.append(f"# HELP {name} {_escape(reading.help)}\n")
+            # A counter without its suffix cannot be one here; client_golang writes the same.
+            lines.append(f"# TYPE {name} {'unknown' if reading.bare else reading.type}\n")
             if reading.unit:
-                lines.append(f"# UNIT {reading.name} {reading.unit}\n")
+                lines.append(f"# UNIT {name} {reading.unit}\n")
             lines += samples
     lines.append("# EOF\n")
     return "".join(lines).encode()
@@ -60,11 +66,28 @@ def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ())
 def _sample_lines(reading: Reading, names: Collection[str], wanted: Callable[[str], bool]) -> list[str]:
     whole = not names or reading.name in names
     name = reading.name
+    if not _LEGACY.match(name):
+        return [
+            f"{_quoted_series(name + suffix, labels)} {number(value)}\n"
+            for suffix, labels, value in reading.samples
+            if wanted(suffix) and (whole or name + suffix in names)
+        ]
     return [
         f"{name}{suffix}{_labels(labels)} {number(value)}\n"
         for suffix, labels, value in reading.samples
         if wanted(suffix) and (whole or name + suffix in names)
     ]
+
+
+def _quoted(name: str) -> str:
+    """A name as it stands in a comment: in quotes when it is none of those that Prometheus always took."""
+    return name if _LEGACY.match(name) else f'"{_escape(name)}"'
+
+
+def _quoted_series(name: str, labels: Labels) -> str:
+    """A series whose name goes where its labels stand. Source: the escaping scheme of the formats' UTF-8 names."""
+    pairs = [f'{_quoted_label(label)}="{_escape(value)}"' for label, value in labels]
+    return "{" + ",".join([f'"{_escape(name)}"', *pairs]) + "}"
 
 
 def _everything(_: str) -> bool:
@@ -78,7 +101,13 @@ def _no_count(suffix: str) -> bool:
 def _labels(labels: Labels) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{name}="{_escape(value)}"' for name, value in labels]) + "}"
+    return "{" + ",".join([f'{_quoted_label(name)}="{_escape(value)}"' for name, value in labels]) + "}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _quoted_label(name: str) -> str:
+    """A label's name, in quotes when it is none of those that Prometheus always took."""
+    return name if _LEGACY_LABEL.match(name) else f'"{_escape(name)}"'
 
 
 def _escape(text: str) -> str:

@@ -1,11 +1,12 @@
-"""What all instruments have in common: a name, labels, and one cell for each set of label values."""
+"""Instruments as prometheus_client has them: label names that are fixed, and a series for each set of label values."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from mpmetrics.instruments.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_length, check_max_series
+from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
 from mpmetrics.provider import get_provider
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Family
@@ -13,7 +14,6 @@ from mpmetrics.storage.catalog import Family
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
     from mpmetrics.storage.catalog import Key
 
@@ -21,14 +21,8 @@ __all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
 
 Child = TypeVar("Child")
 
-MAX_LABELS = 65_536
-"""Characters that the label values of a series may have in all."""
 
-DEFAULT_MAX_SERIES = 10_000
-"""Series a metric may have; what comes past it goes to one series labelled ``otel_metric_overflow="true"``."""
-
-
-class Instrument(Generic[Child]):
+class Instrument(Metric[Child]):
     """A metric, or with label names the parent of its series.
 
     ``name``, ``documentation``, ``labelnames``, ``namespace``, ``subsystem`` and ``unit`` as in prometheus_client.
@@ -64,19 +58,14 @@ class Instrument(Generic[Child]):
         if whole.startswith(RESERVED_PREFIX) and not isinstance(self, Internal):
             msg = f"metric {whole!r}: names that start with {RESERVED_PREFIX!r} are the collector's own"
             raise ValueError(msg)
-        if not isinstance(max_series, int) or max_series < 1:
-            msg = f"metric {whole!r}: max_series is a whole number from 1, not {max_series!r}"
-            raise ValueError(msg)
+        check_max_series(whole, max_series)
         if registry is not None:
             msg = f"metric {whole!r}: register mpmetrics.Collector(provider) with {registry!r} instead of each metric"
             raise ValueError(msg)
         labels = check_label_names(whole, labelnames, self._reserved_labels(whole))
         family = Family(whole, self._kind, text(documentation), text(unit), labels, origin=declared_at())
-        self._family = replace(family, **self._particulars())
-        self._provider = provider if provider is not None else get_provider()
-        self._memory = self._provider.memory
-        self._max_series = max_series
-        self._children: dict[Key, Any] = self._memory.declare(self._family)
+        family = replace(family, **self._particulars())
+        super().__init__(family, provider if provider is not None else get_provider(), max_series)
         if not labels:
             self._alone = self._bind(())
             for method in self._hot:
@@ -89,21 +78,6 @@ class Instrument(Generic[Child]):
     def _particulars(self) -> dict[str, Any]:
         """The fields of the family that only some kinds have."""
         return {}
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
-        """The cell of a series."""
-        raise NotImplementedError
-
-    def _bind(self, key: Key) -> Child:
-        cell = self._memory.bind(self._family, key, self._make, self._max_series)
-        if cell is None:
-            cell = self._bind_overflow()
-        return cell  # type: ignore[return-value]
-
-    def _bind_overflow(self) -> Any:
-        """The series for what is past the cap, and one more in the count of how often that was."""
-        _overflows(self._provider, self._family.name)
-        return self._memory.bind(self._family, None, self._make, self._max_series)
 
     def _only(self) -> Child:
         """The one series of a metric without labels; ValueError when it has labels."""
@@ -152,9 +126,7 @@ class Instrument(Generic[Child]):
             msg = f"{self!r} has the {len(names)} labels {names}, {len(values)} values were given: {values}"
             raise ValueError(msg)
         key = tuple(map(text, values))
-        if sum(map(len, key)) > MAX_LABELS:
-            msg = f"{self!r}: label values of {sum(map(len, key))} characters are over the limit of {MAX_LABELS}"
-            raise ValueError(msg)
+        check_length(self, key)
         return key
 
     def remove(self, *labelvalues: object) -> None:
@@ -189,19 +161,6 @@ class Instrument(Generic[Child]):
         if self._family.labels:
             self._memory.remove(self._family, list)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._family.name!r})"
-
 
 def _has(key: Key, wanted: dict[int, str]) -> bool:
     return key is not None and all(key[at] == value for at, value in wanted.items())
-
-
-class Internal:
-    """Marks the library's own instruments, whose names start with the reserved prefix."""
-
-
-def _overflows(provider: Provider, metric: str) -> None:
-    from mpmetrics.instruments.overflow import count  # noqa: PLC0415 (it is an instrument itself)
-
-    count(provider, metric)

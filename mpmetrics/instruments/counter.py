@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import CounterCell
 from mpmetrics.instruments.base import Instrument
-from mpmetrics.instruments.contexts import ExceptionCounter, Exceptions, exception_counter
+from mpmetrics.instruments.series import CounterSeries
 
 if TYPE_CHECKING:
-    from mpmetrics._cells import Guard, Segment
+    from mpmetrics.instruments.contexts import ExceptionCounter, Exceptions
 
-__all__ = ["Counter", "CounterSeries"]
-
-
-class CounterSeries(CounterCell):
-    """One series of a counter."""
-
-    __slots__ = ()
-
-    def count_exceptions(self, exception: Exceptions = Exception) -> ExceptionCounter:
-        """A context manager and decorator that counts exceptions of these types that leave the code."""
-        return exception_counter(self, exception)
+__all__ = ["Counter"]
 
 
 class Counter(Instrument[CounterSeries]):
@@ -32,9 +21,6 @@ class Counter(Instrument[CounterSeries]):
 
     _kind = "counter"
     _hot = ("inc",)
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> CounterSeries:
-        return CounterSeries(guard, segment, index, self._family.name)
 
     def inc(self, amount: float = 1, exemplar: object = None) -> None:
         """Add ``amount``, which is not negative, else ValueError."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmetrics._cells import RecentCell
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
-from mpmetrics.instruments.naming import text
+from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

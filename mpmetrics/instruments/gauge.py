@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mpmetrics._cells import GaugeCell, RecentCell
+from mpmetrics.callbacks.callback import Callback, check_callback
+from mpmetrics.callbacks.registration import origin
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
-from mpmetrics.instruments.contexts import InprogressTracker, Timer, inprogress, timer
+from mpmetrics.instruments.contexts import InprogressTracker, Timer, timer
+from mpmetrics.instruments.series import GaugeSeries
+from mpmetrics.instruments.watched import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
+    from mpmetrics.storage.catalog import Key
 
-__all__ = ["Gauge", "GaugeMode", "GaugeSeries", "RecentSeries"]
+__all__ = ["Gauge", "GaugeMode", "check_mode"]
 
 GaugeMode = Literal[
     "all", "liveall", "min", "livemin", "max", "livemax", "sum", "livesum", "mostrecent", "livemostrecent"
 ]
-
-
-class GaugeSeries(GaugeCell):
-    """One series of a gauge."""
-
-    __slots__ = ()
-
-    def set_to_current_time(self) -> None:
-        """Set to the Unix time in seconds."""
-        self.set(time.time())
-
-    def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
-        return inprogress(self)
-
-    def time(self) -> Timer:
-        """A context manager and decorator that sets the gauge to the seconds that the code took."""
-        return timer(self, "set")
-
-
-class RecentSeries(RecentCell):
-    """One series of a gauge of which the latest value of any process counts: it can be set, not moved."""
-
-    __slots__ = ()
-
-    def inc(self, amount: float = 1) -> None:
-        """Not for this mode: RuntimeError."""
-        msg = f"gauge {self._name!r} of mode mostrecent can only be set, not moved by {amount!r}; mode sum adds up"
-        raise RuntimeError(msg)
-
-    dec = inc
-    set_to_current_time = GaugeSeries.set_to_current_time
-    time = GaugeSeries.time
-
-    def track_inprogress(self) -> InprogressTracker:
-        """Not for this mode: RuntimeError."""
-        self.inc()
-        raise AssertionError
 
 
 class Gauge(Instrument[GaugeSeries]):
@@ -91,10 +56,7 @@ class Gauge(Instrument[GaugeSeries]):
         provider: Provider | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
-        if multiprocess_mode not in get_args(GaugeMode):
-            modes = ", ".join(get_args(GaugeMode))
-            msg = f"gauge {name!r}: multiprocess_mode is one of {modes}, not {multiprocess_mode!r}"
-            raise ValueError(msg)
+        check_mode(name, multiprocess_mode)
         self._mode = multiprocess_mode
         super().__init__(
             name,
@@ -113,11 +75,6 @@ class Gauge(Instrument[GaugeSeries]):
 
     def _particulars(self) -> dict[str, Any]:
         return {"mode": self._mode}
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries | RecentSeries:
-        return (RecentSeries if self._mode.endswith("mostrecent") else GaugeSeries)(
-            guard, segment, index, self._family.name
-        )
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount`` to this process's value."""
@@ -139,7 +96,39 @@ class Gauge(Instrument[GaugeSeries]):
         """A context manager and decorator that counts up on entry and down on exit."""
         return self._only().track_inprogress()
 
+    def set_function(self, f: Callable[[], float]) -> None:
+        """Have the value be what ``f()`` returns in each process, whenever somebody looks, merged by the mode.
+
+        With a store, each process that has called this runs ``f`` at scrape time, on a thread of its own. A process
+        that does not answer within the collector's time keeps its last value for one scrape, then has none.
+        TypeError unless ``f`` can be called.
+        """
+        self._only().set_function(f)
+
+    def _bind(self, key: Key) -> GaugeSeries:
+        series = super()._bind(key)
+        series._watch = functools.partial(self._watch_series, key)  # noqa: SLF001 (a series has no parent else)
+        return series
+
+    def _watch_series(self, key: Key, series: GaugeSeries, f: Callable[[], float]) -> None:
+        check_callback(f, repr(self))
+        at = key if self._children.get(key) is series else None
+        watched = Watched(self._family, self._memory, self._children, at, series)
+        callbacks = self._provider.callbacks
+        function = watched.calling(f, gone=lambda: callbacks.remove(callback))
+        module, _ = origin(f)
+        callback = Callback(self._family.name, function, (watched,), is_single=True, scope="worker", module=module)
+        callbacks.add(callback, (self._family.name, at))
+
     def time(self) -> Timer:
         """A context manager and decorator that sets the gauge to the seconds that the code took."""
         # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
         return timer(self, "set")
+
+
+def check_mode(name: str, mode: str) -> None:
+    """ValueError unless ``mode`` is a :data:`GaugeMode`."""
+    if mode not in get_args(GaugeMode):
+        modes = ", ".join(get_args(GaugeMode))
+        msg = f"gauge {name!r}: multiprocess_mode is one of {modes}, not {mode!r}"
+        raise ValueError(msg)

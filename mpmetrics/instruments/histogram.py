@@ -6,27 +6,16 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics._cells import DistributionCell
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import Timer, timer
+from mpmetrics.instruments.series import DistributionSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
 
-__all__ = ["DistributionSeries", "Histogram"]
-
-
-class DistributionSeries(DistributionCell):
-    """One series of a histogram or summary."""
-
-    __slots__ = ()
-
-    def time(self) -> Timer:
-        """A context manager and decorator that observes the seconds that the code took."""
-        return timer(self, "observe")
+__all__ = ["Histogram", "check_bounds"]
 
 
 class Histogram(Instrument[DistributionSeries]):
@@ -55,7 +44,7 @@ class Histogram(Instrument[DistributionSeries]):
         provider: Provider | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
-        self._bounds = _check_bounds(name, buckets)
+        self._bounds = check_bounds(name, buckets)
         super().__init__(
             name,
             documentation,
@@ -74,9 +63,6 @@ class Histogram(Instrument[DistributionSeries]):
     def _particulars(self) -> dict[str, Any]:
         return {"bounds": self._bounds}
 
-    def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
-        return DistributionSeries(guard, segment, index, self._bounds, self._family.name)
-
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount``; ValueError when it is NaN."""
         self._only().observe(amount, exemplar)
@@ -87,7 +73,8 @@ class Histogram(Instrument[DistributionSeries]):
         return timer(self, "observe")
 
 
-def _check_bounds(name: str, buckets: Iterable[float | str]) -> tuple[float, ...]:
+def check_bounds(name: str, buckets: Iterable[float | str]) -> tuple[float, ...]:
+    """The bounds as numbers, the last one infinite; ValueError as in :class:`Histogram`."""
     try:
         bounds = [float(bound) for bound in buckets]
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import RecentCell
 from mpmetrics.errors import StoreError
 from mpmetrics.instruments.base import Instrument
-from mpmetrics.instruments.naming import check_label_names, text
+from mpmetrics.names.naming import check_label_names, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
 from mpmetrics.instruments.base import Instrument
 from mpmetrics.instruments.contexts import Timer, timer
-from mpmetrics.instruments.histogram import DistributionSeries
-
-if TYPE_CHECKING:
-    from mpmetrics._cells import Guard, Segment
+from mpmetrics.instruments.series import DistributionSeries
 
 __all__ = ["Summary"]
 
@@ -26,9 +20,6 @@ class Summary(Instrument[DistributionSeries]):
 
     def _reserved_labels(self, _name: str) -> tuple[str, ...]:
         return ("quantile",)
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> DistributionSeries:
-        return DistributionSeries(guard, segment, index, (math.inf,), self._family.name)
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount``; ValueError when it is NaN."""

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mpmetrics._cells import GaugeCell
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
-from mpmetrics.instruments.contexts import InprogressTracker, inprogress
+from mpmetrics.instruments.series import UpDownSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics._cells import Guard, Segment
+    from mpmetrics.instruments.contexts import InprogressTracker
     from mpmetrics.provider import Provider
 
-__all__ = ["UpDownCounter", "UpDownSeries"]
-
-
-class UpDownSeries(GaugeCell):
-    """One series of an up-down counter."""
-
-    __slots__ = ()
-
-    set = None  # type: ignore[assignment]  # a sum over processes cannot be set by one of them
-
-    def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
-        return inprogress(self)
+__all__ = ["UpDownCounter"]
 
 
 class UpDownCounter(Instrument[UpDownSeries]):
@@ -71,9 +58,6 @@ class UpDownCounter(Instrument[UpDownSeries]):
 
     def _particulars(self) -> dict[str, Any]:
         return {"mode": self._mode}
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> UpDownSeries:
-        return UpDownSeries(guard, segment, index, self._family.name)
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``."""

@@ -13,21 +13,27 @@ import contextlib
 import functools
 import logging
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 
+from mpmetrics.callbacks.callback import check_max_age
+from mpmetrics.collector.modules import CallbackModules, parse_modules
+from mpmetrics.collector.suspects import Suspects
+from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
+from mpmetrics.integrations.hooks import chain
 from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
 from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 __all__ = ["install"]
 
@@ -49,6 +55,11 @@ def install(
     *,
     bind: str | Iterable[str] | None = None,
     directory: str | os.PathLike[str] | None = None,
+    callbacks: str | Sequence[str] | None = None,
+    max_age: float = 0.0,
+    options: ExporterOptions | None = None,
+    attributes: Mapping[str, object] | None = None,
+    resource: Mapping[str, object] | None = None,
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
     """Add this server's metrics endpoint to the gunicorn configuration ``namespace``, which is its ``globals()``.
@@ -58,36 +69,44 @@ def install(
     ``bind``: address or addresses of the endpoint, ``host:port``, ``[ipv6]:port`` or ``unix:/path``; by default
     ``MPMETRICS_BIND``, else ``127.0.0.1:9464``. It also listens on ``metrics.sock`` in the store's epoch.
     ``directory``: the store; by default ``MPMETRICS_DIR``, else a new one on tmpfs that goes when the server ends.
+    ``callbacks``: modules that register callbacks, to be imported in the collector; by default ``MPMETRICS_CALLBACKS``,
+    comma-separated. A preloaded application's are there without that.
+    ``max_age`` and ``options``: as in :class:`mpmetrics.Collector`.
+    ``attributes`` and ``resource``: as in :class:`mpmetrics.Provider`.
 
-    Raises ValueError for an address that is none.
+    Raises TypeError and ValueError for an address, a module's name or another argument that is none.
     """
     if bind is None:
         bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
     texts = bind.split(",") if isinstance(bind, str) else list(bind)
     addresses = list(dict.fromkeys(parse(text).resolved() for text in texts))
+    if callbacks is None:
+        callbacks = environ.get("MPMETRICS_CALLBACKS", "")
+    settings = _Settings(
+        addresses,
+        os.fspath(directory) if directory is not None else None,
+        parse_modules(callbacks),
+        check_max_age(max_age),
+        options or ExporterOptions(),
+    )
     server = _Server.current
     if server is None:
         server = _Server.current = _Server(environ)
-    server.configure(addresses, os.fspath(directory) if directory is not None else None)
+    server.configure(settings)
+    server.provider.describe(attributes, resource)
     for hook, ours in server.hooks().items():
-        namespace[hook] = _chain(namespace.get(hook), ours)
+        namespace[hook] = chain(namespace.get(hook), ours)
 
 
-def _chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that calls ``theirs`` and then ``ours``, with the parameters of ``ours``: gunicorn counts them."""
-    if theirs is not None and getattr(theirs, "_mpmetrics", False):
-        return theirs  # installed before: it calls theirs and ours
-    if theirs is None:
-        chained = functools.partial(ours)
-    else:
+@dataclass(frozen=True)
+class _Settings:
+    """What a configuration that was read says."""
 
-        def chained(*arguments: Any) -> None:  # type: ignore[misc]
-            theirs(*arguments)
-            ours(*arguments)
-
-    hook = functools.wraps(ours)(chained)
-    hook._mpmetrics = True  # type: ignore[attr-defined]  # noqa: SLF001 (our own mark)
-    return hook
+    addresses: list[Address]
+    directory: str | None
+    modules: list[str]
+    max_age: float
+    options: ExporterOptions
 
 
 class _Server:
@@ -97,20 +116,20 @@ class _Server:
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._environ = environ
-        self._provider = Provider.deferred()
+        self.provider = Provider.deferred()
         self._store: Store | None = None
         self._is_ours = False
         self._supervisor: Supervisor | None = None
         self._listeners = Listeners()
-        self._addresses: list[Address] = []
-        self._directory: str | None = None
+        self._settings: _Settings
+        self._suspects = Suspects()
         self._started = False
-        set_provider(self._provider)
+        self.provider.memory.stand_beside()
+        set_provider(self.provider)
 
-    def configure(self, addresses: list[Address], directory: str | None) -> None:
+    def configure(self, settings: _Settings) -> None:
         """Take the settings of a configuration that was read, for the first time or again."""
-        self._addresses = addresses
-        self._directory = directory
+        self._settings = settings
 
     def hooks(self) -> dict[str, Callable[..., Any]]:
         """The hooks of gunicorn that we need."""
@@ -119,6 +138,7 @@ class _Server:
             "when_ready": self.when_ready,
             "on_reload": self.on_reload,
             "post_fork": self.post_fork,
+            "post_worker_init": self.post_worker_init,
             "pre_exec": self.pre_exec,
             "on_exit": self.on_exit,
         }
@@ -133,11 +153,11 @@ class _Server:
             with _acting_as(server.cfg.uid, server.cfg.gid):
                 # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
                 epoch = store.begin() if upgraded is None else store.join(upgraded)
-                self._provider.attach(epoch)
+                self.provider.attach(epoch)
         except ConflictError as error:
             log.error("%s", error)
         except (StoreError, OSError) as error:
-            self._provider.unavailable = str(error)
+            self.provider.unavailable = str(error)
             log.error("%s; the server serves, its metrics stay private to each process", error)
             return
         self._environ["MPMETRICS_DIR"] = os.path.dirname(epoch.path)
@@ -148,7 +168,7 @@ class _Server:
     def _find_store(self, cfg: Any) -> tuple[Store, int | None]:
         """The store, and the epoch to go on with after SIGUSR2."""
         uid, gid = cfg.uid, cfg.gid
-        directory = self._directory or self._environ.get("MPMETRICS_DIR")
+        directory = self._settings.directory or self._environ.get("MPMETRICS_DIR")
         upgraded = self._environ.get("MPMETRICS_EPOCH", "") if "GUNICORN_PID" in self._environ else ""
         if not directory:
             base = default_base(self._environ)
@@ -169,7 +189,7 @@ class _Server:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
             return  # which each worker says
-        self._listeners.set(self._addresses)
+        self._listeners.set(self._settings.addresses)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
         self._supervisor.check()
@@ -195,27 +215,39 @@ class _Server:
             listener.sock.close()
         util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
         util._setproctitle(f"metrics collector [{cfg.proc_name}]")  # noqa: SLF001 (gunicorn has no other way)
-        epoch = self._provider.epoch
+        epoch = self.provider.epoch
         election, unix = None, None
         if epoch is not None:
             election = os.path.join(epoch.path, "collector.lock")
             path = os.path.join(epoch.path, "metrics.sock")
             unix = Address(path=path) if len(os.fsencode(path)) <= _UNIX_PATH_MAX else None
+        self.provider.memory.stand_beside()
+        self._suspects.take_over()
+        modules = CallbackModules(self._settings.modules)
+        collector = Collector(
+            self.provider,
+            options=self._settings.options,
+            max_age=self._settings.max_age,
+            modules=modules,
+            watch=self._suspects,
+        )
         Endpoint(
-            Collector(self._provider),
+            collector,
             self._listeners.sockets(),
             unix=unix,
             parent=parent,
             heartbeat=heartbeat,
             election=election,
+            modules=modules,
         ).run()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
         if self._supervisor is not None:
-            self._listeners.set(self._addresses)
+            self._listeners.set(self._settings.addresses)
             self._listeners.open()
             self._supervisor.stop(STOP_GRACE)
+            self._suspects = Suspects()
             self._supervisor.check()
 
     def post_fork(self, server: Any, worker: Any) -> None:
@@ -225,6 +257,10 @@ class _Server:
         self._listeners.close()
         if self._supervisor is not None:
             self._supervisor.release_in_child()
+
+    def post_worker_init(self, worker: Any) -> None:
+        """In a worker, once the application is there, and gevent if it is: answer the collector."""
+        self.provider.serve_callbacks()
 
     def pre_exec(self, server: Any) -> None:
         """In the child that becomes the new master: tell it which epoch it goes on with."""
@@ -237,7 +273,7 @@ class _Server:
         if self._supervisor is not None:
             self._supervisor.stop(STOP_GRACE)
         self._listeners.remove()
-        self._provider.shutdown()
+        self.provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()
 

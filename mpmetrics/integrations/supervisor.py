@@ -26,8 +26,14 @@ log = logging.getLogger("mpmetrics")
 HUNG_AFTER = 10.0
 """Seconds without a heartbeat after which the child is killed."""
 
-BACK_OFF = (0.0, 0.0, 1.0, 2.0, 5.0, 10.0)
-"""Seconds to wait before the next start, by how often in a row the child died young."""
+BACK_OFF = (0.0, 0.0, 0.5)
+"""Seconds to wait before the next start, by how often in a row the child died young.
+
+The last one is short: a child that somebody waits for is back soon, whatever keeps ending it.
+"""
+
+SAID_ALWAYS, SAID_EVERY = 5, 100
+"""How many deaths in a row are said in the log, and after that which ones of them."""
 
 YOUNG = 10.0
 
@@ -89,7 +95,8 @@ class Supervisor:
         young = now - self._started < YOUNG
         self._young_deaths = self._young_deaths + 1 if young else 0
         pause = BACK_OFF[min(self._young_deaths, len(BACK_OFF) - 1)]
-        log.warning("the %s (pid %d) is gone; starting another in %g s", self._name, self._pid, pause)
+        if self._young_deaths <= SAID_ALWAYS or self._young_deaths % SAID_EVERY == 0:
+            log.warning("the %s (pid %d) is gone; starting another in %g s", self._name, self._pid, pause)
         self._next_start = now + pause
         self._forget()
 

@@ -1,16 +1,19 @@
-"""Which cells of this process stand for which series, and which slots they write to."""
+"""Which metrics this process has declared, which cells stand for which series, and which slots they write to."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Segment
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.segments import heap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics.storage.catalog import Catalog, Key
+    from mpmetrics.storage.catalog import Family, Key
     from mpmetrics.storage.private import Cell
 
 __all__ = ["Bindings", "detach"]
@@ -20,8 +23,24 @@ class Bindings:
     """Cells by family and label values, and series by first slot. The slots change under the append lock only."""
 
     def __init__(self) -> None:
+        # Re-entrant: a signal handler or a finaliser may declare metrics while its thread does.
+        self.declaring = threading.RLock()
+        self.declared = Catalog()
         self.cells: dict[str, dict[Key, Cell]] = {}
         self.slots: dict[int, tuple[str, Key]] = {}
+
+    def declare(self, family: Family) -> None:
+        """Have a family, while holding ``declaring``."""
+        self.cells.setdefault(family.name, {})
+        self.declared.apply(fmt.FAMILY, [self.declared.next_family, family.dump()])
+
+    def family(self, name: str) -> Family:
+        """The declared family of this name."""
+        return self.declared.families[self.declared.numbers[name]]
+
+    def after_fork_in_child(self) -> None:
+        """A thread that held the lock is not here."""
+        self.declaring = threading.RLock()
 
     def release(self, gone: Iterable[tuple[int, int]]) -> list[tuple[Cell, int]]:
         """Forget the series in these slots (first and width); returns their cells, to be detached, with the widths."""
@@ -33,13 +52,13 @@ class Bindings:
                 released.append((cell, width))
         return released
 
-    def missing(self, catalog: Catalog, declared: Catalog) -> list[tuple[int, int]]:
-        """First slot and width of the series here that are not in ``catalog``; ``declared`` knows our families."""
+    def missing(self, catalog: Catalog) -> list[tuple[int, int]]:
+        """First slot and width of the series here that are not in ``catalog``."""
         gone = []
         for first, (name, key) in list(self.slots.items()):
             series = catalog.by_slot.get(first)
             if series is None or (catalog.families[series.family].name, series.key) != (name, key):
-                gone.append((first, declared.families[declared.numbers[name]].width))
+                gone.append((first, self.family(name).width))
         return gone
 
 

@@ -32,7 +32,9 @@ class Family:
 
     ``kind`` is counter, updowncounter, gauge, histogram, summary, info or enum. ``mode`` is how a gauge or an up-down
     counter merges over processes. ``bounds`` are the upper bounds of a histogram's buckets, the last one infinite;
-    ``states`` an enum's. ``origin`` says where it was declared, for messages, and is no part of what must agree.
+    ``states`` an enum's. ``original`` is the name in the Meter API, of a metric that has one. ``scope`` is where the
+    callbacks of an asynchronous metric run, host or worker, and ``temporality`` what they observe: cumulative or delta.
+    ``origin`` says where it was declared, for messages, and is no part of what must agree.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Family:
     mode: str = ""
     bounds: tuple[float, ...] = ()
     states: tuple[str, ...] = ()
+    original: str = ""
+    scope: str = ""
+    temporality: str = ""
     origin: str = field(default="", compare=False)
 
     @property
@@ -53,6 +58,17 @@ class Family:
         if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
             return 4
         return 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a series carries names and values of more labels behind the values of ``labels``."""
+        return self.kind == "info" or bool(self.original)
+
+    def pairs(self, key: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """Label names and values of the series ``key``."""
+        size = len(self.labels)
+        more = key[size:]
+        return (*zip(self.labels, key, strict=False), *zip(more[::2], more[1::2], strict=True))
 
     @property
     def sample_names(self) -> frozenset[str]:
@@ -77,12 +93,15 @@ class Family:
             mode=str(values["mode"]),
             bounds=tuple(map(float.fromhex, values["bounds"])),
             states=tuple(map(str, values["states"])),
+            original=str(values["original"]),
+            scope=str(values["scope"]),
+            temporality=str(values["temporality"]),
             origin=str(values["origin"]),
         )
 
     def difference(self, other: Family) -> str:
         """In words, what keeps two families of one name apart."""
-        for name in ("kind", "labels", "unit", "mode", "bounds", "states"):
+        for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name} {_words(mine)}, not {_words(theirs)}"
@@ -136,6 +155,8 @@ class Catalog:
         self.damaged = 0
         self.dead_records = 0
         self._sample_names: dict[str, int] = {}
+        self._folded: dict[str, int] = {}
+        """Families of the Meter API, whose names are the same whatever their case."""
 
     def apply(self, kind: int, body: list[Any] | None) -> None:
         """Take one record in; one that makes no sense is counted in ``damaged`` and left out."""
@@ -158,6 +179,14 @@ class Catalog:
                 )
                 raise ConflictError(msg)
             return number
+        number = self._folded.get(family.name.casefold()) if family.original else None
+        if number is not None:
+            other = self.families[number]
+            msg = (
+                f"instrument {family.original!r} declared at {family.origin} differs from {other.original!r} declared"
+                f" at {other.origin} in the case of letters alone; give it another name, or the same"
+            )
+            raise ConflictError(msg)
         for name in sorted(family.sample_names):
             number = self._sample_names.get(name)
             if number is not None:
@@ -178,6 +207,8 @@ class Catalog:
         self.series[number] = {}
         for name in family.sample_names:
             self._sample_names[name] = number
+        if family.original:
+            self._folded[family.name.casefold()] = number
         self.next_family = max(self.next_family, number + 1)
 
     def _series(
@@ -192,8 +223,8 @@ class Catalog:
     ) -> None:
         family = self.families[number]
         key: Key = None if values is None else tuple(map(str, values))
-        # An info series carries its pairs behind its labels.
-        long_enough = key is None or len(key) == len(family.labels) or family.kind == "info"
+        more = 0 if key is None else len(key) - len(family.labels)
+        long_enough = more == 0 or (family.is_open and more > 0 and more % 2 == 0)
         if width != family.width or first < 0 or not long_enough or key in self.series[number] or first in self.by_slot:
             raise ValueError(first)
         series = Series(number, key, int(first), width, float(created), int(generation), int(serial))
@@ -234,6 +265,6 @@ class Catalog:
         return records
 
 
-_WHAT = "kind, labels, unit, mode and buckets"
+_WHAT = "kind, labels, unit, mode, buckets, scope and temporality"
 
 _APPLY = {fmt.FAMILY: "_family", fmt.SERIES: "_series", fmt.REMOVED: "_removed", fmt.FREE: "_free"}

@@ -150,6 +150,13 @@ class SeriesDirectory:
             series = self.catalog.series[number][key]
         return series
 
+    def first_slot(self, name: str, key: Key) -> int | None:
+        """First slot of a series of the metric ``name``, as far as this process knows. Any thread may ask."""
+        catalog = self.catalog
+        number = catalog.numbers.get(name)
+        series = None if number is None else catalog.series[number].get(key)
+        return None if series is None else series.first
+
     def remove(self, number: int, choose: Callable[[Collection[Key]], Iterable[Key]]) -> None:
         """Remove those series of family ``number`` that ``choose`` picks from the label values of all of them."""
         members = self.catalog.series[number]

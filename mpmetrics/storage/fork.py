@@ -2,7 +2,8 @@
 
 Objects that hold something a forked child must not share register here: their ``after_fork_in_child`` is called in the
 child, before the application's code goes on there, and after filelock's own handler, which has let go of the parent's
-leases by then. We lock nothing before a fork, so a fork never waits for us; each object replaces its own locks instead.
+leases by then. Once all have put themselves right, those that have a ``resume_in_child`` may start what is to go on in
+the child. We lock nothing before a fork, so a fork never waits for us; each object replaces its own locks instead.
 Children that were started in another way (spawn, forkserver, exec) come with fresh memory and need no hook.
 """
 
@@ -31,8 +32,13 @@ def register(item: ForkAware) -> None:
 
 
 def _in_child() -> None:
-    for item in list(_registered):
+    items = list(_registered)
+    for item in items:
         item.after_fork_in_child()
+    for item in items:
+        resume = getattr(item, "resume_in_child", None)
+        if resume is not None:
+            resume()
 
 
 os.register_at_fork(after_in_child=_in_child)

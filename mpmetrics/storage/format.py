@@ -105,6 +105,7 @@ offset       type    field
 Capacity is 4096 bytes, doubled with each growth up to 2 MiB, then grown by 1 MiB at a time. Blocks are allocated
 before ``capacity`` is stored, so that no store to a slot can meet a full disk. The owner holds an exclusive flock on
 the file for life: an unlocked slab is a dead process's. Only the owner writes; only a slab of this head is ever linked.
+Ordinals from 900,000,000 belong to processes beside the workers, such as the collector.
 
 What the slots of a series hold, by the kind of its family:
 
@@ -188,6 +189,7 @@ SLAB_HEAD_SIZE: Final = 128
 CAPACITY: Final = 64 // WORD
 ACKNOWLEDGED: Final = 72 // WORD
 BOUND: Final = 80 // WORD
+BESIDE: Final = 900_000_000
 FIRST_SEGMENT: Final = 4096
 MAX_SEGMENT: Final = 1 << 20
 

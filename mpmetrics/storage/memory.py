@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.bindings import Bindings, detach
-from mpmetrics.storage.catalog import Catalog, Family, Key
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
 from mpmetrics.storage.private import PrivateSeries, PrivateValue
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from mpmetrics._cells import Words
+    from mpmetrics.storage.catalog import Catalog, Family, Key
     from mpmetrics.storage.private import Cell
     from mpmetrics.storage.store import Epoch
 
@@ -49,13 +48,11 @@ class Memory:
         self.guard = Guard()
         self.directory: SeriesDirectory | None = None
         self._clock = clock
-        # Re-entrant: a signal handler or a finaliser may declare metrics while its thread does.
-        self._declaring = threading.RLock()
-        self._declared = Catalog()
         self._bindings = Bindings()
         self._private: dict[tuple[str, Key], PrivateSeries] = {}
-        self._segments: Segments | None = None
+        self.segments: Segments | None = None
         self._is_shared = False
+        self._lowest = 0
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
         self._said: set[str] = set()
         self.moves = 0
@@ -65,6 +62,10 @@ class Memory:
     def expect_store(self) -> None:
         """Say that a store is going to be attached: until then private memory is a waiting room, not a home."""
         self._is_shared = True
+
+    def stand_beside(self) -> None:
+        """Be no worker until the next fork: a slab that is leased from now on has an ordinal beside theirs."""
+        self._lowest = fmt.BESIDE
 
     def attach(self, epoch: Epoch) -> None:
         """Use ``epoch`` from now on; everything private moves in.
@@ -87,8 +88,14 @@ class Memory:
         with directory:
             acknowledged = directory.seen
         self._is_shared = True
-        self._segments = Segments(
-            epoch, directory, guard=self.guard, acknowledged=acknowledged, retry=self._retry, complain=self._complain
+        self.segments = Segments(
+            epoch,
+            directory,
+            guard=self.guard,
+            acknowledged=acknowledged,
+            retry=self._retry,
+            complain=self._complain,
+            lowest=lambda: self._lowest,
         )
         self.directory = directory
         conflicts = []
@@ -107,12 +114,11 @@ class Memory:
         Raises :class:`~mpmetrics.errors.ConflictError`, with nothing changed, when a different family of its name is
         known, in this process or another.
         """
-        with self._declaring:
-            if self._declared.check(family) is None:
+        with self._bindings.declaring:
+            if self._bindings.declared.check(family) is None:
                 if self.directory is not None:
                     self._declare(self.directory, family)
-                self._bindings.cells.setdefault(family.name, {})
-                self._declared.apply(fmt.FAMILY, [self._declared.next_family, family.dump()])
+                self._bindings.declare(family)
             return self._bindings.cells[family.name]
 
     def _declare(self, directory: SeriesDirectory, family: Family) -> None:
@@ -131,9 +137,9 @@ class Memory:
         cell = cells.get(key)
         if cell is not None:
             return cell
-        if self.directory is not None and self._segments is not None:
+        if self.directory is not None and self.segments is not None:
             try:
-                return self._bind_shared(self.directory, self._segments, (family, key), make, limit)
+                return self._bind_shared(self.directory, self.segments, (family, key), make, limit)
             except (StoreError, ConflictError, OSError) as error:
                 self.directory.trouble(1.0)
                 self._complain("store", error)
@@ -162,7 +168,7 @@ class Memory:
         cell = self._bindings.cells[family.name].setdefault(key, made)
         if cell is made:
             self._private[family.name, key] = PrivateSeries(family, key, cell, segment, self._clock())
-            if self._segments is not None:
+            if self.segments is not None:
                 self._retry.wanted()
         return cell
 
@@ -202,24 +208,24 @@ class Memory:
     def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
         """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
         argument = (self._bindings.release(gone), gone, generation)
-        if self._segments is not None and self._segments.is_touching:
+        if self.segments is not None and self.segments.is_touching:
             self._let_go(argument)
         else:
             self.guard.run(self._let_go, argument)
 
     def _reloaded(self, catalog: Catalog, generation: int) -> None:
         """Under the append lock: whatever of ours is not in ``catalog`` was removed."""
-        self._removed(self._bindings.missing(catalog, self._declared), generation)
+        self._removed(self._bindings.missing(catalog), generation)
 
     def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[tuple[int, int]], int]) -> None:
         detached, gone, generation = argument
         for item in detached:
             detach(item)
-        if self._segments is not None:
-            self._segments.let_go(gone, generation)
+        if self.segments is not None:
+            self.segments.let_go(gone, generation)
 
     def _is_waiting(self) -> bool:
-        return self._segments is not None and (bool(self._private) or self._segments.incomplete)
+        return self.segments is not None and (bool(self._private) or self.segments.incomplete)
 
     def retry(self) -> None:
         """Move private values into the store, if there are any and it can take them."""
@@ -230,7 +236,7 @@ class Memory:
 
     def _attempt(self, _: None) -> None:
         """Under the guard: move in what can be moved."""
-        directory, segments = self.directory, self._segments
+        directory, segments = self.directory, self.segments
         if directory is None or segments is None:
             return
         self.guard.is_slow = True
@@ -268,11 +274,12 @@ class Memory:
     def after_fork_in_child(self) -> None:
         """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
         self.guard.reset()
-        self._declaring = threading.RLock()
+        self._bindings.after_fork_in_child()
+        self._lowest = 0
         if self.directory is not None:
             self.directory.after_fork_in_child()
-        if self._segments is not None:
-            self._segments.after_fork_in_child()
+        if self.segments is not None:
+            self.segments.after_fork_in_child()
         if self._is_shared:
             for entry in self._private.values():
                 entry.segment.words = self._private_words(entry.family)
@@ -282,7 +289,7 @@ class Memory:
         """Give up the store; values written from now on stay in this process and go nowhere."""
         self.retry()
         directory, self.directory = self.directory, None
-        segments, self._segments = self._segments, None
+        segments, self.segments = self.segments, None
         self._is_shared = False
         if segments is not None:
             self.guard.run(lambda _: segments.close(), None)
@@ -291,23 +298,18 @@ class Memory:
                 pass
             directory.close()
 
-    @property
-    def ordinal(self) -> int:
-        """Ordinal of this process's slab; 0 before it has one."""
-        return 0 if self._segments is None else self._segments.ordinal
-
     def families(self) -> list[Family]:
         """The families declared in this process."""
-        return list(self._declared.families.values())
+        return list(self._bindings.declared.families.values())
 
     def private_values(self) -> Iterator[PrivateValue]:
         """The series whose values are not in the store, with their words."""
         for entry in list(self._private.values()):
             yield entry.value()
-        segments = self._segments
+        segments = self.segments
         if segments is not None and segments.incomplete:
             for first, (name, key) in list(self._bindings.slots.items()):
-                family = self._declared.families[self._declared.numbers[name]]
+                family = self._bindings.family(name)
                 found = segments.private_words(first, family.width)
                 if found is not None:
                     yield PrivateValue(family, key, self._clock(), found)

@@ -7,6 +7,7 @@ has another attempt made once a second. Both are only ever touched under the gua
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,7 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.slab import Slab
+from mpmetrics.storage.survey import SlabName, slab_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -84,8 +86,8 @@ class Segments:
     """The segments of one process's slab in ``epoch``.
 
     ``complain(cause, error)`` is told what goes wrong; it must not raise. ``acknowledged`` is the generation of
-    removals that the process has let go of so far. All methods but :meth:`place` are called under the guard, or where
-    no other thread runs.
+    removals that the process has let go of so far; ``lowest`` is asked for the lowest ordinal that the slab may have.
+    All methods but :meth:`place` are called under the guard, or where no other thread runs.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Segments:
         acknowledged: int,
         retry: Retry,
         complain: Callable[[str, Exception], None],
+        lowest: Callable[[], int],
     ) -> None:
         self._epoch = epoch
         self._directory = directory
@@ -110,11 +113,23 @@ class Segments:
         self._slab: Slab | None = None
         self._touching = 0
         self._touched: Words | None = None
+        self._lowest = lowest
 
     @property
     def ordinal(self) -> int:
         """Ordinal of the slab; 0 before there is one."""
         return 0 if self._slab is None else self._slab.ordinal
+
+    @property
+    def slab_name(self) -> SlabName | None:
+        """Which slab is this process's; None before there is one. Any thread may ask."""
+        slab = self._slab
+        return None if slab is None else SlabName(slab_name(slab.ordinal, slab.identity), slab.ordinal, slab.identity)
+
+    def lease(self) -> None:
+        """Lease the slab now rather than at the first touch; when that cannot be done, it is at the next."""
+        with contextlib.suppress(StoreError):
+            self._lease()
 
     @property
     def is_touching(self) -> bool:
@@ -164,7 +179,9 @@ class Segments:
             # Until now others could not know that we may hold removed series, and may have given their slots away.
             self._touching = threading.get_ident()
             try:
-                self._slab = Slab(path, directory=self._directory, owner=owner, standing=self._standing)
+                self._slab = Slab(
+                    path, directory=self._directory, owner=owner, standing=self._standing, lowest=self._lowest()
+                )
             finally:
                 self._touching = 0
             try:

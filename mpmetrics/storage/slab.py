@@ -35,8 +35,9 @@ class Slab:
     """A leased slab of the epoch at ``path``.
 
     It is linked within ``with directory:``, where ``standing`` is asked which generation of removals the process has
-    let go of and the greatest serial that it ever held. Raises :class:`~mpmetrics.errors.StoreError` when the slab
-    cannot be made; nothing is left behind then.
+    let go of and the greatest serial that it ever held. Its ordinal is the smallest from ``lowest`` on.
+
+    Raises :class:`~mpmetrics.errors.StoreError` when the slab cannot be made; nothing is left behind then.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Slab:
         directory: AbstractContextManager[None],
         owner: tuple[int, int] | None,
         standing: Callable[[], tuple[int, int]],
+        lowest: int = 0,
     ) -> None:
         identity = secrets.token_bytes(16)
+        self.identity = identity.hex()
         temporary = os.path.join(path, f"new-slab-{identity.hex()}")
         lease: Lease | None = None
         try:
@@ -63,15 +66,15 @@ class Slab:
             self._head[fmt.CAPACITY] = fmt.FIRST_SEGMENT
             with directory:
                 self._head[fmt.ACKNOWLEDGED], self._head[fmt.BOUND] = standing()
-                self._link(path, temporary, identity)
+                self._link(path, temporary, identity, lowest)
         except (OSError, StoreError) as error:
             _discard(temporary, lease)
             msg = f"no slab can be leased in {path}: {error}"
             raise StoreUnavailableError(msg) from error
 
-    def _link(self, path: str, temporary: str, identity: bytes) -> None:
+    def _link(self, path: str, temporary: str, identity: bytes, lowest: int) -> None:
         taken = live_ordinals(path)
-        self.ordinal = next(number for number in range(len(taken) + 1) if number not in taken)
+        self.ordinal = next(number for number in range(lowest, lowest + len(taken) + 1) if number not in taken)
         head = fmt.pack_slab_head(identity, self.ordinal, os.getpid(), time.time())
         self._map[: len(head)] = head
         # The commit: from here on readers open the file, and find it whole and locked.

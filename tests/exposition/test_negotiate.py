@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmetrics.exposition.collector import Collector
-from mpmetrics.exposition.negotiate import OPENMETRICS, TEXT_0_0_4, TEXT_1_0_0, Format, accepts_gzip, choose
+from mpmetrics.exposition.negotiate import (
+    OPENMETRICS,
+    OPENMETRICS_UTF8,
+    TEXT_0_0_4,
+    TEXT_1_0_0,
+    TEXT_UTF8,
+    Format,
+    accepts_gzip,
+    choose,
+)
 from mpmetrics.instruments import Counter
 
 if TYPE_CHECKING:
@@ -46,9 +55,13 @@ CHROME = (
 HEADERS: list[tuple[str | None, Format]] = [
     (PROMETHEUS_2, OPENMETRICS),
     (PROMETHEUS_2_PROTOBUF, OPENMETRICS),
-    (PROMETHEUS_3, OPENMETRICS),
-    (PROMETHEUS_3_PROTOBUF, OPENMETRICS),
-    (PROMETHEUS_3_TEXT, TEXT_1_0_0),
+    (PROMETHEUS_3, OPENMETRICS_UTF8),
+    (PROMETHEUS_3_PROTOBUF, OPENMETRICS_UTF8),
+    (PROMETHEUS_3_TEXT, TEXT_UTF8),
+    ("text/plain;version=1.0.0;escaping=underscores", TEXT_1_0_0),
+    ("text/plain;version=1.0.0;escaping=dots", TEXT_1_0_0),
+    ("text/plain;version=0.0.4;escaping=allow-utf-8", TEXT_0_0_4),
+    ("application/openmetrics-text;version=0.0.1;escaping=allow-utf-8", OPENMETRICS),
     ("text/plain;version=0.0.4;q=1,*/*;q=0.1", TEXT_0_0_4),
     (FIREFOX, TEXT_0_0_4),
     (CHROME, TEXT_0_0_4),

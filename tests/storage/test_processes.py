@@ -358,7 +358,7 @@ def execute_sleeper(_: object) -> None:
 
 def fork_sleeper_with_the_lease(mine: mpmetrics.Provider) -> None:
     """The trap itself: a duplicate of the lease's descriptor, unknown to the lock library, lives on in a child."""
-    os.dup(mine.memory._segments._slab._lease.fileno())
+    os.dup(mine.memory.segments._slab._lease.fileno())
     fork_sleeper(None)
 
 

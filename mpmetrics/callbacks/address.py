@@ -1,0 +1,47 @@
+"""Where a worker listens for collectors: a unix socket in the epoch, named like the worker's slab."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING
+
+from mpmetrics.storage.survey import SlabName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["list_workers", "short", "socket_name"]
+
+_NAME = re.compile(r"ask-(\d{1,9})-([0-9a-f]{32})\Z")
+_PATH_MAX = 100
+"""Bytes that a unix socket's path may have on every system."""
+
+
+def socket_name(slab: SlabName) -> str:
+    """File name of the socket of the worker that owns ``slab``."""
+    return f"ask-{slab.ordinal}-{slab.identity}"
+
+
+def list_workers(path: str) -> list[SlabName]:
+    """The sockets in the epoch at ``path``, by the slabs they belong to; none when the directory cannot be read."""
+    try:
+        found = (_NAME.match(name) for name in os.listdir(path))
+    except OSError:
+        return []
+    return sorted(SlabName(match[0], int(match[1]), match[2]) for match in found if match)
+
+
+@contextlib.contextmanager
+def short(directory: str, name: str) -> Iterator[str]:
+    """A path to ``name`` in ``directory`` that fits a socket's address, for as long as the context lasts."""
+    path = os.path.join(directory, name)
+    if len(os.fsencode(path)) <= _PATH_MAX:
+        yield path
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)

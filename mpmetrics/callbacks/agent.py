@@ -1,0 +1,131 @@
+"""The thread of a worker that answers collectors: it runs the worker's callbacks when one asks.
+
+One agent a provider and process, started by the provider. It leases the process's slab first: without one, nobody could
+see what the callbacks observe. Requests and answers are one line of JSON each, over a unix socket in the epoch::
+
+    {"seconds": 0.2, "max_age": 0.0}          run your callbacks within 0.2 s
+    {"shown": [12, 13]}                       done; these are the first slots of the series that show
+
+One request at a time. A request whose sender has given up meanwhile is not carried out: the callbacks would run for
+nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mpmetrics.callbacks.address import short, socket_name
+from mpmetrics.storage.segments import Segments
+
+if TYPE_CHECKING:
+    from mpmetrics.provider import Provider
+
+__all__ = ["Agent"]
+
+log = logging.getLogger("mpmetrics")
+
+_RETRY = 1.0
+_PATIENCE = 1.0
+"""Seconds that a collector may take to send its request, or to read the answer."""
+
+_LONGEST = 4096
+_BACKLOG = 64
+
+
+class Agent:
+    """Answers for ``provider``'s worker callbacks, in the epoch at ``path``, from a daemon thread."""
+
+    def __init__(self, provider: Provider, path: str) -> None:
+        self._provider = provider
+        self._path = path
+        self._listener: socket.socket | None = None
+        self._name = ""
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Start the thread; RuntimeError when the system gives us none."""
+        threading.Thread(target=self._run, name="mpmetrics-agent", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+            while not self._is_closed and self._listener is not None:
+                connection, _ = self._listener.accept()
+                with connection, contextlib.suppress(OSError):  # whoever asked is gone, or stuck
+                    self._answer(connection)
+        except OSError as error:
+            if not self._is_closed:
+                log.warning("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
+
+    def _listen(self) -> None:
+        """Lease the slab and listen beside it. As long as the store has no room for a slab, wait."""
+        memory = self._provider.memory
+        while not self._is_closed and (segments := memory.segments) is not None:
+            memory.guard.run(Segments.lease, segments)
+            slab = segments.slab_name
+            if slab is None:
+                time.sleep(_RETRY)
+                continue
+            self._name = socket_name(slab)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with short(self._path, self._name) as where:
+                listener.bind(where)
+                os.chmod(where, 0o600)
+            listener.listen(_BACKLOG)
+            self._listener = listener
+            return
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(_PATIENCE)
+        request = b""
+        while not request.endswith(b"\n"):
+            chunk = connection.recv(_LONGEST)
+            if not chunk or len(request) > _LONGEST:
+                return
+            request += chunk
+        try:
+            asked = json.loads(request)
+            seconds, max_age = float(asked["seconds"]), float(asked["max_age"])
+        except (ValueError, KeyError, TypeError):
+            log.warning("a collector of another version asked: %r", request)
+            return
+        if _has_hung_up(connection):
+            return
+        observed = self._provider.worker_callbacks.refresh(seconds, max_age)
+        slots = (target.slot(key) for (_, key), target in observed.items())
+        shown = [slot for slot in slots if slot is not None]
+        connection.sendall(json.dumps({"shown": shown}).encode() + b"\n")
+
+    def close(self) -> None:
+        """Stop listening; the thread ends."""
+        self._is_closed = True
+        listener = self._listener
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._path, self._name))
+
+    def abandon(self) -> None:
+        """In a forked child: the socket is the parent's, and would outlive it here."""
+        self._is_closed = True
+        if self._listener is not None:
+            self._listener.close()
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    connection.setblocking(False)  # noqa: FBT003 (its only parameter)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    finally:
+        connection.settimeout(_PATIENCE)

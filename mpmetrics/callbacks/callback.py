@@ -1,0 +1,146 @@
+"""Callbacks that are to be run when somebody looks, and the registry of those of one provider."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mpmetrics.storage.catalog import Family, Key
+
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "Callback",
+    "Callbacks",
+    "Scope",
+    "Target",
+    "check_callback",
+    "check_limits",
+    "check_max_age",
+]
+
+log = logging.getLogger("mpmetrics")
+
+Scope = Literal["host", "worker"]
+"""Where a callback runs: once for the whole server, in its collector, or in every worker."""
+
+DEFAULT_TIMEOUT = 5.0
+"""Seconds that a callback may take unless told otherwise."""
+
+
+class Target(Protocol):
+    """A metric that callbacks observe; the methods are called by one thread at a time."""
+
+    @property
+    def family(self) -> Family:
+        """The metric as all processes agree on it."""
+
+    @property
+    def max_series(self) -> int:
+        """Series that it may have."""
+
+    def key_of(self, attributes: Mapping[str, object] | None) -> Key:
+        """Label values of the series with these attributes; TypeError or ValueError when they are none."""
+
+    def add(self, key: Key, amount: float) -> Key:
+        """Move the stored total of a series; returns which one, which past the cap is the overflow series."""
+
+    def put(self, key: Key, value: float) -> None:
+        """Store what this process observed of a series."""
+
+    def withdraw(self, key: Key) -> None:
+        """That series is observed here no more: take the value back, unless it is a total that has to stay."""
+
+    def slot(self, key: Key) -> int | None:
+        """First slot of a series in the store, None when it is not there."""
+
+
+@dataclass(eq=False)
+class Callback:
+    """A function that observes ``targets``, one if it is an instrument's own (``is_single``).
+
+    ``name`` tells it apart in figures and messages. It may take ``timeout`` seconds. What it observed is used again for
+    ``max_age`` seconds; None leaves that to the collector. ``module`` is where the function was defined.
+    """
+
+    name: str
+    function: Callable[[Any], object]
+    targets: tuple[Target, ...]
+    is_single: bool
+    scope: Scope = "host"
+    timeout: float = DEFAULT_TIMEOUT
+    max_age: float | None = None
+    module: str = ""
+    _said: set[str] = field(default_factory=set)
+
+    def say(self, cause: str, message: str, error: BaseException | None = None) -> None:
+        """Log a message about this callback, once for each cause."""
+        if cause not in self._said:
+            self._said.add(cause)
+            log.warning("callback %s: %s", self.name, message, exc_info=error)
+
+
+class Callbacks:
+    """The callbacks of one provider in this process. Any thread may call its methods.
+
+    ``on_added`` is called with each new one.
+    """
+
+    def __init__(self, on_added: Callable[[Callback], None]) -> None:
+        self._on_added = on_added
+        self._callbacks: dict[object, Callback] = {}
+
+    def add(self, callback: Callback, token: object = None) -> None:
+        """Have it run from the next collection on, in the place of the one that was added with this token, if any."""
+        self._callbacks[callback if token is None else token] = callback
+        self._on_added(callback)
+
+    def remove(self, callback: Callback) -> None:
+        """Do not run it any more; nothing happens when it is not there."""
+        for token, held in list(self._callbacks.items()):
+            if held is callback:
+                self._callbacks.pop(token, None)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._callbacks.clear()
+
+    def of(self, scope: Scope) -> list[Callback]:
+        """In the order in which they run: instruments' own first, each kind in the order of registration."""
+        callbacks = [callback for callback in list(self._callbacks.values()) if callback.scope == scope]
+        return sorted(callbacks, key=lambda callback: not callback.is_single)
+
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(list(self._callbacks.values()))
+
+
+def check_callback(function: object, what: str) -> None:
+    """TypeError unless ``function`` can be called."""
+    if not callable(function):
+        msg = f"{what}: a callback is a function, not {function!r}"
+        raise TypeError(msg)
+
+
+def check_limits(timeout: float, max_age: float | None, what: str) -> None:
+    """ValueError unless ``timeout`` is a positive number of seconds and ``max_age`` one that is not negative."""
+    if not (_is_number(timeout) and 0 < timeout < math.inf):
+        msg = f"{what}: timeout is a positive number of seconds, not {timeout!r}"
+        raise ValueError(msg)
+    if max_age is not None:
+        check_max_age(max_age, what)
+
+
+def check_max_age(max_age: float, what: str = "a collector") -> float:
+    """ValueError unless ``max_age``, which is returned, is a number of seconds that is not negative."""
+    if not (_is_number(max_age) and 0 <= max_age < math.inf):
+        msg = f"{what}: max_age is a number of seconds from 0, not {max_age!r}"
+        raise ValueError(msg)
+    return max_age
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,33 @@
+"""Where a callback comes from, and how to take it back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpmetrics.callbacks.callback import Callback, Callbacks
+
+__all__ = ["Registration", "origin"]
+
+
+class Registration:
+    """A callback that was registered."""
+
+    def __init__(self, callbacks: Callbacks, callback: Callback) -> None:
+        self._callbacks = callbacks
+        self._callback = callback
+
+    def unregister(self) -> None:
+        """Do not run it any more; again does nothing."""
+        self._callbacks.remove(self._callback)
+
+
+def origin(function: object) -> tuple[str, str]:
+    """Module and qualified name of a function, a method, a partial of one, or of the class of an object to call."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function) if callable(function) else function
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return str(getattr(named, "__module__", None) or "?"), str(getattr(named, "__qualname__", "?"))

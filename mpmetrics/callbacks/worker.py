@@ -1,0 +1,96 @@
+"""The callbacks that run in every worker: what they observe goes into the worker's own words, to be merged as ever.
+
+So a worker that is killed leaves its totals behind, and its gauges go with it, without anybody's help.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from mpmetrics.callbacks.figures import CallbackFigures
+from mpmetrics.callbacks.runner import Run, Runner
+from mpmetrics.callbacks.totals import totals
+
+if TYPE_CHECKING:
+    from mpmetrics.callbacks.callback import Callback, Target
+    from mpmetrics.provider import Provider
+    from mpmetrics.storage.catalog import Key
+
+    Observed = dict[tuple[str, Key], Target]
+
+__all__ = ["WorkerCallbacks"]
+
+
+class WorkerCallbacks:
+    """Runs the worker callbacks of ``provider`` in this process. Any thread may ask for it; one run at a time."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._runner = Runner()
+        self._figures: CallbackFigures | None = None
+        self._lock = threading.Lock()
+        self._observed: dict[Callback, Observed] = {}
+        self._missed: set[Callback] = set()
+        self._counters: dict[tuple[str, Key], float] = {}
+
+    def refresh(self, seconds: float, max_age: float = 0.0) -> Observed:
+        """Run them within ``seconds``; returns the series that show in this collection, by metric and label values.
+
+        The series of a callback that was not done in time show once more with their last values. Gauges that are
+        observed no more are taken back. Counters keep the total they had: it was true, and a sum must not fall.
+        """
+        with self._lock:
+            runs = self._runner.run(self._provider.callbacks.of("worker"), seconds, max_age)
+            if not runs and not self._observed:
+                return {}
+            if self._figures is None:
+                self._figures = CallbackFigures(self._provider)
+            now = self._store(runs, self._figures)
+            self._figures.count(runs)
+            before = {name: target for observed in self._observed.values() for name, target in observed.items()}
+            self._observed = {run.callback: self._of(run, now) for run in runs}
+            self._missed = {run.callback for run in runs if not run.is_complete}
+            shown = {name: target for observed in self._observed.values() for name, target in observed.items()}
+            for (name, key), target in before.items():
+                if (name, key) not in shown:
+                    target.withdraw(key)
+            return shown
+
+    def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:
+        """Put what was observed into this process's words; returns the series, by metric and label values."""
+        now: Observed = {}
+        for name, series in totals(runs).items():
+            for key, total in series.items():
+                target = total.target
+                if target.family.kind == "counter" and target.family.temporality == "cumulative":
+                    if total.value < self._counters.get((name, key), 0.0):
+                        figures.drop(total.callback)
+                        total.callback.say(
+                            "decrease", f"observed {total.value} of {target!r}, which was higher; dropped"
+                        )
+                        continue
+                    self._counters[name, key] = total.value
+                if target.family.temporality != "delta":  # which has moved its total already
+                    target.put(key, total.value)
+                now[name, key] = target
+        return now
+
+    def _of(self, run: Run, now: Observed) -> Observed:
+        """The series of one callback that show: what it observed, or for once what it did the last time."""
+        if not run.is_complete:
+            return {} if run.callback in self._missed else self._observed.get(run.callback, {})
+        names = {(target.family.name, key) for target, key, _ in run.observations.taken}
+        own = {name: target for name, target in now.items() if name in names}
+        targets = {target.family.name for target in run.callback.targets}
+        if overflow := {name: target for name, target in now.items() if name[1] is None and name[0] in targets}:
+            own.update(overflow)
+        return own
+
+    def reset(self) -> None:
+        """In a forked child: nothing has run here."""
+        self._lock = threading.Lock()
+        self._runner.reset()
+        self._observed = {}
+        self._missed = set()
+        self._counters = {}

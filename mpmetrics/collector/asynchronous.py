@@ -1,0 +1,118 @@
+"""The asynchronous part of a collection: every callback that there is, wherever it runs, before the words are read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from mpmetrics.callbacks.figures import ANNOUNCED
+from mpmetrics.collector.merge import OVERFLOW, merge
+from mpmetrics.collector.observed import HostCallbacks, Observed
+from mpmetrics.collector.reading import Reading, Sample
+from mpmetrics.collector.workers import SECONDS, Refreshed, Workers
+from mpmetrics.names.naming import RESERVED_PREFIX
+from mpmetrics.storage import fork
+
+if TYPE_CHECKING:
+    from mpmetrics.callbacks.runner import Watch
+    from mpmetrics.collector.snapshot import Snapshot
+    from mpmetrics.provider import Provider
+    from mpmetrics.storage.catalog import Family, Key, Series
+
+__all__ = ["Asynchronous"]
+
+log = logging.getLogger("mpmetrics")
+
+
+class Asynchronous:
+    """Runs the callbacks of ``provider``, None when its process cannot be this one, and asks workers for theirs.
+
+    For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it.
+    """
+
+    def __init__(self, provider: Provider | None, watch: Watch | None) -> None:
+        self._provider = provider
+        self._host = None if provider is None else HostCallbacks(provider, watch)
+        self._workers = Workers()
+        self._observed = Observed()
+        self._refreshed = Refreshed()
+        self._said: set[str] = set()
+        fork.register(self)
+
+    def run(self, path: str | None, end: float, max_age: float) -> None:
+        """Run them all by ``end``, on the monotonic clock, those of the workers of the epoch at ``path``, too."""
+        self._observed = Observed()
+        if self._host is not None:
+            self._observed = self._host.observe(end - time.monotonic(), max_age)
+        mine = self._run_own(max_age)
+        self._refreshed = Refreshed() if path is None else self._workers.refresh(path, max_age, mine)
+
+    def _run_own(self, max_age: float) -> str:
+        """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
+        provider = self._provider
+        if provider is None or not provider.serves:
+            return ""
+        self._observed.stored |= provider.worker_callbacks.refresh(SECONDS, max_age).keys()
+        segments = provider.memory.segments
+        slab = None if segments is None else segments.slab_name
+        return "" if slab is None else slab.identity
+
+    def merge(self, snapshot: Snapshot) -> list[Reading]:
+        """The metrics of a snapshot, with what was observed for it."""
+        self._refreshed.forget_stale(snapshot)
+        readings = merge(snapshot, self._is_shown)
+        numbers = snapshot.catalog.numbers
+        merged = []
+        for reading in readings:
+            family = snapshot.catalog.families[numbers[reading.name]]
+            values = self._observed.values.get(reading.name)
+            if values:
+                reading.samples = _samples(family, values)
+            if reading.name == ANNOUNCED:
+                self._say_served(reading)
+            if reading.samples or not family.scope:
+                merged.append(reading)
+        return sorted(merged, key=lambda reading: reading.name.startswith(RESERVED_PREFIX))
+
+    def _is_shown(self, family: Family, series: Series) -> bool:
+        return series.first in self._refreshed.shown or (family.name, series.key) in self._observed.stored
+
+    def _say_served(self, reading: Reading) -> None:
+        """Of each callback that a process has registered: 1 if it is run here, else 0, and the log says what to do."""
+        callbacks = [] if self._provider is None else self._provider.callbacks.of("host")
+        served = {target.family.original for callback in callbacks for target in callback.targets}
+        samples = []
+        for sample in reading.samples:
+            labels = dict(sample.labels)
+            instrument, module = labels["instrument"], labels["module"]
+            samples.append(Sample("", sample.labels, float(instrument in served)))
+            if instrument not in served and self._provider is not None and instrument not in self._said:
+                self._said.add(instrument)
+                log.warning(
+                    "the callback of %r does not run here: workers have registered it, but the collector has not"
+                    " imported it; name its module, callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the"
+                    " application",
+                    instrument,
+                    module,
+                    module,
+                )
+        reading.samples = samples
+
+    def figures(self) -> list[Reading]:
+        """Which workers did not answer."""
+        samples = [Sample("", (("worker", str(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))]
+        text = "Workers that did not run their callbacks in time for this scrape."
+        return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
+
+    def after_fork_in_child(self) -> None:
+        """What runs, runs in the parent."""
+        if self._host is not None:
+            self._host.reset()
+
+
+def _samples(family: Family, values: dict[Key, float]) -> list[Sample]:
+    suffix = "_total" if family.kind == "counter" else ""
+    return [
+        Sample(suffix, OVERFLOW if key is None else family.pairs(key), value + 0.0) for key, value in values.items()
+    ]

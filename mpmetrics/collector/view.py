@@ -1,0 +1,150 @@
+"""How the instruments of the Meter API are shown: their names, units and labels, by an exporter's options.
+
+Pure functions of readings. Metrics with a Prometheus name of their own pass through as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.reading import Labels, Reading, Sample
+from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION
+from mpmetrics.names.translation import exposed_name, label_name, utf8_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["ExporterOptions", "view"]
+
+_SCOPE_LABELS = frozenset({SCOPE_NAME, SCOPE_VERSION})
+_NAMESPACE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?\Z")
+_TARGET = "target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExporterOptions:
+    """How instruments of the Meter API are shown; other metrics have the names that they were made with.
+
+    ``without_counter_suffixes``: counters go without ``_total``; in OpenMetrics, which has no such counters, their type
+    is unknown. ``without_units``: the unit is no part of the name. ``without_target_info``: the resource does not show
+    as ``target_info``. ``without_scope_labels``: series do not say which meter they are of; those that are the same then
+    are put together: sums add up, of gauges the last one counts. ``namespace`` stands before each name.
+    ``resource_labels``: the resource's attributes are labels of each series. ValueError for a namespace that no name
+    can begin with.
+
+    Source: the options of the OpenTelemetry exporter for Prometheus.
+    """
+
+    without_counter_suffixes: bool = False
+    without_units: bool = False
+    without_target_info: bool = False
+    without_scope_labels: bool = False
+    namespace: str = ""
+    resource_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.namespace, str) or not _NAMESPACE.match(self.namespace):
+            msg = f"invalid namespace {self.namespace!r}: letters, digits, '_' and ':' only, and not a digit first"
+            raise ValueError(msg)
+
+
+def view(
+    readings: Iterable[Reading],
+    options: ExporterOptions,
+    *,
+    resource: Mapping[str, str],
+    utf8: bool,
+    complain: Callable[[str], None],
+) -> list[Reading]:
+    """``readings`` as ``options`` show them, to a scraper that takes names in UTF-8 or not.
+
+    Two metrics whose names are the same with these options, though they differ in kind, cannot both be shown:
+    ``complain`` is told which one is not. ``resource`` are the attributes of what the metrics are of.
+    """
+    readings = list(readings)
+    shown = {reading.name: reading for reading in readings if not reading.original}
+    sources = dict(shown)
+    order = []
+    target = tuple(sorted(resource.items()))
+    constant = target if options.resource_labels else ()
+    for reading in readings:
+        named = reading
+        if reading.original:
+            named = _named(reading, options, constant, utf8=utf8)
+            held = sources.setdefault(named.name, reading)
+            if held is reading:
+                shown[named.name] = named
+            elif held.original and (held.type, held.adds) == (reading.type, reading.adds):
+                together = shown[named.name]
+                together.samples = _combined([*together.samples, *named.samples], together)
+                continue
+            else:
+                complain(
+                    f"{_what(reading)} is not shown: its name with the exporter's options, {named.name!r}, is that of"
+                    f" {_what(held)}"
+                )
+                continue
+        order.append(named)
+    if resource and not options.without_target_info and shown.keys().isdisjoint((_TARGET, f"{_TARGET}_info")):
+        labels = target if utf8 else _legacy(target)
+        order.insert(0, Reading(_TARGET, "info", "Target metadata", samples=[Sample("_info", labels, 1.0)]))
+    return order
+
+
+def _what(reading: Reading) -> str:
+    return f"{reading.type} {reading.original or reading.name!r}"
+
+
+def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8: bool) -> Reading:
+    """The same reading with the name, the unit and the labels that it is shown with."""
+    bare = reading.type == "counter" and options.without_counter_suffixes
+    unit = "" if options.without_units else reading.unit
+    name = (utf8_name if utf8 else exposed_name)(reading.type, reading.original, unit)
+    if options.namespace:
+        name = f"{options.namespace}_{name}"
+    # OpenMetrics wants a name to end with its unit.
+    made = replace(reading, name=name, unit=unit if name.endswith(f"_{unit}") else "", bare=bare)
+    samples = []
+    for suffix, labels, value in reading.samples:
+        if bare and suffix != "_total":
+            continue
+        kept = labels
+        if options.without_scope_labels:
+            kept = tuple(pair for pair in kept if pair[0] not in _SCOPE_LABELS)
+        if constant:
+            own = {label for label, _ in kept}
+            kept = (*(pair for pair in constant if pair[0] not in own), *kept)
+        samples.append(Sample("" if bare else suffix, kept if utf8 else _legacy(kept), value))
+    made.samples = _combined(samples, made)
+    return made
+
+
+def _legacy(labels: Labels) -> Labels:
+    """Labels with names as Prometheus always took them; of those that become one, the values in the order of the names.
+
+    Source: the page above, "metric attributes": values are joined by ``;``.
+    """
+    if all(label_name(name) == name for name, _ in labels):
+        return labels
+    values: dict[str, list[tuple[str, str]]] = {}
+    for name, value in labels:
+        values.setdefault(label_name(name), []).append((name, value))
+    return tuple((name, ";".join(value for _, value in sorted(pairs))) for name, pairs in values.items())
+
+
+def _combined(samples: list[Sample], reading: Reading) -> list[Sample]:
+    """One sample for each suffix and set of labels: sums add up, of gauges the last counts, of creations the first."""
+    values: dict[tuple[str, Labels], float] = {}
+    adds = reading.adds or reading.type != "gauge"
+    for suffix, labels, value in samples:
+        name = suffix, labels
+        held = values.get(name)
+        if held is None:
+            values[name] = value
+        elif suffix == "_created":
+            values[name] = min(held, value)
+        else:
+            values[name] = held + value if adds else value
+    return [Sample(suffix, labels, value) for (suffix, labels), value in values.items()]
