@@ -29,10 +29,11 @@ class ExporterOptions:
 
     ``without_counter_suffixes``: counters go without ``_total``; in OpenMetrics, which has no such counters, their type
     is unknown. ``without_units``: the unit is no part of the name. ``without_target_info``: the resource does not show
-    as ``target_info``. ``without_scope_labels``: series do not say which meter they are of; those that are the same then
-    are put together: sums add up, of gauges the last one counts. ``namespace`` stands before each name.
-    ``resource_labels``: the resource's attributes are labels of each series. ValueError for a namespace that no name
-    can begin with.
+    as ``target_info``. ``without_scope_labels``: series do not say which meter they are of; those that are the same
+    then are put together: sums add up, of gauges the last one counts. ``namespace`` stands before each name.
+    ``resource_labels``: the resource's attributes are labels of each series.
+
+    ValueError for a namespace that no name can begin with.
 
     Source: the options of the OpenTelemetry exporter for Prometheus.
     """

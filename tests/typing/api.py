@@ -7,9 +7,9 @@ from typing import assert_type
 
 import mpmetrics
 from mpmetrics import Counter, Enum, Gauge, Histogram, Info, Provider, Summary, UpDownCounter
-from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
 from mpmetrics.instruments.enum import EnumSeries
 from mpmetrics.instruments.info import InfoSeries
+from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
 
 provider = Provider(Path("shop"))
 
