@@ -20,7 +20,6 @@ __all__ = [
     "Target",
     "check_callback",
     "check_limits",
-    "check_max_age",
 ]
 
 log = logging.getLogger("mpmetrics")
@@ -130,16 +129,9 @@ def check_limits(timeout: float, max_age: float | None, what: str) -> None:
     if not (_is_number(timeout) and 0 < timeout < math.inf):
         msg = f"{what}: timeout is a positive number of seconds, not {timeout!r}"
         raise ValueError(msg)
-    if max_age is not None:
-        check_max_age(max_age, what)
-
-
-def check_max_age(max_age: float, what: str = "a collector") -> float:
-    """ValueError unless ``max_age``, which is returned, is a number of seconds that is not negative."""
-    if not (_is_number(max_age) and 0 <= max_age < math.inf):
+    if max_age is not None and not (_is_number(max_age) and 0 <= max_age < math.inf):
         msg = f"{what}: max_age is a number of seconds from 0, not {max_age!r}"
         raise ValueError(msg)
-    return max_age
 
 
 def _is_number(value: object) -> bool:

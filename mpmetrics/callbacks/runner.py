@@ -106,6 +106,10 @@ class _LateError(Exception):
     """A coroutine was cancelled at its deadline."""
 
 
+def _name(run: Run) -> str:
+    return f"callback {run.callback.name}"
+
+
 class Runner:
     """Runs callbacks for one caller at a time. ``watch`` is told what is running."""
 
@@ -143,19 +147,19 @@ class Runner:
         if run.callback in self._running:
             run.leave()
             run.callback.say("running", "is still running since an earlier collection; not started again beside itself")
-        elif self.watch is not None and self.watch.is_suspended(run.callback.name):
+        elif self.watch is not None and self.watch.is_suspended(_name(run)):
             run.is_suspended = True
         return run.timed_out or run.is_suspended
 
     def _began(self, run: Run) -> None:
         self._running[run.callback] = run
         if self.watch is not None:
-            self.watch.began(run.callback.name)
+            self.watch.began(_name(run))
 
     def _ended(self, run: Run) -> None:
         self._running.pop(run.callback, None)
         if self.watch is not None:
-            self.watch.ended(run.callback.name)
+            self.watch.ended(_name(run))
 
     def reset(self) -> None:
         """In a forked child: what runs, runs in the parent."""

@@ -10,7 +10,7 @@ from mpmetrics.callbacks.figures import ANNOUNCED
 from mpmetrics.collector.merge import OVERFLOW, merge
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.collector.workers import SECONDS, Refreshed, Workers
+from mpmetrics.collector.workers import Refreshed, Workers
 from mpmetrics.names.naming import RESERVED_PREFIX
 from mpmetrics.storage import fork
 
@@ -26,13 +26,16 @@ log = logging.getLogger("mpmetrics")
 
 
 class Asynchronous:
-    """Runs the callbacks of ``provider``, None when its process cannot be this one, and asks workers for theirs.
+    """Runs the callbacks of ``provider``, None when there is none in this process, and asks workers for theirs.
+
+    The workers' may take ``worker_timeout`` seconds, all together.
 
     For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it.
     """
 
-    def __init__(self, provider: Provider | None, watch: Watch | None) -> None:
+    def __init__(self, provider: Provider | None, watch: Watch | None, worker_timeout: float) -> None:
         self._provider = provider
+        self._worker_timeout = worker_timeout
         self._host = None if provider is None else HostCallbacks(provider, watch)
         self._workers = Workers()
         self._observed = Observed()
@@ -45,15 +48,19 @@ class Asynchronous:
         self._observed = Observed()
         if self._host is not None:
             self._observed = self._host.observe(end - time.monotonic(), max_age)
-        mine = self._run_own(max_age)
-        self._refreshed = Refreshed() if path is None else self._workers.refresh(path, max_age, mine)
+        # Without a store there is one process, and nobody else to wait for.
+        mine = self._run_own(self._worker_timeout if path is not None else end - time.monotonic(), max_age)
+        self._refreshed = Refreshed()
+        if path is not None:
+            self._refreshed = self._workers.refresh(path, self._worker_timeout, max_age, mine)
 
-    def _run_own(self, max_age: float) -> str:
+    def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
         provider = self._provider
         if provider is None or not provider.serves:
             return ""
-        self._observed.stored |= provider.worker_callbacks.refresh(SECONDS, max_age).keys()
+        own = provider.worker_callbacks.refresh(seconds, max_age)
+        self._observed.stored |= own.keys()
         segments = provider.memory.segments
         slab = None if segments is None else segments.slab_name
         return "" if slab is None else slab.identity

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from mpmetrics.callbacks.callback import check_max_age
+from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.collector.asynchronous import Asynchronous
 from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
@@ -19,6 +19,7 @@ from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
 from mpmetrics.collector.view import ExporterOptions, view
+from mpmetrics.collector.workers import DEFAULT_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
@@ -48,13 +49,14 @@ class Collection(PrometheusCollector):
 
     ``options`` say how instruments of the Meter API are shown. What callbacks observed less than ``max_age`` seconds
     ago is used again, so that a pair of scrapers costs no more than one; callbacks may have a ``max_age`` of their own.
-    ``modules`` register callbacks, ``watch`` is told which of them run.
+    ``worker_timeout`` is how many seconds a collection waits for the callbacks of all workers. ``modules`` register
+    callbacks, ``watch`` is told which of them run.
 
     Follows the Collector protocol of prometheus_client, so it can be registered with one of its registries. May be used
     from any thread.
 
     Raises :class:`~mpmetrics.errors.StoreUnavailableError` when ``source`` is a directory that is not there or that is
-    not to be trusted; ValueError for a ``max_age`` that is none.
+    not to be trusted; ValueError for a ``max_age`` or ``worker_timeout`` that is none.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Collection(PrometheusCollector):
         *,
         options: ExporterOptions | None = None,
         max_age: float = 0.0,
+        worker_timeout: float = DEFAULT_TIMEOUT,
         modules: CallbackModules | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._options = options or ExporterOptions()
-        self._max_age = check_max_age(max_age)
+        check_limits(worker_timeout, max_age, "a collector")
+        self._max_age = max_age
         self._modules = modules or CallbackModules(())
         self._provider: Provider | None = None
         self._store: Store | None = None
@@ -82,7 +86,7 @@ class Collection(PrometheusCollector):
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
         self._said: set[str] = set()
-        self._asynchronous = Asynchronous(self._provider, watch)
+        self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
         """By when those who wait for a collection want to have it, on the monotonic clock."""
         self._shared = SharedCall(self._collect)

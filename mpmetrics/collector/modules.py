@@ -13,15 +13,21 @@ from mpmetrics.collector.reading import Reading, Sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mpmetrics.callbacks.runner import Watch
+
 __all__ = ["CallbackModules", "parse_modules"]
 
 log = logging.getLogger("mpmetrics")
 
 
 class CallbackModules:
-    """Imports modules once, on a thread: one that hangs must not keep the collector from serving the rest."""
+    """Imports modules once, on a thread: one that hangs must not keep the collector from serving the rest.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    ``watch`` is told which one is being imported: one that ends the process each time is left out.
+    """
+
+    def __init__(self, names: Sequence[str], watch: Watch | None = None) -> None:
+        self._watch = watch
         self._names = list(dict.fromkeys(names))
         self._imported: set[str] = set()
         self._thread: threading.Thread | None = None
@@ -34,6 +40,10 @@ class CallbackModules:
 
     def _import(self) -> None:
         for name in self._names:
+            if self._watch is not None:
+                if self._watch.is_suspended(f"import {name}"):
+                    continue
+                self._watch.began(f"import {name}")
             start = time.monotonic()
             try:
                 importlib.import_module(name)
@@ -42,6 +52,8 @@ class CallbackModules:
             else:
                 self._imported.add(name)
                 log.debug("imported %r for its callbacks in %.3f s", name, time.monotonic() - start)
+            if self._watch is not None:
+                self._watch.ended(f"import {name}")
 
     def wait(self, seconds: float) -> bool:
         """Wait until all are done, for at most so long; whether they are."""

@@ -55,8 +55,8 @@ class Suspects:
         if suspended and self._words[at + _DEATHS] == ENOUGH:
             self._words[at + _DEATHS] += 1  # said
             log.error(
-                "the collector's process ended %d times in a row while callback %s ran: it is not run again until the"
-                " server is reloaded",
+                "the collector's process ended %d times in a row during %s, which is left out until the server is"
+                " reloaded",
                 ENOUGH,
                 name,
             )

@@ -10,10 +10,10 @@ from mpmetrics.callbacks.ask import ask
 if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
 
-__all__ = ["Refreshed", "Workers"]
+__all__ = ["DEFAULT_TIMEOUT", "Refreshed", "Workers"]
 
-SECONDS = 0.25
-"""How long a collection waits for its workers' callbacks."""
+DEFAULT_TIMEOUT = 0.25
+"""Seconds that a collection waits for the workers' callbacks unless told otherwise."""
 
 
 @dataclass
@@ -57,15 +57,15 @@ class Workers:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
 
-    def refresh(self, path: str, max_age: float, mine: str = "") -> Refreshed:
-        """Have all workers of the epoch at ``path`` run their callbacks, within :data:`SECONDS` for all together.
+    def refresh(self, path: str, seconds: float, max_age: float, mine: str = "") -> Refreshed:
+        """Have all workers of the epoch at ``path`` run their callbacks, within ``seconds`` for all together.
 
         What a worker observed counts once more when it does not answer, and not after that. The owner of the slab
         ``mine`` is not asked: that is this process.
         """
         refreshed = Refreshed()
         known, self._known = self._known, {}
-        for slab, shown in ask(path, SECONDS, max_age, mine):
+        for slab, shown in ask(path, seconds, max_age, mine):
             worker = self._known[slab.identity] = known.get(slab.identity, _Known())
             if shown is not None:
                 worker.shown, worker.missed, worker.has_answered = shown, 0, True

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 
-from mpmetrics.callbacks.callback import check_max_age
+from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.collector.modules import CallbackModules, parse_modules
 from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
+from mpmetrics.collector.workers import DEFAULT_TIMEOUT
 from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
@@ -57,6 +58,7 @@ def install(
     directory: str | os.PathLike[str] | None = None,
     callbacks: str | Sequence[str] | None = None,
     max_age: float = 0.0,
+    worker_timeout: float = DEFAULT_TIMEOUT,
     options: ExporterOptions | None = None,
     attributes: Mapping[str, object] | None = None,
     resource: Mapping[str, object] | None = None,
@@ -71,7 +73,7 @@ def install(
     ``directory``: the store; by default ``MPMETRICS_DIR``, else a new one on tmpfs that goes when the server ends.
     ``callbacks``: modules that register callbacks, to be imported in the collector; by default ``MPMETRICS_CALLBACKS``,
     comma-separated. A preloaded application's are there without that.
-    ``max_age`` and ``options``: as in :class:`mpmetrics.Collector`.
+    ``max_age``, ``worker_timeout`` and ``options``: as in :class:`mpmetrics.Collector`.
     ``attributes`` and ``resource``: as in :class:`mpmetrics.Provider`.
 
     Raises TypeError and ValueError for an address, a module's name or another argument that is none.
@@ -86,9 +88,11 @@ def install(
         addresses,
         os.fspath(directory) if directory is not None else None,
         parse_modules(callbacks),
-        check_max_age(max_age),
+        max_age,
+        worker_timeout,
         options or ExporterOptions(),
     )
+    check_limits(worker_timeout, max_age, "install()")
     server = _Server.current
     if server is None:
         server = _Server.current = _Server(environ)
@@ -106,6 +110,7 @@ class _Settings:
     directory: str | None
     modules: list[str]
     max_age: float
+    worker_timeout: float
     options: ExporterOptions
 
 
@@ -223,11 +228,12 @@ class _Server:
             unix = Address(path=path) if len(os.fsencode(path)) <= _UNIX_PATH_MAX else None
         self.provider.memory.stand_beside()
         self._suspects.take_over()
-        modules = CallbackModules(self._settings.modules)
+        modules = CallbackModules(self._settings.modules, self._suspects)
         collector = Collector(
             self.provider,
             options=self._settings.options,
             max_age=self._settings.max_age,
+            worker_timeout=self._settings.worker_timeout,
             modules=modules,
             watch=self._suspects,
         )

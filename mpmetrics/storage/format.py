@@ -12,6 +12,9 @@ A store is a directory::
         fold.lock          fold lock: taken to replace ``retired``
         retired            what dead processes counted
         slab-O-ID          the slab of one process: ordinal O, identity ID (32 hex digits)
+        ask-O-ID           the socket at which the owner of slab-O-ID is asked to run its callbacks
+        metrics.sock       the socket at which the collector serves the metrics
+        collector.lock     held by the collector that serves them
         new-WHAT-ID        a slab, series or retired file that is being made; no reader opens it
 
 Directories have mode 0700, files 0600; all belong to the owner of the store's directory. All numbers are in the

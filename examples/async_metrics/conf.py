@@ -1,0 +1,7 @@
+"""gunicorn's configuration for the mails: the collector imports the module that knows how to look."""
+
+from mpmetrics.integrations.gunicorn import install
+
+workers = 2
+
+install(globals(), callbacks=["examples.async_metrics.metrics"])
