@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["Attributed", "Description", "MeterCounter", "MeterGauge", "MeterHistogram", "MeterUpDownCounter", "Owner"]
 
 
+_TEXT = frozenset({str})
+_REMEMBERED = frozenset({str, int, bool, type(None)})
+"""Types whose equal values are the same as label values."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """What an instrument has from its meter: the provider, name and version, and attributes for each measurement."""
@@ -66,7 +71,7 @@ class Attributed(Metric[Child]):
         self.owner = owner
         self._fixed = {**owner.attributes, **own, **scope}
         self._fixed_key = pairs_key(self._fixed)
-        self._keys: dict[tuple[tuple[str, object], ...], tuple[str, ...]] = {}
+        self._keys: dict[tuple[object, ...], tuple[str, ...]] = {}
         family = Family(
             name, kind, text(description.help), unit, original=original, origin=declared_at(), **particulars
         )
@@ -83,7 +88,10 @@ class Attributed(Metric[Child]):
         key: Key = self._fixed_key
         if attributes:
             try:
-                key = self._keys.get(tuple(attributes.items()))
+                items = tuple(attributes.items())
+                key = self._keys.get(items)
+                if key is None:
+                    key = self._keys.get((items, tuple(map(type, attributes.values()))))
             except (TypeError, AttributeError):  # a value that cannot be hashed, or no mapping
                 key = None
             if key is None:
@@ -94,11 +102,14 @@ class Attributed(Metric[Child]):
     def _key(self, attributes: Attributes | None) -> tuple[str, ...]:
         key = pairs_key({**self._fixed, **check_attributes(attributes, self, self._reserved)})
         check_length(self, key)
-        # Only what is text already is remembered: 1, 1.0 and True are equal, but not as label values.
-        if attributes and all(type(value) is str for value in attributes.values()):
-            if len(self._keys) >= self._max_series:
-                self._keys.clear()
-            self._keys[tuple(attributes.items())] = key
+        if attributes:
+            types = tuple(map(type, attributes.values()))
+            if _REMEMBERED.issuperset(types):
+                if len(self._keys) >= self._max_series:
+                    self._keys.clear()
+                items = tuple(attributes.items())
+                # 1 and True are equal, but not as label values: unless all are text, their types count.
+                self._keys[items if _TEXT.issuperset(types) else (items, types)] = key
         return key
 
     def remove(self, attributes: Attributes | None = None) -> None:
