@@ -73,6 +73,15 @@ class Guard:
         self.queue.append((operation, argument))
         self.drain()
 
+    def settle(self, seconds: float) -> bool:
+        """Wait, at most so long, until all operations that were queued before have been carried out; whether they were.
+
+        Not for the hot path, and not for whoever may have interrupted an operation.
+        """
+        done = threading.Event()
+        self.run(lambda _: done.set(), None)
+        return done.wait(seconds)
+
     def drain(self) -> None:
         """Carry out what is queued, unless another holder is going to."""
         queue = self.queue

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerCallbacks"]
 
+_SETTLE = 0.1
+
 
 class WorkerCallbacks:
     """Runs the worker callbacks of ``provider`` in this process. Any thread may ask for it; one run at a time."""
@@ -55,6 +57,8 @@ class WorkerCallbacks:
             for (name, key), target in before.items():
                 if (name, key) not in shown:
                     target.withdraw(key)
+            # Whoever reads the words next is to find them there, also those that another thread is going to store.
+            self._provider.memory.guard.settle(_SETTLE)
             return shown
 
     def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HostCallbacks", "Observed"]
 
+_SETTLE = 0.1
+
 
 @dataclass
 class Observed:
@@ -59,6 +61,8 @@ class HostCallbacks:
                 observed.values.setdefault(name, {})[key] = total.value
         self._counters = counters
         self._figures.count(runs)
+        # The words are read next: what another thread is going to store of ours has to be there.
+        self._provider.memory.guard.settle(_SETTLE)
         return observed
 
     def _falls(self, name: str, key: Key, total: Total) -> bool:

@@ -1,0 +1,41 @@
+"""Scrapes of a provider, by name and labels, for tests of asynchronous instruments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mpmetrics import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def samples(source: Any) -> dict[str, float]:
+    """What a source shows: values by name and labels as they stand in the text, without the scope's labels."""
+    collector = source if isinstance(source, Collector) else Collector(source)
+    lines = collector.render()[1].decode().splitlines()
+    shown = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            shown[name.replace('otel_scope_name="test",', "").replace('{otel_scope_name="test"}', "")] = float(value)
+    return shown
+
+
+@pytest.fixture
+def scrape() -> Callable[[Any], dict[str, float]]:
+    """Take a scrape."""
+    return samples
+
+
+@pytest.fixture
+def seen() -> Callable[[Any], dict[str, float]]:
+    """Take a scrape, without the library's own figures."""
+
+    def take(source: Any) -> dict[str, float]:
+        return {name: value for name, value in samples(source).items() if not name.startswith("mpmetrics_")}
+
+    return take
