@@ -21,7 +21,9 @@ def samples(source: Any) -> dict[str, float]:
     for line in lines:
         if not line.startswith("#"):
             name, _, value = line.rpartition(" ")
-            shown[name.replace('otel_scope_name="test",', "").replace('{otel_scope_name="test"}', "")] = float(value)
+            for scope in ('otel_scope_name="test",', ',otel_scope_name="test"', '{otel_scope_name="test"}'):
+                name = name.replace(scope, "")
+            shown[name] = float(value)
     return shown
 
 

@@ -1,0 +1,371 @@
+"""Callbacks in workers: asked of each at scrape time, merged by mode, and never waited for longer than agreed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpmetrics import Collector, Gauge, Provider
+from mpmetrics.callbacks.address import list_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Seen = Callable[[Any], dict[str, float]]
+    Start = Callable[[Callable[[], object]], Any]
+
+LATE = "mpmetrics_late_workers"
+
+
+def epoch(provider: Provider) -> str:
+    """Directory of the provider's epoch."""
+    assert provider.epoch is not None
+    return provider.epoch.path
+
+
+def wait_for_workers(provider: Provider, number: int) -> None:
+    """Wait until so many processes listen for collectors."""
+    deadline = time.monotonic() + 20
+    while len(list_workers(epoch(provider))) != number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def stop(pid: int) -> None:
+    """Stop a process, and wait until it has."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+
+
+def late(shown: dict[str, float]) -> set[str]:
+    """The workers that a scrape names as late."""
+    return {name for name in shown if name.startswith(LATE)}
+
+
+def observing(
+    provider: Provider, value: float, runs: str = "", during: Callable[[], object] | None = None
+) -> Callable[[], object]:
+    """What a worker does at its start: register callbacks that observe ``value``, and note each run in a file."""
+
+    def work() -> None:
+        def observe(observer: Any) -> None:
+            if during is not None:
+                during()
+            observer.observe(value)
+
+        def noted(observer: Any) -> None:
+            if runs:
+                with open(runs, "a") as file:  # noqa: PTH123 (appends whole lines)
+                    file.write(f"{os.getpid()}\n")
+            observe(observer)
+
+        meter = provider.meter("test")
+        meter.observable_counter("c", callback=noted, scope="worker")
+        meter.observable_up_down_counter("u", callback=observe, scope="worker")
+        meter.observable_counter("d", callback=observe, scope="worker", temporality="delta")
+        for mode in ("liveall", "livemax", "min", "sum", "mostrecent"):
+            meter.observable_gauge(f"g.{mode}", callback=observe, scope="worker", multiprocess_mode=mode)  # type: ignore[arg-type]
+        wait = time.monotonic() + 20
+        while not any(name.identity == own(provider) for name in list_workers(epoch(provider))):
+            assert time.monotonic() < wait
+            time.sleep(0.005)
+
+    return work
+
+
+def own(provider: Provider) -> str:
+    """Identity of this process's slab."""
+    segments = provider.memory.segments
+    name = None if segments is None else segments.slab_name
+    return "" if name is None else name.identity
+
+
+@pytest.fixture
+def collector(shared: Provider) -> Iterator[Collector]:
+    """A collector that knows only the store, and gives its workers time: the machine may be busy."""
+    assert shared.directory is not None
+    made = Collector(shared.directory, worker_timeout=5)
+    yield made
+    made.close()
+
+
+def test_merged_by_mode(shared: Provider, collector: Collector, child: Start, seen: Seen, tmp_path: Path) -> None:
+    """Each worker runs each callback once a collection; sums add, gauges merge by mode; the dead leave their totals."""
+    notes = tmp_path / "runs"
+    children = [child(observing(shared, value, str(notes))) for value in (1, 2, 4)]
+    first = seen(collector)
+
+    assert {
+        "c_total": 7.0,
+        "u": 7.0,
+        "d_total": 7.0,
+        "g_livemax": 4.0,
+        "g_min": 1.0,
+        "g_sum": 7.0,
+        'g_liveall{worker="0"}': 1.0,
+        'g_liveall{worker="1"}': 2.0,
+        'g_liveall{worker="2"}': 4.0,
+        "g_mostrecent": first["g_mostrecent"],
+    } == first
+    assert first["g_mostrecent"] in {1.0, 2.0, 4.0}
+
+    seen(collector)
+    assert {str(one.pid): 2 for one in children} == {
+        pid: notes.read_text().splitlines().count(pid) for pid in set(notes.read_text().splitlines())
+    }
+
+    children[2].kill()
+    for _ in range(2):  # before and after it was folded
+        after = seen(collector)
+        assert (7.0, 3.0, 2.0, 1.0, 7.0) == (
+            after["c_total"],
+            after["u"],
+            after["g_livemax"],
+            after["g_min"],
+            after["g_sum"],
+        )
+    assert 7.0 * 2 + 3.0 * 2 == after["d_total"]
+    assert 2 == len(list_workers(epoch(shared)))
+    assert not late(after)
+
+
+def test_a_stopped_worker(shared: Provider, child: Start, scrape: Seen, tmp_path: Path) -> None:
+    """It keeps its last values for one scrape and is named; then its gauges are gone, and its totals stay.
+
+    Once it goes on, it does not run its callbacks for those who have given up.
+    """
+    notes = tmp_path / "runs"
+    stopped = child(observing(shared, 1, str(notes)))
+    child(observing(shared, 2))
+    assert shared.directory is not None
+    patient, collector = Collector(shared.directory, worker_timeout=5), Collector(shared.directory)
+    scrape(patient)
+    scrape(collector)
+    stop(stopped.pid)
+    try:
+        before = len(notes.read_text().splitlines())
+        start = time.monotonic()
+        missed_once, missed_twice = scrape(collector), scrape(collector)
+        took = time.monotonic() - start
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    back = scrape(patient)
+
+    name = '{worker="0"}'
+    assert {f'{LATE}{{worker="0"}}'} == late(missed_once) == late(missed_twice)
+    assert (3.0, 3.0, 1.0) == (missed_once["c_total"], missed_once["u"], missed_once[f"g_liveall{name}"])
+    assert (3.0, 2.0, 2.0) == (missed_twice["c_total"], missed_twice["u"], missed_twice["g_sum"])
+    assert f"g_liveall{name}" not in missed_twice
+    assert took < 5.0
+    assert (3.0, 3.0, 1.0) == (back["c_total"], back["u"], back[f"g_liveall{name}"])
+    assert not late(back)
+    assert before + 1 == len(notes.read_text().splitlines())
+
+
+def test_a_worker_that_never_answered(shared: Provider, child: Start, scrape: Seen) -> None:
+    """A collector that comes while a worker is stopped takes nothing of it for fresh but its totals."""
+    stopped = child(observing(shared, 1))
+    child(observing(shared, 2))
+    assert shared.directory is not None
+    scrape(Collector(shared.directory, worker_timeout=5))
+    stop(stopped.pid)
+    try:
+        shown = scrape(Collector(shared.directory, worker_timeout=1))
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+
+    assert (3.0, 2.0, 2.0) == (shown["c_total"], shown["u"], shown["g_livemax"])
+    assert 'g_liveall{worker="0"}' not in shown
+
+
+def test_a_hung_callback(shared: Provider, child: Start, scrape: Seen) -> None:
+    """It costs the scrape its deadline once; its series show once more, then are absent; others are fresh."""
+
+    def work() -> None:
+        runs = []
+
+        def hangs(observer: Any) -> None:
+            runs.append(1)
+            observer.observe(1)
+            if len(runs) > 1:
+                time.sleep(60)
+
+        meter = shared.meter("test")
+        meter.observable_gauge("hangs", callback=hangs, scope="worker", multiprocess_mode="livesum")
+        meter.observable_gauge(
+            "good", callback=lambda observer: observer.observe(len(runs)), scope="worker", multiprocess_mode="livesum"
+        )
+        wait_for_workers(shared, 1)
+
+    child(work)
+    assert shared.directory is not None
+    collector = Collector(shared.directory, worker_timeout=2)
+    shown = [scrape(collector) for _ in range(4)]
+
+    assert [1.0, 1.0, None, None] == [each.get("hangs") for each in shown]
+    assert [1.0, 2.0, 2.0, 2.0] == [each["good"] for each in shown]
+    assert 3.0 == shown[-1]['mpmetrics_callback_timeouts_total{callback="hangs"}']
+    assert [set()] * 4 == [late(each) for each in shown]
+
+
+def test_not_observed_any_more(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """A gauge that its worker does not observe this time is not shown; a counter's total comes back as it was."""
+
+    def work() -> None:
+        runs = []
+
+        def every_other_time(observer: Any) -> None:
+            runs.append(1)
+            if len(runs) % 2:
+                observer.observe(5)
+
+        meter = shared.meter("test")
+        meter.observable_gauge("g", callback=every_other_time, scope="worker", multiprocess_mode="livesum")
+        runs_of_counter = []
+
+        def falls(observer: Any) -> None:
+            runs_of_counter.append(1)
+            observer.observe(10 if len(runs_of_counter) != 2 else 9)
+
+        meter.observable_counter("c", callback=falls, scope="worker")
+        wait_for_workers(shared, 1)
+
+    child(work)
+
+    assert [{"g": 5.0, "c_total": 10.0}, {}, {"g": 5.0, "c_total": 10.0}] == [seen(collector) for _ in range(3)]
+
+
+def test_children_of_a_worker(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """A process that was forked from one that answers does so itself, and does not keep its parent's socket."""
+    shared.meter("test").observable_gauge(
+        "pid", callback=lambda observer: observer.observe(os.getpid()), scope="worker"
+    )
+    wait_for_workers(shared, 1)
+    one = child(lambda: None)
+    wait_for_workers(shared, 2)
+
+    assert {float(os.getpid()), float(one.pid)} == set(seen(collector).values())
+    assert {float(os.getpid()), float(one.pid)} == set(seen(shared).values())
+
+    path = epoch(shared)
+    shared.shutdown()
+    assert 1 == len(list_workers(path))
+    assert {float(one.pid)} == set(seen(collector).values())
+
+
+def test_set_function_in_workers(shared: Provider, collector: Collector, child: Start, scrape: Seen) -> None:
+    """What the function returns in each process is merged by the gauge's mode; what is no number is dropped."""
+    gauges = {
+        mode: Gauge(f"g_{mode}", "", ["k"], provider=shared, multiprocess_mode=mode)  # type: ignore[arg-type]
+        for mode in ("livesum", "max", "livemostrecent")
+    }
+    bad = Gauge("bad", "", provider=shared, multiprocess_mode="livemax")
+
+    def worker(value: float) -> Callable[[], object]:
+        def work() -> None:
+            for gauge in gauges.values():
+                gauge.labels("a").set_function(lambda: value)
+            bad.set_function(lambda: "5")  # type: ignore[arg-type, return-value]
+            expected = own(shared)
+            while not expected or expected not in {name.identity for name in list_workers(epoch(shared))}:
+                time.sleep(0.005)
+                expected = own(shared)
+
+        return work
+
+    first, _ = child(worker(1)), child(worker(2))
+    shown = scrape(collector)
+
+    assert (3.0, 2.0) == (shown['g_livesum{k="a"}'], shown['g_max{k="a"}'])
+    assert shown['g_livemostrecent{k="a"}'] in {1.0, 2.0}
+    assert "bad" not in shown
+    assert 2.0 == shown['mpmetrics_callback_dropped_observations_total{callback="bad"}']
+
+    first.kill()
+    assert 2.0 == scrape(collector)['g_livesum{k="a"}']
+
+
+def test_a_long_path(child: Start, seen: Seen) -> None:
+    """A store whose path is too long for a socket's address serves its workers' callbacks all the same."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as base:
+        provider = Provider(Path(base) / ("x" * 150))
+        child(observing(provider, 1))
+        assert provider.directory is not None
+
+        assert 1.0 == seen(Collector(provider.directory, worker_timeout=5))["u"]
+        provider.shutdown()
+
+
+NOISE = [b"", b"\n", b"x", b"x\n", b"{}\n", b'{"seconds": "x", "max_age": 0}\n', b"[" * 10_000, b"\xff\xfe\n"]
+
+
+@pytest.mark.parametrize("noise", NOISE, ids=lambda noise: repr(noise)[:20])
+def test_noise_at_a_worker(noise: bytes, shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """Whatever is sent to a worker's socket, the next collector is answered."""
+    child(observing(shared, 1))
+    (worker,) = list_workers(epoch(shared))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(Path(epoch(shared)) / worker.file))
+        client.sendall(noise)
+
+    assert 1.0 == seen(collector)["u"]
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"{}\n", b'{"shown": 5}\n', b"x" * 100_000, b'{"shown": ["x"]}\n'])
+def test_noise_from_a_worker(answer: bytes | None, shared: Provider, child: Start, seen: Seen) -> None:
+    """What listens in a worker's place and says nothing, or nonsense, does not keep the others' values away."""
+    child(observing(shared, 1))
+    fake = str(Path(epoch(shared)) / f"ask-7-{'0' * 32}")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(fake)
+    listener.listen()
+
+    def speak() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            if answer is not None:
+                connection.sendall(answer)
+                return
+            connection.recv(1 << 16)
+            connection.recv(1)  # until the collector gives up
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    assert shared.directory is not None
+    shown = seen(Collector(shared.directory, worker_timeout=2))
+    thread.join()
+    listener.close()
+
+    assert 1.0 == shown["u"]
+
+
+def test_a_socket_that_was_left_behind(shared: Provider, collector: Collector, seen: Seen) -> None:
+    """The socket of a worker that is gone is removed; what only has such a name is left alone."""
+    left, file = (Path(epoch(shared)) / f"ask-{number}-{'0' * 32}" for number in (3, 4))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+        listener.listen()
+    file.touch()
+    seen(collector)
+
+    assert not left.exists()
+
+
+def test_private_memory_has_no_threads(scrape: Seen) -> None:
+    """Without a store nobody else could ask: no thread is started, and none is left when a collection is done."""
+    provider = Provider()
+    before = threading.active_count()
+    provider.meter("test").observable_gauge("g", callback=lambda observer: observer.observe(1), scope="worker")
+    shown = scrape(provider)
+
+    assert 1.0 == shown['g{worker="0"}']
+    assert before == threading.active_count()
