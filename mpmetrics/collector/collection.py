@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import time
@@ -112,7 +111,10 @@ class Collection(PrometheusCollector):
     def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
         """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""
         resource = {} if self._provider is None else self._provider.resource
-        complain = functools.partial(self._say, "view")
+
+        def complain(message: str) -> None:
+            self._say(message, message)
+
         return view(readings, self._options, resource=resource, utf8=utf8, complain=complain)
 
     def collect(self) -> Iterator[Metric]:

@@ -61,13 +61,12 @@ def view(
 ) -> list[Reading]:
     """``readings`` as ``options`` show them, to a scraper that takes names in UTF-8 or not.
 
-    Two metrics whose names are the same with these options, though they differ in kind, cannot both be shown:
-    ``complain`` is told which one is not. ``resource`` are the attributes of what the metrics are of.
+    Of two metrics whose names are the same with these options, as those of two units without their units, only one can
+    be shown: ``complain`` is told which one is not. ``resource`` are the attributes of what the metrics are of.
     """
     readings = list(readings)
-    shown = {reading.name: reading for reading in readings if not reading.original}
-    sources = dict(shown)
-    order = []
+    sources = {reading.name: reading for reading in readings if not reading.original}
+    shown = []
     target = tuple(sorted(resource.items()))
     constant = target if options.resource_labels else ()
     for reading in readings:
@@ -75,27 +74,17 @@ def view(
         if reading.original:
             named = _named(reading, options, constant, utf8=utf8)
             held = sources.setdefault(named.name, reading)
-            if held is reading:
-                shown[named.name] = named
-            elif held.original and (held.type, held.adds) == (reading.type, reading.adds):
-                together = shown[named.name]
-                together.samples = _combined([*together.samples, *named.samples], together)
-                continue
-            else:
+            if held is not reading:
                 complain(
-                    f"{_what(reading)} is not shown: its name with the exporter's options, {named.name!r}, is that of"
-                    f" {_what(held)}"
+                    f"metric {reading.name!r} is not shown: its name with the exporter's options, {named.name!r}, is"
+                    f" that of {held.name!r}"
                 )
                 continue
-        order.append(named)
-    if resource and not options.without_target_info and shown.keys().isdisjoint((_TARGET, f"{_TARGET}_info")):
+        shown.append(named)
+    if resource and not options.without_target_info and sources.keys().isdisjoint((_TARGET, f"{_TARGET}_info")):
         labels = target if utf8 else _legacy(target)
-        order.insert(0, Reading(_TARGET, "info", "Target metadata", samples=[Sample("_info", labels, 1.0)]))
-    return order
-
-
-def _what(reading: Reading) -> str:
-    return f"{reading.type} {reading.original or reading.name!r}"
+        shown.insert(0, Reading(_TARGET, "info", "Target metadata", samples=[Sample("_info", labels, 1.0)]))
+    return shown
 
 
 def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8: bool) -> Reading:
