@@ -130,6 +130,9 @@ class MeterCounter(Attributed[CounterSeries]):
 
     def add(self, amount: float, attributes: Attributes | None = None) -> None:
         """Add ``amount``, which is not negative, else ValueError; nothing is changed then."""
+        if not amount >= 0:  # before the series is made
+            msg = f"{self!r} can only go up: it cannot be increased by {amount!r}"
+            raise ValueError(msg)
         self._series(attributes).inc(amount)
 
     def inc(self, attributes: Attributes | None = None) -> None:
@@ -165,5 +168,8 @@ class MeterHistogram(Attributed[DistributionSeries]):
     """Counts values by buckets, and adds them up."""
 
     def record(self, value: float, attributes: Attributes | None = None) -> None:
-        """Count ``value``; ValueError when it is NaN."""
+        """Count ``value``; ValueError when it is NaN, and nothing is changed then."""
+        if value != value:  # noqa: PLR0124 (only NaN differs from itself)
+            msg = f"{self!r} cannot record {value!r}, which is not a number: it belongs to no bucket"
+            raise ValueError(msg)
         self._series(attributes).observe(value)
