@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import mpmetrics
-from mpmetrics import Counter, Enum, Gauge, Histogram, Info, Provider, Summary, UpDownCounter
+from mpmetrics import Counter, Enum, Gauge, Histogram, Info, Meter, Provider, Summary, UpDownCounter
 from mpmetrics.instruments.enum import EnumSeries
 from mpmetrics.instruments.info import InfoSeries
 from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpmetrics.callbacks.observer import MeterObserver
 
 provider = Provider(Path("shop"))
 
@@ -69,6 +74,41 @@ assert_type(collector.render(accept="text/plain"), tuple[str, bytes])
 assert_type(collector.render("text/plain", ["up"]), tuple[str, bytes])
 for family in collector.collect():
     assert_type(family.name, str)
+
+meter = mpmetrics.get_meter("shop", version="1", attributes={"region": "eu", "zones": ["a", "b"]})
+assert_type(meter, Meter)
+assert_type(provider.meter("shop", "1", {"a": 1}), Meter)
+orders = meter.counter("orders", "Orders.", "1", attributes={"a": 1.5}, max_series=5)
+orders.add(1, {"status": "paid"})
+orders.inc({"status": 200})
+meter.up_down_counter("open", multiprocess_mode="livesum").dec({"a": None})
+meter.gauge("load", multiprocess_mode="max").set(1.5)
+meter.histogram("took", buckets=(0.1, 1)).record(0.5)
+depth = meter.observable_gauge("depth", callback=lambda observer: observer.observe(1, {"queue": "mail"}))
+sent = meter.observable_counter("sent", temporality="delta", scope="worker", timeout=1, max_age=5)
+meter.observable_up_down_counter("busy", callback=lambda _: [(1, {"a": 1})])
+
+
+@meter.callback(depth, sent, timeout=1)
+async def read(observer: MeterObserver) -> None:
+    """Decorated, it stays what it is."""
+    observer.observe(depth, 1)
+    observer.observe(sent, 2, {"to": "a"})
+
+
+def read_again(observer: MeterObserver) -> Iterator[object]:
+    """A generator will do."""
+    observer.observe(depth, 1)
+    yield sent, 2
+
+
+meter.register_callback(read_again, depth, sent).unregister()
+gauge.labels("a").set_function(lambda: 5)
+options = mpmetrics.ExporterOptions(without_units=True, namespace="shop")
+mpmetrics.Collector(provider, options=options, max_age=1, worker_timeout=1)
+mpmetrics.start_http_server(8000, path="/metrics", source=mpmetrics.Collector(options=options))
+provider.add_attributes({"a": 1}, meter="shop.*")
+Provider(attributes={"a": 1}, resource={"service.name": "shop"})
 
 mpmetrics.set_provider(provider)
 mpmetrics.set_provider(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpmetrics import Collector, Counter, Enum, Gauge, Histogram, Info, UpDownCounter
+from mpmetrics import Collector, Counter, Enum, Gauge, Histogram, Info, UpDownCounter, get_meter
 
 counter = Counter("a", "")
 counter.inc("1")  # wrong
@@ -28,3 +28,19 @@ Info("a", "").info("version")  # wrong
 Info("a", "").set(1)  # wrong
 Collector(1)  # wrong
 Collector().render(1)  # wrong
+meter = get_meter("a")
+get_meter(1)  # wrong
+meter.counter(1)  # wrong
+meter.counter("a").add("1")  # wrong
+meter.counter("a").dec()  # wrong
+meter.counter("a").inc("status")  # wrong
+meter.counter("a").inc({1: "a"})  # wrong
+meter.gauge("a").add(1)  # wrong
+meter.histogram("a").observe(1)  # wrong
+meter.observable_gauge("a", callback=5)  # wrong
+meter.observable_gauge("a", scope="thread")  # wrong
+meter.observable_gauge("a", temporality="delta")  # wrong
+meter.observable_counter("a", temporality="gamma")  # wrong
+meter.observable_counter("a").add(1)  # wrong
+meter.register_callback(print, meter.counter("a"))  # wrong
+Gauge("a", "").set_function(lambda: "5")  # wrong
