@@ -249,7 +249,7 @@ class Meter:
                 raise ValueError(msg)
         module, name = origin(function)
         callback = Callback(
-            f"{module}.{name}",
+            self._owner.provider.callbacks.free_name(f"{module}.{name}"),
             function,
             instruments,
             is_single=False,

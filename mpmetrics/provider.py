@@ -133,9 +133,8 @@ class Provider:
 
     def describe(self, attributes: Mapping[str, object] | None, resource: Mapping[str, object] | None) -> None:
         """Have these global attributes, for meters that are made from now on, and this resource, and no others."""
-        checked = check_attributes(attributes, "global attributes")
-        self.resource = check_attributes(resource, "resource")
-        self._attributes = [("*", "*", checked)]
+        checked, described = check_attributes(attributes, "global attributes"), check_attributes(resource, "resource")
+        self._attributes, self.resource = [("*", "*", checked)], described
 
     def add_attributes(self, attributes: Mapping[str, object] | None, *, meter: str = "*", version: str = "*") -> None:
         """Put ``attributes`` on each measurement of meters that are made from now on; later ones win.

@@ -48,39 +48,57 @@ class Agent:
         self._listener: socket.socket | None = None
         self._name = ""
         self._is_closed = False
+        self._has_said = False
 
     def start(self) -> None:
         """Start the thread; RuntimeError when the system gives us none."""
         threading.Thread(target=self._run, name="mpmetrics-agent", daemon=True).start()
 
     def _run(self) -> None:
-        try:
-            self._listen()
-            while not self._is_closed and self._listener is not None:
+        while not self._is_closed:
+            try:
+                if self._listener is None:
+                    self._listener = self._listen()
                 connection, _ = self._listener.accept()
-                with connection, contextlib.suppress(OSError):  # whoever asked is gone, or stuck
+                with connection:
                     self._answer(connection)
-        except OSError as error:
-            if not self._is_closed:
-                log.warning("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
+            except OSError as error:
+                # Whoever asked is gone; or there is no descriptor or no room for now, or we were closed.
+                if not self._is_closed and not isinstance(error, (ConnectionError, TimeoutError)):
+                    self._say(error)
+                    time.sleep(_RETRY)
+            except Exception:  # whatever one collection meets, the next one is answered
+                log.exception("the callbacks of process %d could not be run", os.getpid())
 
-    def _listen(self) -> None:
-        """Lease the slab and listen beside it. As long as the store has no room for a slab, wait."""
+    def _say(self, error: OSError) -> None:
+        if not self._has_said:
+            self._has_said = True
+            log.warning("the callbacks of process %d cannot be asked for: %s; trying again", os.getpid(), error)
+
+    def _listen(self) -> socket.socket:
+        """Lease the slab and listen beside it; OSError when the store has no room for that now."""
         memory = self._provider.memory
-        while not self._is_closed and (segments := memory.segments) is not None:
+        segments = memory.segments
+        slab = None
+        if segments is not None:
             memory.guard.run(Segments.lease, segments)
+            memory.guard.settle(_RETRY)
             slab = segments.slab_name
-            if slab is None:
-                time.sleep(_RETRY)
-                continue
-            self._name = socket_name(slab)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if slab is None:
+            raise OSError("no slab can be leased")
+        self._name = socket_name(slab)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             with short(self._path, self._name) as where:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(where)  # of an attempt that did not come this far
                 listener.bind(where)
                 os.chmod(where, 0o600)
             listener.listen(_BACKLOG)
-            self._listener = listener
-            return
+        except BaseException:
+            listener.close()
+            raise
+        return listener
 
     def _answer(self, connection: socket.socket) -> None:
         connection.settimeout(_PATIENCE)

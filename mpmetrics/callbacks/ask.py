@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import socket
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mpmetrics.storage.survey import SlabName
 
 __all__ = ["Reply", "ask"]
+
+log = logging.getLogger("mpmetrics")
 
 _MARGIN = 0.8
 """Share of the time that a worker's callbacks may use; the rest is for the way there and back."""
@@ -38,6 +41,14 @@ def ask(path: str, seconds: float, max_age: float, mine: str = "") -> list[Reply
     Not the owner of the slab ``mine``, which is the caller. Sockets of workers that are gone are removed on the way.
     OSError never.
     """
+    try:
+        return _ask(path, seconds, max_age, mine)
+    except OSError as error:  # no descriptors, say: then none of them has answered
+        log.warning("workers cannot be asked for their callbacks: %s", error)
+        return [Reply(worker, None) for worker in list_workers(path) if worker.identity != mine]
+
+
+def _ask(path: str, seconds: float, max_age: float, mine: str) -> list[Reply]:
     deadline = time.monotonic() + seconds
     request = json.dumps({"seconds": seconds * _MARGIN, "max_age": max_age}).encode() + b"\n"
     replies: dict[SlabName, frozenset[int] | None] = {}

@@ -98,6 +98,16 @@ class Callbacks:
         self._callbacks[callback if token is None else token] = callback
         self._on_added(callback)
 
+    def free_name(self, name: str) -> str:
+        """``name``, or with a number behind it when another callback has it already."""
+        taken = {callback.name for callback in self}
+        number = 2
+        free = name
+        while free in taken:
+            free = f"{name}#{number}"
+            number += 1
+        return free
+
     def remove(self, callback: Callback) -> None:
         """Do not run it any more; nothing happens when it is not there."""
         for token, held in list(self._callbacks.items()):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
+from mpmetrics.errors import ConflictError
 from mpmetrics.instruments.counter import Counter
 from mpmetrics.instruments.gauge import Gauge
 from mpmetrics.instruments.metric import Internal
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
 
 __all__ = ["ANNOUNCED", "CallbackFigures", "announce"]
+
+log = logging.getLogger("mpmetrics")
 
 ANNOUNCED = "mpmetrics_callback_served"
 """Metric of the callbacks that living processes have registered; the collector says of each whether it serves it."""
@@ -35,9 +40,19 @@ class _Summary(Internal, Summary):
 
 
 class CallbackFigures:
-    """Counts runs of callbacks into ``provider``, by callback."""
+    """Counts runs of callbacks into ``provider``, by callback.
+
+    Where another version of this library, with other figures, shares the store, they go nowhere: that is said once.
+    """
 
     def __init__(self, provider: Provider) -> None:
+        try:
+            self._make(provider)
+        except ConflictError as error:
+            log.warning("%s; the figures of callbacks are not shown", error)
+            self._make(type(provider)())
+
+    def _make(self, provider: Provider) -> None:
         label = ["callback"]
         self._seconds = _Summary(
             "mpmetrics_callback_duration_seconds", "Time that callbacks took.", label, provider=provider
@@ -94,12 +109,13 @@ class CallbackFigures:
 
 def announce(provider: Provider, callback: Callback) -> None:
     """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
-    gauge = _Gauge(
-        ANNOUNCED,
-        "Whether the callback of an instrument is served here.",
-        ["instrument", "module"],
-        multiprocess_mode="livemax",
-        provider=provider,
-    )
-    for target in callback.targets:
-        gauge.labels(target.family.original or target.family.name, callback.module).set(1)
+    with contextlib.suppress(ConflictError):  # as above: of another version of this library
+        gauge = _Gauge(
+            ANNOUNCED,
+            "Whether the callback of an instrument is served here.",
+            ["instrument", "module"],
+            multiprocess_mode="livemax",
+            provider=provider,
+        )
+        for target in callback.targets:
+            gauge.labels(target.family.original or target.family.name, callback.module).set(1)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.figures import ANNOUNCED
-from mpmetrics.collector.merge import OVERFLOW, merge
+from mpmetrics.collector.merge import OVERFLOW, merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.collector.workers import Refreshed, Workers
@@ -92,7 +92,7 @@ class Asynchronous:
         samples = []
         for sample in reading.samples:
             labels = dict(sample.labels)
-            instrument, module = labels["instrument"], labels["module"]
+            instrument, module = labels.get("instrument", ""), labels.get("module", "")
             samples.append(Sample("", sample.labels, float(instrument in served)))
             if instrument not in served and self._provider is not None and instrument not in self._said:
                 self._said.add(instrument)
@@ -108,7 +108,9 @@ class Asynchronous:
 
     def figures(self) -> list[Reading]:
         """Which workers did not answer."""
-        samples = [Sample("", (("worker", str(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))]
+        samples = [
+            Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))
+        ]
         text = "Workers that did not run their callbacks in time for this scrape."
         return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
 

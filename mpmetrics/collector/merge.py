@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import utils
 
 from mpmetrics.collector.reading import Labels, Reading, Sample
+from mpmetrics.storage import format as fmt
 from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, total
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Column, Snapshot
     from mpmetrics.storage.catalog import Family, Key, Series
 
-__all__ = ["OVERFLOW", "merge"]
+__all__ = ["OVERFLOW", "merge", "worker_label"]
 
 OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
 """Labels of the series that takes what is past a metric's cap."""
@@ -123,7 +124,7 @@ class _Merger:
             by_ordinal = dict(self._retired.by_ordinal.get(series.first, {})) if kept else {}
             by_ordinal.update(words)
             for ordinal, value in sorted(by_ordinal.items()):
-                yield Sample("", (*labels, ("worker", str(ordinal))), value + 0.0)
+                yield Sample("", (*labels, ("worker", worker_label(ordinal))), value + 0.0)
             return
         values = [value for _, value in words]
         retired = 0.0 if mode.startswith("live") else self._retired_word(series)
@@ -184,6 +185,11 @@ class _Merger:
 
     def _retired_rest(self, series: Series) -> float:
         return self._retired.remainders[series.first] if self._is_in_retired(series) else 0.0
+
+
+def worker_label(ordinal: int) -> str:
+    """How the owner of the slab of this ordinal is called: by it, or ``beside-0``, ... of those beside the workers."""
+    return str(ordinal) if ordinal < fmt.BESIDE else f"beside-{ordinal - fmt.BESIDE}"
 
 
 def bound_text(bound: float) -> str:

@@ -27,7 +27,7 @@ from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
-from mpmetrics.integrations.hooks import chain
+from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
@@ -96,8 +96,8 @@ def install(
     server = _Server.current
     if server is None:
         server = _Server.current = _Server(environ)
-    server.configure(settings)
     server.provider.describe(attributes, resource)
+    server.configure(settings)
     for hook, ours in server.hooks().items():
         namespace[hook] = chain(namespace.get(hook), ours)
 
@@ -263,6 +263,8 @@ class _Server:
         self._listeners.close()
         if self._supervisor is not None:
             self._supervisor.release_in_child()
+        if not is_ours(worker.cfg.post_worker_init):  # defined below install()
+            worker.cfg.set("post_worker_init", chain(worker.cfg.post_worker_init, self.post_worker_init))
 
     def post_worker_init(self, worker: Any) -> None:
         """In a worker, once the application is there, and gevent if it is: answer the collector."""

@@ -369,6 +369,17 @@ def test_registration_errors(provider: Provider) -> None:
     assert {"g", "f", "w", "c"} == {family.name for family in provider.memory.families()}
 
 
+def test_names_of_callbacks(provider: Provider) -> None:
+    """Two functions of one name are two callbacks, in the figures and to who leaves out those that end the process."""
+    meter = provider.meter("test")
+    gauge = meter.observable_gauge("g")
+    for _ in range(3):
+        meter.register_callback(lambda _: None, gauge)
+    name = f"{__name__}.test_names_of_callbacks.<locals>.<lambda>"
+
+    assert [name, f"{name}#2", f"{name}#3"] == [callback.name for callback in provider.callbacks]
+
+
 def test_unregister(provider: Provider, seen: Seen) -> None:
     """A callback that was taken back does not run any more; taking it back again does nothing."""
     meter = provider.meter("test")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics import Collector, Gauge, Provider
+from mpmetrics import Collector, Counter, Gauge, Provider
 from mpmetrics.callbacks.address import list_workers
+from mpmetrics.instruments.metric import Internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -369,3 +370,26 @@ def test_private_memory_has_no_threads(scrape: Seen) -> None:
 
     assert 1.0 == shown['g{worker="0"}']
     assert before == threading.active_count()
+
+
+def test_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> None:
+    """What a process that is no worker sets is shown, but is none of the workers, whose numbers begin at 0."""
+    gauge = Gauge("g", "", provider=shared)
+    shared.memory.stand_beside()
+    gauge.set(1)
+    child(lambda: gauge.set(2))
+    shown = scrape(shared)
+
+    assert (1.0, 2.0) == (shown['g{worker="beside-0"}'], shown['g{worker="0"}'])
+    assert 1.0 == shown['mpmetrics_processes{state="live"}']
+
+
+def test_figures_of_another_version(shared: Provider, seen: Seen) -> None:
+    """Where the store has other figures under our names, the values are there all the same."""
+    Internals = type("Internals", (Internal, Counter), {})  # noqa: N806 (a class)
+    Internals("mpmetrics_callback_errors", "", ["other"], provider=shared)
+    meter = shared.meter("test")
+    for scope in ("host", "worker"):
+        meter.observable_up_down_counter(scope, callback=lambda observer: observer.observe(1), scope=scope)  # type: ignore[arg-type]
+
+    assert {"host": 1.0, "worker": 1.0} == seen(shared)

@@ -423,3 +423,15 @@ def test_a_busy_worker(serving: Serve) -> None:
 
     assert all((value("worker", text) or 0.0) >= 1.0 for text in texts)
     assert took < 5.0
+
+
+def test_a_hook_below(serving: Serve) -> None:
+    """A hook that the configuration defines below install() is called, and workers answer all the same."""
+    config = (
+        "from mpmetrics.integrations.gunicorn import install\ninstall(globals())\n"
+        "def post_worker_init(worker):\n    open('theirs', 'w').close()\n"
+    )
+    server = serving("-w", "1", config=config)
+    answering(server, 1)
+
+    assert (server.home / "theirs").exists()
