@@ -177,7 +177,13 @@ def test_more_and_fewer_workers(serve: Serve) -> None:
     server.get("/page")
     server.signal(signal.SIGTTIN)
     server.wait_for(lambda: len(server.workers()) == 2)
-    server.wait_for(lambda: server.get("/page") and server.value('mpmetrics_processes{state="live"}') == 2)
+
+    def all_have_counted() -> bool:
+        with ThreadPoolExecutor(2) as threads:  # one worker cannot answer both
+            list(threads.map(server.get, ["/slow"] * 2))
+        return server.value('mpmetrics_processes{state="live"}') == 2
+
+    server.wait_for(all_have_counted)
     total = server.value('hits_total{path="/page"}')
     server.signal(signal.SIGTTOU)
     server.wait_for(lambda: server.value('mpmetrics_processes{state="live"}') == 1)
