@@ -18,7 +18,7 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
     workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE]
     live = sum(column.alive for column in workers)
     return [
-        _one("scrape_duration", "gauge", "Time that reading and merging took.", seconds, "seconds"),
+        _one("scrape_duration", "gauge", "Time that callbacks, reading and merging took.", seconds, "seconds"),
         _one(
             "damaged_records",
             "gauge",

@@ -393,3 +393,98 @@ def test_figures_of_another_version(shared: Provider, seen: Seen) -> None:
         meter.observable_up_down_counter(scope, callback=lambda observer: observer.observe(1), scope=scope)  # type: ignore[arg-type]
 
     assert {"host": 1.0, "worker": 1.0} == seen(shared)
+
+
+def test_a_killed_worker_with_a_child(shared: Provider, child: Start, scrape: Seen) -> None:
+    """A child that outlives its parent does not hold the parent's socket open: nobody is waited for in vain."""
+
+    def work() -> None:
+        observing(shared, 1)()
+        read, write = os.pipe()
+        os.set_inheritable(write, True)
+        if not os.fork():
+            os.close(read)
+            deadline = time.monotonic() + 20
+            while own(shared) not in {name.identity for name in list_workers(epoch(shared))} or not own(shared):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            os.write(write, b"x")
+            signal.alarm(30)
+            signal.pause()
+        os.read(read, 1)
+
+    parent = child(work)
+    (grandchild,) = (int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+    assert shared.directory is not None
+    collector = Collector(shared.directory, worker_timeout=5)
+    try:
+        assert 2.0 == scrape(collector)["u"]
+        parent.kill()
+        shown = scrape(collector)
+        assert (1.0, set()) == (shown["u"], late(shown))
+        assert 1 == len(list_workers(epoch(shared)))
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+
+
+def test_observed_by_another_worker_only(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """What one worker observes no more is not in the sum of those that still do."""
+
+    def worker(times: int) -> Callable[[], object]:
+        def work() -> None:
+            runs = []
+
+            def observe(observer: Any) -> None:
+                runs.append(1)
+                if len(runs) <= times:
+                    observer.observe(1)
+
+            shared.meter("test").observable_gauge("g", callback=observe, scope="worker", multiprocess_mode="livesum")
+            while own(shared) not in {name.identity for name in list_workers(epoch(shared))} or not own(shared):
+                time.sleep(0.005)
+
+        return work
+
+    child(worker(1))
+    child(worker(2))
+
+    assert [{"g": 2.0}, {"g": 1.0}, {}] == [seen(collector) for _ in range(3)]
+
+
+def test_a_worker_that_collects(shared: Provider, seen: Seen) -> None:
+    """It runs its own callbacks once a collection, like everybody's."""
+    runs = []
+    shared.meter("test").observable_gauge("g", callback=lambda _: runs.append(1), scope="worker")
+    wait_for_workers(shared, 1)
+    collector = Collector(shared)
+    for _ in range(3):
+        seen(collector)
+
+    assert 3 == len(runs)
+
+
+@pytest.mark.parametrize("scope", ["host", "worker"])
+def test_values_that_another_thread_stores(shared: Provider, seen: Seen, scope: Any) -> None:
+    """An operation that another thread is going to carry out is awaited before the words are read."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        entered.set()
+        leave.wait(20)
+
+    holder = threading.Thread(target=shared.memory.guard.run, args=(hold, None))
+
+    def observe(observer: Any) -> None:
+        observer.observe(5)
+        threading.Timer(0.03, leave.set).start()
+
+    shared.meter("test").observable_counter("c", callback=observe, scope=scope, temporality="delta")
+    if scope == "worker":
+        wait_for_workers(shared, 1)
+    Gauge("lease", "", provider=shared, multiprocess_mode="livesum").set(1)
+    holder.start()
+    entered.wait(20)
+    shown = seen(shared)
+    holder.join()
+
+    assert 5.0 == shown["c_total"]
