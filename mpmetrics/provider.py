@@ -92,17 +92,19 @@ class Provider:
         :class:`~mpmetrics.errors.ConflictError` when a metric of ours is a different one there: that metric's values
         stay here, the others are attached.
         """
+        conflict = None
         try:
             self.memory.attach(epoch)
-        except ConflictError:
-            self.epoch = epoch
-            raise
+        except ConflictError as error:
+            conflict = error
         except OSError as error:
             msg = f"the epoch {epoch.path} cannot be used: {error}"
             raise StoreError(msg) from error
         self.epoch = epoch
         for callback in self.callbacks:
             self._serve(callback)
+        if conflict is not None:
+            raise conflict
 
     def meter(self, name: str, version: str = "", attributes: Mapping[str, object] | None = None) -> Meter:
         """The meter of this name, version and attributes, which go on each measurement of its instruments.

@@ -73,7 +73,7 @@ class Guard:
         self.queue.append((operation, argument))
         self.drain()
 
-    def settle(self, seconds: float) -> bool:
+    def settle(self, seconds: float = 0.1) -> bool:
         """Wait, at most so long, until all operations that were queued before have been carried out; whether they were.
 
         Not for the hot path, and not for whoever may have interrupted an operation.

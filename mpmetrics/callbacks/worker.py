@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerCallbacks"]
 
-_SETTLE = 0.1
-
 
 class WorkerCallbacks:
     """Runs the worker callbacks of ``provider`` in this process. Any thread may ask for it; one run at a time."""
@@ -58,7 +56,7 @@ class WorkerCallbacks:
                 if (name, key) not in shown:
                     target.withdraw(key)
             # Whoever reads the words next is to find them there, also those that another thread is going to store.
-            self._provider.memory.guard.settle(_SETTLE)
+            self._provider.memory.guard.settle()
             return shown
 
     def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:

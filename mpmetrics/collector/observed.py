@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HostCallbacks", "Observed"]
 
-_SETTLE = 0.1
-
 
 @dataclass
 class Observed:
@@ -62,7 +60,7 @@ class HostCallbacks:
         self._counters = counters
         self._figures.count(runs)
         # The words are read next: what another thread is going to store of ours has to be there.
-        self._provider.memory.guard.settle(_SETTLE)
+        self._provider.memory.guard.settle()
         return observed
 
     def _falls(self, name: str, key: Key, total: Total) -> bool:

@@ -66,6 +66,7 @@ class Attributed(Metric[Child]):
         check_max_series(original, description.max_series)
         mode = particulars.get("mode", "")
         self._reserved = {"histogram": ("le",)}.get(kind, ("worker",) if mode.endswith("all") else ())
+        check_attributes(owner.attributes, original, self._reserved)
         own = check_attributes(description.attributes, original, self._reserved)
         scope = {SCOPE_NAME: owner.name, SCOPE_VERSION: owner.version}
         self.owner = owner

@@ -167,6 +167,8 @@ def test_bad_attributes(provider: Provider, shown: Shown) -> None:
         histogram.record(float("nan"))
     with pytest.raises(ValueError, match="characters are over the limit"):
         counter.inc({"k": "x" * 70_000})
+    with pytest.raises(ValueError, match="'g': attribute 'worker' would be the label"):
+        provider.meter("n", attributes={"worker": "a"}).gauge("g")
     with pytest.raises(ValueError, match="reserved"):
         provider.meter("n", attributes={"otel_scope_name": "a"})
 
