@@ -23,7 +23,7 @@ LAYERS = (
     ("_cells", "names"),
     ("storage",),
     ("callbacks", "instruments", "meter", "provider"),
-    ("collector",),
+    ("collector", "instrumentation"),
     ("drivers", "exposition"),
     ("cli", "integrations"),
     ("__main__", "gunicorn_conf"),

@@ -27,6 +27,7 @@ from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
+from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.supervisor import Supervisor
@@ -62,6 +63,7 @@ def install(
     options: ExporterOptions | None = None,
     attributes: Mapping[str, object] | None = None,
     resource: Mapping[str, object] | None = None,
+    process_metrics: bool = False,
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
     """Add this server's metrics endpoint to the gunicorn configuration ``namespace``, which is its ``globals()``.
@@ -75,6 +77,7 @@ def install(
     comma-separated. A preloaded application's are there without that.
     ``max_age``, ``worker_timeout`` and ``options``: as in :class:`mpmetrics.Collector`.
     ``attributes`` and ``resource``: as in :class:`mpmetrics.Provider`.
+    ``process_metrics``: have each worker tell its CPU time, memory and so on.
 
     Raises TypeError and ValueError for an address, a module's name or another argument that is none.
     """
@@ -98,6 +101,8 @@ def install(
         server = _Server.current = _Server(environ)
     server.provider.describe(attributes, resource)
     server.configure(settings)
+    if process_metrics:
+        observe_process(server.provider)
     for hook, ours in server.hooks().items():
         namespace[hook] = chain(namespace.get(hook), ours)
 

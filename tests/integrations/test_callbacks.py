@@ -435,3 +435,18 @@ def test_a_hook_below(serving: Serve) -> None:
     answering(server, 1)
 
     assert (server.home / "theirs").exists()
+
+
+def test_process_metrics(serving: Serve) -> None:
+    """One argument has each worker tell its memory and all of them their CPU time, which outlives them."""
+    config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), process_metrics=True)\n"
+    server = serving("-w", "2", config=config)
+    answering(server, 2)
+    text = server.scrape()
+    scope = 'otel_scope_name="mpmetrics.instrumentation.process"'
+    assert 2 == len(re.findall(rf'^process_resident_memory_bytes{{{scope},worker="[01]"}} \S+$', text, re.MULTILINE))
+    before = server.value(f"process_cpu_seconds_total{{{scope}}}", text)
+
+    os.kill(server.workers()[0], signal.SIGKILL)
+    answering(server, 2)
+    assert 0.0 < before <= server.value(f"process_cpu_seconds_total{{{scope}}}")

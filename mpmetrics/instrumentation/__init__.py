@@ -1,0 +1,8 @@
+"""Ready-made metrics: of HTTP servers, of calls to others, and of the processes themselves."""
+
+from mpmetrics.instrumentation.asgi import ASGIMiddleware
+from mpmetrics.instrumentation.http_client import HTTPClientMetrics
+from mpmetrics.instrumentation.process import observe_process
+from mpmetrics.instrumentation.wsgi import WSGIMiddleware
+
+__all__ = ["ASGIMiddleware", "HTTPClientMetrics", "WSGIMiddleware", "observe_process"]
