@@ -72,8 +72,10 @@ def _sample_lines(reading: Reading, names: Collection[str], wanted: Callable[[st
             for suffix, labels, value in reading.samples
             if wanted(suffix) and (whole or name + suffix in names)
         ]
+    # Only attributes, and what an info says, may be called what a label could not be called before.
+    write = _labels_in_utf8 if reading.original or reading.type == "info" else _labels
     return [
-        f"{name}{suffix}{_labels(labels)} {number(value)}\n"
+        f"{name}{suffix}{write(labels)} {number(value)}\n"
         for suffix, labels, value in reading.samples
         if wanted(suffix) and (whole or name + suffix in names)
     ]
@@ -101,7 +103,11 @@ def _no_count(suffix: str) -> bool:
 def _labels(labels: Labels) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{_quoted_label(name)}="{_escape(value)}"' for name, value in labels]) + "}"
+    return "{" + ",".join([f'{name}="{_escape(value)}"' for name, value in labels]) + "}"
+
+
+def _labels_in_utf8(labels: Labels) -> str:
+    return _labels(tuple((_quoted_label(name), value) for name, value in labels))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -66,6 +66,8 @@ class Family:
 
     def pairs(self, key: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         """Label names and values of the series ``key``."""
+        if not self.is_open:
+            return tuple(zip(self.labels, key, strict=True))
         size = len(self.labels)
         more = key[size:]
         return (*zip(self.labels, key, strict=False), *zip(more[::2], more[1::2], strict=True))
