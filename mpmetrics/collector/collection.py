@@ -36,8 +36,12 @@ __all__ = ["Collection"]
 log = logging.getLogger("mpmetrics")
 
 _LONGEST = 20.0
-_SHORTEST = 0.05
+_SHORTEST = 0.25
 _SHARE = 0.8
+"""Seconds that callbacks have, at most and at least, and the share of the scraper's patience.
+
+The least is for all who share a collection: one that says it cannot wait at all does not take the time from the others.
+"""
 
 
 class Collection(PrometheusCollector):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import random
 import re
 import signal
 import threading
@@ -52,6 +54,8 @@ meter.register_callback(two, two_)
 meter.observable_up_down_counter("worker", callback=worker, scope="worker")
 if MODE == "delta":
     meter.observable_counter("delta", callback=delta, temporality="delta")
+if MODE == "worker delta":
+    meter.observable_counter("delta", callback=delta, temporality="delta", scope="worker")
 if MODE == "raise":
     meter.observable_gauge("bad", callback=lambda _: 1 / 0)
 if MODE == "sleep":
@@ -278,6 +282,25 @@ def test_delta_totals_survive_kills(serving: Serve) -> None:
     # Killed between the observation and the note of it, a run is in the total and not in the notes.
     assert len(notes(server, "delta")) <= (total or 0.0) <= len(notes(server, "delta")) + len(killed)
     assert 8 == len(killed)
+
+
+def test_totals_while_workers_are_killed(serving: Serve) -> None:
+    """Workers are killed all the while: what their callbacks observed stays in the sum, which never falls."""
+    config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), worker_timeout=5)\n"
+    server = serving("-w", "4", mode="worker delta", config=config)
+    answering(server, 4)
+    totals, killed = [], 0
+    for _ in range(15):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(random.choice(server.workers()), signal.SIGKILL)
+            killed += 1
+        totals += [value("delta_total", server.scrape()) or 0.0 for _ in range(3)]
+    answering(server, 4)
+    totals.append(value("delta_total", server.scrape()) or 0.0)
+
+    assert sorted(totals) == totals
+    assert len(notes(server, "delta")) <= totals[-1] <= len(notes(server, "delta")) + killed
+    assert len([name for name in os.listdir(server.home / "store" / "epoch-1") if name.startswith("ask-")]) == 4
 
 
 def test_reported_when_not_served(serving: Serve) -> None:
