@@ -175,9 +175,14 @@ class Provider:
 
         if callback.scope == "host":
             figures.announce(self, callback)
-        elif self._agent is None:
-            self._agent = agent.Agent(self, self.epoch.path)
-            self._agent.start()
+            return
+        with self._lock:
+            if self._agent is None:
+                self._agent = agent.Agent(self, self.epoch.path)
+                try:
+                    self._agent.start()
+                except RuntimeError as error:  # the system gives us no thread: the application goes on
+                    log.error("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
 
     def after_fork_in_child(self) -> None:
         """The agent's thread is the parent's."""
