@@ -6,7 +6,9 @@ included, so that it never decreases; all else is a series for each living worke
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import math
 import os
 import platform
 import resource
@@ -17,15 +19,14 @@ from typing import TYPE_CHECKING
 from mpmetrics.provider import get_provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from mpmetrics.callbacks.observer import InstrumentObserver
+    from mpmetrics.callbacks.observer import MeterObserver
     from mpmetrics.provider import Provider
 
 __all__ = ["observe_process"]
 
 SCOPE = "mpmetrics.instrumentation.process"
-_CPU = "process.cpu"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS, _VSIZE, _START = 21, 20, 19
@@ -38,44 +39,45 @@ def observe_process(provider: Provider | None = None) -> None:
     Those of the kernel come from ``/proc``; where there is none, they are absent.
     """
     provider = provider or get_provider()
-    if any(callback.name == _CPU for callback in provider.callbacks):
+    if any(callback.module == __name__ for callback in provider.callbacks):
         return  # observed twice, totals would add up twice
     meter = provider.meter(SCOPE)
-    gauges: dict[str, tuple[str, str, Callable[[], float]]] = {
-        "process.resident.memory": ("Resident memory.", "By", lambda: float(_stat()[_RSS]) * _PAGE),
-        "process.virtual.memory": ("Virtual memory.", "By", lambda: float(_stat()[_VSIZE])),
-        "process.start.time": ("Start of the process, as a Unix time.", "s", _started),
-        "process.open.fds": ("Open file descriptors.", "", lambda: len(os.listdir("/proc/self/fd")) - 1),
-        "process.max.fds": ("Most file descriptors that may be open.", "", _most_descriptors),
-        "process.threads": ("Threads of the interpreter.", "", threading.active_count),
+    gauges = {
+        function: meter.observable_gauge(name, text, unit, scope="worker") for name, text, unit, function in _GAUGES
     }
-    for name, (text, unit, function) in gauges.items():
-        meter.observable_gauge(name, text, unit, callback=_telling(function), scope="worker")
-    meter.observable_counter(_CPU, "User and system CPU time of all workers.", "s", callback=_cpu, scope="worker")
-    for what in ("collections", "collected", "uncollectable"):
-        name = "python.gc.collections" if what == "collections" else f"python.gc.objects.{what}"
-        text = f"Garbage collection by generation: {what}."
-        meter.observable_counter(name, text, callback=_collector(what), scope="worker")
+    cpu = meter.observable_counter("process.cpu", "User and system CPU time of all workers.", "s", scope="worker")
+    garbage = {
+        what: meter.observable_counter(name, f"Garbage collection by generation: {what}.", scope="worker")
+        for what, name in _GARBAGE.items()
+    }
+    info = meter.observable_gauge("python.info", "The interpreter.", scope="worker", multiprocess_mode="livemax")
     python = {"implementation": platform.python_implementation(), "version": platform.python_version()}
-    meter.observable_gauge(
-        "python.info", "The interpreter.", callback=lambda observer: observer.observe(1, python), scope="worker",
-        multiprocess_mode="livemax",
-    )  # fmt: skip
 
+    def observe(observer: MeterObserver) -> None:
+        for function, gauge in gauges.items():
+            with contextlib.suppress(OSError):  # no /proc here
+                observer.observe(gauge, function())
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        observer.observe(cpu, usage.ru_utime + usage.ru_stime)
+        for generation, figures in enumerate(gc.get_stats()):
+            for what, counter in garbage.items():
+                observer.observe(counter, figures[what], {"generation": generation})
+        observer.observe(info, 1, python)
 
-def _telling(function: Callable[[], float]) -> Callable[[InstrumentObserver], None]:
-    def observe(observer: InstrumentObserver) -> None:
-        try:
-            observer.observe(function())
-        except OSError:
-            return  # no /proc here
-
-    return observe
+    meter.register_callback(observe, *gauges.values(), cpu, *garbage.values(), info)
 
 
 def _stat() -> list[str]:
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
+
+
+def _resident() -> float:
+    return float(_stat()[_RSS]) * _PAGE
+
+
+def _virtual() -> float:
+    return float(_stat()[_VSIZE])
 
 
 def _started() -> float:
@@ -84,19 +86,25 @@ def _started() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
 
 
+def _descriptors() -> float:
+    return len(os.listdir("/proc/self/fd")) - 1  # but for the one that lists them
+
+
 def _most_descriptors() -> float:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return float("inf") if soft == resource.RLIM_INFINITY else soft
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
-def _cpu(observer: InstrumentObserver) -> None:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    observer.observe(usage.ru_utime + usage.ru_stime)
-
-
-def _collector(what: str) -> Callable[[InstrumentObserver], Iterator[object]]:
-    def observe(_observer: InstrumentObserver) -> Iterator[object]:
-        for generation, figures in enumerate(gc.get_stats()):
-            yield figures[what], {"generation": generation}
-
-    return observe
+_GAUGES: tuple[tuple[str, str, str, Callable[[], float]], ...] = (
+    ("process.resident.memory", "Resident memory.", "By", _resident),
+    ("process.virtual.memory", "Virtual memory.", "By", _virtual),
+    ("process.start.time", "Start of the process, as a Unix time.", "s", _started),
+    ("process.open.fds", "Open file descriptors.", "", _descriptors),
+    ("process.max.fds", "Most file descriptors that may be open.", "", _most_descriptors),
+    ("process.threads", "Threads of the interpreter.", "", threading.active_count),
+)
+_GARBAGE = {
+    "collections": "python.gc.collections",
+    "collected": "python.gc.objects.collected",
+    "uncollectable": "python.gc.objects.uncollectable",
+}
