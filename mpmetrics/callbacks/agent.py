@@ -89,12 +89,15 @@ class Agent:
         self._name = socket_name(slab)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with short(self._path, self._name) as where:
+            # Under its own name only once it listens: whoever finds it there is accepted.
+            temporary = f"new-ask-{slab.identity}"
+            with short(self._path, temporary) as where:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(where)  # of an attempt that did not come this far
                 listener.bind(where)
                 os.chmod(where, 0o600)
-            listener.listen(_BACKLOG)
+                listener.listen(_BACKLOG)
+                os.rename(where, os.path.join(self._path, self._name))
         except BaseException:
             listener.close()
             raise

@@ -84,7 +84,7 @@ def _connect(path: str, worker: SlabName) -> socket.socket | None:
         if not is_alive(os.path.join(path, slab_name(worker.ordinal, worker.identity))):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(path, worker.file))
-        connection.close()  # of a living owner: it is about to listen
+        connection.close()
         return None
     except FileNotFoundError:
         connection.close()

@@ -15,7 +15,7 @@ A store is a directory::
         ask-O-ID           the socket at which the owner of slab-O-ID is asked to run its callbacks
         metrics.sock       the socket at which the collector serves the metrics
         collector.lock     held by the collector that serves them
-        new-WHAT-ID        a slab, series or retired file that is being made; no reader opens it
+        new-WHAT-ID        a slab, series or retired file or a socket that is being made; no reader opens it
 
 Directories have mode 0700, files 0600; all belong to the owner of the store's directory. All numbers are in the
 machine's byte order (a store never leaves its host); a file of the other order fails its magic.

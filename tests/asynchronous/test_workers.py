@@ -349,16 +349,21 @@ def test_noise_from_a_worker(answer: bytes | None, shared: Provider, child: Star
     assert 1.0 == shown["u"]
 
 
-def test_a_socket_that_was_left_behind(shared: Provider, collector: Collector, seen: Seen) -> None:
-    """The socket of a worker that is gone is removed; what only has such a name is left alone."""
-    left, file = (Path(epoch(shared)) / f"ask-{number}-{'0' * 32}" for number in (3, 4))
+def test_a_socket_that_was_left_behind(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """The socket of a worker that is gone is removed, and so is one that a worker was killed over making."""
+    worker = child(observing(shared, 1))
+    (listening,) = list_workers(epoch(shared))
+    left = Path(epoch(shared)) / listening.file
+    unfinished = Path(epoch(shared)) / f"new-ask-{listening.identity}"
+    seen(collector)
+    assert left.exists()
+    worker.kill()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(left))
-        listener.listen()
-    file.touch()
+        listener.bind(str(unfinished))
     seen(collector)
 
     assert not left.exists()
+    assert not unfinished.exists()
 
 
 def test_private_memory_has_no_threads(scrape: Seen) -> None:
