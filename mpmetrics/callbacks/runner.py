@@ -192,23 +192,22 @@ class _Lane:
     def watch(self) -> Sequence[Run]:
         """Carry the runs out; returns when all have ended, or one is past its deadline: then those behind it."""
         self._advance()
+        thread = threading.Thread(target=self._work, name="mpmetrics-callbacks", daemon=True)
         try:
-            threading.Thread(target=self._work, name="mpmetrics-callbacks", daemon=True).start()
+            thread.start()
         except RuntimeError as error:  # the system gives us no thread
             for run in self._runs:
                 run.error = error
             return ()
         while True:
             if self._finished.wait(max(0.0, self._deadline - self._clock())):
+                thread.join()  # it has nothing left to do
                 return ()
             with self._lock:
-                if self._finished.is_set():
-                    return ()
-                if self._clock() < self._deadline:
-                    continue
-                self._is_left = True
-                self._runs[self._current].leave()
-                return self._runs[self._current + 1 :]
+                if not self._finished.is_set() and self._clock() >= self._deadline:
+                    self._is_left = True
+                    self._runs[self._current].leave()
+                    return self._runs[self._current + 1 :]
 
     def _advance(self) -> bool:
         """Make the next run the current one; False when there is none."""
