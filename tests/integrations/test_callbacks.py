@@ -292,7 +292,7 @@ def test_totals_while_workers_are_killed(serving: Serve) -> None:
     totals, killed = [], 0
     for _ in range(15):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(random.choice(server.workers()), signal.SIGKILL)
+            os.kill(random.choice(server.wait_for(server.workers)), signal.SIGKILL)
             killed += 1
         totals += [value("delta_total", server.scrape()) or 0.0 for _ in range(3)]
     answering(server, 4)
