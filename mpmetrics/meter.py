@@ -302,7 +302,8 @@ class Meter:
                 max_age=max_age,
                 module=module,
             )
-            self._owner.provider.callbacks.add(own)
+            # In the place of the one of an equal instrument: both would observe the same.
+            self._owner.provider.callbacks.add(own, instrument.token)
 
 
 _TEMPORALITIES = get_args(Temporality)

@@ -54,7 +54,7 @@ class Provider:
         self.memory = Memory()
         self.epoch: Epoch | None = None
         self.unavailable: str | None = None
-        self.callbacks = Callbacks(self._serve)
+        self.callbacks = Callbacks(self._serve, self._withdraw)
         self.resource: dict[str, str] = {}
         self._attributes: list[tuple[str, str, dict[str, str]]] = []
         self.describe(attributes, resource)
@@ -183,6 +183,13 @@ class Provider:
                     self._agent.start()
                 except RuntimeError as error:  # the system gives us no thread: the application goes on
                     log.error("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
+
+    def _withdraw(self, callback: Callback) -> None:
+        """Let collectors know that ``callback``, which was taken back, is not to be served any more."""
+        if self._serves and self.epoch is not None and not self._closed and callback.scope == "host":
+            from mpmetrics.callbacks import figures  # noqa: PLC0415 (as above)
+
+            figures.withdraw(self, callback)
 
     def after_fork_in_child(self) -> None:
         """The agent's thread is the parent's."""

@@ -59,6 +59,9 @@ class Agent:
             try:
                 if self._listener is None:
                     self._listener = self._listen()
+                    if self._is_closed:  # meanwhile
+                        self.close()
+                        return
                 connection, _ = self._listener.accept()
                 with connection:
                     self._answer(connection)

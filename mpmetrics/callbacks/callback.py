@@ -48,6 +48,9 @@ class Target(Protocol):
     def add(self, key: Key, amount: float) -> Key:
         """Move the stored total of a series; returns which one, which past the cap is the overflow series."""
 
+    def resolve(self, key: Key) -> Key:
+        """The series that takes what is observed of this one: itself, or past the cap the overflow series."""
+
     def put(self, key: Key, value: float) -> None:
         """Store what this process observed of a series."""
 
@@ -86,11 +89,12 @@ class Callback:
 class Callbacks:
     """The callbacks of one provider in this process. Any thread may call its methods.
 
-    ``on_added`` is called with each new one.
+    ``on_added`` is called with each new one, ``on_removed`` with each that was taken back.
     """
 
-    def __init__(self, on_added: Callable[[Callback], None]) -> None:
+    def __init__(self, on_added: Callable[[Callback], None], on_removed: Callable[[Callback], None]) -> None:
         self._on_added = on_added
+        self._on_removed = on_removed
         self._callbacks: dict[object, Callback] = {}
 
     def add(self, callback: Callback, token: object = None) -> None:
@@ -113,6 +117,7 @@ class Callbacks:
         for token, held in list(self._callbacks.items()):
             if held is callback:
                 self._callbacks.pop(token, None)
+                self._on_removed(callback)
 
     def clear(self) -> None:
         """Forget all of them."""

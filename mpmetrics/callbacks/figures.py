@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Run
     from mpmetrics.provider import Provider
 
-__all__ = ["ANNOUNCED", "CallbackFigures", "announce"]
+__all__ = ["ANNOUNCED", "CallbackFigures", "announce", "withdraw"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -110,12 +110,28 @@ class CallbackFigures:
 def announce(provider: Provider, callback: Callback) -> None:
     """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
     with contextlib.suppress(ConflictError):  # as above: of another version of this library
-        gauge = _Gauge(
-            ANNOUNCED,
-            "Whether the callback of an instrument is served here.",
-            ["instrument", "module"],
-            multiprocess_mode="livemax",
-            provider=provider,
-        )
-        for target in callback.targets:
-            gauge.labels(target.family.original or target.family.name, callback.module).set(1)
+        gauge = _announced(provider)
+        for instrument in _instruments(callback):
+            gauge.labels(instrument, callback.module).set(1)
+
+
+def withdraw(provider: Provider, callback: Callback) -> None:
+    """Take that back, as far as no other callback of the module is registered for these instruments."""
+    with contextlib.suppress(ConflictError):
+        others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
+        for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
+            _announced(provider).labels(instrument, callback.module).unset()
+
+
+def _announced(provider: Provider) -> _Gauge:
+    return _Gauge(
+        ANNOUNCED,
+        "Whether the callback of an instrument is served here.",
+        ["instrument", "module"],
+        multiprocess_mode="livemax",
+        provider=provider,
+    )
+
+
+def _instruments(callback: Callback) -> set[str]:
+    return {target.family.original or target.family.name for target in callback.targets}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.figures import CallbackFigures
 from mpmetrics.callbacks.runner import Run, Runner
-from mpmetrics.callbacks.totals import totals
+from mpmetrics.callbacks.totals import Total, totals
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback, Target
@@ -32,7 +32,8 @@ class WorkerCallbacks:
         self._lock = threading.Lock()
         self._observed: dict[Callback, Observed] = {}
         self._missed: set[Callback] = set()
-        self._counters: dict[tuple[str, Key], float] = {}
+        self._counters: dict[tuple[str, Key], tuple[float, float]] = {}
+        """By series what was observed last, and what came before that start."""
 
     def refresh(self, seconds: float, max_age: float = 0.0) -> Observed:
         """Run them within ``seconds``; returns the series that show in this collection, by metric and label values.
@@ -62,21 +63,41 @@ class WorkerCallbacks:
     def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:
         """Put what was observed into this process's words; returns the series, by metric and label values."""
         now: Observed = {}
-        for name, series in totals(runs).items():
+        for name, wanted in totals(runs).items():
+            series: dict[Key, Total] = {}
+            for key, total in wanted.items():
+                # The store may have fewer free series than this collection has: the rest add up in one.
+                real = total.target.resolve(key)
+                held = series.setdefault(real, total)
+                if held is not total:
+                    held.value += total.value
             for key, total in series.items():
-                target = total.target
-                if target.family.kind == "counter" and target.family.temporality == "cumulative":
-                    if total.value < self._counters.get((name, key), 0.0):
-                        figures.drop(total.callback)
-                        total.callback.say(
-                            "decrease", f"observed {total.value} of {target!r}, which was higher; dropped"
-                        )
-                        continue
-                    self._counters[name, key] = total.value
-                if target.family.temporality != "delta":  # which has moved its total already
-                    target.put(key, total.value)
+                target, family = total.target, total.target.family
+                if family.temporality != "delta":  # which has moved its total already
+                    value = total.value
+                    if family.kind == "counter":
+                        grown = self._grown(name, key, total, figures)
+                        if grown is None:
+                            continue
+                        value = grown
+                    target.put(key, value)
                 now[name, key] = target
         return now
+
+    def _grown(self, name: str, key: Key, total: Total, figures: CallbackFigures) -> float | None:
+        """What a counter has come to in this process, over all starts anew; None for an observation to be dropped.
+
+        One that is lower than the last is dropped, and from then on a new start: it goes on from where it was, since
+        the sum over all workers must not fall.
+        """
+        last, before = self._counters.get((name, key), (0.0, 0.0))
+        if total.value < last:
+            self._counters[name, key] = (total.value, before + last - total.value)
+            figures.drop(total.callback)
+            total.callback.say("decrease", f"observed {total.value} of {total.target!r}, which was {last}; dropped")
+            return None
+        self._counters[name, key] = (total.value, before)
+        return before + total.value
 
     def _of(self, run: Run, now: Observed) -> Observed:
         """The series of one callback that show: what it observed, or for once what it did the last time."""

@@ -24,6 +24,9 @@ __all__ = ["Asynchronous"]
 
 log = logging.getLogger("mpmetrics")
 
+_LEAST = 0.05
+"""Seconds that other workers have in any case, however long this process's own callbacks took."""
+
 
 class Asynchronous:
     """Runs the callbacks of ``provider``, None when there is none in this process, and asks workers for theirs.
@@ -40,19 +43,23 @@ class Asynchronous:
         self._workers = Workers()
         self._observed = Observed()
         self._refreshed = Refreshed()
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
         """Run them all by ``end``, on the monotonic clock, those of the workers of the epoch at ``path``, too."""
         self._observed = Observed()
-        if self._host is not None:
-            self._observed = self._host.observe(end - time.monotonic(), max_age)
+        left = end - time.monotonic()
         # Without a store there is one process, and nobody else to wait for.
-        mine = self._run_own(self._worker_timeout if path is not None else end - time.monotonic(), max_age)
+        for_workers = left if path is None else min(self._worker_timeout, left / 2)
+        if self._host is not None:
+            self._observed = self._host.observe(left if path is None else left - for_workers, max_age)
+        start = time.monotonic()
+        mine = self._run_own(for_workers if path is not None else max(0.0, end - start), max_age)
         self._refreshed = Refreshed()
         if path is not None:
-            self._refreshed = self._workers.refresh(path, self._worker_timeout, max_age, mine)
+            rest = max(_LEAST, for_workers - (time.monotonic() - start))
+            self._refreshed = self._workers.refresh(path, rest, max_age, mine)
 
     def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
@@ -73,7 +80,8 @@ class Asynchronous:
         merged = []
         for reading in readings:
             family = snapshot.catalog.families[numbers[reading.name]]
-            values = self._observed.values.get(reading.name)
+            # Of another metric of that name, which the store had first, they are no values.
+            values = self._observed.values.get(family)
             if values:
                 reading.samples = _samples(family, values)
             if reading.name == ANNOUNCED:
@@ -88,14 +96,15 @@ class Asynchronous:
     def _say_served(self, reading: Reading) -> None:
         """Of each callback that a process has registered: 1 if it is run here, else 0, and the log says what to do."""
         callbacks = [] if self._provider is None else self._provider.callbacks.of("host")
-        served = {target.family.original for callback in callbacks for target in callback.targets}
+        served = {(target.family.original, callback.module) for callback in callbacks for target in callback.targets}
         samples = []
         for sample in reading.samples:
             labels = dict(sample.labels)
             instrument, module = labels.get("instrument", ""), labels.get("module", "")
-            samples.append(Sample("", sample.labels, float(instrument in served)))
-            if instrument not in served and self._provider is not None and instrument not in self._said:
-                self._said.add(instrument)
+            samples.append(Sample("", sample.labels, float((instrument, module) in served)))
+            is_new = (instrument, module) not in served and (instrument, module) not in self._said
+            if is_new and self._provider is not None:
+                self._said.add((instrument, module))
                 log.warning(
                     "the callback of %r does not run here: workers have registered it, but the collector has not"
                     " imported it; name its module, callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the"

@@ -143,7 +143,9 @@ class Collection(PrometheusCollector):
     def _collect(self) -> list[Reading]:
         start = time.monotonic()
         path = self._epoch_path()
-        self._asynchronous.run(path, min(self._ends, default=start + _LONGEST), self._max_age)
+        # One who has been waiting for the last collection may be out of patience; the others are not.
+        ends = [end for end in list(self._ends) if end > start]
+        self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
         snapshot = self._snapshot(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)

@@ -35,8 +35,13 @@ class CallbackModules:
     def load(self) -> None:
         """Begin to import them, in their order."""
         if self._names and self._thread is None:
-            self._thread = threading.Thread(target=self._import, name="mpmetrics-modules", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._import, name="mpmetrics-modules", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system gives us no thread
+                log.error("the modules %s cannot be imported: %s", self._names, error)
+            else:
+                self._thread = thread
 
     def _import(self) -> None:
         for name in self._names:

@@ -12,7 +12,7 @@ from mpmetrics.callbacks.totals import Total, totals
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Key
+    from mpmetrics.storage.catalog import Family, Key
 
 __all__ = ["HostCallbacks", "Observed"]
 
@@ -21,7 +21,7 @@ __all__ = ["HostCallbacks", "Observed"]
 class Observed:
     """Values by metric and series, of this collection alone; and the stored series that were observed in it."""
 
-    values: dict[str, dict[Key, float]] = field(default_factory=dict)
+    values: dict[Family, dict[Key, float]] = field(default_factory=dict)
     stored: set[tuple[str, Key]] = field(default_factory=set)
 
 
@@ -56,7 +56,7 @@ class HostCallbacks:
                     counters[name, key] = total.value
                     if self._falls(name, key, total):
                         continue
-                observed.values.setdefault(name, {})[key] = total.value
+                observed.values.setdefault(family, {})[key] = total.value
         self._counters = counters
         self._figures.count(runs)
         # The words are read next: what another thread is going to store of ours has to be there.

@@ -41,6 +41,11 @@ class Suspects:
                 return at
         return -1
 
+    def leave(self) -> None:
+        """The collector ends because it was told to: no callback has anything to do with that."""
+        for at in range(0, len(self._words), 3):
+            self._words[at + _RUNNING] = 0
+
     def take_over(self) -> None:
         """In a new collector: what is noted as running was running when the last one ended."""
         for at in range(0, len(self._words), 3):

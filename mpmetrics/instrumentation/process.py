@@ -7,6 +7,7 @@ included, so that it never decreases; all else is a series for each living worke
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import os
@@ -81,7 +82,12 @@ def _virtual() -> float:
 
 
 def _started() -> float:
-    """The kernel tells it in ticks since the machine was started."""
+    return _start_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _start_of(_pid: int) -> float:
+    """The kernel tells it in ticks since the machine was started; asked once, so that it is the same each time."""
     since_boot = float(_stat()[_START]) / _TICKS
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mpmetrics.callbacks.callback import Callback, check_callback
@@ -15,8 +14,8 @@ from mpmetrics.instruments.watched import Watched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Key
 
 __all__ = ["Gauge", "GaugeMode", "check_mode"]
 
@@ -105,14 +104,17 @@ class Gauge(Instrument[GaugeSeries]):
         """
         self._only().set_function(f)
 
-    def _bind(self, key: Key) -> GaugeSeries:
-        series = super()._bind(key)
-        series._watch = functools.partial(self._watch_series, key)  # noqa: SLF001 (a series has no parent else)
+    def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries:
+        series: GaugeSeries = super()._make(guard, segment, index)
+        series._watch = self._watch_series  # noqa: SLF001 (a series has no parent else)
         return series
 
-    def _watch_series(self, key: Key, series: GaugeSeries, f: Callable[[], float]) -> None:
+    def _watch_series(self, series: GaugeSeries, f: Callable[[], float]) -> None:
         check_callback(f, repr(self))
-        at = key if self._children.get(key) is series else None
+        keys = [key for key, child in list(self._children.items()) if child is series]
+        if not keys:
+            return  # it was removed: nothing that is done to it shows
+        (at,) = keys
         watched = Watched(self._family, self._memory, self._children, at, series)
         callbacks = self._provider.callbacks
         function = watched.calling(f, gone=lambda: callbacks.remove(callback))

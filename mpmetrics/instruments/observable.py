@@ -33,6 +33,11 @@ class Observable(Attributed[Any]):
         return self._max_series
 
     @property
+    def token(self) -> tuple[object, ...]:
+        """What it has in common with an instrument that was made in the same way."""
+        return (self._family.name, self._fixed_key)
+
+    @property
     def scope(self) -> Scope:
         """Where its callbacks run: ``host`` or ``worker``."""
         return "host" if self._family.scope == "host" else "worker"
@@ -50,6 +55,11 @@ class Observable(Attributed[Any]):
         """Move the stored total of a series; returns which one, which past the cap is the overflow series."""
         cell = self._cell(key)
         cell.inc(amount)
+        return key if self._children.get(key) is cell else None
+
+    def resolve(self, key: Key) -> Key:
+        """The series that takes what is observed of this one: itself, or past the cap the overflow series."""
+        cell = self._cell(key)
         return key if self._children.get(key) is cell else None
 
     def put(self, key: Key, value: float) -> None:

@@ -251,6 +251,7 @@ class _Server:
             election=election,
             modules=modules,
         ).run()
+        self._suspects.leave()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""

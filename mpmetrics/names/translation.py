@@ -6,6 +6,7 @@ the translation of the OpenTelemetry exporter for Prometheus.
 
 from __future__ import annotations
 
+import functools
 import re
 
 __all__ = ["check_name", "exposed_name", "label_name", "unit_words", "utf8_name"]
@@ -111,6 +112,7 @@ def _join(text: str) -> str:
     return "_".join(part for part in _OTHER.split(text) if part)
 
 
+@functools.lru_cache(maxsize=4096)
 def label_name(attribute: str) -> str:
     """An attribute's name as that of a label: other characters than letters, digits and ``_`` become ``_``.
 

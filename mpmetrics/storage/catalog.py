@@ -95,9 +95,9 @@ class Family:
             mode=str(values["mode"]),
             bounds=tuple(map(float.fromhex, values["bounds"])),
             states=tuple(map(str, values["states"])),
-            original=str(values["original"]),
-            scope=str(values["scope"]),
-            temporality=str(values["temporality"]),
+            original=str(values.get("original", "")),
+            scope=str(values.get("scope", "")),
+            temporality=str(values.get("temporality", "")),
             origin=str(values["origin"]),
         )
 

@@ -80,7 +80,7 @@ def _sweep(path: str) -> None:
             os.unlink(os.path.join(path, name))
         elif name.startswith("new-slab-"):
             remove_unheld(os.path.join(path, name))
-        elif name.startswith("new-ask-"):
-            owners = (slab.file for slab in list_slabs(path) if slab.identity == name.removeprefix("new-ask-"))
+        elif name.startswith(("ask-", "new-ask-")):
+            owners = (slab.file for slab in list_slabs(path) if slab.identity == name.rpartition("-")[2])
             if not any(is_alive(os.path.join(path, owner)) for owner in owners):
                 os.unlink(os.path.join(path, name))

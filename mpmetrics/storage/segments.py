@@ -7,7 +7,6 @@ has another attempt made once a second. Both are only ever touched under the gua
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING, cast
 
@@ -117,8 +116,8 @@ class Segments:
 
     @property
     def ordinal(self) -> int:
-        """Ordinal of the slab; 0 before there is one."""
-        return 0 if self._slab is None else self._slab.ordinal
+        """Ordinal of the slab; before there is one, the lowest that it may have."""
+        return self._lowest() if self._slab is None else self._slab.ordinal
 
     @property
     def slab_name(self) -> SlabName | None:
@@ -128,8 +127,14 @@ class Segments:
 
     def lease(self) -> None:
         """Lease the slab now rather than at the first touch; when that cannot be done, it is at the next."""
-        with contextlib.suppress(StoreError):
+        # As in touch(): else others take the guard for abandoned, and lease another slab.
+        was_slow, self._guard.is_slow = self._guard.is_slow, True
+        try:
             self._lease()
+        except StoreError:
+            return
+        finally:
+            self._guard.is_slow = was_slow
 
     @property
     def is_touching(self) -> bool:

@@ -394,6 +394,15 @@ def test_unregister(provider: Provider, seen: Seen) -> None:
     assert {} == seen(collector)
 
 
+def test_made_again(provider: Provider, seen: Seen) -> None:
+    """The callback of an instrument that is made again takes the place of the earlier one: nothing counts twice."""
+    for value in (1, 2):
+        provider.meter("test").observable_counter("c", callback=lambda observer, value=value: observer.observe(value))  # type: ignore[misc]
+    provider.meter("test").observable_counter("c", attributes={"k": "v"}, callback=lambda observer: observer.observe(3))
+
+    assert {"c_total": 2.0, 'c_total{k="v"}': 3.0} == seen(provider)
+
+
 def test_max_age(provider: Provider, seen: Seen) -> None:
     """What was observed less than that ago is used again, and a delta is not added again; a callback's own wins."""
     runs: list[str] = []

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics import Collector, Counter, Gauge, Provider
+from mpmetrics import Collector, ConflictError, Counter, Gauge, Provider
 from mpmetrics.callbacks.address import list_workers
 from mpmetrics.instruments.metric import Internal
+from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,7 +220,10 @@ def test_a_hung_callback(shared: Provider, child: Start, scrape: Seen) -> None:
 
 
 def test_not_observed_any_more(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """A gauge that its worker does not observe this time is not shown; a counter's total comes back as it was."""
+    """A gauge that its worker does not observe this time is not shown.
+
+    A counter that falls is left out once, and then goes on from where it was.
+    """
 
     def work() -> None:
         runs = []
@@ -242,7 +246,7 @@ def test_not_observed_any_more(shared: Provider, collector: Collector, child: St
 
     child(work)
 
-    assert [{"g": 5.0, "c_total": 10.0}, {}, {"g": 5.0, "c_total": 10.0}] == [seen(collector) for _ in range(3)]
+    assert [{"g": 5.0, "c_total": 10.0}, {}, {"g": 5.0, "c_total": 11.0}] == [seen(collector) for _ in range(3)]
 
 
 def test_children_of_a_worker(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
@@ -493,3 +497,86 @@ def test_values_that_another_thread_stores(shared: Provider, seen: Seen, scope: 
     holder.join()
 
     assert 5.0 == shown["c_total"]
+
+
+def test_more_series_than_the_store_has_room_for(shared: Provider, seen: Seen) -> None:
+    """Once a metric has had as many series as it may, new ones add up in its overflow series; old ones stay."""
+    runs = []
+
+    def observe(observer: Any) -> None:
+        runs.append(1)
+        observer.observe(1, {"k": "always"})
+        observer.observe(1, {"k": f"{len(runs)} a"})
+        observer.observe(1, {"k": f"{len(runs)} b"})
+
+    meter = shared.meter("test")
+    meter.observable_up_down_counter("u", callback=observe, scope="worker", max_series=3)
+    wait_for_workers(shared, 1)
+    collector = Collector(shared)
+
+    assert {'u{k="always"}': 1.0, 'u{k="1 a"}': 1.0, 'u{k="1 b"}': 1.0} == seen(collector)
+    assert {'u{k="always"}': 1.0, 'u{otel_metric_overflow="true"}': 2.0} == seen(collector)
+
+
+def test_taken_back(shared: Provider, scrape: Seen) -> None:
+    """A callback that was unregistered is not missed; one that somebody else has registered, too, is."""
+    meter = shared.meter("test")
+    gauge = meter.observable_gauge("g")
+    first = meter.register_callback(lambda _: None, gauge)
+    second = meter.register_callback(lambda _: None, gauge)
+    name = f'mpmetrics_callback_served{{instrument="g",module="{__name__}"}}'
+    first.unregister()
+    assert 1.0 == scrape(shared)[name]
+
+    second.unregister()
+    assert name not in scrape(shared)
+
+
+def test_another_metric_of_that_name(shared: Provider, child: Start, seen: Seen) -> None:
+    """A metric that the store had first is shown, without the values of ours; everything else is there."""
+    child(lambda: Counter("g", "", ["a", "b"], provider=shared).labels("1", "2").inc())
+    ours = Provider()
+    meter = ours.meter("test")
+    for name in ("g", "good"):
+        meter.observable_gauge(name, callback=lambda observer: observer.observe(1))
+    assert shared.directory is not None
+    with pytest.raises(ConflictError):
+        ours.attach(Store(shared.directory).join())
+
+    assert {'g_total{a="1",b="2"}': 1.0, "good": 1.0} == seen(ours)
+    ours.shutdown()
+
+
+def test_an_impatient_scraper(provider: Provider) -> None:
+    """Whoever waits with one that has run out of patience gets what callbacks observe all the same."""
+    entered, leave = threading.Event(), threading.Event()
+    runs = []
+
+    def observe(observer: Any) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            entered.set()
+            leave.wait(20)
+        observer.observe(len(runs))
+
+    provider.meter("test").observable_gauge("g", callback=observe)
+    collector = Collector(provider)
+    answers: dict[str, list[str]] = {}
+
+    def ask(name: str, timeout: float | None) -> None:
+        readings = collector.readings(timeout)
+        answers[name] = [reading.name for reading in readings if reading.original]
+
+    first, second, third = (
+        threading.Thread(target=ask, args=each) for each in (("first", None), ("impatient", 0.01), ("third", None))
+    )
+    first.start()
+    entered.wait(20)
+    second.start()
+    third.start()
+    time.sleep(0.5)  # more than the impatient one has
+    leave.set()
+    for thread in (first, second, third):
+        thread.join()
+
+    assert {"first": ["g"], "impatient": ["g"], "third": ["g"]} == answers
