@@ -1,5 +1,6 @@
 """Exact metrics of prefork servers: every process counts into memory-mapped files, one collector merges them."""
 
+from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.errors import (
     ConflictError,
@@ -27,8 +28,10 @@ __all__ = [
     "Gauge",
     "Histogram",
     "Info",
+    "InstrumentObserver",
     "LockTimeoutError",
     "Meter",
+    "MeterObserver",
     "MpmetricsError",
     "Provider",
     "ShutdownError",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import mpmetrics
 
 if TYPE_CHECKING:
-    from mpmetrics.callbacks.observer import MeterObserver
+    from mpmetrics import MeterObserver
 
 meter = mpmetrics.get_meter("examples.async_metrics.demo", version="1.0")
 
@@ -31,7 +31,7 @@ gauge = meter.observable_gauge("demo.observable_gauge", help="A value of the mom
 @meter.callback(counter, up_down_counter, gauge)
 def read(observer: MeterObserver) -> None:
     """Report all three; what is observed here is the total so far, so that each look shows the same."""
-    print("somebody looks")
+    print("somebody looks", flush=True)
     observer.observe(counter, 10)
     observer.observe(up_down_counter, 20)
     observer.observe(gauge, 30)

@@ -14,7 +14,7 @@ from examples.async_metrics import outbox
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
+    from mpmetrics import InstrumentObserver, MeterObserver
 
 meter = mpmetrics.get_meter("examples.async_metrics", version="1.0")
 

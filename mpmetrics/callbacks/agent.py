@@ -49,6 +49,7 @@ class Agent:
         self._name = ""
         self._is_closed = False
         self._has_said = False
+        self._failed: set[type[Exception]] = set()
 
     def start(self) -> None:
         """Start the thread; RuntimeError when the system gives us none."""
@@ -70,8 +71,10 @@ class Agent:
                 if not self._is_closed and not isinstance(error, (ConnectionError, TimeoutError)):
                     self._say(error)
                     time.sleep(_RETRY)
-            except Exception:  # whatever one collection meets, the next one is answered
-                log.exception("the callbacks of process %d could not be run", os.getpid())
+            except Exception as error:  # whatever one collection meets, the next one is answered
+                if type(error) not in self._failed:
+                    self._failed.add(type(error))
+                    log.exception("the callbacks of process %d could not be run", os.getpid())
 
     def _say(self, error: OSError) -> None:
         if not self._has_said:

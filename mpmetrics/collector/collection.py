@@ -18,7 +18,7 @@ from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
 from mpmetrics.collector.view import ExporterOptions, view
-from mpmetrics.collector.workers import DEFAULT_TIMEOUT
+from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
@@ -68,7 +68,7 @@ class Collection(PrometheusCollector):
         *,
         options: ExporterOptions | None = None,
         max_age: float = 0.0,
-        worker_timeout: float = DEFAULT_TIMEOUT,
+        worker_timeout: float = WORKER_TIMEOUT,
         modules: CallbackModules | None = None,
         watch: Watch | None = None,
     ) -> None:

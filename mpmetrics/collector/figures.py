@@ -40,7 +40,7 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
         Reading(
             "mpmetrics_processes",
             "gauge",
-            "Processes with values of their own in the store; the dead are to be folded.",
+            "Workers with values of their own in the store; the dead are to be folded.",
             samples=[
                 Sample("", (("state", "live"),), float(live)),
                 Sample("", (("state", "dead"),), float(len(workers) - live)),

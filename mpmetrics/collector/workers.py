@@ -10,9 +10,9 @@ from mpmetrics.callbacks.ask import ask
 if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
 
-__all__ = ["DEFAULT_TIMEOUT", "Refreshed", "Workers"]
+__all__ = ["WORKER_TIMEOUT", "Refreshed", "Workers"]
 
-DEFAULT_TIMEOUT = 0.25
+WORKER_TIMEOUT = 0.25
 """Seconds that a collection waits for the workers' callbacks unless told otherwise."""
 
 

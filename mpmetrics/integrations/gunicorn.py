@@ -22,7 +22,7 @@ from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.collector.modules import CallbackModules, parse_modules
 from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
-from mpmetrics.collector.workers import DEFAULT_TIMEOUT
+from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
@@ -59,7 +59,7 @@ def install(
     directory: str | os.PathLike[str] | None = None,
     callbacks: str | Sequence[str] | None = None,
     max_age: float = 0.0,
-    worker_timeout: float = DEFAULT_TIMEOUT,
+    worker_timeout: float = WORKER_TIMEOUT,
     options: ExporterOptions | None = None,
     attributes: Mapping[str, object] | None = None,
     resource: Mapping[str, object] | None = None,

@@ -14,7 +14,7 @@ from mpmetrics.instruments.series import CounterSeries, DistributionSeries, Gaug
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpmetrics.callbacks.observer import MeterObserver
+    from mpmetrics import MeterObserver
 
 provider = Provider(Path("shop"))
 
