@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.store import Epoch, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mpmetrics.callbacks.agent import Agent
     from mpmetrics.callbacks.worker import WorkerCallbacks
@@ -37,7 +38,8 @@ class Provider:
 
     The store is created when it is not there; its current epoch is joined, or the first one begun. ``epoch`` joins a
     certain epoch instead. ``attributes`` go on each measurement of the instruments of all meters; ``resource``
-    describes what the metrics are of, and is shown as ``target_info``.
+    describes what the metrics are of, and is shown as ``target_info``. ``clock`` tells the Unix time in seconds, by which
+    series have their time of creation.
 
     Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the store cannot be created, opened or trusted;
     TypeError and ValueError for attributes that are none.
@@ -50,8 +52,10 @@ class Provider:
         epoch: int | None = None,
         attributes: Mapping[str, object] | None = None,
         resource: Mapping[str, object] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.memory = Memory()
+        self.clock = clock
+        self.memory = Memory(clock=clock)
         self.epoch: Epoch | None = None
         self.unavailable: str | None = None
         self.callbacks = Callbacks(self._serve, self._withdraw)

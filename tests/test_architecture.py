@@ -24,6 +24,7 @@ LAYERS = (
     ("storage",),
     ("callbacks", "instruments", "meter", "provider"),
     ("collector", "instrumentation"),
+    ("registry",),
     ("drivers", "exposition"),
     ("cli", "integrations"),
     ("__main__", "gunicorn_conf"),

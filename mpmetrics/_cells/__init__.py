@@ -9,11 +9,24 @@ The contract, which every twin of this package keeps:
   interrupts them: signal handlers, finalisers, garbage collection callbacks. Nobody ever waits for it: an operation
   that finds it taken is queued, and whoever has taken it carries the queue out.
 * A cell is a place of one or more words: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`,
-  :class:`DistributionCell`. ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
+  :class:`DistributionCell`, :class:`SketchCell`. ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
 
 ``pure`` is the twin in Python. A compiled one goes beside it and is chosen here.
 """
 
 from mpmetrics._cells.pure import CounterCell, DistributionCell, GaugeCell, Guard, RecentCell, Segment, Words
+from mpmetrics._cells.sketch import LAYOUTS, RECORD, Layout, SketchCell
 
-__all__ = ["CounterCell", "DistributionCell", "GaugeCell", "Guard", "RecentCell", "Segment", "Words"]
+__all__ = [
+    "LAYOUTS",
+    "RECORD",
+    "CounterCell",
+    "DistributionCell",
+    "GaugeCell",
+    "Guard",
+    "Layout",
+    "RecentCell",
+    "Segment",
+    "SketchCell",
+    "Words",
+]

@@ -61,6 +61,12 @@ class Asynchronous:
             rest = max(_LEAST, for_workers - (time.monotonic() - start))
             self._refreshed = self._workers.refresh(path, rest, max_age, mine)
 
+    def ask(self, path: str | None) -> None:
+        """Have this process, if it is a worker, and the others of the epoch at ``path`` run their worker callbacks."""
+        mine = self._run_own(self._worker_timeout, 0.0)
+        if path is not None:
+            self._workers.refresh(path, self._worker_timeout, 0.0, mine)
+
     def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
         provider = self._provider

@@ -154,6 +154,16 @@ class Collection(PrometheusCollector):
         merged += self._asynchronous.figures() + self._modules.readings()
         return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
 
+    def snapshot(self, *, ask: bool = False) -> Snapshot:
+        """What there is at this moment; ``ask`` the workers to run their callbacks first, and no other callbacks.
+
+        One thread at a time, and not beside :meth:`readings`.
+        """
+        path = self._epoch_path()
+        if ask:
+            self._asynchronous.ask(path)
+        return self._snapshot(path)
+
     def _snapshot(self, path: str | None) -> Snapshot:
         """What the store holds and what is private, both before or both after a value that moves in."""
         if self._provider is None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import utils
 
+from mpmetrics._cells import RECORD
 from mpmetrics.collector.reading import Labels, Reading, Sample
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, total
+from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total, total_and_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Column, Snapshot
     from mpmetrics.storage.catalog import Family, Key, Series
 
-__all__ = ["OVERFLOW", "merge", "worker_label"]
+__all__ = ["OVERFLOW", "Merger", "merge", "worker_label"]
 
 OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
 """Labels of the series that takes what is past a metric's cap."""
@@ -36,15 +37,18 @@ _TYPES = {"updowncounter": "gauge", "enum": "stateset"}
 
 
 def merge(snapshot: Snapshot, is_shown: Callable[[Family, Series], bool] = _always) -> list[Reading]:
-    """The metrics of a snapshot, by name; of asynchronous ones the series that are shown this time."""
-    merger = _Merger(snapshot, is_shown)
+    """The metrics of a snapshot, by name, without registries'; of asynchronous ones the series that are shown now."""
+    merger = Merger(snapshot, is_shown)
     catalog = snapshot.catalog
-    by_name = sorted(catalog.families.items(), key=lambda item: item[1].name)
+    shown = [item for item in catalog.families.items() if not item[1].role]
+    by_name = sorted(shown, key=lambda item: item[1].name)
     return [merger.reading(family, catalog.series[number].values()) for number, family in by_name]
 
 
-class _Merger:
-    def __init__(self, snapshot: Snapshot, is_shown: Callable[[Family, Series], bool]) -> None:
+class Merger:
+    """Merges the words of a snapshot."""
+
+    def __init__(self, snapshot: Snapshot, is_shown: Callable[[Family, Series], bool] = _always) -> None:
         self._is_shown = is_shown
         self._columns = snapshot.columns
         self._live = [column for column in snapshot.columns if column.alive]
@@ -64,8 +68,13 @@ class _Merger:
         except (ValueError, OverflowError):  # an infinity of each sign, or a gauge near the largest double
             return list(map(total, zip(*padded, strict=True)))
 
+    def settled(self, members: Iterable[Series]) -> list[Series]:
+        """Those whose words all are of one moment."""
+        return [series for series in members if series.first not in self._unsettled]
+
     def reading(self, family: Family, members: Iterable[Series]) -> Reading:
-        members = [series for series in members if series.first not in self._unsettled]
+        """A metric and the samples of its series."""
+        members = self.settled(members)
         reading = Reading(
             family.name,
             _TYPES.get(family.kind, family.kind),
@@ -86,7 +95,7 @@ class _Merger:
     def _samples(self, family: Family, series: Series, labels: Labels) -> Iterable[Sample]:
         if family.kind == "counter":
             return (
-                Sample("_total", labels, self._sum(series, 0)),
+                Sample("_total", labels, self.sum(series, 0)),
                 Sample("_created", labels, series.created),
             )
         if family.kind in ("histogram", "summary"):
@@ -97,7 +106,7 @@ class _Merger:
 
     def _distribution(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
         width = series.width
-        counts = list(accumulate(self._sum(series, bucket) for bucket in range(2, width)))
+        counts = list(accumulate(self.sum(series, bucket) for bucket in range(2, width)))
         addends = [self._retired_word(series), self._retired_rest(series)]
         addends += [distribution_sum(words) for _, words in self._words(series, self._columns)]
         if family.kind == "histogram":
@@ -108,6 +117,21 @@ class _Merger:
             # With negative observations a sum may fall, which a scraper takes for a restart: OpenMetrics leaves it out.
             yield Sample("_sum", labels, total(addends))
         yield Sample("_created", labels, series.created)
+
+    def sketch(self, series: Series) -> tuple[list[float], list[float]]:
+        """The record of a sketch, its sums exact in two words each, and its buckets, not cumulative."""
+        records = [sketch_record(words) for _, words in self._words(series, self._columns)]
+        if self._is_in_retired(series):
+            records.append(self._retired.values[series.first : series.first + RECORD])
+        rests = self._retired.remainders[series.first : series.first + 4] if self._is_in_retired(series) else []
+        merged: list[float] = []
+        for position in (0, 2):
+            addends = [word for words in records for word in words[position : position + 2]]
+            merged += total_and_rest([*addends, *rests[position : position + 2]])
+        for position, mode in ((4, "min"), (5, "max")):
+            values = [words[position] for words in records if is_set(words[position])]
+            merged.append(extreme(mode, values) + 0.0 if values else 0.0)
+        return merged, [self.sum(series, position) for position in range(2 * RECORD, series.width)]
 
     def _gauge(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
         mode = family.mode
@@ -168,7 +192,7 @@ class _Merger:
             if len(column.words) >= end:
                 yield column, column.words[series.first : end]
 
-    def _sum(self, series: Series, position: int) -> float:
+    def sum(self, series: Series, position: int) -> float:
         """The sum of a word over everything."""
         slot = series.first + position
         if self._is_in_retired(series) or slot >= len(self._retired.values):

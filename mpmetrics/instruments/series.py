@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell
+from mpmetrics._cells import LAYOUTS, CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell
 from mpmetrics.instruments.contexts import (
     ExceptionCounter,
     Exceptions,
@@ -115,6 +115,8 @@ def make_series(family: Family, guard: Guard, segment: Segment, index: int) -> A
     """The cell of a series of ``family`` whose words are at ``index`` of ``segment``."""
     if family.kind in ("histogram", "summary"):
         return DistributionSeries(guard, segment, index, family.bounds or (math.inf,), family.name)
+    if family.kind == "sketch":
+        return SketchCell(guard, segment, index, LAYOUTS[family.mode], family.name)
     if family.temporality == "cumulative" and family.kind != "gauge":
         return ObservedSeries(guard, segment, index, family.name)
     if family.kind == "gauge":

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from mpmetrics._cells import RECORD
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["distribution_sum", "extreme", "is_set", "latest", "total", "total_and_rest"]
+__all__ = ["distribution_sum", "extreme", "is_set", "latest", "sketch_record", "total", "total_and_rest"]
 
 
 def total(addends: Iterable[float]) -> float:
@@ -56,3 +58,10 @@ def distribution_sum(words: Sequence[float]) -> float:
     count = sum(words[2:])
     # What is no number can only come from a damaged file: then one word is as good as the other.
     return words[int(count) & 1 if math.isfinite(count) else 0]
+
+
+def sketch_record(words: Sequence[float]) -> Sequence[float]:
+    """The record that counts, of the words of a sketch in a live or dead slab."""
+    count = sum(words[2 * RECORD :])
+    first = RECORD * (int(count) & 1) if math.isfinite(count) else 0
+    return words[first : first + RECORD]

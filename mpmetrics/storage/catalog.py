@@ -10,6 +10,7 @@ import math
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, NamedTuple
 
+from mpmetrics._cells import LAYOUTS, RECORD
 from mpmetrics.errors import ConflictError, FormatError
 from mpmetrics.storage import format as fmt
 
@@ -30,10 +31,12 @@ _SUFFIXES = {
 class Family:
     """A metric as all processes agree on it.
 
-    ``kind`` is counter, updowncounter, gauge, histogram, summary, info or enum. ``mode`` is how a gauge or an up-down
-    counter merges over processes. ``bounds`` are the upper bounds of a histogram's buckets, the last one infinite;
+    ``kind`` is counter, updowncounter, gauge, histogram, summary, info, enum or sketch. ``mode`` is how a gauge or an
+    up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a histogram's buckets, the last one infinite;
     ``states`` an enum's. ``original`` is the name in the Meter API, of a metric that has one. ``scope`` is where the
     callbacks of an asynchronous metric run, host or worker, and ``temporality`` what they observe: cumulative or delta.
+    ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck. Such a family
+    is named ``registry/role/name``, which is no name that can be exposed, and shows through a driver alone.
     ``origin`` says where it was declared, for messages, and is no part of what must agree.
     """
 
@@ -48,6 +51,7 @@ class Family:
     original: str = ""
     scope: str = ""
     temporality: str = ""
+    role: str = ""
     origin: str = field(default="", compare=False)
 
     @property
@@ -57,12 +61,14 @@ class Family:
             return 2 + max(1, len(self.bounds))
         if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
             return 4
+        if self.kind == "sketch":
+            return 2 * RECORD + LAYOUTS[self.mode].size
         return 1
 
     @property
     def is_open(self) -> bool:
         """Whether a series carries names and values of more labels behind the values of ``labels``."""
-        return self.kind == "info" or bool(self.original)
+        return self.kind == "info" or bool(self.original or self.role)
 
     def pairs(self, key: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         """Label names and values of the series ``key``."""
@@ -98,12 +104,13 @@ class Family:
             original=str(values.get("original", "")),
             scope=str(values.get("scope", "")),
             temporality=str(values.get("temporality", "")),
+            role=str(values.get("role", "")),
             origin=str(values["origin"]),
         )
 
     def difference(self, other: Family) -> str:
         """In words, what keeps two families of one name apart."""
-        for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality"):
+        for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality", "role"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name} {_words(mine)}, not {_words(theirs)}"

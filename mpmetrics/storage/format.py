@@ -120,6 +120,11 @@ What the slots of a series hold, by the kind of its family:
   the observations is the first word where n is even and the second where it is odd: a writer stores the new sum into
   the word that does not count yet, then the bucket, which is the commit. A summary has one bucket.
 
+* sketch: two records of six words ``sum, rest, sum of squares, rest, minimum, maximum``, then buckets on a log scale
+  (:mod:`mpmetrics._cells.sketch`). The first record counts where the sum of the buckets is even and the second where it
+  is odd: a writer fills the record that does not count yet, then adds to the bucket, which is the commit. A sum is its
+  word and its rest together. Minimum and maximum of all bits zero: no value yet. A value of zero is stored as -0.0.
+
 A writer killed between any two stores leaves the series as before its last operation. A reader of several words reads
 them twice and takes them when nothing changed in between, else tries again, a bounded number of times.
 
@@ -146,7 +151,8 @@ offset       type    field
 ``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
 ``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
 folded. The file is written under another name and renamed into place, which is the commit; it is never changed
-afterwards. Histograms and summaries keep their sum in their first word only.
+afterwards. Histograms and summaries keep their sum in their first word only, sketches
+their record in the first one.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, total_and_rest
+from mpmetrics._cells import RECORD
+from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
 from mpmetrics.storage.retired import Retired
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class _Share:
         """Store what the series comes to. Gauges of the live modes come to nothing: zero bits, never set."""
         if kind in ("histogram", "summary"):
             self._add_distribution()
+        elif kind == "sketch":
+            self._add_sketch()
         elif self.mode.startswith("live"):
             return
         elif self.series.width > 1:
@@ -69,6 +72,17 @@ class _Share:
     def _add_distribution(self) -> None:
         self._store(0, [self.before[0], self.rests[0], *(distribution_sum(words) for _, words in self.columns)])
         for bucket in range(2, self.series.width):
+            self._store(bucket, [self.before[bucket], *(words[bucket] for _, words in self.columns)])
+
+    def _add_sketch(self) -> None:
+        records = [sketch_record(words) for _, words in self.columns]
+        for position in range(4):
+            self._store(position, [self.before[position], self.rests[position], *(words[position] for words in records)])
+        for position, mode in ((4, "min"), (5, "max")):
+            values = [words[position] for words in (self.before, *records) if is_set(words[position])]
+            if values:
+                self.new.values[self.series.first + position] = extreme(mode, values) or -0.0
+        for bucket in range(2 * RECORD, self.series.width):
             self._store(bucket, [self.before[bucket], *(words[bucket] for _, words in self.columns)])
 
     def _add_total(self, *, is_counter: bool) -> None:

@@ -1,0 +1,146 @@
+"""A distribution of which any percentile can be told: log-scale buckets, exact sums, smallest and largest value.
+
+Source of the buckets: Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
+guarantees" (VLDB 2019). Bucket i holds the values in (L * g^(i-1), L * g^i] with g = (1 + a) / (1 - a), so the value
+2 * L * g^i / (g + 1) is at most the share a away from each of them. Sketches of the same layout merge by adding up.
+
+Source of the sums: Ogita, Rump, Oishi: "Accurate sum and dot product" (2005). A sum and a sum of squares are kept in
+two words each, value and what rounding left over, so that a variance does not drown in the difference of two large sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from mpmetrics._cells.pure import _Cell
+
+if TYPE_CHECKING:
+    from mpmetrics._cells.pure import Guard, Segment, Words
+
+__all__ = ["LAYOUTS", "RECORD", "Layout", "SketchCell"]
+
+RECORD: Final = 6
+"""Words of a record: sum, its rest, sum of squares, its rest, minimum, maximum."""
+
+BUCKETS: Final = 2 * RECORD
+"""Where the buckets start: behind two records, of which one counts."""
+
+ERROR: Final = 0.0098
+"""Relative error of a value that is taken for another of its bucket; with rounding it stays below 1 %."""
+
+LARGEST: Final = 1e150
+"""Magnitude of a value whose square still is a number."""
+
+_GROWTH: Final = (1 + ERROR) / (1 - ERROR)
+_LOG_GROWTH: Final = math.log(_GROWTH)
+_MIDDLE: Final = 2 / (_GROWTH + 1)
+_SPLIT: Final = 134217729.0  # 2^27 + 1, halves a double's digits
+
+
+class Layout:
+    """Which bucket a value falls into: from ``lowest`` to ``highest``, and the same below zero if ``signed``.
+
+    Values nearer to zero than ``lowest`` count as ``lowest``, or as zero if ``signed``; those beyond ``highest`` as
+    ``highest``.
+    """
+
+    def __init__(self, lowest: float, highest: float, *, signed: bool) -> None:
+        self.lowest = lowest
+        self.highest = highest
+        self.signed = signed
+        self._side = math.ceil(math.log(highest / lowest) / _LOG_GROWTH) + 1
+        self._zero = self._side if signed else -1
+        self.size = 2 * self._side + 1 if signed else self._side
+        """How many buckets there are."""
+
+    def index(self, value: float) -> int:
+        """The bucket of ``value``."""
+        magnitude = abs(value)
+        if magnitude < self.lowest:
+            return self._zero if self.signed else 0
+        step = min(max(0, math.ceil(math.log(magnitude / self.lowest) / _LOG_GROWTH)), self._side - 1)
+        return self._zero + 1 + step if value > 0 else self._zero - 1 - step
+
+    def value(self, index: int) -> float:
+        """What stands for the values of a bucket."""
+        if index == self._zero:
+            return 0.0
+        step = index - self._zero - 1 if index > self._zero else self._zero - 1 - index
+        magnitude = self.lowest * (_GROWTH**step * _MIDDLE if step else 1.0)
+        return magnitude if index > self._zero else -magnitude
+
+
+LAYOUTS: Final = {
+    "duration": Layout(1e-9, 86400.0, signed=False),
+    "value": Layout(1e-9, 1e15, signed=True),
+}
+"""By the ``mode`` of a sketch's family: durations in seconds from 1 ns to 1 day, and values of any sign."""
+
+
+class SketchCell(_Cell):
+    """Two records and the buckets of a layout; the number of values tells which record counts."""
+
+    __slots__ = ("_counted", "_layout", "_odd")
+
+    def __init__(self, guard: Guard, segment: Segment, index: int, layout: Layout, name: str = "") -> None:
+        super().__init__(guard, segment, index, name)
+        self._layout = layout
+        self._counted: Words | None = None
+        self._odd = 0
+
+    def update(self, value: float) -> None:
+        """Count ``value``. Safe from any thread, signal handler or finaliser.
+
+        Raises ValueError, with nothing changed, for what is no finite number, for one beyond 1e150 either way, and for
+        a negative one where the layout has no place for it.
+        """
+        value = float(value)
+        if not -LARGEST <= value <= LARGEST or (value < 0 and not self._layout.signed):
+            what = "a duration is not negative" if -LARGEST <= value < 0 else "it takes numbers up to 1e150"
+            msg = f"{self._name!r} cannot count {value!r}: {what}"
+            raise ValueError(msg)
+        self._guard.run(self._update, value)
+
+    def _update(self, value: float) -> None:
+        words, index = self._segment.words, self._index
+        bucket = index + BUCKETS + self._layout.index(value)
+        odd = self._odd if words is self._counted else self._count_odd(words, index)
+        self._counted = None
+        old, new = (index + RECORD, index) if odd else (index, index + RECORD)
+        words[new], words[new + 1] = _add(words[old], words[old + 1], value)
+        square = value * value
+        total, rest = _add(words[old + 2], words[old + 3], square)
+        words[new + 2], words[new + 3] = total, rest + _square_rest(value, square)
+        # All bits zero: there is none yet, so zero is stored as -0.0.
+        least, most = words[old + 4], words[old + 5]
+        words[new + 4] = (min(least, value) if _is_set(least) else value) or -0.0
+        words[new + 5] = (max(most, value) if _is_set(most) else value) or -0.0
+        # The commit: with one value more, the other record counts.
+        words[bucket] += 1.0
+        self._odd = 1 - odd
+        self._counted = words
+
+    def _count_odd(self, words: Words, index: int) -> int:
+        """Count the values, in words that this cell has not written to before."""
+        start = index + BUCKETS
+        return int(sum(words[position] for position in range(start, start + self._layout.size))) & 1
+
+
+def _is_set(value: float) -> bool:
+    return value != 0.0 or math.copysign(1.0, value) < 0.0
+
+
+def _add(total: float, rest: float, value: float) -> tuple[float, float]:
+    """``value`` added to a sum in two words."""
+    added = total + value
+    part = added - total
+    return added, rest + ((total - (added - part)) + (value - part))
+
+
+def _square_rest(value: float, square: float) -> float:
+    """What rounding left out of ``value * value``. Source: Dekker, "A floating-point technique" (1971)."""
+    wide = _SPLIT * value
+    high = wide - (wide - value)
+    low = value - high
+    return low * low - ((square - high * high) - 2 * high * low)

@@ -1,0 +1,24 @@
+"""Registries of counters, gauges, meters, histograms, timers and healthchecks, over all processes."""
+
+from mpmetrics.registry.counter import Counter
+from mpmetrics.registry.distribution import Distribution
+from mpmetrics.registry.gauge import Gauge
+from mpmetrics.registry.healthcheck import Healthcheck
+from mpmetrics.registry.histogram import Histogram
+from mpmetrics.registry.meter import Meter
+from mpmetrics.registry.registry import Registry, default_registry
+from mpmetrics.registry.timer import Timer
+from mpmetrics.registry.view import View
+
+__all__ = [
+    "Counter",
+    "Distribution",
+    "Gauge",
+    "Healthcheck",
+    "Histogram",
+    "Meter",
+    "Registry",
+    "Timer",
+    "View",
+    "default_registry",
+]

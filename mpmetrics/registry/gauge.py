@@ -1,0 +1,47 @@
+"""Gauge: a value that was set last, or what a function returns."""
+
+from __future__ import annotations
+
+from mpmetrics.callbacks.callback import Callback
+from mpmetrics.callbacks.registration import origin
+from mpmetrics.instruments.watched import Watched
+from mpmetrics.registry.metric import RegistryMetric
+
+__all__ = ["Gauge"]
+
+
+class Gauge(RegistryMetric):
+    """A value; that of the process which set it last counts.
+
+    A functional one has the value that its function returns when somebody looks. Each worker that has registered it
+    runs the function on a thread of its own; one that raises or hangs has no value then.
+    """
+
+    role = "gauge"
+    _storage = {"kind": "gauge", "mode": "mostrecent"}  # noqa: RUF012 (read only)
+
+    def _open(self) -> None:
+        super()._open()
+        function = self._function
+        if function is None:
+            return
+        watched = Watched(self._family, self._memory, self._children, self._key(), self._series)
+        callbacks = self._provider.callbacks
+        observe = watched.calling(function, gone=lambda: callbacks.remove(callback))
+        module, _ = origin(function)
+        callback = Callback(self._family.name, observe, (watched,), is_single=True, scope="worker", module=module)
+        callbacks.add(callback, (self._family.name, self._key()))
+
+    def update(self, value: float) -> None:
+        """Set the value. ValueError for a functional gauge, whose function alone has a say."""
+        if self._function is not None:
+            msg = f"gauge {self.name!r} has a function that tells its value: it cannot be set to {value!r}"
+            raise ValueError(msg)
+        self._series.set(value)
+
+    @property
+    def value(self) -> float:
+        """The value; 0 when there is none yet."""
+        return self.snapshot().value or 0.0
+
+

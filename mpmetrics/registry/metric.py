@@ -1,0 +1,83 @@
+"""What the metrics of a registry have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
+from mpmetrics.registry.reader import family_name
+from mpmetrics.registry.view import View
+from mpmetrics.storage.catalog import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpmetrics.provider import Provider
+    from mpmetrics.registry.reader import Reader
+
+__all__ = ["RegistryMetric"]
+
+
+class RegistryMetric(Metric[Any]):
+    """A metric of a registry. It is made by the registry; any thread may call its methods.
+
+    What it counts is kept in the store of the registry's provider. What is read from it is over all processes, the dead
+    included: that costs as much as a scrape. Once it was unregistered, what is done to it has no effect.
+    """
+
+    role: ClassVar[str]
+    _layout: ClassVar[str] = ""
+    _storage: ClassVar[dict[str, Any]]
+
+    def __init__(
+        self,
+        name: str,
+        labels: tuple[tuple[str, str], ...],
+        registry: str,
+        provider: Provider,
+        reader: Reader,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        particulars = dict(self._storage)
+        if self.role == "gauge" and function is not None:
+            particulars["temporality"] = "observed"
+        family = Family(name=family_name(self.role, registry, name), help="", role=self.role, **particulars)
+        super().__init__(family, provider, DEFAULT_MAX_SERIES)
+        self._reader = reader
+        self._function = function
+        self._open()
+
+    def _key(self, *first: str) -> tuple[str, ...]:
+        return (*first, *(text for pair in self.labels for text in pair))
+
+    def _open(self) -> None:
+        """Have the series, at zero."""
+        self._series = self._bind(self._key())
+
+    def is_registered(self) -> bool:
+        """Whether it was not unregistered, by any process."""
+        self._notice_removals()
+        return self._children.get(self._key()) is self._series
+
+    def series_keys(self) -> list[tuple[str, ...]]:
+        """Label values of its series in the store."""
+        return [self._key()]
+
+    def remove(self) -> None:
+        """Remove its series in all processes. StoreError, with nothing removed, when the store cannot take that."""
+        wanted = self.series_keys()
+        self._memory.remove(self._family, lambda keys: [key for key in keys if key in wanted])
+
+    def snapshot(self) -> View:
+        """The metric as it is now, over all processes."""
+        for view in self._reader.read(ask=self._function is not None):
+            if (view.name, view.role, view.labels) == (self.name, self.role, self.labels):
+                return view
+        return View(self.name, self.role, self.labels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+

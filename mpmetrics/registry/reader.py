@@ -1,0 +1,199 @@
+"""Reads a registry's metrics over all processes, and ticks their rates and sliding windows.
+
+Rates and windows are made of merged counts, so a mark counts whatever process made it, also one that is dead by the
+tick. They belong to whoever reads: the state is in the memory of this process and begins when it first looks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells import LAYOUTS
+from mpmetrics.collector.collection import Collection
+from mpmetrics.collector.merge import OVERFLOW, Merger
+from mpmetrics.registry.distribution import Distribution
+from mpmetrics.registry.rates import TICK, Rates
+from mpmetrics.registry.view import View
+from mpmetrics.storage import fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpmetrics.collector.snapshot import Snapshot
+    from mpmetrics.provider import Provider
+    from mpmetrics.storage.catalog import Family, Key, Series
+
+__all__ = ["Reader", "family_name"]
+
+Buckets = dict[int, float]
+
+
+def family_name(role: str, registry: str, name: str) -> str:
+    """What the family of a registry's metric is called in the store."""
+    return f"registry/{role}/{registry}/{name}"
+
+
+@dataclass
+class _Track:
+    """What the ticks made of one series: it is another one when ``created`` is."""
+
+    created: float
+    rates: Rates
+    last: Buckets
+    window: deque[tuple[float, Buckets]] = field(default_factory=deque)
+
+
+class Reader:
+    """Reads the metrics of the registry called ``registry`` of ``provider``. Any thread may call its methods.
+
+    ``clock`` is a monotonic one in seconds; ``window`` is how many of them the sliding window has, to a tick of 5 s.
+    """
+
+    def __init__(self, provider: Provider, registry: str, clock: Callable[[], float], window: float) -> None:
+        self._provider = provider
+        self._registry = registry
+        self._clock = clock
+        self._window = window
+        self._collection = Collection(provider)
+        self._lock = threading.RLock()
+        self._ticked = clock()
+        self._began = provider.clock()
+        self._tracks: dict[tuple[str, Key], _Track] = {}
+        self._has_functions = False
+        fork.register(self)
+
+    @property
+    def next_tick(self) -> float:
+        """When the next tick is due, on the clock."""
+        return self._ticked + TICK
+
+    def before_mark(self) -> None:
+        """Where this process is all there is, have what comes next count for the tick that it belongs to."""
+        if self._provider.epoch is None and self._clock() >= self.next_tick:
+            self.read(first=True)
+
+    def read(self, *, ask: bool = False, first: bool = False) -> list[View]:
+        """All metrics, by name and labels; ``ask`` for the values of functional gauges, too.
+
+        Ticks that are due are made good: what was counted since the last one counts for all of them evenly, or for the
+        ``first``.
+        """
+        with self._lock:
+            snapshot = self._collection.snapshot(ask=ask and self._has_functions)
+            now = self._clock()
+            due = int((now - self._ticked) / TICK)
+            merger = Merger(snapshot)
+            views = []
+            known = self._tracks
+            self._tracks = {}
+            self._has_functions = False
+            for number, family in snapshot.catalog.families.items():
+                if not family.role or family.name.split("/", 3)[2] != self._registry:
+                    continue
+                if family.temporality == "observed":
+                    self._has_functions = True
+                if family.role == "counter":
+                    views += self._counters(family, merger, snapshot, number)
+                    continue
+                for series in merger.settled(snapshot.catalog.series[number].values()):
+                    views.append(self._view(family, series, merger, known, due, now, first=first))
+                for series in snapshot.catalog.series[number].values():
+                    held = known.get((family.name, series.key))
+                    if held is not None:  # unsettled: at the next look
+                        self._tracks.setdefault((family.name, series.key), held)
+            self._ticked += due * TICK
+            return sorted(views, key=lambda view: (view.name, view.labels))
+
+    def _counters(self, family: Family, merger: Merger, snapshot: Snapshot, number: int) -> list[View]:
+        moved: dict[Key, dict[str, Series]] = {}
+        for series in merger.settled(snapshot.catalog.series[number].values()):
+            if series.key is not None:
+                moved.setdefault(series.key[1:], {})[series.key[0]] = series
+        views = []
+        for key, directions in moved.items():
+            sums = {direction: merger.sum(series, 0) for direction, series in directions.items()}
+            down = sums.get("down", 0.0)
+            views.append(
+                View(
+                    _name(family),
+                    family.role,
+                    () if key is None else tuple(zip(key[::2], key[1::2], strict=True)),
+                    min(series.created for series in directions.values()),
+                    _whole(sums.get("up", 0.0) - down),
+                    has_fallen=down > 0,
+                )
+            )
+        return views
+
+    def _view(
+        self,
+        family: Family,
+        series: Series,
+        merger: Merger,
+        known: dict[tuple[str, Key], _Track],
+        due: int,
+        now: float,
+        *,
+        first: bool,
+    ) -> View:
+        name, role = _name(family), family.role
+        labels = OVERFLOW if series.key is None else family.pairs(series.key)
+        if role in ("gauge", "healthcheck"):
+            samples = merger.reading(family, [series]).samples
+            return View(name, role, labels, series.created, value=samples[0].value if samples else None)
+        distribution = None
+        buckets: Buckets = {}
+        if role == "meter":
+            count = merger.sum(series, 0)
+        else:
+            record, counts = merger.sketch(series)
+            buckets = {index: value for index, value in enumerate(counts) if value}
+            distribution = Distribution(LAYOUTS[family.mode], record, buckets)
+            count = float(sum(buckets.values()))
+        track = known.get((family.name, series.key))
+        if track is None or track.created != series.created:
+            # What was counted before anyone looked has no place in time.
+            is_new = series.created >= self._began
+            track = _Track(series.created, Rates(0.0 if is_new else count), {} if is_new else buckets)
+        self._tracks[family.name, series.key] = track
+        if due > 0:
+            track.rates.tick(count, due, first=first)
+            track.window.append((now, _difference(buckets, track.last)))
+            track.last = buckets
+        while track.window and track.window[0][0] <= now - self._window:
+            track.window.popleft()
+        window = _difference(buckets, track.last)
+        for _, counted in track.window:
+            for index, value in counted.items():
+                window[index] = window.get(index, 0.0) + value
+        age = self._provider.clock() - series.created
+        return View(
+            name,
+            role,
+            labels,
+            series.created,
+            _whole(count),
+            distribution=distribution or View("", "").distribution,
+            window=window,
+            rates=track.rates.rates,
+            rate_mean=count / age if age > 0 else 0.0,
+        )
+
+    def after_fork_in_child(self) -> None:
+        """A thread that held the lock is not here."""
+        self._lock = threading.RLock()
+
+
+def _name(family: Family) -> str:
+    return family.name.split("/", 3)[3]
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == value // 1 else value
+
+
+def _difference(new: Buckets, old: Buckets) -> Buckets:
+    return {index: value - old.get(index, 0.0) for index, value in new.items() if value > old.get(index, 0.0)}
