@@ -38,8 +38,8 @@ class Provider:
 
     The store is created when it is not there; its current epoch is joined, or the first one begun. ``epoch`` joins a
     certain epoch instead. ``attributes`` go on each measurement of the instruments of all meters; ``resource``
-    describes what the metrics are of, and is shown as ``target_info``. ``clock`` tells the Unix time in seconds, by which
-    series have their time of creation.
+    describes what the metrics are of, and is shown as ``target_info``. ``clock`` tells the Unix time in seconds, at
+    which series are made.
 
     Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the store cannot be created, opened or trusted;
     TypeError and ValueError for attributes that are none.

@@ -9,7 +9,8 @@ The contract, which every twin of this package keeps:
   interrupts them: signal handlers, finalisers, garbage collection callbacks. Nobody ever waits for it: an operation
   that finds it taken is queued, and whoever has taken it carries the queue out.
 * A cell is a place of one or more words: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`,
-  :class:`DistributionCell`, :class:`SketchCell`. ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
+  :class:`DistributionCell`, :class:`SketchCell`.
+  ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
 
 ``pure`` is the twin in Python. A compiled one goes beside it and is chosen here.
 """

@@ -5,7 +5,7 @@ guarantees" (VLDB 2019). Bucket i holds the values in (L * g^(i-1), L * g^i] wit
 2 * L * g^i / (g + 1) is at most the share a away from each of them. Sketches of the same layout merge by adding up.
 
 Source of the sums: Ogita, Rump, Oishi: "Accurate sum and dot product" (2005). A sum and a sum of squares are kept in
-two words each, value and what rounding left over, so that a variance does not drown in the difference of two large sums.
+two words each, value and what rounding left over: a variance does not drown in the difference of two large sums.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.collector.asynchronous import Asynchronous
+from mpmetrics.collector.families import families
 from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.collector.private import add_private
@@ -26,7 +26,9 @@ from mpmetrics.storage.fold import fold
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from prometheus_client.core import Metric
 
     from mpmetrics.callbacks.runner import Watch
     from mpmetrics.collector.reading import Reading
@@ -53,7 +55,7 @@ class Collection(PrometheusCollector):
     ``options`` say how instruments of the Meter API are shown. What callbacks observed less than ``max_age`` seconds
     ago is used again, so that a pair of scrapers costs no more than one; callbacks may have a ``max_age`` of their own.
     ``worker_timeout`` is how many seconds a collection waits for the callbacks of all workers. ``modules`` register
-    callbacks, ``watch`` is told which of them run.
+    callbacks, ``watch`` is told which of them run. ``sources`` have more metrics to show, as a registry's driver does.
 
     Follows the Collector protocol of prometheus_client, so it can be registered with one of its registries. May be used
     from any thread.
@@ -71,7 +73,9 @@ class Collection(PrometheusCollector):
         worker_timeout: float = WORKER_TIMEOUT,
         modules: CallbackModules | None = None,
         watch: Watch | None = None,
+        sources: Sequence[Callable[[], list[Reading]]] = (),
     ) -> None:
+        self._sources = sources
         self._options = options or ExporterOptions()
         check_limits(worker_timeout, max_age, "a collector")
         self._max_age = max_age
@@ -123,12 +127,7 @@ class Collection(PrometheusCollector):
 
     def collect(self) -> Iterator[Metric]:
         """The same as prometheus_client's metric families."""
-        for reading in self.exported(self.readings()):
-            kind = "unknown" if reading.bare else reading.type  # a counter has its suffix there
-            metric = Metric(reading.name, reading.help, kind, reading.unit)
-            for sample in reading.samples:
-                metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)
-            yield metric
+        return families(self.exported(self.readings()))
 
     def close(self) -> None:
         """Close the files that are kept open between collections; collecting again opens them again."""
@@ -151,8 +150,20 @@ class Collection(PrometheusCollector):
             self._say(name, problem)
         merged = self._asynchronous.merge(snapshot)
         up = path is not None and "series" not in snapshot.unreadable
+        self._add_sources(merged)
         merged += self._asynchronous.figures() + self._modules.readings()
         return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
+
+    def _add_sources(self, merged: list[Reading]) -> None:
+        """Add what the other sources have; a name that is taken is not shown twice."""
+        names = {reading.name for reading in merged}
+        for source in self._sources:
+            for reading in source():
+                if reading.name in names:
+                    self._say(f"twice {reading.name}", f"metric {reading.name!r} of a driver is not shown: it is taken")
+                    continue
+                names.add(reading.name)
+                merged.append(reading)
 
     def snapshot(self, *, ask: bool = False) -> Snapshot:
         """What there is at this moment; ``ask`` the workers to run their callbacks first, and no other callbacks.

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.errors import LockTimeoutError
@@ -47,11 +47,24 @@ THREADS = 64
 MODULES_SECONDS = 5.0
 """How long the first scrape waits for the modules that register callbacks, before it is answered without them."""
 
+SERVICE_GRACE = 0.6
+"""Seconds that a service has to end, which it may use twice: for what is under way, and for tidying up."""
+
 HUNG_AFTER = 60.0
 """Seconds of one collection after which the process counts as hung."""
 
 _LOOK = 0.01
 _PR_SET_PDEATHSIG = 1
+
+
+class Service(Protocol):
+    """Something that runs on a thread of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self, timeout: float) -> None:
+        """End, within so many seconds."""
 
 
 class Endpoint:
@@ -60,7 +73,7 @@ class Endpoint:
     The listening sockets belong to the parent and are inherited: while this process is being replaced, connections wait
     in them. ``unix`` is one more address, which this process makes itself. ``heartbeat`` is the descriptor of a pipe
     that gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, others wait.
-    ``modules`` are imported first; one that takes long, or hangs, is left to it.
+    ``modules`` are imported first; one that takes long, or hangs, is left to it. ``services`` run while it serves.
     """
 
     def __init__(
@@ -73,7 +86,9 @@ class Endpoint:
         heartbeat: int,
         election: str | None = None,
         modules: CallbackModules | None = None,
+        services: Sequence[Service] = (),
     ) -> None:
+        self._services = services
         self._modules = modules or CallbackModules(())
         self._collector = collector
         self._listeners = listeners
@@ -123,8 +138,11 @@ class Endpoint:
         for listener in (*self._listeners, *self._listen_in_store()):
             await server.add(listener)
         keeper = asyncio.create_task(self._keep_house())
+        for service in self._services:
+            service.start()
         await stop.wait()
         keeper.cancel()
+        await asyncio.gather(*(asyncio.to_thread(service.stop, SERVICE_GRACE) for service in self._services))
         await server.close(1.0)
 
     def _listen_in_store(self) -> list[socket.socket]:

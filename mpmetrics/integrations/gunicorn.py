@@ -9,7 +9,6 @@ and the kernel takes the lease back when it dies.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -23,6 +22,7 @@ from mpmetrics.collector.modules import CallbackModules, parse_modules
 from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.collector.workers import WORKER_TIMEOUT
+from mpmetrics.drivers.beside import check_drivers, sources
 from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
@@ -30,12 +30,15 @@ from mpmetrics.exposition.endpoint import Endpoint
 from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners
+from mpmetrics.integrations.privileges import acting_as
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
 from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+
+    from mpmetrics.drivers import Driver
 
 __all__ = ["install"]
 
@@ -64,6 +67,7 @@ def install(
     attributes: Mapping[str, object] | None = None,
     resource: Mapping[str, object] | None = None,
     process_metrics: bool = False,
+    drivers: Sequence[Driver] = (),
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
     """Add this server's metrics endpoint to the gunicorn configuration ``namespace``, which is its ``globals()``.
@@ -78,6 +82,7 @@ def install(
     ``max_age``, ``worker_timeout`` and ``options``: as in :class:`mpmetrics.Collector`.
     ``attributes`` and ``resource``: as in :class:`mpmetrics.Provider`.
     ``process_metrics``: have each worker tell its CPU time, memory and so on.
+    ``drivers``: of :mod:`mpmetrics.drivers`, run in the collector; what a registry's driver flushes is in each scrape.
 
     Raises TypeError and ValueError for an address, a module's name or another argument that is none.
     """
@@ -94,6 +99,7 @@ def install(
         max_age,
         worker_timeout,
         options or ExporterOptions(),
+        check_drivers(drivers),
     )
     check_limits(worker_timeout, max_age, "install()")
     server = _Server.current
@@ -117,6 +123,7 @@ class _Settings:
     max_age: float
     worker_timeout: float
     options: ExporterOptions
+    drivers: list[Driver]
 
 
 class _Server:
@@ -160,7 +167,7 @@ class _Server:
         try:
             store, upgraded = self._find_store(server.cfg)
             # What is in the store belongs to the workers' user, who could put links in the way of a privileged hand.
-            with _acting_as(server.cfg.uid, server.cfg.gid):
+            with acting_as(server.cfg.uid, server.cfg.gid):
                 # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
                 epoch = store.begin() if upgraded is None else store.join(upgraded)
                 self.provider.attach(epoch)
@@ -241,7 +248,10 @@ class _Server:
             worker_timeout=self._settings.worker_timeout,
             modules=modules,
             watch=self._suspects,
+            sources=sources(self._settings.drivers),
         )
+        for driver in self._settings.drivers:
+            driver.use(collector)
         Endpoint(
             collector,
             self._listeners.sockets(),
@@ -250,6 +260,7 @@ class _Server:
             heartbeat=heartbeat,
             election=election,
             modules=modules,
+            services=self._settings.drivers,
         ).run()
         self._suspects.leave()
 
@@ -290,25 +301,6 @@ class _Server:
         self.provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()
-
-
-@contextlib.contextmanager
-def _acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Have the kernel judge file accesses by this user and group, where we are privileged and it is someone else.
-
-    For the whole process, so only where no other thread runs.
-    """
-    if os.geteuid() != 0 or uid == 0:
-        yield
-        return
-    group = os.getegid()
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
 
 
 def _log_through(logger: Any) -> None:

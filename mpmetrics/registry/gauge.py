@@ -43,5 +43,3 @@ class Gauge(RegistryMetric):
     def value(self) -> float:
         """The value; 0 when there is none yet."""
         return self.snapshot().value or 0.0
-
-

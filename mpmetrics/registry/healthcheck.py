@@ -10,8 +10,8 @@ __all__ = ["Healthcheck"]
 class Healthcheck(RegistryMetric):
     """Whether something works, as its function says when :meth:`check` calls it with this object.
 
-    The function calls :meth:`healthy` or :meth:`unhealthy`; one that raises makes it unhealthy. Of several processes, it
-    is healthy if it is so in all that live; the error is that of this process.
+    The function calls :meth:`healthy` or :meth:`unhealthy`; one that raises makes it unhealthy. It is healthy if it is
+    so in all processes that live; the error is that of this process.
     """
 
     role = "healthcheck"

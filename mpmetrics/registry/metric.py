@@ -79,5 +79,3 @@ class RegistryMetric(Metric[Any]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
-
-

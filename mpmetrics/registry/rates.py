@@ -1,6 +1,6 @@
 """Rates of a count: exponentially weighted moving averages over 1, 5 and 15 minutes.
 
-Source: the load average of Unix, as the metrics libraries of the JVM and Go have it: every 5 s, the rate of the last 5 s
+Source: the load average of Unix, as metrics libraries of the JVM and Go have it: every 5 s, the rate of the last 5 s
 moves the average by the share 1 - exp(-5 / 60 / minutes). The first tick sets it.
 """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmetrics.callbacks.callback import check_callback
-from mpmetrics.errors import ConflictError
+from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.provider import get_provider
 from mpmetrics.registry.counter import Counter
@@ -74,9 +76,8 @@ class Registry:
 
     def child(self, prefix: str) -> Registry:
         """The same registry, seen through names that begin with ``prefix``, which stands behind this one's."""
-        made = Registry.__new__(Registry)
+        made = copy.copy(self)
         made.prefix = self.prefix + prefix
-        made._shared = self._shared
         return made
 
     def get_or_register_counter(self, name: str, labels: Mapping[str, object] | None = None) -> Counter:
@@ -225,15 +226,11 @@ class _Shared:
             self._settle()
             return self._reader
 
-    def obtain(
-        self, kind: type[Kind], name: str, labels: Labels, function: Callable[..., Any] | None
-    ) -> Kind:
+    def obtain(self, kind: type[Kind], name: str, labels: Labels, function: Callable[..., Any] | None) -> Kind:
         with self._lock:
             provider = self._settle()
             held = self._metrics.get((name, labels))
-            if held is not None and held.is_registered():
-                if not isinstance(held, kind):
-                    _refuse(name, kind.role, held.role)
+            if isinstance(held, kind) and held.is_registered():
                 return held
             self._check_kind(provider, kind, name)
             made = kind(name, labels, self.name, provider, self._reader, function)
@@ -248,7 +245,8 @@ class _Shared:
         directory = provider.memory.directory
         if directory is None:
             return
-        with directory:  # reads what others appended
+        # Where the lock is not to be had, registering goes on: values stay in this process until it is.
+        with contextlib.suppress(StoreError), directory:  # reads what others appended
             catalog = directory.catalog
             for other in _KINDS:
                 number = catalog.numbers.get(family_name(other.role, self.name, name))

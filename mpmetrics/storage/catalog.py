@@ -32,12 +32,13 @@ class Family:
     """A metric as all processes agree on it.
 
     ``kind`` is counter, updowncounter, gauge, histogram, summary, info, enum or sketch. ``mode`` is how a gauge or an
-    up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a histogram's buckets, the last one infinite;
-    ``states`` an enum's. ``original`` is the name in the Meter API, of a metric that has one. ``scope`` is where the
-    callbacks of an asynchronous metric run, host or worker, and ``temporality`` what they observe: cumulative or delta.
+    up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a
+    histogram's buckets, the last one infinite; ``states`` an enum's. ``original`` is the name in the Meter API, of a
+    metric that has one. ``scope`` is where the callbacks of an asynchronous metric run, host or worker, and
+    ``temporality`` what they observe: cumulative or delta; or observed, of a registry's gauge with a function.
     ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck. Such a family
-    is named ``registry/role/name``, which is no name that can be exposed, and shows through a driver alone.
-    ``origin`` says where it was declared, for messages, and is no part of what must agree.
+    is named ``registry/role/registry's name/name``, and shows through a driver alone. ``origin`` says where it was
+    declared, for messages, and is no part of what must agree.
     """
 
     name: str

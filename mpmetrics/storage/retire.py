@@ -77,7 +77,9 @@ class _Share:
     def _add_sketch(self) -> None:
         records = [sketch_record(words) for _, words in self.columns]
         for position in range(4):
-            self._store(position, [self.before[position], self.rests[position], *(words[position] for words in records)])
+            self._store(
+                position, [self.before[position], self.rests[position], *(words[position] for words in records)]
+            )
         for position, mode in ((4, "min"), (5, "max")):
             values = [words[position] for words in (self.before, *records) if is_set(words[position])]
             if values:

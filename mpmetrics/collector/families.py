@@ -1,0 +1,24 @@
+"""Readings as prometheus_client's metric families."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mpmetrics.collector.reading import Reading
+
+__all__ = ["families"]
+
+
+def families(readings: Iterable[Reading]) -> Iterator[Metric]:
+    """A family of each reading, with the same samples."""
+    for reading in readings:
+        kind = "unknown" if reading.bare else reading.type  # a counter has its suffix there
+        metric = Metric(reading.name, reading.help, kind, reading.unit)
+        for sample in reading.samples:
+            metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)
+        yield metric

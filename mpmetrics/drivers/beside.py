@@ -1,0 +1,47 @@
+"""Drivers beside a server: what the collector's process needs to know of those that it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.reading import Reading, Sample
+from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.prometheus import PrometheusDriver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["check_drivers", "sources"]
+
+
+def check_drivers(drivers: Sequence[Driver]) -> list[Driver]:
+    """``drivers`` as a list; TypeError for one that is none."""
+    for driver in drivers:
+        if not isinstance(driver, Driver):
+            msg = f"drivers are those of mpmetrics.drivers, such as PrometheusDriver(...), not {driver!r}"
+            raise TypeError(msg)
+    return list(drivers)
+
+
+def sources(drivers: Sequence[Driver]) -> list[Callable[[], list[Reading]]]:
+    """What drivers add to a scrape: what those of registries flushed, and how often each of them worked and failed."""
+    flushed = [driver.readings for driver in drivers if isinstance(driver, PrometheusDriver)]
+    return [*flushed, lambda: _figures(drivers)] if drivers else []
+
+
+def _figures(drivers: Sequence[Driver]) -> list[Reading]:
+    counts = {
+        "runs": ("Flushes and pushes that worked.", [driver.successes for driver in drivers]),
+        "failures": ("Flushes and pushes that failed.", [driver.failures for driver in drivers]),
+    }
+    return [
+        Reading(f"mpmetrics_driver_{what}", "counter", text, samples=_samples(drivers, values))
+        for what, (text, values) in counts.items()
+    ]
+
+
+def _samples(drivers: Sequence[Driver], values: Sequence[int]) -> list[Sample]:
+    totals: dict[str, int] = {}
+    for driver, value in zip(drivers, values, strict=True):
+        totals[repr(driver)] = totals.get(repr(driver), 0) + value
+    return [Sample("_total", (("driver", name),), float(total)) for name, total in totals.items()]
