@@ -30,9 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
             shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target)]
-    build = subprocess.run(
-        [*pip, *options, str(source)], capture_output=True, text=True, check=False, timeout=55
-    )
+    build = subprocess.run([*pip, *options, str(source)], capture_output=True, text=True, check=False, timeout=55)
     assert build.returncode == 0, f"pip could not build the wheel:\n{build.stdout}{build.stderr}"
     [path] = target.iterdir()
     return zipfile.Path(path)
@@ -46,9 +44,7 @@ def members(wheel: zipfile.Path) -> set[str]:
 
 def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
     """A new folder without `__init__.py` would be lost on the way to users."""
-    tree = {
-        path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
-    }
+    tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
     assert tree
     assert tree == {name for name in members if name.endswith(".py")}

@@ -43,9 +43,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to serve at (default: %(default)s; 0: any)")
     parser.add_argument("--plain", action="store_true", help="show names without units and counter suffixes")
     arguments = parser.parse_args()
-    options = mpmetrics.ExporterOptions(
-        without_counter_suffixes=arguments.plain, without_units=arguments.plain
-    )
+    options = mpmetrics.ExporterOptions(without_counter_suffixes=arguments.plain, without_units=arguments.plain)
     server = mpmetrics.start_http_server(arguments.port, source=mpmetrics.Collector(options=options))
     print(f"http://127.0.0.1:{server.port}/metrics", flush=True)
     try:

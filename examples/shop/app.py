@@ -33,9 +33,7 @@ IN_PROGRESS = Gauge("shop_requests_in_progress", "Requests being answered now", 
 CARTS_OPEN = UpDownCounter("shop_carts_open", "Carts with something in them, not yet paid for")
 ITEMS_SOLD = Counter("shop_items_sold", "Items paid for", ["product"])
 ORDER_VALUE = Histogram("shop_order_value_euros", "Value of an order", buckets=(5, 10, 20, 50, 100, 200))
-LAST_ORDER = Gauge(
-    "shop_last_order_timestamp_seconds", "Unix time of the last order", multiprocess_mode="max"
-)
+LAST_ORDER = Gauge("shop_last_order_timestamp_seconds", "Unix time of the last order", multiprocess_mode="max")
 
 METHODS = frozenset({"GET", "POST"})
 MAX_FORM_BYTES = 1000
@@ -81,9 +79,7 @@ class Response:
 class Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the shop
     """The request cannot be served; the client is told why."""
 
-    def __init__(
-        self, status: HTTPStatus, message: str, headers: list[tuple[str, str]] | None = None
-    ) -> None:
+    def __init__(self, status: HTTPStatus, message: str, headers: list[tuple[str, str]] | None = None) -> None:
         super().__init__(message)
         self.response = Response(page(status.phrase, f"<p>{escape(message)}</p>"), status, headers or [])
 
@@ -101,9 +97,7 @@ def euros(cents: int) -> str:
 
 def show_catalogue(_request: Request) -> Response:
     """List what is for sale."""
-    rows = (
-        f"<li><a href=/products/{sku}>{escape(p.name)}</a>, {euros(p.cents)}" for sku, p in CATALOGUE.items()
-    )
+    rows = (f"<li><a href=/products/{sku}>{escape(p.name)}</a>, {euros(p.cents)}" for sku, p in CATALOGUE.items())
     return Response(page("Tea shop", f"<ul>{''.join(rows)}</ul>"))
 
 

@@ -162,9 +162,7 @@ class Shop:
             status, text = fetch(self.metrics_port, Visit("/metrics"))
         except (OSError, HTTPException) as error:
             self.require_alive()
-            raise Failure(
-                f"the metrics endpoint on port {self.metrics_port} did not answer: {error!r}"
-            ) from error
+            raise Failure(f"the metrics endpoint on port {self.metrics_port} did not answer: {error!r}") from error
         if status != 200:
             raise Failure(f"the metrics endpoint answered with status {status}")
         return text
@@ -177,9 +175,7 @@ class Shop:
         try:
             status = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Failure(
-                f"gunicorn did not end within {STOP_SECONDS} seconds of SIGTERM and was killed"
-            ) from None
+            raise Failure(f"gunicorn did not end within {STOP_SECONDS} seconds of SIGTERM and was killed") from None
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -191,9 +187,7 @@ class Shop:
 def require_free(port: int, what: str, option: str) -> None:
     """Raise `Failure` when something already listens on a port that is about to be needed."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as gunicorn does: a port just left is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does: a port just left is free
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -224,9 +218,7 @@ def check(text: str, sent: int) -> None:
     samples = [sample for family in families for sample in family.samples]
     counted = sum(sample.value for sample in samples if sample.name == "shop_requests_total")
     if counted != sent:
-        raise Failure(
-            f"{sent} requests were sent, but the scrape counts {counted:g} (did somebody else send some?)"
-        )
+        raise Failure(f"{sent} requests were sent, but the scrape counts {counted:g} (did somebody else send some?)")
     print(f"\nthe scrape counts {counted:g} requests: all of them, over all workers")
 
 
@@ -284,19 +276,13 @@ def positive(text: str) -> int:
 
 def main() -> int:
     """Read the command line and run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.shop.run", description=__doc__.partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m examples.shop.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, help="end after this many seconds (default: at Ctrl-C)")
     parser.add_argument(
         "--requests", type=positive, default=400, help="how many to send at first (default: %(default)s)"
     )
-    parser.add_argument(
-        "--workers", type=positive, default=4, help="gunicorn's workers (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--port", type=positive, default=8000, help="where the shop listens (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=positive, default=4, help="gunicorn's workers (default: %(default)s)")
+    parser.add_argument("--port", type=positive, default=8000, help="where the shop listens (default: %(default)s)")
     parser.add_argument(
         "--metrics-port", type=positive, default=9464, help="the scrape endpoint (default: %(default)s)"
     )

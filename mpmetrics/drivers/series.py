@@ -77,7 +77,8 @@ def readings(views: Iterable[View], config: Config, complain: Callable[[str], No
 
 def _turn_into_gauge(reading: Reading) -> None:
     reading.type = "gauge"
-    reading.samples = [Sample("", labels, value) for _, labels, value in reading.samples]
+    kept = [sample for sample in reading.samples if sample.suffix != "_created"]
+    reading.samples = [Sample("", labels, value) for _, labels, value in kept]
 
 
 def _labels(labels: Labels) -> Labels:

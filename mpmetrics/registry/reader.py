@@ -73,18 +73,19 @@ class Reader:
     def before_mark(self) -> None:
         """Where this process is all there is, have what comes next count for the tick that it belongs to."""
         if self._provider.epoch is None and self._clock() >= self.next_tick:
-            self.read(first=True)
+            self.read()
 
-    def read(self, *, ask: bool = False, first: bool = False) -> list[View]:
+    def read(self, *, ask: bool = False) -> list[View]:
         """All metrics, by name and labels; ``ask`` for the values of functional gauges, too.
 
-        Ticks that are due are made good: what was counted since the last one counts for all of them evenly, or for the
-        ``first``.
+        Ticks that are due are made good. Where this process is all there is, what was counted since the last one was so
+        before the first of them; else nobody knows when, and it counts for all of them evenly.
         """
         with self._lock:
             snapshot = self._collection.snapshot(ask=ask and self._has_functions)
             now = self._clock()
             due = int((now - self._ticked) / TICK)
+            first = self._provider.epoch is None
             merger = Merger(snapshot)
             views = []
             known = self._tracks

@@ -1,0 +1,174 @@
+"""What goes out: to a Pushgateway and into a file; what arrives parses, and an outage costs its time alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.parser import text_string_to_metric_families
+
+from mpmetrics.drivers import PrometheusDriver, PushgatewayDriver, TextfileDriver
+from mpmetrics.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mpmetrics import Provider
+
+
+@pytest.fixture
+def registry(provider: Provider) -> Registry:
+    """A registry with a counter."""
+    registry = Registry("test", provider=provider)
+    registry.get_or_register_counter("it").inc(3)
+    registry.get_or_register_timer("took").update(0.5)
+    return registry
+
+
+def total(body: bytes) -> float:
+    """The counter in what arrived."""
+    values = {s.name: s.value for family in text_string_to_metric_families(body.decode()) for s in family.samples}
+    return values["it_total"]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_push(gateway: Any, registry: Registry) -> None:
+    """It replaces what is under job and instance, and goes when the driver stops."""
+    driver = PushgatewayDriver(registry, gateway.address, "shop", grouping_key={"zone": "a"})
+    driver.once()
+    driver.stop()
+
+    (put, delete) = gateway.requests
+    path = f"/metrics/job/shop/instance/{socket.gethostname()}/zone/a"
+    assert ("PUT", path) == put[:2]
+    assert 3 == total(put[2])
+    assert ("DELETE", path) == delete[:2]
+
+
+def test_an_instance_of_ones_own_and_no_deletion(gateway: Any, registry: Registry) -> None:
+    """The grouping key wins."""
+    driver = PushgatewayDriver(
+        PrometheusDriver(registry, 1), gateway.address, "shop", grouping_key={"instance": "i"}, delete_on_stop=False
+    )
+    driver.once()
+    driver.stop()
+
+    assert [("PUT", "/metrics/job/shop/instance/i")] == [request[:2] for request in gateway.requests]
+
+
+def test_other_sources(gateway: Any) -> None:
+    """A CollectorRegistry is pushed as it is."""
+    target = CollectorRegistry()
+    Counter("it", "…", registry=target).inc(9)
+    PushgatewayDriver(target, gateway.address, "shop").once()
+
+    assert 9 == total(gateway.requests[0][2])
+
+
+def test_an_outage(gateway: Any, registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """Said once, counted, retried; afterwards the totals are there, those of the outage included."""
+    caplog.set_level(logging.INFO)
+    counter = registry.get_or_register_counter("it")
+    port = gateway.server_port
+    driver = PushgatewayDriver(registry, gateway.address, "shop", interval=0.05, timeout=1)
+    driver.start()
+    wait_until(lambda: gateway.requests)
+    gateway.close()
+    wait_until(lambda: driver.failures >= 2)
+    start = time.perf_counter()
+    counter.inc(4)
+    assert time.perf_counter() - start < 1  # nobody waits for the gateway
+    back = type(gateway)(port)
+    try:
+        wait_until(lambda: back.requests)
+        driver.stop()
+        assert 7 == total(back.requests[0][2])
+        assert "DELETE" == back.requests[-1][0]
+    finally:
+        back.close()
+
+    said = [record.message for record in caplog.records if "PushgatewayDriver" in record.message]
+    assert 1 == sum("is tried again" in message for message in said)
+    assert 1 == sum("works again" in message for message in said)
+
+
+def test_a_refusal_is_a_failure(gateway: Any, registry: Registry) -> None:
+    """A status that is no success raises, and is counted in the background."""
+    gateway.status = 500
+    driver = PushgatewayDriver(registry, gateway.address, "shop", interval=60)
+    with pytest.raises(OSError, match="500"):
+        driver.once()
+    driver.start()
+    wait_until(lambda: driver.failures)
+    driver.stop()
+    assert 2 == driver.failures  # the push, and the deletion at the end
+
+
+def test_a_gateway_that_hangs_does_not_keep_the_end(registry: Registry) -> None:
+    """It is left behind after the time that stop() has."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        driver = PushgatewayDriver(registry, f"127.0.0.1:{deaf.getsockname()[1]}", "shop", timeout=30)
+        driver.start()
+        wait_until(lambda: driver._has_pushed)
+        start = time.monotonic()
+        driver.stop(0.2)
+        assert time.monotonic() - start < 10
+
+
+def test_a_file(tmp_path: Path, registry: Registry) -> None:
+    """Written as a whole, and removed at the end."""
+    path = tmp_path / "shop.prom"
+    driver = TextfileDriver(registry, path, interval=0.02)
+    driver.start()
+    wait_until(path.exists)
+    registry.get_or_register_counter("it").inc()
+    wait_until(lambda: total(path.read_bytes()) == 4)
+    driver.stop()
+
+    assert [] == os.listdir(tmp_path)
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, registry: Registry) -> None:
+    """Counted and tried again until it can."""
+    path = tmp_path / "not yet" / "shop.prom"
+    driver = TextfileDriver(registry, path, interval=0.02, delete_on_stop=False)
+    with pytest.raises(FileNotFoundError):
+        driver.once()
+    driver.start()
+    wait_until(lambda: driver.failures)
+    path.parent.mkdir()
+    wait_until(path.exists)
+    driver.stop()
+
+    assert 3 == total(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: PushgatewayDriver(None, "", "shop"), ValueError, "gateway"),
+        (lambda: PushgatewayDriver(None, "a:1", ""), ValueError, "job"),
+        (lambda: PushgatewayDriver(None, "a:1", "shop", interval=0), ValueError, "above 0, not 0"),
+        (lambda: PushgatewayDriver(None, "a:1", "shop", timeout=-1), ValueError, "-1"),
+        (lambda: PushgatewayDriver("x", "a:1", "shop"), TypeError, "'x'"),  # type: ignore[arg-type]
+        (lambda: TextfileDriver(None, "/tmp/shop.txt"), ValueError, "shop.txt"),
+        (lambda: TextfileDriver(None, "/tmp/shop.prom", interval=0), ValueError, "above 0"),
+    ],
+)
+def test_bad_input(make: Callable[[], object], error: type[Exception], words: str) -> None:
+    """An error at construction."""
+    with pytest.raises(error, match=words):
+        make()
