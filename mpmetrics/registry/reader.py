@@ -63,6 +63,8 @@ class Reader:
         self._began = provider.clock()
         self._tracks: dict[tuple[str, Key], _Track] = {}
         self._has_functions = False
+        self._is_reading = False
+        self._latest: list[View] = []
         fork.register(self)
 
     @property
@@ -72,7 +74,7 @@ class Reader:
 
     def before_mark(self) -> None:
         """Where this process is all there is, have what comes next count for the tick that it belongs to."""
-        if self._provider.epoch is None and self._clock() >= self.next_tick:
+        if self._provider.epoch is None and self._clock() >= self.next_tick and not self._is_reading:
             self.read()
 
     def read(self, *, ask: bool = False) -> list[View]:
@@ -82,31 +84,53 @@ class Reader:
         before the first of them; else nobody knows when, and it counts for all of them evenly.
         """
         with self._lock:
-            snapshot = self._collection.snapshot(ask=ask and self._has_functions)
-            now = self._clock()
-            due = int((now - self._ticked) / TICK)
-            first = self._provider.epoch is None
-            merger = Merger(snapshot)
-            views = []
-            known = self._tracks
-            self._tracks = {}
-            self._has_functions = False
-            for number, family in snapshot.catalog.families.items():
-                if not family.role or family.name.split("/", 3)[2] != self._registry:
-                    continue
-                if family.temporality == "observed":
-                    self._has_functions = True
-                if family.role == "counter":
-                    views += self._counters(family, merger, snapshot, number)
-                    continue
-                for series in merger.settled(snapshot.catalog.series[number].values()):
-                    views.append(self._view(family, series, merger, known, due, now, first=first))
-                for series in snapshot.catalog.series[number].values():
-                    held = known.get((family.name, series.key))
-                    if held is not None:  # unsettled: at the next look
-                        self._tracks.setdefault((family.name, series.key), held)
-            self._ticked += due * TICK
-            return sorted(views, key=lambda view: (view.name, view.labels))
+            if self._is_reading:  # a signal handler or a finaliser interrupted this very method
+                return self._latest
+            self._is_reading = True
+            try:
+                self._latest = self._read(ask=ask)
+            finally:
+                self._is_reading = False
+            return self._latest
+
+    def _snapshot(self, *, ask: bool) -> Snapshot:
+        """What there is, once the functions of gauges were asked for their values, if there are any."""
+        snapshot = self._collection.snapshot(ask=ask and self._has_functions)
+        has_functions = any(map(self._has_function, snapshot.catalog.families.values()))
+        if ask and has_functions and not self._has_functions:
+            snapshot = self._collection.snapshot(ask=True)
+        self._has_functions = has_functions
+        return snapshot
+
+    def _is_ours(self, family: Family) -> bool:
+        return bool(family.role) and family.name.split("/", 3)[2] == self._registry
+
+    def _has_function(self, family: Family) -> bool:
+        return self._is_ours(family) and family.temporality == "observed"
+
+    def _read(self, *, ask: bool) -> list[View]:
+        snapshot = self._snapshot(ask=ask)
+        now = self._clock()
+        due = int((now - self._ticked) / TICK)
+        first = self._provider.epoch is None
+        merger = Merger(snapshot)
+        views = []
+        known = self._tracks
+        self._tracks = {}
+        for number, family in snapshot.catalog.families.items():
+            if not self._is_ours(family):
+                continue
+            if family.role == "counter":
+                views += self._counters(family, merger, snapshot, number)
+                continue
+            for series in merger.settled(snapshot.catalog.series[number].values()):
+                views.append(self._view(family, series, merger, known, due, now, first=first))
+            for series in snapshot.catalog.series[number].values():
+                held = known.get((family.name, series.key))
+                if held is not None:  # unsettled: at the next look
+                    self._tracks.setdefault((family.name, series.key), held)
+        self._ticked += due * TICK
+        return sorted(views, key=lambda view: (view.name, view.labels))
 
     def _counters(self, family: Family, merger: Merger, snapshot: Snapshot, number: int) -> list[View]:
         moved: dict[Key, dict[str, Series]] = {}
@@ -186,6 +210,7 @@ class Reader:
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
         self._lock = threading.RLock()
+        self._is_reading = False
 
 
 def _name(family: Family) -> str:

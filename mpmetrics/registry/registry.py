@@ -268,9 +268,10 @@ class _Shared:
     def remove(self, name: str, labels: Labels) -> None:
         with self._lock:
             provider = self._settle()
-            held = self._metrics.pop((name, labels), None)
-            if held is not None:
+            held = self._metrics.get((name, labels))
+            if held is not None and held.is_registered():
                 held.remove()
+                del self._metrics[name, labels]
                 return
             # Another process registered it: its kind shows in what there is.
             for view in self._reader.read():

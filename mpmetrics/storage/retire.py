@@ -84,8 +84,14 @@ class _Share:
             values = [words[position] for words in (self.before, *records) if is_set(words[position])]
             if values:
                 self.new.values[self.series.first + position] = extreme(mode, values) or -0.0
-        for bucket in range(2 * RECORD, self.series.width):
+        for bucket in self._used_buckets():
             self._store(bucket, [self.before[bucket], *(words[bucket] for _, words in self.columns)])
+
+    def _used_buckets(self) -> list[int]:
+        """Positions of a sketch's buckets that are not zero everywhere, which is most of them."""
+        columns = [self.before, *(words for _, words in self.columns)]
+        buckets = range(2 * RECORD, self.series.width)
+        return [bucket for bucket in buckets if any(words[bucket] for words in columns)]
 
     def _add_total(self, *, is_counter: bool) -> None:
         addends = [self.before[0], self.rests[0], *(words[0] for _, words in self.columns)]

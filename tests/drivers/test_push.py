@@ -69,6 +69,22 @@ def test_an_instance_of_ones_own_and_no_deletion(gateway: Any, registry: Registr
     assert [("PUT", "/metrics/job/shop/instance/i")] == [request[:2] for request in gateway.requests]
 
 
+def test_a_handler_of_ones_own(registry: Registry) -> None:
+    """In the place of HTTP: what it is given is what would have been sent."""
+    sent = []
+
+    def handler(**request: Any) -> Callable[[], None]:
+        return lambda: sent.append((request["method"], request["url"], request["data"]))
+
+    driver = PushgatewayDriver(registry, "gateway:9091", "shop", grouping_key={"instance": "i"}, handler=handler)
+    driver.once()
+    driver.stop()
+
+    url = "http://gateway:9091/metrics/job/shop/instance/i"
+    assert [("PUT", url), ("DELETE", url)] == [(method, where) for method, where, _ in sent]
+    assert 3 == total(sent[0][2])
+
+
 def test_other_sources(gateway: Any) -> None:
     """A CollectorRegistry is pushed as it is."""
     target = CollectorRegistry()

@@ -21,6 +21,7 @@ import os
 from mpmetrics.registry import default_registry
 
 SERVED = default_registry.get_or_register_meter("served")
+default_registry.get_or_register_gauge("answer", function=lambda: 42.0)
 TOOK = default_registry.get_or_register_timer("took")
 
 def app(environ, start_response):
@@ -90,6 +91,7 @@ def test_the_whole_server(serve: Serve, gateway: Any, preload: tuple[str, ...]) 
             asked += 1
         os.kill(pid, signal.SIGKILL)
         server.wait_for(lambda wanted=asked: total(server.scrape()) >= wanted, what=f"{asked} in {server.scrape()}")
+    server.wait_for(lambda: "\nshop_answer 42.0\n" in server.scrape(), what="the functional gauge")
     text = server.scrape()
     assert asked == total(text)
     assert f"shop_took_seconds_count {asked}.0" in text

@@ -317,12 +317,41 @@ def test_functional_gauges(registry: Registry) -> None:
     registry.get_or_register_gauge("bad", function=lambda: 1 / 0)
     assert [] == calls
 
-    registry.read()
     values = {view.name: view.value for view in registry.read(ask=True)}
     assert {"it": 41.0, "bad": None} == values
     assert 42.0 == gauge.value
     with pytest.raises(ValueError, match="has a function"):
         gauge.update(1)
+
+
+def test_a_mark_in_the_middle_of_a_look(provider: Provider) -> None:
+    """A signal handler may mark and look while its thread looks; no tick is made good twice."""
+    clock = [0.0]
+    inside: list[object] = []
+
+    def interrupted() -> float:
+        if reading and not inside:
+            inside.append(1)
+            meter.mark(5)
+            inside.append(registry.read())
+        return clock[0]
+
+    reading = False
+    registry = Registry("test", provider=provider, clock=interrupted)
+    meter = registry.get_or_register_meter("it")
+    registry.read()
+    meter.mark(10)
+    clock[0] = 5.0
+    reading = True
+    registry.read()
+    reading = False
+
+    assert 2 == len(inside)
+    assert 2.0 == meter.rate1
+    clock[0] = 10.0
+    registry.read()
+    assert 15 == meter.count
+    assert meter.rate1 < 2.0
 
 
 def test_labels_are_series_of_their_own(registry: Registry) -> None:
