@@ -32,6 +32,7 @@ __all__ = ["Agent"]
 log = logging.getLogger("mpmetrics")
 
 _RETRY = 1.0
+_LEAST = 0.001
 _PATIENCE = 1.0
 """Seconds that a collector may take to send its request, or to read the answer."""
 
@@ -110,17 +111,19 @@ class Agent:
         return listener
 
     def _answer(self, connection: socket.socket) -> None:
-        connection.settimeout(_PATIENCE)
+        end = time.monotonic() + _PATIENCE
         request = b""
         while not request.endswith(b"\n"):
+            # For the whole of it: one that drips must not keep the others waiting.
+            connection.settimeout(max(_LEAST, end - time.monotonic()))
             chunk = connection.recv(_LONGEST)
-            if not chunk or len(request) > _LONGEST:
+            if not chunk or len(request) > _LONGEST or time.monotonic() > end:
                 return
             request += chunk
         try:
             asked = json.loads(request)
             seconds, max_age = float(asked["seconds"]), float(asked["max_age"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             log.warning("a collector of another version asked: %r", request)
             return
         if _has_hung_up(connection):

@@ -109,5 +109,5 @@ def _receive(connection: socket.socket, received: bytearray) -> bool:
 def _read(received: bytearray) -> frozenset[int] | None:
     try:
         return frozenset(map(int, json.loads(received)["shown"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no slots: infinite, or nested for ever
         return None
