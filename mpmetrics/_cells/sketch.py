@@ -4,8 +4,9 @@ Source of the buckets: Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable q
 guarantees" (VLDB 2019). Bucket i holds the values in (L * g^(i-1), L * g^i] with g = (1 + a) / (1 - a), so the value
 2 * L * g^i / (g + 1) is at most the share a away from each of them. Sketches of the same layout merge by adding up.
 
-Source of the sums: Ogita, Rump, Oishi: "Accurate sum and dot product" (2005). A sum and a sum of squares are kept in
-two words each, value and what rounding left over: a variance does not drown in the difference of two large sums.
+Source of the sums: Ogita, Rump, Oishi: "Accurate sum and dot product" (2005), and Dekker: "A floating-point technique
+for extending the available precision" (1971). A sum and a sum of squares are kept in two words each, value and what
+rounding left over: a variance does not drown in the difference of two large sums.
 """
 
 from __future__ import annotations
@@ -100,7 +101,17 @@ class SketchCell(_Cell):
             what = "a duration is not negative" if -LARGEST <= value < 0 else "it takes numbers up to 1e150"
             msg = f"{self._name!r} cannot count {value!r}: {what}"
             raise ValueError(msg)
-        self._guard.run(self._update, value)
+        guard = self._guard
+        lock = guard.lock
+        if lock.acquire(False):
+            try:
+                self._update(value)
+            finally:
+                lock.release()
+            if guard.queue:
+                guard.drain()
+        else:
+            guard.run(self._update, value)
 
     def _update(self, value: float) -> None:
         words, index = self._segment.words, self._index
@@ -108,14 +119,27 @@ class SketchCell(_Cell):
         odd = self._odd if words is self._counted else self._count_odd(words, index)
         self._counted = None
         old, new = (index + RECORD, index) if odd else (index, index + RECORD)
-        words[new], words[new + 1] = _add(words[old], words[old + 1], value)
+        # What rounding leaves over of a sum: Knuth's two-sum. Written out twice: calls cost half as much again.
+        before = words[old]
+        total = before + value
+        part = total - before
+        words[new] = total
+        words[new + 1] = words[old + 1] + ((before - (total - part)) + (value - part))
         square = value * value
-        total, rest = _add(words[old + 2], words[old + 3], square)
-        words[new + 2], words[new + 3] = total, rest + _square_rest(value, square)
+        wide = _SPLIT * value
+        high = wide - (wide - value)
+        low = value - high
+        before = words[old + 2]
+        total = before + square
+        part = total - before
+        words[new + 2] = total
+        # Of the square, too: Dekker's product.
+        left = low * low - ((square - high * high) - 2 * high * low)
+        words[new + 3] = words[old + 3] + ((before - (total - part)) + (square - part)) + left
         # All bits zero: there is none yet, so zero is stored as -0.0.
         least, most = words[old + 4], words[old + 5]
-        words[new + 4] = (min(least, value) if _is_set(least) else value) or -0.0
-        words[new + 5] = (max(most, value) if _is_set(most) else value) or -0.0
+        words[new + 4] = least if least < value and _is_set(least) else value or -0.0
+        words[new + 5] = most if most > value and _is_set(most) else value or -0.0
         # The commit: with one value more, the other record counts.
         words[bucket] += 1.0
         self._odd = 1 - odd
@@ -129,18 +153,3 @@ class SketchCell(_Cell):
 
 def _is_set(value: float) -> bool:
     return value != 0.0 or math.copysign(1.0, value) < 0.0
-
-
-def _add(total: float, rest: float, value: float) -> tuple[float, float]:
-    """``value`` added to a sum in two words."""
-    added = total + value
-    part = added - total
-    return added, rest + ((total - (added - part)) + (value - part))
-
-
-def _square_rest(value: float, square: float) -> float:
-    """What rounding left out of ``value * value``. Source: Dekker, "A floating-point technique" (1971)."""
-    wide = _SPLIT * value
-    high = wide - (wide - value)
-    low = value - high
-    return low * low - ((square - high * high) - 2 * high * low)
