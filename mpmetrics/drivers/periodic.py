@@ -39,6 +39,8 @@ class Driver(abc.ABC):
         self._thread: threading.Thread | None = None
         self._said: str | None = None
         self._once = threading.RLock()
+        self._is_out = False
+        """Whether something was put out that is to be taken back at the end."""
         self.successes = 0
         """How often it worked, in this process."""
         self.failures = 0
@@ -54,11 +56,21 @@ class Driver(abc.ABC):
         del collection
 
     def run(self) -> None:
-        """Do it now and every interval; returns after :meth:`stop`, which a signal handler may call, too."""
+        """Do it now and every interval; returns after :meth:`stop`, which a signal handler may call, too.
+
+        A stop that comes before it ends it as soon as it begins.
+        """
+        try:
+            self._loop()
+        finally:
+            self._stop.clear()  # so that it can run again
+
+    def _loop(self) -> None:
         pause = 0.0
         due = time.monotonic()
         while not self._stop.is_set():
-            if self._attempt():
+            if self._attempt(self.once):
+                self.successes += 1
                 pause = 0.0
                 # From when it was due, so that it does not drift; what was missed is not made up for.
                 now = time.monotonic()
@@ -72,10 +84,11 @@ class Driver(abc.ABC):
         """Wait for the next time, on the monotonic clock, or the end."""
         self._stop.wait(max(0.0, due - time.monotonic()))
 
-    def _attempt(self) -> bool:
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        """Whether ``action`` worked; what it fails with is counted and said."""
         try:
             with self._once:
-                self.once()
+                action()
         except Exception as error:  # noqa: BLE001 (whatever it is, the next time may do better)
             self.failures += 1
             message = f"{type(error).__name__}: {error}"
@@ -83,7 +96,6 @@ class Driver(abc.ABC):
                 self._said = message
                 log.warning("%r failed and is tried again: %s", self, message)
             return False
-        self.successes += 1
         if self._said is not None:
             self._said = None
             log.info("%r works again", self)
@@ -103,8 +115,11 @@ class Driver(abc.ABC):
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
-    def _tidy_up(self, remove: Callable[[], object]) -> None:
-        """Take back what was put out; what keeps us from that is logged."""
+    def _take_back(self, remove: Callable[[], object]) -> None:
+        """Have ``remove`` take back what this process put out, if it did; what keeps us from that is logged."""
+        if not self._is_out:
+            return
+        self._is_out = False
         try:
             remove()
         except Exception as error:  # noqa: BLE001 (the end is no time to raise)
@@ -112,7 +127,8 @@ class Driver(abc.ABC):
             log.warning("%r leaves its metrics where they are: %s: %s", self, type(error).__name__, error)
 
     def after_fork_in_child(self) -> None:
-        """The thread is the parent's."""
+        """The thread is the parent's, and so is what was put out."""
+        self._is_out = False
         self._stop = threading.Event()
         self._thread = None
         self._once = threading.RLock()

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector as PrometheusCollector
 
 from mpmetrics.collector.families import families
 from mpmetrics.drivers.config import Config
-from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.periodic import FIRST_PAUSE, Driver
 from mpmetrics.drivers.series import readings
 from mpmetrics.errors import ConflictError
 
@@ -98,8 +98,8 @@ class PrometheusDriver(Driver):
             if to_flush <= 0 or to_flush <= to_tick:
                 super()._wait_until(due)
                 return
-            if not self._stop.wait(max(0.0, to_tick)):
-                registry.read()
+            if not self._stop.wait(max(0.0, to_tick)) and not self._attempt(registry.read):
+                self._stop.wait(FIRST_PAUSE)
 
     def __repr__(self) -> str:
         return f"PrometheusDriver({self.config.registry!r})"

@@ -60,7 +60,6 @@ class PushgatewayDriver(Driver):
         self._key: dict[str, Any] = {"instance": socket.gethostname(), **(grouping_key or {})}
         self._delete_on_stop = delete_on_stop
         self._handler = handler
-        self._has_pushed = False
 
     def use(self, collection: Collection) -> None:
         """As in the base class."""
@@ -69,16 +68,15 @@ class PushgatewayDriver(Driver):
     def once(self) -> None:
         """Push now; OSError when the gateway cannot be reached or refuses."""
         # As in a request's case: a push that times out may have arrived.
-        self._has_pushed = True
+        self._is_out = True
         registry: Any = _Fixed(list(self._source.collect()))
         push_to_gateway(self._gateway, self._job, registry, self._key, self._timeout, self._handler)
 
     def stop(self, timeout: float = 5.0) -> None:
         """End, wait for the push under way, and delete what was pushed; a failure of that is logged."""
         super().stop(timeout)
-        if self._has_pushed and self._delete_on_stop:
-            self._has_pushed = False
-            self._tidy_up(lambda: delete_from_gateway(self._gateway, self._job, self._key, timeout, self._handler))
+        if self._delete_on_stop:
+            self._take_back(lambda: delete_from_gateway(self._gateway, self._job, self._key, timeout, self._handler))
 
     def __repr__(self) -> str:
         return f"PushgatewayDriver({self._gateway!r}, job={self._job!r})"

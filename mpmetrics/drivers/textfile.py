@@ -43,7 +43,6 @@ class TextfileDriver(Driver):
             raise ValueError(msg)
         self._source = Source(source)
         self._delete_on_stop = delete_on_stop
-        self._has_written = False
 
     def use(self, collection: Collection) -> None:
         """As in the base class."""
@@ -53,14 +52,13 @@ class TextfileDriver(Driver):
         """Write now; OSError when the file cannot be written."""
         registry: Any = self._source
         write_to_textfile(self._path, registry)
-        self._has_written = True
+        self._is_out = True
 
     def stop(self, timeout: float = 5.0) -> None:
         """End, and remove the file; a failure of that is logged."""
         super().stop(timeout)
-        if self._has_written and self._delete_on_stop:
-            self._has_written = False
-            self._tidy_up(lambda: os.unlink(self._path))
+        if self._delete_on_stop:
+            self._take_back(lambda: os.unlink(self._path))
 
     def __repr__(self) -> str:
         return f"TextfileDriver({self._path!r})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import LAYOUTS
 from mpmetrics.collector.collection import Collection
 from mpmetrics.collector.merge import OVERFLOW, Merger
+from mpmetrics.errors import ShutdownError
 from mpmetrics.registry.distribution import Distribution
 from mpmetrics.registry.rates import TICK, Rates
 from mpmetrics.registry.view import View
@@ -74,7 +75,8 @@ class Reader:
 
     def before_mark(self) -> None:
         """Where this process is all there is, have what comes next count for the tick that it belongs to."""
-        if self._provider.epoch is None and self._clock() >= self.next_tick and not self._is_reading:
+        provider = self._provider
+        if provider.epoch is None and self._clock() >= self.next_tick and not (self._is_reading or provider.closed):
             self.read()
 
     def read(self, *, ask: bool = False) -> list[View]:
@@ -82,7 +84,11 @@ class Reader:
 
         Ticks that are due are made good. Where this process is all there is, what was counted since the last one was so
         before the first of them; else nobody knows when, and it counts for all of them evenly.
+
+        Raises :class:`~mpmetrics.errors.ShutdownError` once the provider was shut down.
         """
+        if self._provider.closed:
+            raise ShutdownError("the registry has no metrics to show: their provider was shut down")
         with self._lock:
             if self._is_reading:  # a signal handler or a finaliser interrupted this very method
                 return self._latest

@@ -216,6 +216,9 @@ def test_run_ends_by_a_signal_handler(registry: Registry) -> None:
         signal.signal(signal.SIGUSR1, before)
 
     assert 1 == driver.successes
+    driver.start()  # and it can run again
+    wait_until(lambda: driver.successes == 2)
+    driver.stop()
 
 
 def test_a_failure_is_said_once_and_tried_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:

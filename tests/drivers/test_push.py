@@ -85,6 +85,19 @@ def test_a_handler_of_ones_own(registry: Registry) -> None:
     assert 3 == total(sent[0][2])
 
 
+def test_a_forked_child_takes_nothing_back(
+    gateway: Any, registry: Registry, child: Callable[[Callable[[], object]], Any]
+) -> None:
+    """What its parent pushed stays when it stops the driver."""
+    driver = PushgatewayDriver(registry, gateway.address, "shop")
+    driver.once()
+    child(driver.stop).end()
+    assert ["PUT"] == [request[0] for request in gateway.requests]
+    driver.stop()
+
+    assert ["PUT", "DELETE"] == [request[0] for request in gateway.requests]
+
+
 def test_other_sources(gateway: Any) -> None:
     """A CollectorRegistry is pushed as it is."""
     target = CollectorRegistry()
@@ -138,7 +151,7 @@ def test_a_gateway_that_hangs_does_not_keep_the_end(registry: Registry) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         driver = PushgatewayDriver(registry, f"127.0.0.1:{deaf.getsockname()[1]}", "shop", timeout=30)
         driver.start()
-        wait_until(lambda: driver._has_pushed)
+        wait_until(lambda: driver._is_out)
         start = time.monotonic()
         driver.stop(0.2)
         assert time.monotonic() - start < 10

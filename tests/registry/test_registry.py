@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics import Collector, ConflictError, Provider, set_provider
+from mpmetrics import Collector, ConflictError, Provider, ShutdownError, set_provider
 from mpmetrics.registry import Counter, Registry, Timer, default_registry
 
 if TYPE_CHECKING:
@@ -322,6 +322,21 @@ def test_functional_gauges(registry: Registry) -> None:
     assert 42.0 == gauge.value
     with pytest.raises(ValueError, match="has a function"):
         gauge.update(1)
+
+
+def test_after_the_shutdown() -> None:
+    """Counting goes on without a word; what cannot be read is an error and not nothing."""
+    clock = [0.0]
+    provider = Provider()
+    registry = Registry("test", provider=provider, clock=lambda: clock[0])
+    meter, timer = registry.get_or_register_meter("meter"), registry.get_or_register_timer("timer")
+    provider.shutdown()
+    clock[0] = 60.0
+    meter.mark()
+    timer.update(1)
+
+    with pytest.raises(ShutdownError):
+        _ = meter.rate1
 
 
 def test_a_mark_in_the_middle_of_a_look(provider: Provider) -> None:
