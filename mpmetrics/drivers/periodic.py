@@ -60,15 +60,13 @@ class Driver(abc.ABC):
 
         A stop that comes before it ends it as soon as it begins.
         """
-        try:
-            self._loop()
-        finally:
-            self._stop.clear()  # so that it can run again
+        self._loop(self._stop)
+        self._stop = threading.Event()  # it can run again
 
-    def _loop(self) -> None:
+    def _loop(self, stop: threading.Event) -> None:
         pause = 0.0
         due = time.monotonic()
-        while not self._stop.is_set():
+        while not stop.is_set():
             if self._attempt(self.once):
                 self.successes += 1
                 pause = 0.0
@@ -78,11 +76,11 @@ class Driver(abc.ABC):
             else:
                 pause = min(2 * pause or FIRST_PAUSE, max(self._interval, FIRST_PAUSE), LONGEST_PAUSE)
                 due = time.monotonic() + pause
-            self._wait_until(due)
+            self._wait_until(due, stop)
 
-    def _wait_until(self, due: float) -> None:
+    def _wait_until(self, due: float, stop: threading.Event) -> None:
         """Wait for the next time, on the monotonic clock, or the end."""
-        self._stop.wait(max(0.0, due - time.monotonic()))
+        stop.wait(max(0.0, due - time.monotonic()))
 
     def _attempt(self, action: Callable[[], object]) -> bool:
         """Whether ``action`` worked; what it fails with is counted and said."""
@@ -104,8 +102,10 @@ class Driver(abc.ABC):
     def start(self) -> None:
         """Run on a thread of this process; again does nothing while it does. RuntimeError when there is no thread."""
         if self._thread is None or not self._thread.is_alive():
-            self._stop.clear()
-            self._thread = threading.Thread(target=self.run, name=f"mpmetrics-{type(self).__name__}", daemon=True)
+            # One of its own: a thread that hung when it was stopped is not to go on beside the new one.
+            self._stop = threading.Event()
+            name = f"mpmetrics-{type(self).__name__}"
+            self._thread = threading.Thread(target=self._loop, args=(self._stop,), name=name, daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:

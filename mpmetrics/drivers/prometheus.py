@@ -15,6 +15,7 @@ from mpmetrics.drivers.series import readings
 from mpmetrics.errors import ConflictError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from prometheus_client import CollectorRegistry
@@ -90,16 +91,16 @@ class PrometheusDriver(Driver):
         """What was flushed last as prometheus_client's metric families."""
         return families(self._flushed)
 
-    def _wait_until(self, due: float) -> None:
+    def _wait_until(self, due: float, stop: threading.Event) -> None:
         registry = self.config.registry
-        while not self._stop.is_set():
+        while not stop.is_set():
             to_tick = registry.next_tick - registry.clock()
             to_flush = due - time.monotonic()
             if to_flush <= 0 or to_flush <= to_tick:
-                super()._wait_until(due)
+                super()._wait_until(due, stop)
                 return
-            if not self._stop.wait(max(0.0, to_tick)) and not self._attempt(registry.read):
-                self._stop.wait(FIRST_PAUSE)
+            if not stop.wait(max(0.0, to_tick)) and not self._attempt(registry.read):
+                stop.wait(FIRST_PAUSE)
 
     def __repr__(self) -> str:
         return f"PrometheusDriver({self.config.registry!r})"

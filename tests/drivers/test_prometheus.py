@@ -260,11 +260,11 @@ def test_it_ticks_between_flushes(provider: Provider) -> None:
     meter.mark(5)
     driver.stop()
     clock[0] = 5.0
-    due = threading.Thread(target=lambda: driver._wait_until(time.monotonic() + 3600))
-    driver._stop.clear()
+    stop = threading.Event()
+    due = threading.Thread(target=driver._wait_until, args=(time.monotonic() + 3600, stop))
     due.start()
     wait_until(lambda: registry.next_tick == 10.0)
-    driver.stop()
+    stop.set()
     due.join()
 
     assert 1.0 == meter.rate1
