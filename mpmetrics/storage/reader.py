@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SeriesReader", "SlabReader"]
 
-RETRIES = 16
+RETRIES = 256
 """How often a series of several words is read again before it is taken as it is."""
 
 
@@ -163,13 +163,23 @@ class SlabReader:
         return cast("list[float]", self._words[start:end].tolist())
 
     def _settle(self, before: list[float], values: list[float], start: int, end: int) -> None:
-        """Read the words from start to end until two readings agree, a bounded number of times."""
-        earlier, later = before[start:end], values[start:end]
+        """Read the words from start to end until two readings agree, a bounded number of times.
+
+        The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
+        words of a sketch take ten times as long as its writer does. Such a copy may tear a word, but the next one then
+        differs from it; if none ever agree, each word is loaded whole, at least.
+        """
+        if before[start:end] == values[start:end]:
+            return
+        first, last = fmt.SLAB_HEAD_SIZE + fmt.WORD * start, fmt.SLAB_HEAD_SIZE + fmt.WORD * end
+        earlier = self._map[first:last]
         for _ in range(RETRIES):
+            later = self._map[first:last]
             if earlier == later:
-                break
-            earlier, later = later, self._floats(start, end)
-        values[start:end] = later
+                values[start:end] = memoryview(later).cast("d").tolist()
+                return
+            earlier = later
+        values[start:end] = self._floats(start, end)
 
     def close(self) -> None:
         """Close the file; maps go with the object."""

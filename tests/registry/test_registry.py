@@ -122,6 +122,28 @@ def test_eight_processes_and_one_distribution(shared: Provider, child: Fork) -> 
             one.kill()
 
 
+def test_looks_at_busy_processes_that_are_killed(shared: Provider, child: Fork) -> None:
+    """Whatever the moment, all figures of a timer are of one state of each process, and none ever falls."""
+    registry = Registry("test", provider=shared)
+    timer = registry.get_or_register_timer("timer")
+
+    def busy() -> None:
+        threading.Thread(target=lambda: [timer.update(0.25) for _ in iter(int, 1)], daemon=True).start()
+
+    count = 0
+    for number in range(12):
+        one = child(busy)
+        for _ in range(4):
+            shown = timer.snapshot().distribution
+            assert count <= shown.count
+            count = int(shown.count)
+            if count:
+                assert (count / 4, 0.25, 0.25, 0.0) == (shown.sum, shown.min, shown.max, shown.variance)
+        if number % 3 == 2:
+            one.kill()
+    assert count > 0
+
+
 def test_the_variance_of_large_values_that_differ_little(registry: Registry) -> None:
     """It does not drown in the squares of the mean."""
     histogram = registry.get_or_register_histogram("histogram")
