@@ -49,6 +49,17 @@ class Metric(Generic[Child]):
             cell = self._bind_overflow()
         return cell  # type: ignore[return-value]
 
+    @property
+    def family(self) -> Family:
+        """The family."""
+        return self._family
+
+    def series(self, key: Key) -> Child:
+        """The series with these label values, made unless it is there; past the cap, the overflow series."""
+        self._notice_removals()
+        child = self._children.get(key)
+        return self._bind(key) if child is None else child
+
     def _bind_overflow(self) -> Any:
         """The series for what is past the cap, and one more in the count of how often that was."""
         _overflows(self._provider, self._family.name)

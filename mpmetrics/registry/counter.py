@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.registry.metric import RegistryMetric
+from mpmetrics.registry.reader import decrease_name
+from mpmetrics.storage.catalog import Family
 
 __all__ = ["Counter"]
 
@@ -11,20 +16,18 @@ class Counter(RegistryMetric):
     """Counts up and down. What went up and what went down are kept apart, so neither ever falls."""
 
     role = "counter"
-    _storage = {"kind": "counter", "labels": ("direction",)}  # noqa: RUF012 (read only)
+    _storage = {"kind": "counter"}  # noqa: RUF012 (read only)
 
     def _open(self) -> None:
-        self._series = self._bind(self._key("up"))
-        self._down = None
+        super()._open()
+        family = Family(name=decrease_name(self._family.name), help="", role="decrease", kind="counter")
+        self._decrease: Metric[Any] = Metric(family, self._provider, DEFAULT_MAX_SERIES)
 
-    def is_registered(self) -> bool:
-        """Whether it was not unregistered, by any process."""
-        self._notice_removals()
-        return self._children.get(self._key("up")) is self._series
-
-    def series_keys(self) -> list[tuple[str, ...]]:
-        """Label values of its series in the store."""
-        return [self._key("up"), self._key("down")]
+    def remove(self) -> None:
+        """As in the base class."""
+        super().remove()
+        key = self._key()
+        self._memory.remove(self._decrease.family, lambda keys: [key] if key in keys else [])
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``; a negative one is taken away. ValueError for NaN."""
@@ -38,10 +41,9 @@ class Counter(RegistryMetric):
         if amount < 0:
             self._series.inc(-amount)
             return
-        if self._down is None and self.is_registered():
-            self._down = self._bind(self._key("down"))
-        if self._down is not None:
-            self._down.inc(amount)
+        if self.is_registered():
+            is_overflow = self._children.get(None) is self._series
+            self._decrease.series(None if is_overflow else self._key()).inc(amount)
 
     def clear(self) -> None:
         """Take away the count as it is at this moment; what others add meanwhile stays."""

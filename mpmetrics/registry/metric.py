@@ -49,8 +49,8 @@ class RegistryMetric(Metric[Any]):
         self._function = function
         self._open()
 
-    def _key(self, *first: str) -> tuple[str, ...]:
-        return (*first, *(text for pair in self.labels for text in pair))
+    def _key(self) -> tuple[str, ...]:
+        return tuple(text for pair in self.labels for text in pair)
 
     def _open(self) -> None:
         """Have the series, at zero."""
@@ -59,16 +59,13 @@ class RegistryMetric(Metric[Any]):
     def is_registered(self) -> bool:
         """Whether it was not unregistered, by any process."""
         self._notice_removals()
-        return self._children.get(self._key()) is self._series
-
-    def series_keys(self) -> list[tuple[str, ...]]:
-        """Label values of its series in the store."""
-        return [self._key()]
+        # Past the cap it is the overflow series.
+        return any(self._series is one for one in (self._children.get(self._key()), self._children.get(None)))
 
     def remove(self) -> None:
         """Remove its series in all processes. StoreError, with nothing removed, when the store cannot take that."""
-        wanted = self.series_keys()
-        self._memory.remove(self._family, lambda keys: [key for key in keys if key in wanted])
+        key = self._key()
+        self._memory.remove(self._family, lambda keys: [key] if key in keys else [])
 
     def snapshot(self) -> View:
         """The metric as it is now, over all processes."""

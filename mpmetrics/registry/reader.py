@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
     from mpmetrics.storage.catalog import Family, Key, Series
 
-__all__ = ["Reader", "family_name"]
+__all__ = ["Reader", "decrease_name", "family_name"]
 
 Buckets = dict[int, float]
 
@@ -35,6 +35,11 @@ Buckets = dict[int, float]
 def family_name(role: str, registry: str, name: str) -> str:
     """What the family of a registry's metric is called in the store."""
     return f"registry/{role}/{registry}/{name}"
+
+
+def decrease_name(name: str) -> str:
+    """What the family is called that holds what the counters of the family ``name`` went down by."""
+    return name.replace("/counter/", "/decrease/", 1)
 
 
 @dataclass
@@ -124,7 +129,7 @@ class Reader:
         known = self._tracks
         self._tracks = {}
         for number, family in snapshot.catalog.families.items():
-            if not self._is_ours(family):
+            if not self._is_ours(family) or family.role == "decrease":
                 continue
             if family.role == "counter":
                 views += self._counters(family, merger, snapshot, number)
@@ -139,24 +144,19 @@ class Reader:
         return sorted(views, key=lambda view: (view.name, view.labels))
 
     def _counters(self, family: Family, merger: Merger, snapshot: Snapshot, number: int) -> list[View]:
-        moved: dict[Key, dict[str, Series]] = {}
-        for series in merger.settled(snapshot.catalog.series[number].values()):
-            if series.key is not None:
-                moved.setdefault(series.key[1:], {})[series.key[0]] = series
+        catalog = snapshot.catalog
+        other = catalog.numbers.get(decrease_name(family.name))
+        decreases = {} if other is None else catalog.series[other]
+        settled = {series.first for series in merger.settled(decreases.values())}
         views = []
-        for key, directions in moved.items():
-            sums = {direction: merger.sum(series, 0) for direction, series in directions.items()}
-            down = sums.get("down", 0.0)
-            views.append(
-                View(
-                    _name(family),
-                    family.role,
-                    () if key is None else tuple(zip(key[::2], key[1::2], strict=True)),
-                    min(series.created for series in directions.values()),
-                    _whole(sums.get("up", 0.0) - down),
-                    has_fallen=down > 0,
-                )
-            )
+        for series in merger.settled(catalog.series[number].values()):
+            decrease = decreases.get(series.key)
+            if decrease is not None and decrease.first not in settled:
+                continue
+            down = 0.0 if decrease is None else merger.sum(decrease, 0)
+            labels = OVERFLOW if series.key is None else family.pairs(series.key)
+            count = _whole(merger.sum(series, 0) - down)
+            views.append(View(_name(family), family.role, labels, series.created, count, has_fallen=down > 0))
         return views
 
     def _view(

@@ -36,7 +36,8 @@ class Family:
     histogram's buckets, the last one infinite; ``states`` an enum's. ``original`` is the name in the Meter API, of a
     metric that has one. ``scope`` is where the callbacks of an asynchronous metric run, host or worker, and
     ``temporality`` what they observe: cumulative or delta; or observed, of a registry's gauge with a function.
-    ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck. Such a family
+    ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck,
+    or what a counter went down by, decrease. Such a family
     is named ``registry/role/registry's name/name``, and shows through a driver alone. ``origin`` says where it was
     declared, for messages, and is no part of what must agree.
     """

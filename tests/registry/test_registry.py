@@ -346,6 +346,21 @@ def test_functional_gauges(registry: Registry) -> None:
         gauge.update(1)
 
 
+def test_past_the_cap_the_overflow_series_counts(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost but the labels."""
+    monkeypatch.setattr("mpmetrics.registry.metric.DEFAULT_MAX_SERIES", 2)
+    monkeypatch.setattr("mpmetrics.registry.counter.DEFAULT_MAX_SERIES", 2)
+    for number in range(5):
+        counter = registry.get_or_register_counter("it", {"a": number})
+        counter.inc(10)
+        assert counter is registry.get_or_register_counter("it", {"a": number})
+    for number in reversed(range(5)):
+        registry.get_or_register_counter("it", {"a": number}).dec(1)
+
+    shown = {dict(view.labels).get("a", "overflow"): view.count for view in registry.read()}
+    assert {"0": 9, "1": 9, "overflow": 27} == shown
+
+
 def test_after_the_shutdown() -> None:
     """Counting goes on without a word; what cannot be read is an error and not nothing."""
     clock = [0.0]
