@@ -14,13 +14,13 @@ Every store to ``words`` is one aligned 8-byte store: ``memoryview.cast("d")`` c
 
 from __future__ import annotations
 
-import functools
-import logging
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
+
+from mpmetrics._cells.exemplars import say_not_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +39,6 @@ class Words(Protocol):
 
     def __setitem__(self, index: int, value: float, /) -> None:
         """Store a word."""
-
-
-@functools.cache
-def _say_no_exemplars() -> None:
-    log = logging.getLogger("mpmetrics")
-    log.warning("exemplars are not kept across processes: the value counts, the exemplar does not")
 
 
 class Segment:
@@ -146,7 +140,7 @@ class CounterCell(_Cell):
         for compatibility and not kept, which is said once in the log.
         """
         if exemplar is not None:
-            _say_no_exemplars()
+            say_not_kept()
         if not amount >= 0:
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
@@ -269,7 +263,7 @@ class DistributionCell(_Cell):
         Raises ValueError when it is not a number; nothing is changed then. ``exemplar`` as in :class:`CounterCell`.
         """
         if exemplar is not None:
-            _say_no_exemplars()
+            say_not_kept()
         amount = float(amount)
         if amount != amount:  # noqa: PLR0124 (only NaN differs from itself; math.isnan costs a call)
             msg = f"{self._name!r} cannot observe {amount!r}, which is not a number: it belongs to no bucket"

@@ -50,26 +50,27 @@ class Layout:
         self.lowest = lowest
         self.highest = highest
         self.signed = signed
-        self._side = math.ceil(math.log(highest / lowest) / _LOG_GROWTH) + 1
-        self._zero = self._side if signed else -1
-        self.size = 2 * self._side + 1 if signed else self._side
+        self.log_growth = _LOG_GROWTH
+        self.side = math.ceil(math.log(highest / lowest) / _LOG_GROWTH) + 1
+        self.zero = self.side if signed else -1
+        self.size = 2 * self.side + 1 if signed else self.side
         """How many buckets there are."""
 
     def index(self, value: float) -> int:
         """The bucket of ``value``."""
         magnitude = abs(value)
         if magnitude < self.lowest:
-            return self._zero if self.signed else 0
-        step = min(max(0, math.ceil(math.log(magnitude / self.lowest) / _LOG_GROWTH)), self._side - 1)
-        return self._zero + 1 + step if value > 0 else self._zero - 1 - step
+            return self.zero if self.signed else 0
+        step = min(max(0, math.ceil(math.log(magnitude / self.lowest) / self.log_growth)), self.side - 1)
+        return self.zero + 1 + step if value > 0 else self.zero - 1 - step
 
     def value(self, index: int) -> float:
         """What stands for the values of a bucket."""
-        if index == self._zero:
+        if index == self.zero:
             return 0.0
-        step = index - self._zero - 1 if index > self._zero else self._zero - 1 - index
+        step = index - self.zero - 1 if index > self.zero else self.zero - 1 - index
         magnitude = self.lowest * (_GROWTH**step * _MIDDLE if step else 1.0)
-        return magnitude if index > self._zero else -magnitude
+        return magnitude if index > self.zero else -magnitude
 
 
 LAYOUTS: Final = {

@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.figures import ANNOUNCED
-from mpmetrics.collector.merge import OVERFLOW, merge, worker_label
+from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
+from mpmetrics.collector.rows import RowsCache, labels_of
 from mpmetrics.collector.workers import Refreshed, Workers
 from mpmetrics.names.naming import RESERVED_PREFIX
 from mpmetrics.storage import fork
@@ -44,6 +45,7 @@ class Asynchronous:
         self._observed = Observed()
         self._refreshed = Refreshed()
         self._said: set[tuple[str, str]] = set()
+        self._cache = RowsCache()
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
@@ -81,7 +83,7 @@ class Asynchronous:
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot, with what was observed for it."""
         self._refreshed.forget_stale(snapshot)
-        readings = merge(snapshot, self._is_shown)
+        readings = merge(snapshot, self._is_shown, self._cache)
         numbers = snapshot.catalog.numbers
         merged = []
         for reading in readings:
@@ -92,7 +94,7 @@ class Asynchronous:
                 reading.samples = _samples(family, values)
             if reading.name == ANNOUNCED:
                 self._say_served(reading)
-            if reading.samples or not family.scope:
+            if not family.scope or reading.samples:
                 merged.append(reading)
         return sorted(merged, key=lambda reading: reading.name.startswith(RESERVED_PREFIX))
 
@@ -138,5 +140,5 @@ class Asynchronous:
 def _samples(family: Family, values: dict[Key, float]) -> list[Sample]:
     suffix = "_total" if family.kind == "counter" else ""
     return [
-        Sample(suffix, OVERFLOW if key is None else family.pairs(key), value + 0.0) for key, value in values.items()
+        Sample(suffix, labels_of(family, key), value + 0.0) for key, value in values.items()
     ]

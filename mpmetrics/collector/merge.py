@@ -2,175 +2,172 @@
 
 Counters, up-down counters, histograms and summaries add up over live processes, dead ones and the retired file. Gauges
 merge by their mode, over live processes alone in the ``live`` modes. A stateset or info shows what was set last.
+
+A family is merged as a whole, by functions of vectors; there is no object for each of its samples.
 """
 
 from __future__ import annotations
 
-import math
-from itertools import accumulate
+from array import array
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import utils
 
-from mpmetrics._cells import RECORD
-from mpmetrics.collector.reading import Labels, Reading, Sample
+from mpmetrics._cells import RECORD, distributions, extremes, levels, recents, sums
+from mpmetrics._cells.arithmetic import extreme, is_set, sketch_record, total_and_rest
+from mpmetrics.collector.kept import Kept, kept_of
+from mpmetrics.collector.reading import Reading, Sample, Shape, Table
+from mpmetrics.collector.rows import OVERFLOW, Rows, RowsCache
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total, total_and_rest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
+    from mpmetrics._cells.vectors import Vector
     from mpmetrics.collector.snapshot import Column, Snapshot
-    from mpmetrics.storage.catalog import Family, Key, Series
+    from mpmetrics.storage.catalog import Family, Series
 
-__all__ = ["OVERFLOW", "Merger", "merge", "worker_label"]
+    Values = tuple[Sequence[Shape | None], Vector, bytes | None]
 
-OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
-"""Labels of the series that takes what is past a metric's cap."""
-
-
-def _always(_family: Family, _series: Series) -> bool:
-    return True
-
+__all__ = ["OVERFLOW", "Merger", "bound_text", "merge", "worker_label"]
 
 _TYPES = {"updowncounter": "gauge", "enum": "stateset"}
+_PLAIN = (Shape(""),)
+_TOTAL = (Shape("_total"),)
+_WITH_CREATED = frozenset({"counter", "histogram", "summary"})
+
+IsShown = Callable[["Family", "Series"], bool]
 
 
-def merge(snapshot: Snapshot, is_shown: Callable[[Family, Series], bool] = _always) -> list[Reading]:
-    """The metrics of a snapshot, by name, without registries'; of asynchronous ones the series that are shown now."""
-    merger = Merger(snapshot, is_shown)
+def merge(snapshot: Snapshot, is_shown: IsShown | None = None, cache: RowsCache | None = None) -> list[Reading]:
+    """The metrics of a snapshot, by name, without registries'.
+
+    Of asynchronous ones the series that are shown now, if ``is_shown`` says which. ``cache`` has the rows of the
+    snapshot before.
+    """
+    cache = cache or RowsCache()
+    merger = Merger(snapshot)
     catalog = snapshot.catalog
-    shown = [item for item in catalog.families.items() if not item[1].role]
-    by_name = sorted(shown, key=lambda item: item[1].name)
-    return [merger.reading(family, catalog.series[number].values()) for number, family in by_name]
+    readings = []
+    unsettled = {catalog.by_slot[first].family for first in snapshot.unsettled if first in catalog.by_slot}
+    for number, family in sorted(catalog.families.items(), key=lambda item: item[1].name):
+        if family.role:
+            continue
+        if number in unsettled or (family.scope and is_shown is not None) or family.kind == "info":
+            members = merger.settled(catalog.series[number].values())
+            if family.scope and is_shown is not None:
+                members = [series for series in members if is_shown(family, series)]
+            readings.append(merger.reading(family, members))
+        else:
+            readings.append(merger.table(family, cache.rows(catalog, number)))
+    return readings
 
 
 class Merger:
     """Merges the words of a snapshot."""
 
-    def __init__(self, snapshot: Snapshot, is_shown: Callable[[Family, Series], bool] = _always) -> None:
-        self._is_shown = is_shown
+    def __init__(self, snapshot: Snapshot) -> None:
         self._columns = snapshot.columns
         self._live = [column for column in snapshot.columns if column.alive]
-        self._retired = snapshot.retired
+        self._kept = kept_of(snapshot)
         self._unsettled = snapshot.unsettled
-        self._size = snapshot.catalog.next_slot
-        self._sums = self._add_up()
-
-    def _add_up(self) -> list[float]:
-        """The sum of each slot over everything: meaningful for words that add up, cheap enough for all."""
-        vectors = [self._retired.values.tolist(), self._retired.remainders.tolist()]
-        vectors += [column.words for column in self._columns]
-        padded = [vector[: self._size] + [0.0] * (self._size - len(vector)) for vector in vectors]
-        rows = zip(*padded, strict=True)
-        try:
-            return list(map(math.fsum, rows))
-        except (ValueError, OverflowError):  # an infinity of each sign, or a gauge near the largest double
-            return list(map(total, zip(*padded, strict=True)))
 
     def settled(self, members: Iterable[Series]) -> list[Series]:
         """Those whose words all are of one moment."""
         return [series for series in members if series.first not in self._unsettled]
 
     def reading(self, family: Family, members: Iterable[Series]) -> Reading:
-        """A metric and the samples of its series."""
-        members = self.settled(members)
-        reading = Reading(
+        """A metric and the samples of these series."""
+        members = list(members)
+        if family.kind != "info":
+            return self.table(family, Rows.of(family, members))
+        reading = Reading(family.name, "info", family.help, family.unit, original=family.original)
+        reading.samples = list(self._info(family, members))
+        return reading
+
+    def table(self, family: Family, rows: Rows) -> Reading:
+        """A metric, other than an info, and the samples of the series in ``rows``."""
+        shapes, values, mask = self._values(family, rows.firsts)
+        return Reading(
             family.name,
             _TYPES.get(family.kind, family.kind),
             family.help,
             family.unit,
             original=family.original,
             adds=family.kind == "updowncounter",
+            table=Table(rows, tuple(shapes), values, mask, has_created=family.kind in _WITH_CREATED),
         )
-        if family.scope:
-            members = [series for series in members if self._is_shown(family, series)]
-        if family.kind == "info":
-            reading.samples = list(self._info(family, members))
-        else:
-            for series in members:
-                reading.samples += self._samples(family, series, _labels(family, series.key))
-        return reading
 
-    def _samples(self, family: Family, series: Series, labels: Labels) -> Iterable[Sample]:
+    def _values(self, family: Family, firsts: array[int]) -> Values:
         if family.kind == "counter":
-            return (
-                Sample("_total", labels, self.sum(series, 0)),
-                Sample("_created", labels, series.created),
-            )
+            return _TOTAL, sums(self._vectors(), firsts, 1), None
         if family.kind in ("histogram", "summary"):
-            return self._distribution(family, series, labels)
+            return self._distributions(family, firsts)
         if family.kind == "enum":
-            return self._states(family, series, labels)
-        return self._gauge(family, series, labels)
-
-    def _distribution(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
-        width = series.width
-        counts = list(accumulate(self.sum(series, bucket) for bucket in range(2, width)))
-        addends = [self._retired_word(series), self._retired_rest(series)]
-        addends += [distribution_sum(words) for _, words in self._words(series, self._columns)]
-        if family.kind == "histogram":
-            for bound, count in zip(family.bounds, counts, strict=True):
-                yield Sample("_bucket", (*labels, ("le", bound_text(bound))), count)
-        yield Sample("_count", labels, counts[-1])
-        if family.kind == "summary" or family.bounds[0] >= 0:
-            # With negative observations a sum may fall, which a scraper takes for a restart: OpenMetrics leaves it out.
-            yield Sample("_sum", labels, total(addends))
-        yield Sample("_created", labels, series.created)
-
-    def sketch(self, series: Series) -> tuple[list[float], list[float]]:
-        """The record of a sketch, its sums exact in two words each, and its buckets, not cumulative."""
-        records = [sketch_record(words) for _, words in self._words(series, self._columns)]
-        if self._is_in_retired(series):
-            records.append(self._retired.values[series.first : series.first + RECORD])
-        rests = self._retired.remainders[series.first : series.first + 4] if self._is_in_retired(series) else []
-        merged: list[float] = []
-        for position in (0, 2):
-            addends = [word for words in records for word in words[position : position + 2]]
-            merged += total_and_rest([*addends, *rests[position : position + 2]])
-        for position, mode in ((4, "min"), (5, "max")):
-            values = [words[position] for words in records if is_set(words[position])]
-            merged.append(extreme(mode, values) + 0.0 if values else 0.0)
-        return merged, [self.sum(series, position) for position in range(2 * RECORD, series.width)]
-
-    def _gauge(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
-        mode = family.mode
-        columns = self._live if mode.startswith("live") else self._columns
-        kind = mode.removeprefix("live")
-        if kind == "mostrecent":
-            when, value = self._latest(mode, series)
-            if when:
-                yield Sample("", labels, value + 0.0)
-            return
-        words = [(column.ordinal, word[0]) for column, word in self._words(series, columns) if is_set(word[0])]
-        if kind == "all":
-            kept = mode == "all" and self._is_in_retired(series)
-            by_ordinal = dict(self._retired.by_ordinal.get(series.first, {})) if kept else {}
-            by_ordinal.update(words)
-            for ordinal, value in sorted(by_ordinal.items()):
-                yield Sample("", (*labels, ("worker", worker_label(ordinal))), value + 0.0)
-            return
-        values = [value for _, value in words]
-        retired = 0.0 if mode.startswith("live") else self._retired_word(series)
-        if is_set(retired):
-            values.append(retired)
+            return self._states(family, firsts)
+        kind = family.mode.removeprefix("live")
+        is_live = family.mode.startswith("live")
         if kind == "sum":
-            yield Sample("", labels, total([*values, 0.0 if mode == "livesum" else self._retired_rest(series)]))
-        elif values:
-            yield Sample("", labels, extreme(kind, values) + 0.0)
+            return _PLAIN, sums(_words(self._live) if is_live else self._vectors(), firsts, 1), None
+        if kind == "mostrecent":
+            found = self._recents(firsts, is_live=is_live)
+            return _PLAIN, array("d", found[0::2]), bytes(time != 0.0 for time in found[1::2])
+        if kind == "all":
+            return self._levels(family.mode, firsts)
+        vectors = _words(self._live) if is_live else [self._kept.values, *_words(self._columns)]
+        return _PLAIN, *extremes(vectors, firsts, kind == "max")
 
-    def _states(self, family: Family, series: Series, labels: Labels) -> Iterator[Sample]:
-        _, current = self._latest("mostrecent", series)
-        for number, state in enumerate(family.states):
-            yield Sample("", (*labels, (family.name, state)), float(number == current))
+    def _vectors(self) -> list[Vector]:
+        """The words of everything that adds up."""
+        return [self._kept.values, self._kept.remainders, *_words(self._columns)]
 
-    def _info(self, family: Family, members: Iterable[Series]) -> Iterator[Sample]:
+    def _distributions(self, family: Family, firsts: array[int]) -> Values:
+        buckets = max(1, len(family.bounds))
+        values = distributions(self._vectors(), 2, firsts, buckets)
+        count, sum_ = Shape("_count"), Shape("_sum")
+        if family.kind == "summary":
+            return (None, count, sum_), values, None
+        shapes = [Shape("_bucket", ("le", bound_text(bound))) for bound in family.bounds]
+        # With negative observations a sum may fall, which a scraper takes for a restart: OpenMetrics leaves it out.
+        return (*shapes, count, sum_ if family.bounds[0] >= 0 else None), values, None
+
+    def _levels(self, mode: str, firsts: array[int]) -> Values:
+        columns = self._live if mode == "liveall" else self._columns
+        kept = {} if mode == "liveall" else self._kept.by_ordinal
+        rows = {first: row for row, first in enumerate(firsts)} if kept else {}
+        kept = {first: values for first, values in kept.items() if first in rows}
+        ordinals = {column.ordinal for column in columns}.union(*kept.values())
+        places = {ordinal: place for place, ordinal in enumerate(sorted(ordinals))}
+        own = array("q", (places[column.ordinal] for column in columns))
+        values, mask = levels(_words(columns), own, len(places), firsts)
+        shown = bytearray(mask)
+        for first, by_ordinal in kept.items():
+            for ordinal, value in by_ordinal.items():
+                at = rows[first] * len(places) + places[ordinal]
+                if not shown[at]:
+                    values[at] = value + 0.0
+                    shown[at] = 1
+        return [Shape("", ("worker", worker_label(ordinal))) for ordinal in places], values, bytes(shown)
+
+    def _states(self, family: Family, firsts: array[int]) -> Values:
+        current = list(self._recents(firsts, is_live=False))[0::2]
+        size = len(family.states)
+        values = array("d", (float(state == number) for number in current for state in range(size)))
+        return [Shape("", (family.name, state)) for state in family.states], values, None
+
+    def _recents(self, firsts: array[int], *, is_live: bool) -> list[float]:
+        """What was set last, and when, of each series; time 0.0 when it never was."""
+        vectors = _words(self._live) if is_live else [*_words(self._columns), self._kept.values]
+        return list(recents(vectors, firsts))
+
+    def _info(self, family: Family, members: list[Series]) -> Iterable[Sample]:
         size = len(family.labels)
         said: dict[tuple[str, ...], tuple[float, tuple[str, ...]]] = {}
-        for series in members:
+        found = self._recents(array("q", (series.first for series in members)), is_live=False)
+        for series, when in zip(members, found[1::2], strict=True):
             if series.key is None:
                 continue
-            when, _ = self._latest("mostrecent", series)
             held = said.get(series.key[:size])
             if when and (held is None or when > held[0]):
                 said[series.key[:size]] = (when, series.key[size:])
@@ -178,37 +175,30 @@ class Merger:
             described = tuple(zip(pairs[::2], pairs[1::2], strict=True))
             yield Sample("_info", (*zip(family.labels, values, strict=True), *described), 1.0)
 
-    def _latest(self, mode: str, series: Series) -> tuple[float, float]:
-        """Time and value of what was set last; time 0.0 when it never was."""
-        live = mode.startswith("live")
-        candidates = [latest(words) for _, words in self._words(series, self._live if live else self._columns)]
-        if not live and self._is_in_retired(series):
-            candidates.append(latest(self._retired.values[series.first : series.first + series.width]))
-        return max(candidates, key=lambda pair: pair[0], default=(0.0, 0.0))
-
-    def _words(self, series: Series, columns: list[Column]) -> Iterator[tuple[Column, list[float]]]:
-        end = series.first + series.width
-        for column in columns:
-            if len(column.words) >= end:
-                yield column, column.words[series.first : end]
+    def sketch(self, series: Series) -> tuple[list[float], list[float]]:
+        """The record of a sketch, its sums exact in two words each, and its buckets, not cumulative."""
+        first, end = series.first, series.first + series.width
+        records = [sketch_record(column.words[first:end]) for column in self._columns if len(column.words) >= end]
+        if len(self._kept.values) >= end:
+            records.append(self._kept.values[first : first + RECORD])
+        rests = self._kept.remainders[first : first + 4]
+        merged: list[float] = []
+        for position in (0, 2):
+            addends = [word for words in records for word in words[position : position + 2]]
+            merged += total_and_rest([*addends, *rests[position : position + 2]])
+        for position, mode in ((4, "min"), (5, "max")):
+            values = [words[position] for words in records if is_set(words[position])]
+            merged.append(extreme(mode, values) + 0.0 if values else 0.0)
+        buckets = array("q", (first + 2 * RECORD,))
+        return merged, list(sums(self._vectors(), buckets, series.width - 2 * RECORD))
 
     def sum(self, series: Series, position: int) -> float:
         """The sum of a word over everything."""
-        slot = series.first + position
-        if self._is_in_retired(series) or slot >= len(self._retired.values):
-            return self._sums[slot]
-        # What the retired file has there was another series', which had these slots before.
-        return total(words[position] for _, words in self._words(series, self._columns))
+        return sums(self._vectors(), array("q", (series.first + position,)), 1)[0]
 
-    def _is_in_retired(self, series: Series) -> bool:
-        known = series.first + series.width <= len(self._retired.values)
-        return known and series.generation <= self._retired.generation
 
-    def _retired_word(self, series: Series) -> float:
-        return self._retired.values[series.first] if self._is_in_retired(series) else 0.0
-
-    def _retired_rest(self, series: Series) -> float:
-        return self._retired.remainders[series.first] if self._is_in_retired(series) else 0.0
+def _words(columns: Iterable[Column]) -> list[Vector]:
+    return [column.words for column in columns]
 
 
 def worker_label(ordinal: int) -> str:
@@ -222,7 +212,3 @@ def bound_text(bound: float) -> str:
 
 
 _go_string: Callable[[float], str] = utils.floatToGoString
-
-
-def _labels(family: Family, key: Key) -> Labels:
-    return OVERFLOW if key is None else family.pairs(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,9 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
             catalog.apply(fmt.SERIES, [number, entry.key, *place])
             series = catalog.series[number][entry.key]
         values[series.first] = words
-    column = [0.0] * catalog.next_slot
+    column = array("d", bytes(fmt.WORD * catalog.next_slot))
     for first, words in values.items():
-        column[first : first + len(words)] = words
+        column[first : first + len(words)] = array("d", words)
     ordinal = 0 if memory.segments is None else memory.segments.ordinal
     own = Column(ordinal, alive=True, created=0.0, words=column)
     return replace(snapshot, catalog=catalog, columns=[*snapshot.columns, own])

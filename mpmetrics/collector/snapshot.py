@@ -9,7 +9,9 @@ while the slabs were read are left out of this view: their slots may have change
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.catalog import Catalog
@@ -19,9 +21,13 @@ from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retired import Retired, read_retired
 from mpmetrics.storage.survey import list_slabs
 
+if TYPE_CHECKING:
+    from mpmetrics._cells.vectors import Vector
+
 __all__ = ["Column", "EpochReader", "Snapshot"]
 
 ATTEMPTS = 10
+_NONE = array("q")
 
 
 @dataclass(slots=True)
@@ -31,7 +37,7 @@ class Column:
     ordinal: int
     alive: bool
     created: float
-    words: list[float]
+    words: Vector
     identity: str = ""
 
 
@@ -122,12 +128,6 @@ class EpochReader:
 
     def _read_slabs(self, snapshot: Snapshot) -> bool:
         catalog = snapshot.catalog
-        compound = [
-            (series.first, series.width)
-            for number, members in catalog.series.items()
-            if catalog.families[number].width > 1
-            for series in members.values()
-        ]
         complete = True
         readers: dict[str, SlabReader] = {}
         try:
@@ -142,7 +142,7 @@ class EpochReader:
                 reader = self._slabs.pop(name.file, None) or SlabReader(os.path.join(self.path, name.file))
                 readers[name.file] = reader
                 alive = reader.alive
-                words = reader.read(compound if alive else ())
+                words = reader.read(catalog.next_slot, catalog.spans if alive else _NONE)
             except FileNotFoundError:
                 complete = False  # folded since we listed it
             except (OSError, FormatError) as error:

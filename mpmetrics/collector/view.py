@@ -6,10 +6,10 @@ Pure functions of readings. Metrics with a Prometheus name of their own pass thr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from mpmetrics.collector.reading import Labels, Reading, Sample
+from mpmetrics.collector.reading import Labels, Reading, Sample, Shape, Table
 from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION
 from mpmetrics.names.translation import exposed_name, label_name, utf8_name
 
@@ -94,21 +94,56 @@ def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8
     name = (utf8_name if utf8 else exposed_name)(reading.type, reading.original, unit)
     if options.namespace:
         name = f"{options.namespace}_{name}"
+    label = _Labelling(options.without_scope_labels, constant, utf8)
     # OpenMetrics wants a name to end with its unit.
-    made = replace(reading, name=name, unit=unit if name.endswith(f"_{unit}") else "", bare=bare)
+    made = Reading(
+        name,
+        reading.type,
+        reading.help,
+        unit if name.endswith(f"_{unit}") else "",
+        original=reading.original,
+        adds=reading.adds,
+        bare=bare,
+        table=_table(reading.table, label, is_bare=bare),
+    )
+    if made.table is not None:
+        return made
     samples = []
     for suffix, labels, value in reading.samples:
-        if bare and suffix != "_total":
-            continue
-        kept = labels
-        if options.without_scope_labels:
-            kept = tuple(pair for pair in kept if pair[0] not in _SCOPE_LABELS)
-        if constant:
-            own = {label for label, _ in kept}
-            kept = (*(pair for pair in constant if pair[0] not in own), *kept)
-        samples.append(Sample("" if bare else suffix, kept if utf8 else _legacy(kept), value))
+        if not bare or suffix == "_total":
+            samples.append(Sample("" if bare else suffix, label(labels), value))
     made.samples = _combined(samples, made)
     return made
+
+
+class _Labelling(NamedTuple):
+    """How the labels of a sample are shown."""
+
+    without_scope: bool
+    constant: Labels
+    utf8: bool
+
+    def __call__(self, labels: Labels) -> Labels:
+        if self.without_scope:
+            labels = tuple(pair for pair in labels if pair[0] not in _SCOPE_LABELS)
+        if self.constant:
+            own = {label for label, _ in labels}
+            labels = (*(pair for pair in self.constant if pair[0] not in own), *labels)
+        return labels if self.utf8 else _legacy(labels)
+
+
+def _table(table: Table | None, label: _Labelling, *, is_bare: bool) -> Table | None:
+    """The same table with labels as they are shown; None where samples have to be put together."""
+    constant = {name for name, _ in label.constant}
+    if table is None or any(shape and shape.label and shape.label[0] in constant for shape in table.shapes):
+        return None
+    rows = table.rows.view(label, label)
+    if rows is None:
+        return None
+    if not is_bare:
+        return table._replace(rows=rows)
+    shapes = tuple(Shape("") if shape and shape.suffix == "_total" else None for shape in table.shapes)
+    return table._replace(rows=rows, shapes=shapes, has_created=False)
 
 
 def _legacy(labels: Labels) -> Labels:

@@ -48,7 +48,8 @@ class Refreshed:
                 is_ours = family.scope == "worker" if slots is None else series.first in slots
                 if is_ours and family.kind != "counter" and family.temporality != "delta":
                     end = min(series.first + series.width, len(column.words))
-                    column.words[series.first : end] = [0.0] * (end - series.first)
+                    for slot in range(series.first, end):
+                        column.words[slot] = 0.0
 
 
 class Workers:

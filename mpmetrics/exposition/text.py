@@ -7,16 +7,18 @@ https://prometheus.io/docs/specs/om/open_metrics_spec/.
 from __future__ import annotations
 
 import functools
-import math
 import re
 from typing import TYPE_CHECKING
+
+from mpmetrics._cells import lines, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from mpmetrics.collector.reading import Labels, Reading
+    from mpmetrics._cells.vectors import Shape
+    from mpmetrics.collector.reading import Labels, Reading, Table
 
-__all__ = ["number", "render_openmetrics", "render_text"]
+__all__ = ["render_openmetrics", "render_text"]
 
 _LEGACY = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LEGACY_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -24,61 +26,101 @@ _TEXT_NAMES = {"counter": "_total", "info": "_info"}
 _TEXT_TYPES = {"info": "gauge", "stateset": "gauge"}
 
 
-def number(value: float) -> str:
-    """A value as both formats write it: the shortest decimal that reads back to the same double."""
-    if math.isfinite(value):
-        return repr(value)
-    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (only NaN differs from itself)
-
-
 def render_text(readings: Iterable[Reading], names: Collection[str] = ()) -> bytes:
     """Prometheus text; with ``names``, only families or samples of these names. Creation times have no place in it."""
-    lines: list[str] = []
+    parts: list[bytes] = []
     for reading in readings:
         name = _quoted(reading.name + ("" if reading.bare else _TEXT_NAMES.get(reading.type, "")))
-        samples = _sample_lines(reading, names, lambda suffix: suffix != "_created")
+        samples = _samples(reading, names, lambda suffix: suffix != "_created")
         if samples or not names or reading.name in names:
-            lines.append(f"# HELP {name} {_escape_help(reading.help)}\n")
-            lines.append(f"# TYPE {name} {_TEXT_TYPES.get(reading.type, reading.type)}\n")
-            lines += samples
-    return "".join(lines).encode()
+            parts.append(
+                f"# HELP {name} {_escape_help(reading.help)}\n"
+                f"# TYPE {name} {_TEXT_TYPES.get(reading.type, reading.type)}\n".encode()
+            )
+            parts.append(samples)
+    return b"".join(parts)
 
 
 def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ()) -> bytes:
     """OpenMetrics 1.0; with ``names``, only families or samples of these names."""
-    lines: list[str] = []
+    parts: list[bytes] = []
     for reading in readings:
-        # Observations that may be negative have no sum, and OpenMetrics has no count without one.
-        has_sum = reading.type != "histogram" or any(sample.suffix == "_sum" for sample in reading.samples)
-        samples = _sample_lines(reading, names, _everything if has_sum else _no_count)
+        samples = _samples(reading, names, _everything if _has_sum(reading) else _no_count)
         if samples or not names or reading.name in names:
             name = _quoted(reading.name)
-            lines.append(f"# HELP {name} {_escape(reading.help)}\n")
             # A counter without its suffix cannot be one here; client_golang writes the same.
-            lines.append(f"# TYPE {name} {'unknown' if reading.bare else reading.type}\n")
-            if reading.unit:
-                lines.append(f"# UNIT {name} {reading.unit}\n")
-            lines += samples
-    lines.append("# EOF\n")
-    return "".join(lines).encode()
+            kind = "unknown" if reading.bare else reading.type
+            unit = f"# UNIT {name} {reading.unit}\n" if reading.unit else ""
+            parts.append(f"# HELP {name} {_escape(reading.help)}\n# TYPE {name} {kind}\n{unit}".encode())
+            parts.append(samples)
+    parts.append(b"# EOF\n")
+    return b"".join(parts)
 
 
-def _sample_lines(reading: Reading, names: Collection[str], wanted: Callable[[str], bool]) -> list[str]:
-    whole = not names or reading.name in names
+def _has_sum(reading: Reading) -> bool:
+    """False of observations that may be negative: these have no sum, and OpenMetrics has no count without one."""
+    if reading.type != "histogram":
+        return True
+    if reading.table is not None:
+        return any(shape is not None and shape.suffix == "_sum" for shape in reading.table.shapes)
+    return any(sample.suffix == "_sum" for sample in reading.samples)
+
+
+def _samples(reading: Reading, names: Collection[str], wanted: Callable[[str], bool]) -> bytes:
+    """The lines of the samples whose suffix is wanted, and whose name or family is, where ``names`` are given."""
+    is_whole = not names or reading.name in names
+
+    def shows(suffix: str) -> bool:
+        return wanted(suffix) and (is_whole or reading.name + suffix in names)
+
+    if reading.table is not None:
+        return _table_lines(reading, reading.table, shows)
+    return "".join(_sample_lines(reading, shows)).encode()
+
+
+def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -> bytes:
+    """The lines of a table. Source of the two forms of a series: see :func:`_quoted_series`."""
+    name, rows = reading.name, table.rows
+    is_legacy = _LEGACY.match(name) is not None
+    pairs = _pairs if is_legacy and not _may_be_quoted(reading) else _quoted_pairs
+
+    def around(suffix: str, label: tuple[str, str] | None) -> Shape:
+        before = f"{name}{suffix}{{" if is_legacy else f'{{"{_escape(name + suffix)}"'
+        comma = "" if is_legacy else ","
+        last = pairs((label,)) if label else ""
+        alone = f"{before}{comma}{last}}} " if last else (f"{name}{suffix} " if is_legacy else f"{before}}} ")
+        closing = f",{last}}} " if last else "} "
+        return f"{before}{comma}".encode(), closing.encode(), alone.encode()
+
+    def created(labels: Labels, time: float) -> bytes:
+        opening, closing, alone = around("_created", None)
+        return b"%b%b\n" % (opening + text(labels) + closing if labels else alone, number(time).encode())
+
+    def text(labels: Labels, _: float = 0.0) -> bytes:
+        return pairs(labels).encode()
+
+    shapes = tuple(around(*shape) if shape is not None and shows(shape.suffix) else None for shape in table.shapes)
+    more = rows.column((created.__name__, name, pairs), created) if table.has_created and shows("_created") else None
+    return lines(shapes, rows.column(pairs, text), table.values, table.mask, more)
+
+
+def _sample_lines(reading: Reading, shows: Callable[[str], bool]) -> Iterable[str]:
+    """The lines of single samples."""
     name = reading.name
     if not _LEGACY.match(name):
-        return [
-            f"{_quoted_series(name + suffix, labels)} {number(value)}\n"
-            for suffix, labels, value in reading.samples
-            if wanted(suffix) and (whole or name + suffix in names)
-        ]
-    # Only attributes, and what an info says, may be called what a label could not be called before.
-    write = _labels_in_utf8 if reading.original or reading.type == "info" else _labels
-    return [
-        f"{name}{suffix}{write(labels)} {number(value)}\n"
-        for suffix, labels, value in reading.samples
-        if wanted(suffix) and (whole or name + suffix in names)
-    ]
+        write = _quoted_series
+    elif _may_be_quoted(reading):
+        write = _series_in_utf8
+    else:
+        write = _series
+    for suffix, labels, value in reading.samples:
+        if shows(suffix):
+            yield f"{write(name + suffix, labels)} {number(value)}\n"
+
+
+def _may_be_quoted(reading: Reading) -> bool:
+    """Whether labels may have names that were none before: attributes have, and what an info says."""
+    return bool(reading.original) or reading.type == "info"
 
 
 def _quoted(name: str) -> str:
@@ -88,8 +130,24 @@ def _quoted(name: str) -> str:
 
 def _quoted_series(name: str, labels: Labels) -> str:
     """A series whose name goes where its labels stand. Source: the escaping scheme of the formats' UTF-8 names."""
-    pairs = [f'{_quoted_label(label)}="{_escape(value)}"' for label, value in labels]
-    return "{" + ",".join([f'"{_escape(name)}"', *pairs]) + "}"
+    comma = "," if labels else ""
+    return f'{{"{_escape(name)}"{comma}{_quoted_pairs(labels)}}}'
+
+
+def _series(name: str, labels: Labels) -> str:
+    return f"{name}{{{_pairs(labels)}}}" if labels else name
+
+
+def _series_in_utf8(name: str, labels: Labels) -> str:
+    return f"{name}{{{_quoted_pairs(labels)}}}" if labels else name
+
+
+def _pairs(labels: Labels) -> str:
+    return ",".join([f'{name}="{_escape(value)}"' for name, value in labels])
+
+
+def _quoted_pairs(labels: Labels) -> str:
+    return ",".join([f'{_quoted_label(name)}="{_escape(value)}"' for name, value in labels])
 
 
 def _everything(_: str) -> bool:
@@ -98,16 +156,6 @@ def _everything(_: str) -> bool:
 
 def _no_count(suffix: str) -> bool:
     return suffix != "_count"
-
-
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join([f'{name}="{_escape(value)}"' for name, value in labels]) + "}"
-
-
-def _labels_in_utf8(labels: Labels) -> str:
-    return _labels(tuple((_quoted_label(name), value) for name, value in labels))
 
 
 @functools.lru_cache(maxsize=4096)

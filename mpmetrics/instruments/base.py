@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from mpmetrics._cells import Labelled
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_length, check_max_series
 from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
 from mpmetrics.provider import get_provider
-from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Family
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
 Child = TypeVar("Child")
 
 
-class Instrument(Metric[Child]):
+class Instrument(Metric[Child], Labelled):
     """A metric, or with label names the parent of its series.
 
     ``name``, ``documentation``, ``labelnames``, ``namespace``, ``subsystem`` and ``unit`` as in prometheus_client.
@@ -86,23 +86,9 @@ class Instrument(Metric[Child]):
             raise ValueError(msg)
         return self._alone
 
-    def labels(self, *labelvalues: object, **labelkwargs: object) -> Child:
-        """The series with these label values, in the order of the label names or by name; made at its first use.
+    if TYPE_CHECKING:
 
-        Values are taken as ``str``, those that are one as the text they hold. The result may be kept: its methods are
-        the fast path. ValueError when the number or names of the labels are not the metric's.
-        """
-        directory = self._memory.directory
-        if directory is not None and directory.words[fmt.GENERATION] != directory.seen:
-            self._memory.sync()
-        if labelvalues and not labelkwargs:
-            try:
-                child: Child | None = self._children.get(labelvalues)  # type: ignore[arg-type]
-            except TypeError:  # a value that cannot be hashed, to be taken as str
-                child = None
-            if child is not None:
-                return child
-        return self._resolve(labelvalues, labelkwargs)
+        def labels(self, *labelvalues: object, **labelkwargs: object) -> Child: ...
 
     def _resolve(self, values: tuple[object, ...], named: Mapping[str, object]) -> Child:
         key = self._key(values, named)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mpmetrics.instruments.series import make_series
-from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Guard, Segment
@@ -37,6 +36,8 @@ class Metric(Generic[Child]):
         self._provider = provider
         self._memory = provider.memory
         self._max_series = max_series
+        # Where the kind has label names, these two are Labelled's.
+        self._removals = self._memory.removals
         self._children: dict[Key, Any] = self._memory.declare(family)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
@@ -67,8 +68,7 @@ class Metric(Generic[Child]):
 
     def _notice_removals(self) -> None:
         """Take in what other processes removed, before a series is looked up."""
-        directory = self._memory.directory
-        if directory is not None and directory.words[fmt.GENERATION] != directory.seen:
+        if self._removals.is_due:
             self._memory.sync()
 
     def __repr__(self) -> str:

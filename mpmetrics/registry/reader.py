@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import LAYOUTS
 from mpmetrics.collector.collection import Collection
-from mpmetrics.collector.merge import OVERFLOW, Merger
+from mpmetrics.collector.merge import Merger
+from mpmetrics.collector.rows import labels_of
 from mpmetrics.errors import ShutdownError
 from mpmetrics.registry.distribution import Distribution
 from mpmetrics.registry.rates import TICK, Rates
@@ -154,7 +155,7 @@ class Reader:
             if decrease is not None and decrease.first not in settled:
                 continue
             down = 0.0 if decrease is None else merger.sum(decrease, 0)
-            labels = OVERFLOW if series.key is None else family.pairs(series.key)
+            labels = labels_of(family, series.key)
             count = _whole(merger.sum(series, 0) - down)
             views.append(View(_name(family), family.role, labels, series.created, count, has_fallen=down > 0))
         return views
@@ -171,7 +172,7 @@ class Reader:
         first: bool,
     ) -> View:
         name, role = _name(family), family.role
-        labels = OVERFLOW if series.key is None else family.pairs(series.key)
+        labels = labels_of(family, series.key)
         if role in ("gauge", "healthcheck"):
             samples = merger.reading(family, [series]).samples
             return View(name, role, labels, series.created, value=samples[0].value if samples else None)

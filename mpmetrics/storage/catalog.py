@@ -7,7 +7,9 @@ input or output.
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import astuple, dataclass, field, fields
+from itertools import chain
 from typing import Any, NamedTuple
 
 from mpmetrics._cells import LAYOUTS, RECORD
@@ -158,6 +160,11 @@ class Catalog:
         self.resting: dict[int, Rest] = {}
         self.touched: set[int] = set()
         """First slots of series that came or went since a reader last emptied this."""
+        self.removals: dict[int, int] = {}
+        """How many series of each family were removed so far."""
+        self.youngest = 0
+        """The latest generation of removals that a series was made after."""
+        self._spans: array[int] | None = array("q")
         self.next_slot = 0
         self.next_family = 0
         self.next_serial = 1
@@ -216,6 +223,7 @@ class Catalog:
         self.families[number] = family
         self.numbers[family.name] = number
         self.series[number] = {}
+        self.removals[number] = 0
         for name in family.sample_names:
             self._sample_names[name] = number
         if family.original:
@@ -242,6 +250,9 @@ class Catalog:
         self.series[number][key] = series
         self.by_slot[series.first] = series
         self.touched.add(series.first)
+        self.youngest = max(self.youngest, series.generation)
+        if width > 1 and self._spans is not None:
+            self._spans.extend((series.first, width))
         self.next_slot = max(self.next_slot, series.first + width)
         self.next_serial = max(self.next_serial, series.serial + 1)
         self.resting.pop(series.first, None)
@@ -254,11 +265,22 @@ class Catalog:
                 del self.series[series.family][series.key]
                 self.resting[series.first] = Rest(int(generation), series.width, series.serial)
                 self.touched.add(series.first)
+                self.removals[series.family] += 1
+                if series.width > 1:
+                    self._spans = None
                 self.dead_records += 2
 
     def _free(self, generation: int, first: int, width: int, serial: int) -> None:
         self.resting[int(first)] = Rest(int(generation), int(width), int(serial))
         self.next_slot = max(self.next_slot, first + width)
+
+    @property
+    def spans(self) -> array[int]:
+        """First slot and width, one after the other, of each series of several words."""
+        if self._spans is None:
+            compound = (series for series in self.by_slot.values() if series.width > 1)
+            self._spans = array("q", chain.from_iterable((series.first, series.width) for series in compound))
+        return self._spans
 
     def difference(self, other: Catalog) -> set[int]:
         """First slots whose series is not the same here and in ``other``."""

@@ -52,6 +52,7 @@ class SeriesDirectory:
         self,
         path: str,
         *,
+        removals: Removals,
         owner: tuple[int, int] | None = None,
         survey: Callable[[], list[Holder]],
         on_removed: Callable[[list[tuple[int, int]], int], None],
@@ -59,6 +60,7 @@ class SeriesDirectory:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = Catalog()
+        self._removals = removals
         self.lock = AppendLock(os.path.join(path, "series.lock"), lambda: self.words[fmt.COMMITTED], owner)
         self._path = os.path.join(path, "series")
         self._owner = owner
@@ -78,9 +80,15 @@ class SeriesDirectory:
         self._map = mmap.mmap(descriptor.fileno(), fmt.SERIES_HEAD_SIZE)
         self._descriptor = descriptor
         self.words = memoryview(self._map).cast("Q")
+        self._removals.watch(self.words, fmt.GENERATION)
         self._trouble = memoryview(self._map).cast("d")
         self._position = fmt.SERIES_HEAD_SIZE
-        self.seen = 0
+        self._removals.seen = 0
+
+    @property
+    def seen(self) -> int:
+        """The generation up to which removals are taken in; when it is behind the file's, :meth:`sync` is due."""
+        return self._removals.seen
 
     @property
     def generation(self) -> int:
@@ -146,7 +154,7 @@ class SeriesDirectory:
             first = self._allocate(width)
             serial = max(self.catalog.next_serial, self.words[fmt.NEXT_SERIAL])
             made = self._clock() if created is None else created
-            self._append(fmt.SERIES, [number, key, first, width, made, self.seen, serial])
+            self._append(fmt.SERIES, [number, key, first, width, made, self._removals.seen, serial])
             series = self.catalog.series[number][key]
         return series
 
@@ -174,7 +182,7 @@ class SeriesDirectory:
                 # Others take a changed generation for: parse up to committed, drop what is gone. Only now, when nothing
                 # can be added to this generation any more, may anyone let go of it.
                 self.words[fmt.GENERATION] = generation
-                self.seen = generation
+                self._removals.seen = generation
                 self._on_removed([(series.first, series.width) for series in gone], generation)
         if self.catalog.dead_records > COMPACT_AT + len(self.catalog.by_slot):
             with contextlib.suppress(OSError):  # no room for a second copy now; the file is right as it is
@@ -238,13 +246,13 @@ class SeriesDirectory:
             self._reload()
         generation = self.words[fmt.GENERATION]
         committed = fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
-        if committed != self._position or generation != self.seen:
+        if committed != self._position or generation != self._removals.seen:
             self._is_torn = True
             gone = self._parse(committed)
             # Whoever removed series and was killed before it said so left the word behind its records.
             generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
             self._on_removed(gone, generation)
-            self.seen = generation
+            self._removals.seen = generation
             self._is_torn = False
 
     def _parse(self, committed: int) -> list[tuple[int, int]]:
@@ -276,7 +284,7 @@ class SeriesDirectory:
         self._parse(fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path))
         generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
         self._on_reloaded(self.catalog, generation)
-        self.seen = generation
+        self._removals.seen = generation
         self._is_torn = False
 
     def _compact(self) -> None:
@@ -305,5 +313,6 @@ class SeriesDirectory:
 
     def close(self) -> None:
         """Close the files. The object is of no use afterwards."""
+        self._removals.watch(None, 0)
         self.lock.close()
         self._descriptor.close()

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from array import array
+from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.locks import mutex, remove_unheld
@@ -17,7 +20,13 @@ from mpmetrics.storage.retire import retire
 from mpmetrics.storage.retired import load_retired, write_retired
 from mpmetrics.storage.survey import is_alive, list_slabs
 
+if TYPE_CHECKING:
+    from mpmetrics._cells.vectors import Vector
+
 __all__ = ["fold"]
+
+_NONE = array("q")
+"""Nobody writes to a dead process's words any more, so none of them have to be read together."""
 
 
 def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, timeout: float = 0.0) -> int:
@@ -44,7 +53,7 @@ def _dead(path: str) -> list[str]:
 def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
     _sweep(path)
     retired = load_retired(path)
-    fresh: list[tuple[SlabReader, list[float]]] = []
+    fresh: list[tuple[SlabReader, Vector]] = []
     unlinked: list[str] = []
     try:
         for name in _dead(path):
@@ -54,7 +63,7 @@ def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
             with contextlib.suppress(FormatError, OSError):
                 slab = SlabReader(os.path.join(path, name))
                 if not slab.alive:
-                    fresh.append((slab, slab.read(())))
+                    fresh.append((slab, slab.read(sys.maxsize, _NONE)))
         for name in unlinked:
             os.unlink(os.path.join(path, name))
         if len(fresh) < at_least:

@@ -14,7 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import Guard, Segment
+from mpmetrics._cells import Guard, Removals, Segment
 from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
@@ -46,6 +46,7 @@ class Memory:
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.guard = Guard()
+        self.removals = Removals()
         self.directory: SeriesDirectory | None = None
         self._clock = clock
         self._bindings = Bindings()
@@ -79,6 +80,7 @@ class Memory:
             raise StoreError(msg)
         directory = SeriesDirectory(
             epoch.path,
+            removals=self.removals,
             owner=epoch.owner,
             survey=lambda: holders(epoch.path, epoch.owner),
             on_removed=self._removed,
@@ -199,7 +201,7 @@ class Memory:
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
         directory = self.directory
-        if directory is not None and directory.generation != directory.seen:
+        if directory is not None and self.removals.is_due:
             try:
                 directory.sync()
             except StoreError as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from mpmetrics._cells import load
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import records
@@ -18,12 +19,11 @@ from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from array import array
+
+    from mpmetrics._cells.vectors import Vector
 
 __all__ = ["SeriesReader", "SlabReader"]
-
-RETRIES = 256
-"""How often a series of several words is read again before it is taken as it is."""
 
 
 def _open_regular(path: str) -> Descriptor:
@@ -137,8 +137,10 @@ class SlabReader:
         """The greatest serial of a series that the owner has ever held."""
         return self._head[fmt.BOUND]
 
-    def read(self, compound: Iterable[tuple[int, int]]) -> list[float]:
-        """All words, each loaded whole; the words of each ``(first, width)`` in ``compound`` belong together.
+    def read(self, slots: int, compound: array[int]) -> Vector:
+        """The first ``slots`` words, or all there are, each loaded whole.
+
+        ``compound`` are pairs of a first slot and a width, of words that belong together.
 
         Raises FormatError when the file is not as long as it says.
         """
@@ -148,38 +150,7 @@ class SlabReader:
             msg = f"{self.path}: has a capacity of {capacity} bytes, which no slab can have"
             raise FormatError(msg)
         self._remap(capacity)
-        before = self._floats(0, None)
-        ranges = list(compound)
-        if not ranges:
-            return before
-        values = self._floats(0, None)
-        if values != before:
-            for first, width in ranges:
-                self._settle(before, values, first, first + width)
-        return values
-
-    def _floats(self, start: int, end: int | None) -> list[float]:
-        """Words as numbers, each loaded whole: ``tolist`` of a view in native format copies item by item."""
-        return cast("list[float]", self._words[start:end].tolist())
-
-    def _settle(self, before: list[float], values: list[float], start: int, end: int) -> None:
-        """Read the words from start to end until two readings agree, a bounded number of times.
-
-        The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
-        words of a sketch take ten times as long as its writer does. Such a copy may tear a word, but the next one then
-        differs from it; if none ever agree, each word is loaded whole, at least.
-        """
-        if before[start:end] == values[start:end]:
-            return
-        first, last = fmt.SLAB_HEAD_SIZE + fmt.WORD * start, fmt.SLAB_HEAD_SIZE + fmt.WORD * end
-        earlier = self._map[first:last]
-        for _ in range(RETRIES):
-            later = self._map[first:last]
-            if earlier == later:
-                values[start:end] = memoryview(later).cast("d").tolist()
-                return
-            earlier = later
-        values[start:end] = self._floats(start, end)
+        return load(self._words, slots, compound)
 
     def close(self) -> None:
         """Close the file; maps go with the object."""

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import RECORD
-from mpmetrics.storage.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
+from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
 from mpmetrics.storage.retired import Retired
 
 if TYPE_CHECKING:
+    from mpmetrics._cells.vectors import Vector
     from mpmetrics.storage.catalog import Catalog, Series
     from mpmetrics.storage.reader import SlabReader
 
 __all__ = ["retire"]
 
 
-def retire(old: Retired, slabs: list[tuple[SlabReader, list[float]]], catalog: Catalog, generation: int) -> Retired:
+def retire(old: Retired, slabs: list[tuple[SlabReader, Vector]], catalog: Catalog, generation: int) -> Retired:
     """What ``old`` and the words of ``slabs`` add up to, for the series of ``catalog`` as of ``generation``."""
     zeros = bytes(8 * catalog.next_slot)
     new = Retired(array("d", zeros), array("d", zeros), generation=generation, incarnation=old.incarnation + 1)
@@ -50,7 +51,7 @@ class _Share:
     mode: str
     before: list[float]
     rests: list[float]
-    columns: list[tuple[int, list[float]]]
+    columns: list[tuple[int, Vector]]
 
     def add(self, kind: str) -> None:
         """Store what the series comes to. Gauges of the live modes come to nothing: zero bits, never set."""

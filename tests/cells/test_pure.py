@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, Guard, RecentCell, Segment, pure
-from mpmetrics.storage.arithmetic import distribution_sum, is_set, latest
+from mpmetrics._cells.arithmetic import distribution_sum, is_set, latest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

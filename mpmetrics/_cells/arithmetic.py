@@ -7,10 +7,12 @@ is kept there beside the value.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import RECORD
+from mpmetrics._cells.sketch import RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +26,7 @@ def total(addends: Iterable[float]) -> float:
     try:
         return math.fsum(addends)
     except (ValueError, OverflowError):  # inf - inf, or a partial sum past the largest double
-        return sum(addends)
+        return functools.reduce(operator.add, addends, 0.0)  # not sum(), whose rounding depends on Python's version
 
 
 def total_and_rest(addends: Sequence[float]) -> tuple[float, float]:

@@ -1,0 +1,150 @@
+/* The guard: operations that call into Python, one at a time; nobody waits for it. */
+
+#include "core.h"
+
+static PyObject *guard_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Guard *self = (Guard *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->is_slow = Py_NewRef(Py_False);
+    self->queue = PyList_New(0);
+    if (self->queue == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+/* Carry out the oldest operation that is queued. */
+static int run_oldest(Guard *self)
+{
+    PyObject *queue = self->queue;
+    PyObject *entry = Py_NewRef(PyList_GET_ITEM(queue, 0));
+    if (PyList_SetSlice(queue, 0, 1, NULL) < 0) {
+        Py_DECREF(entry);
+        return -1;
+    }
+    PyObject *done = PyObject_CallOneArg(PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1));
+    Py_DECREF(entry);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Carry out what is queued, unless another holder is going to. An operation that raises does not keep the others from
+   being carried out; what it raised is raised in the end. */
+static int drain(Guard *self)
+{
+    PyObject *type = NULL, *value = NULL, *trace = NULL;
+    if (self->held || PyList_GET_SIZE(self->queue) == 0)
+        return 0;
+    uint64_t turn = self->held = ++self->turn;
+    /* A forked child begins with another queue and another holder: its parent's goes on in the parent. */
+    while (self->held == turn && PyList_GET_SIZE(self->queue) > 0) {
+        if (run_oldest(self) < 0) {
+            Py_XDECREF(type);
+            Py_XDECREF(value);
+            Py_XDECREF(trace);
+            PyErr_Fetch(&type, &value, &trace);
+        }
+    }
+    if (self->held == turn)
+        self->held = 0;
+    if (type == NULL)
+        return 0;
+    PyErr_Restore(type, value, trace);
+    return -1;
+}
+
+int guard_run(Guard *self, PyObject *operation, PyObject *argument)
+{
+    PyObject *entry = PyTuple_Pack(2, operation, argument);
+    if (entry == NULL)
+        return -1;
+    int failed = PyList_Append(self->queue, entry);
+    Py_DECREF(entry);
+    return failed ? -1 : drain(self);
+}
+
+static PyObject *guard_run_method(Guard *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "run() takes an operation and its argument, not %zd arguments", count);
+    if (guard_run(self, args[0], args[1]) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *guard_drain(Guard *self, PyObject *Py_UNUSED(none))
+{
+    if (drain(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *guard_reset(Guard *self, PyObject *Py_UNUSED(none))
+{
+    PyObject *queue = PyList_New(0);
+    if (queue == NULL)
+        return NULL;
+    self->held = 0;
+    Py_SETREF(self->is_slow, Py_NewRef(Py_False));
+    Py_SETREF(self->queue, queue);
+    Py_RETURN_NONE;
+}
+
+static PyObject *guard_is_slow(Guard *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->is_slow); }
+
+static int guard_set_is_slow(Guard *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->is_slow, Py_NewRef(value != NULL && PyObject_IsTrue(value) == 1 ? Py_True : Py_False));
+    return 0;
+}
+
+static int guard_traverse(Guard *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->queue);
+    return 0;
+}
+
+static int guard_clear(Guard *self)
+{
+    /* Its cells may outlive it for a moment in which they are still written to: the queue itself stays. */
+    return self->queue == NULL ? 0 : PyList_SetSlice(self->queue, 0, PyList_GET_SIZE(self->queue), NULL);
+}
+
+static void guard_dealloc(Guard *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->queue);
+    Py_CLEAR(self->is_slow);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyMethodDef guard_methods[] = {
+    {"run", (PyCFunction)(void (*)(void))guard_run_method, METH_FASTCALL,
+     "Carry out ``operation(argument)`` alone: now, or by whoever holds the guard as soon as it lets go."},
+    {"drain", (PyCFunction)guard_drain, METH_NOARGS,
+     "Carry out what is queued, unless another holder is going to."},
+    {"reset", (PyCFunction)guard_reset, METH_NOARGS,
+     "In a forked child: nobody holds it, and none of the parent's queue, which the parent carries out."},
+    {NULL},
+};
+
+static PyGetSetDef guard_fields[] = {
+    {"is_slow", (getter)guard_is_slow, (setter)guard_set_is_slow,
+     "Set by the holder for as long as its operation may take its time. Here it changes nothing.", NULL},
+    {NULL},
+};
+
+PyTypeObject Guard_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mpmetrics._cells._native.Guard",
+    .tp_doc = "Makes operations on cells atomic within a process, without ever waiting.",
+    .tp_basicsize = sizeof(Guard),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_new = guard_new,
+    .tp_dealloc = (destructor)guard_dealloc,
+    .tp_traverse = (traverseproc)guard_traverse,
+    .tp_clear = (inquiry)guard_clear,
+    .tp_methods = guard_methods,
+    .tp_getset = guard_fields,
+};

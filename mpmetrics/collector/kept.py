@@ -1,0 +1,36 @@
+"""What the retired file holds of the series that there are now."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mpmetrics.collector.snapshot import Snapshot
+
+__all__ = ["Kept", "kept_of"]
+
+
+class Kept(NamedTuple):
+    """Values and remainders by slot, and ``all`` gauges by first slot and ordinal, as in the retired file."""
+
+    values: array[float]
+    remainders: array[float]
+    by_ordinal: dict[int, dict[int, float]]
+
+
+def kept_of(snapshot: Snapshot) -> Kept:
+    """The retired words of a snapshot; in the slots of younger series, which were another's before, there is nothing."""
+    retired = snapshot.retired
+    size = len(retired.values)
+    if not size or snapshot.catalog.youngest <= retired.generation:
+        return Kept(retired.values, retired.remainders, retired.by_ordinal)
+    series_now = snapshot.catalog.by_slot.values()
+    young = [series for series in series_now if series.first < size and series.generation > retired.generation]
+    values, remainders, by_ordinal = retired.values[:], retired.remainders[:], dict(retired.by_ordinal)
+    for series in young:
+        zeros = array("d", bytes(8 * (min(size, series.first + series.width) - series.first)))
+        values[series.first : series.first + len(zeros)] = zeros
+        remainders[series.first : series.first + len(zeros)] = zeros
+        by_ordinal.pop(series.first, None)
+    return Kept(values, remainders, by_ordinal)

@@ -1,0 +1,31 @@
+"""The optional part of the build: the compiled twin of ``mpmetrics._cells``. All else stands in pyproject.toml.
+
+``MPMETRICS_REQUIRE_EXT=1`` makes the installation fail where it cannot be compiled; else the twin in Python is used
+there. ``MPMETRICS_BUILD_FLAGS`` are more options for the compiler and the linker, ``-fsanitize=address`` for instance.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+REQUIRED = os.environ.get("MPMETRICS_REQUIRE_EXT", "") not in ("", "0")
+FLAGS = shlex.split(os.environ.get("MPMETRICS_BUILD_FLAGS", ""))
+FOLDER = Path("mpmetrics", "_cells", "src")
+
+setup(
+    ext_modules=[
+        Extension(
+            "mpmetrics._cells._native",
+            sources=sorted(map(str, FOLDER.glob("*.c"))),
+            depends=[str(FOLDER / "core.h")],
+            # Sums are exact only where each operation is rounded by itself.
+            extra_compile_args=["-O2", "-ffp-contract=off", "-fvisibility=hidden", *FLAGS],
+            extra_link_args=FLAGS,
+            optional=not REQUIRED,
+        )
+    ]
+)
