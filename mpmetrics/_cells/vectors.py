@@ -1,6 +1,7 @@
 """The pure-Python twin of reading, merging and writing down the words of many processes.
 
-A *vector* holds the words of one process, slot 0 first; slots past its end are zero. ``firsts`` are the first slots of
+A *vector* holds the words of one process, slot 0 first; slots past its end are zero. Here it is a list or an array, in
+the compiled twin a view of doubles. ``firsts`` are the first slots of
 the series of one family, as an array of format ``q``: each makes a row of the result, and rows stand one after another.
 A *mask* says of each value, by a byte that is not zero, that there is one.
 """
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterable, Sequence
 
-    Vector = MutableSequence[float] | memoryview[float]
+    Vector = list[float] | array[float]
     Shape = tuple[bytes, bytes, bytes]
 
 __all__ = ["distributions", "extremes", "levels", "lines", "load", "number", "recents", "sums"]
@@ -27,7 +28,7 @@ RETRIES = 256
 """How often words that belong together are read again before they are taken as they are."""
 
 
-def load(words: memoryview, count: int, spans: array[int]) -> Vector:
+def load(words: memoryview[float], count: int, spans: array[int]) -> Vector:
     """A copy of the first ``count`` words of a map that others write to, each loaded whole.
 
     ``spans`` are pairs of a first slot and a width: the words of each belong together, and are of one moment unless
@@ -46,7 +47,7 @@ def load(words: memoryview, count: int, spans: array[int]) -> Vector:
     return values
 
 
-def _settle(words: memoryview, start: int, end: int) -> list[float]:
+def _settle(words: memoryview[float], start: int, end: int) -> list[float]:
     """Words from start to end, read until two readings agree, a bounded number of times.
 
     The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
@@ -106,9 +107,7 @@ def extremes(vectors: Sequence[Vector], firsts: array[int], is_max: bool) -> tup
     return values, bytes(mask)
 
 
-def levels(
-    vectors: Sequence[Vector], places: array[int], width: int, firsts: array[int]
-) -> tuple[Vector, bytes]:
+def levels(vectors: Sequence[Vector], places: array[int], width: int, firsts: array[int]) -> tuple[Vector, bytes]:
     """The words that were ever set: each vector's in its place of a row; of two in one place, the latter's."""
     values = [0.0] * (len(firsts) * width)
     mask = bytearray(len(values))
@@ -157,7 +156,7 @@ def number(value: float) -> str:
     """A value as the text formats write it: the shortest decimal that reads back to the same double."""
     if math.isfinite(value):
         return repr(value)
-    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (only NaN differs from itself)
+    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (NaN alone does)
 
 
 def lines(
@@ -192,7 +191,11 @@ def _numbers(values: Vector) -> list[bytes]:
 
 
 def _lines_one_by_one(
-    shapes: tuple[Shape | None, ...], rows: list[bytes], numbers: list[bytes], mask: bytes | None, more: list[bytes] | None
+    shapes: tuple[Shape | None, ...],
+    rows: list[bytes],
+    numbers: list[bytes],
+    mask: bytes | None,
+    more: list[bytes] | None,
 ) -> bytes:
     parts: list[bytes] = []
     position = 0

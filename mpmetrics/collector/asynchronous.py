@@ -139,6 +139,4 @@ class Asynchronous:
 
 def _samples(family: Family, values: dict[Key, float]) -> list[Sample]:
     suffix = "_total" if family.kind == "counter" else ""
-    return [
-        Sample(suffix, labels_of(family, key), value + 0.0) for key, value in values.items()
-    ]
+    return [Sample(suffix, labels_of(family, key), value + 0.0) for key, value in values.items()]

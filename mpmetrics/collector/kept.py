@@ -20,7 +20,7 @@ class Kept(NamedTuple):
 
 
 def kept_of(snapshot: Snapshot) -> Kept:
-    """The retired words of a snapshot; in the slots of younger series, which were another's before, there is nothing."""
+    """The retired words of a snapshot. In the slots of younger series, which were another's before, is nothing."""
     retired = snapshot.retired
     size = len(retired.values)
     if not size or snapshot.catalog.youngest <= retired.generation:

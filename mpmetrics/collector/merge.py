@@ -16,7 +16,7 @@ from prometheus_client import utils
 
 from mpmetrics._cells import RECORD, distributions, extremes, levels, recents, sums
 from mpmetrics._cells.arithmetic import extreme, is_set, sketch_record, total_and_rest
-from mpmetrics.collector.kept import Kept, kept_of
+from mpmetrics.collector.kept import kept_of
 from mpmetrics.collector.reading import Reading, Sample, Shape, Table
 from mpmetrics.collector.rows import OVERFLOW, Rows, RowsCache
 from mpmetrics.storage import format as fmt
@@ -99,7 +99,7 @@ class Merger:
             table=Table(rows, tuple(shapes), values, mask, has_created=family.kind in _WITH_CREATED),
         )
 
-    def _values(self, family: Family, firsts: array[int]) -> Values:
+    def _values(self, family: Family, firsts: array[int]) -> Values:  # noqa: PLR0911 (one for each kind)
         if family.kind == "counter":
             return _TOTAL, sums(self._vectors(), firsts, 1), None
         if family.kind in ("histogram", "summary"):

@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the samples of one column of a table have in common: the suffix of their name, and the last label, if any."""
+    """What the samples of a column of a table have in common: the suffix of their name, and the last label, if any."""
 
     suffix: str
     label: tuple[str, str] | None = None
@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
     def samples(self) -> list[Sample]:
         """The same as objects."""
-        samples = []
+        samples: list[Sample] = []
         position = 0
         for labels, created in zip(self.rows.labels, self.rows.created, strict=True):
             before = len(samples)

@@ -123,7 +123,7 @@ class _Labelling(NamedTuple):
     constant: Labels
     utf8: bool
 
-    def __call__(self, labels: Labels) -> Labels:
+    def __call__(self, labels: Labels, /) -> Labels:
         if self.without_scope:
             labels = tuple(pair for pair in labels if pair[0] not in _SCOPE_LABELS)
         if self.constant:

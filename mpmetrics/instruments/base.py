@@ -88,7 +88,8 @@ class Instrument(Metric[Child], Labelled):
 
     if TYPE_CHECKING:
 
-        def labels(self, *labelvalues: object, **labelkwargs: object) -> Child: ...
+        def labels(self, *labelvalues: object, **labelkwargs: object) -> Child:
+            """As in the base class."""
 
     def _resolve(self, values: tuple[object, ...], named: Mapping[str, object]) -> Child:
         key = self._key(values, named)

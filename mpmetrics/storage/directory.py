@@ -26,6 +26,7 @@ from mpmetrics.storage.series_file import create_series_file, write_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from mpmetrics._cells import Removals
     from mpmetrics.storage.holders import Holder
 
 __all__ = ["SeriesDirectory"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -284,7 +285,7 @@ def read_slab(path: Path) -> list[float]:
     slab = SlabReader(str(path))
     try:
         assert slab.acknowledged >= 0
-        return slab.read([(1, 4)])
+        return list(slab.read(sys.maxsize, array("q", (1, 4))))
     finally:
         slab.close()
 

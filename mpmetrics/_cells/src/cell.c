@@ -118,6 +118,21 @@ int take_number(PyObject *value, double *number)
     return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* The same of whatever float() takes: text, too. */
+int take_float(PyObject *value, double *number)
+{
+    if (PyFloat_CheckExact(value)) {
+        *number = PyFloat_AS_DOUBLE(value);
+        return 0;
+    }
+    PyObject *made = PyNumber_Float(value);
+    if (made == NULL)
+        return -1;
+    *number = PyFloat_AS_DOUBLE(made);
+    Py_DECREF(made);
+    return 0;
+}
+
 /* The arguments of a method, by position or by name; those that are not given stay NULL. The first is needed unless
    `most` is negative; the method then takes -most, and all may be missing. */
 int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,

@@ -103,6 +103,7 @@ int counted_commit(CountedCell *cell, Place *place, Py_ssize_t bucket, int odd);
 PyObject *counted_place(CountedCell *cell, PyObject *args);
 int say_no_exemplars(PyObject *exemplar);
 int take_number(PyObject *value, double *number);
+int take_float(PyObject *value, double *number);
 int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values);
 

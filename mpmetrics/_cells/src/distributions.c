@@ -88,7 +88,7 @@ static PyObject *distribution_observe(DistributionCell *self, PyObject *const *a
         values[0] = args[0];
     else if (take_arguments("observe", args, count, names, keywords, 2, values) < 0 || say_no_exemplars(values[1]) < 0)
         return NULL;
-    if (take_number(values[0], &value) < 0)
+    if (take_float(values[0], &value) < 0)
         return NULL;
     if (isnan(value)) {
         PyObject *number = PyFloat_FromDouble(value);

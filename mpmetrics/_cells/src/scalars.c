@@ -100,9 +100,9 @@ static PyObject *gauge_set(Cell *self, PyObject *const *args, Py_ssize_t count, 
     double value;
     if (count != 1 || names != NULL) {
         PyObject *values[1] = {NULL};
-        if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_number(values[0], &value) < 0)
+        if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
             return NULL;
-    } else if (take_number(args[0], &value) < 0) {
+    } else if (take_float(args[0], &value) < 0) {
         return NULL;
     }
     double *word = direct(self, 1);
@@ -178,7 +178,7 @@ static PyObject *recent_set(Cell *self, PyObject *const *args, Py_ssize_t count,
 {
     PyObject *values[1] = {NULL};
     double value;
-    if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_number(values[0], &value) < 0)
+    if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
         return NULL;
     if (cell_later(self, "_set", Py_BuildValue("(dd)", value, now())) < 0)
         return NULL;

@@ -57,8 +57,10 @@ static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 
 static int segment_traverse(Segment *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->words);
-    Py_VISIT(self->view.obj);
+    /* A view of a map leads nowhere else. To the collector it is held from outside: else it would take the view apart
+       while the segment still has it, and a view that was taken apart cannot be released any more. */
+    if (self->data == NULL)
+        Py_VISIT(self->words);
     return 0;
 }
 

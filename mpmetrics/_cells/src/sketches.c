@@ -57,7 +57,7 @@ static int update(SketchCell *self, Place *place, double value)
 static PyObject *sketch_update(SketchCell *self, PyObject *argument)
 {
     double value;
-    if (take_number(argument, &value) < 0)
+    if (take_float(argument, &value) < 0)
         return NULL;
     if (!(-LARGEST <= value && value <= LARGEST) || (value < 0 && !self->is_signed)) {
         PyObject *number = PyFloat_FromDouble(value);
