@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from itertools import accumulate, chain, repeat
 from operator import eq, itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, total
 
@@ -28,17 +28,17 @@ RETRIES = 256
 """How often words that belong together are read again before they are taken as they are."""
 
 
-def load(words: memoryview[float], count: int, spans: array[int]) -> Vector:
+def load(words: memoryview[Any], count: int, spans: array[int]) -> Vector:
     """A copy of the first ``count`` words of a map that others write to, each loaded whole.
 
     ``spans`` are pairs of a first slot and a width: the words of each belong together, and are of one moment unless
     that cannot be had in a bounded number of attempts.
     """
     # ``tolist`` of a view in native format copies item by item.
-    before = words[:count].tolist()
+    before = cast("list[float]", words[:count].tolist())
     if not spans:
         return before
-    values = words[:count].tolist()
+    values = cast("list[float]", words[:count].tolist())
     if values != before:
         pairs = iter(spans)
         for first, width in zip(pairs, pairs, strict=True):
@@ -47,7 +47,7 @@ def load(words: memoryview[float], count: int, spans: array[int]) -> Vector:
     return values
 
 
-def _settle(words: memoryview[float], start: int, end: int) -> list[float]:
+def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
     """Words from start to end, read until two readings agree, a bounded number of times.
 
     The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
@@ -58,9 +58,9 @@ def _settle(words: memoryview[float], start: int, end: int) -> list[float]:
     for _ in range(RETRIES):
         later = words[start:end].tobytes()
         if earlier == later:
-            return memoryview(later).cast("d").tolist()
+            return cast("list[float]", memoryview(later).cast("d").tolist())
         earlier = later
-    return words[start:end].tolist()
+    return cast("list[float]", words[start:end].tolist())
 
 
 def sums(vectors: Sequence[Vector], firsts: array[int], width: int) -> Vector:

@@ -111,7 +111,7 @@ def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8
     samples = []
     for suffix, labels, value in reading.samples:
         if not bare or suffix == "_total":
-            samples.append(Sample("" if bare else suffix, label(labels), value))
+            samples.append(Sample("" if bare else suffix, label.shown(labels), value))
     made.samples = _combined(samples, made)
     return made
 
@@ -123,7 +123,8 @@ class _Labelling(NamedTuple):
     constant: Labels
     utf8: bool
 
-    def __call__(self, labels: Labels, /) -> Labels:
+    def shown(self, labels: Labels) -> Labels:
+        """These labels as they are shown."""
         if self.without_scope:
             labels = tuple(pair for pair in labels if pair[0] not in _SCOPE_LABELS)
         if self.constant:
@@ -137,7 +138,7 @@ def _table(table: Table | None, label: _Labelling, *, is_bare: bool) -> Table | 
     constant = {name for name, _ in label.constant}
     if table is None or any(shape and shape.label and shape.label[0] in constant for shape in table.shapes):
         return None
-    rows = table.rows.view(label, label)
+    rows = table.rows.view(label, label.shown)
     if rows is None:
         return None
     if not is_bare:

@@ -76,8 +76,7 @@ class Memory:
         families are attached nevertheless.
         """
         if self.directory is not None:
-            msg = f"this provider has a store already; make another one for {epoch.path}"
-            raise StoreError(msg)
+            raise StoreError(f"this provider has a store already; make another one for {epoch.path}")
         directory = SeriesDirectory(
             epoch.path,
             removals=self.removals,
@@ -100,7 +99,7 @@ class Memory:
             lowest=lambda: self._lowest,
         )
         self.directory = directory
-        conflicts = []
+        conflicts: list[ConflictError] = []
         for family in self.families():
             try:
                 self._declare(directory, family)
@@ -200,10 +199,9 @@ class Memory:
 
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
-        directory = self.directory
-        if directory is not None and self.removals.is_due:
+        if self.directory is not None and self.removals.is_due:
             try:
-                directory.sync()
+                self.directory.sync()
             except StoreError as error:
                 self._complain("store", error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mpmetrics._cells import load
 from mpmetrics.errors import FormatError
@@ -119,7 +119,7 @@ class SlabReader:
         if size != self._size:
             self._map = mmap.mmap(self._descriptor.fileno(), size, prot=mmap.PROT_READ)
             self._head = memoryview(self._map).cast("Q")
-            self._words = cast("memoryview[float]", memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d"))
+            self._words = memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d")
             self._size = size
 
     @property

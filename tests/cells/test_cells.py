@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, Guard, RecentCell, Segment, pure
+from mpmetrics import _cells
+from mpmetrics._cells import DistributionCell, Guard, RecentCell, Segment, pure
 from mpmetrics._cells.arithmetic import distribution_sum, is_set, latest
 
 if TYPE_CHECKING:
@@ -75,14 +76,15 @@ def in_child() -> Iterator[Callable[..., Any]]:
         os.waitpid(pid, 0)
 
 
-def cells(guard: Guard) -> tuple[Segment, CounterCell, GaugeCell, DistributionCell]:
-    """A counter at 0, a gauge at 1, and a distribution at 2."""
-    segment = Segment(heap(8))
+def cells(guard: Any) -> tuple[Any, Any, Any, Any]:
+    """A counter at 0, a gauge at 1, and a distribution at 2, of the twin that the guard is of."""
+    twin = pure if isinstance(guard, pure.Guard) else _cells
+    segment = twin.Segment(heap(8))
     return (
         segment,
-        CounterCell(guard, segment, 0),
-        GaugeCell(guard, segment, 1),
-        DistributionCell(guard, segment, 2, BOUNDS),
+        twin.CounterCell(guard, segment, 0),
+        twin.GaugeCell(guard, segment, 1),
+        twin.DistributionCell(guard, segment, 2, BOUNDS),
     )
 
 
@@ -261,9 +263,10 @@ def test_a_handler_that_raises_breaks_nothing_for_good(in_child: Callable[..., A
     assert done <= observed <= begun
 
 
-def test_a_lock_that_was_abandoned_is_replaced(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_abandoned_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard whose holder never lets go queues operations, and carries them all out once it counts as abandoned."""
     monkeypatch.setattr(pure, "ABANDONED_AFTER", 0.05)
+    guard = pure.Guard()
     segment, counter, gauge, sizes = cells(guard)
     assert guard.lock.acquire(timeout=0)
 
@@ -281,9 +284,10 @@ def test_a_lock_that_was_abandoned_is_replaced(guard: Guard, monkeypatch: pytest
     assert 12 == segment.words[0]
 
 
-def test_a_lock_that_is_merely_busy_is_not_replaced(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_merely_busy_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Different holders one after the other do not add up to one that was abandoned."""
     monkeypatch.setattr(pure, "ABANDONED_AFTER", 0.05)
+    guard = pure.Guard()
     segment, counter, _, _ = cells(guard)
     lock = guard.lock
     for _ in range(4):
@@ -335,8 +339,9 @@ def test_a_fork_amid_writing_threads_leaves_the_child_free(in_child: Callable[..
     assert [(True, 5)] * 30 == in_child(act)
 
 
-def test_without_a_reset_a_child_would_carry_out_its_parents_queue(guard: Guard) -> None:
+def test_without_a_reset_a_child_would_carry_out_its_parents_queue() -> None:
     """The control: what another thread had queued at the fork is in the child's copy of the queue."""
+    guard = pure.Guard()
     segment, counter, _, _ = cells(guard)
     assert guard.lock.acquire(timeout=0)
     counter.inc(100)
