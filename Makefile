@@ -10,8 +10,11 @@ ifeq ($(origin SECONDS),command line)
 RUN_ARGS := --seconds $(SECONDS)
 endif
 
+# What runs the compiled core most; processes that are started anew take no part in the sanitizer's oversight else.
+ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition tests/storage
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types docs bench clean python-check
+.PHONY: help run test test-pure asan lint types docs bench clean python-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +29,20 @@ run: $(VENV)/.installed ## start the example shop under gunicorn, send it reques
 
 test: $(VENV)/.installed-dev ## run the whole test suite, in parallel
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-pure: $(VENV)/.installed-dev ## the same with the core in Python in the place of the compiled one
+	MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all
+	rm -rf build/asan
+	mkdir -p build/asan
+	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE README.md Makefile build/asan/
+	cd build/asan && find . -name '*.so' -delete && \
+	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
+	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=$$PWD \
+	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 \
+	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -n auto $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/.installed-dev ## check the code with ruff
 	$(BIN)/ruff check .
@@ -43,7 +60,7 @@ clean: ## remove the environment and what the tools left behind
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamps are newer than pyproject.toml while what it asks for is installed.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml setup.py $(wildcard mpmetrics/_cells/src/*)
 	@$(MAKE) --no-print-directory python-check
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .

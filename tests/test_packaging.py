@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,24 +17,62 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mpmetrics", "gunicorn_conf")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DIST_INFO = f"mpmetrics_toolkit-{PROJECT['version']}.dist-info"
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "tests", *PACKAGES)
+SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "tests", *PACKAGES)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """The wheel, built from a copy of the sources with the setuptools that is here: no network needed."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def build(source: Path, target: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Build the wheel from a copy of the sources with the setuptools that is here: no network needed."""
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target)]
-    build = subprocess.run([*pip, *options, str(source)], capture_output=True, text=True, check=False, timeout=55)
-    assert build.returncode == 0, f"pip could not build the wheel:\n{build.stdout}{build.stderr}"
+    return subprocess.run(
+        [*pip, *options, str(source)],
+        env={name: value for name, value in os.environ.items() if name != "MPMETRICS_REQUIRE_EXT"} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """The wheel, as it is built here."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    built = build(source, target)
+    assert built.returncode == 0, f"pip could not build the wheel:\n{built.stdout}{built.stderr}"
     [path] = target.iterdir()
     return zipfile.Path(path)
+
+
+def test_the_extension_is_in_the_wheel(members: set[str]) -> None:
+    """Where there is a compiler, the wheel has the compiled core."""
+    if shutil.which(os.environ.get("CC", "gcc")) is None:
+        pytest.skip("there is no compiler here")
+    assert [name for name in members if name.startswith("mpmetrics/_cells/_native.") and name.endswith(".so")]
+
+
+def test_without_a_compiler_the_pure_core_is_installed(tmp_path: Path) -> None:
+    """The build goes on without the extension, unless it was asked to be there."""
+    (tmp_path / "source").mkdir()
+    built = build(tmp_path / "source", tmp_path, CC="no-such-compiler")
+    assert built.returncode == 0, built.stderr
+    [path] = tmp_path.glob("*.whl")
+    names = set(zipfile.Path(path).root.namelist())
+    assert "mpmetrics/_cells/pure.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_an_extension_that_is_required(tmp_path: Path) -> None:
+    """With MPMETRICS_REQUIRE_EXT=1 a build that has no compiler fails, and names what it wanted."""
+    (tmp_path / "source").mkdir()
+    built = build(tmp_path / "source", tmp_path, CC="no-such-compiler", MPMETRICS_REQUIRE_EXT="1")
+    assert built.returncode != 0
+    assert "no-such-compiler" in built.stdout + built.stderr
 
 
 @pytest.fixture(scope="module")
