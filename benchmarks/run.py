@@ -1,132 +1,85 @@
-"""Measures the hot path and the scrape, here and in prometheus_client's multi-process mode, in one run.
+"""Measures the hot path and scrapes, here and in other libraries, in one run, and prints a table.
 
     make bench            or: python benchmarks/run.py --help
 
-Each figure is the median of several rounds. The two libraries run in processes of their own, one after the other within
-each row, so that a busy moment of the machine hits both. Absolute figures depend on the machine, which is named; the
-ratio is what to compare.
+Each figure is the median of several rounds, without the loop around it where the language lets that be told. Absolute
+figures depend on the machine, which is named; compare the ratios. A peer whose tools are not here is left out, and that
+that is said: client_golang needs Debian's golang-go and golang-github-prometheus-client-golang-dev; prom-client, npm.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator, Mapping
 
-ROUNDS = 7
+HERE = Path(__file__).parent
+SHARED = Path("/dev/shm")
+PROM_CLIENT = "15.1.3"
+HOT_PATH = (
+    "inc() [ns]",
+    "labels(a, b).inc() [ns]",
+    "observe(), 15 buckets [ns]",
+    "set() [ns]",
+    "first use of a series [us]",
+)
 
-
-def nanoseconds(operation: Callable[[], object], times: int = 20_000) -> float:
-    """Median nanoseconds of one call, over several rounds of ``times`` calls."""
-    rounds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter_ns()
-        for _ in range(times):
-            operation()
-        rounds.append((time.perf_counter_ns() - start) / times)
-    return statistics.median(rounds)
-
-
-def library(name: str, directory: str) -> Any:
-    """The module under test, counting in ``directory``."""
-    if name == "mpmetrics":
-        import mpmetrics  # noqa: PLC0415 (only one of the two is imported in a process)
-
-        mpmetrics.set_provider(mpmetrics.Provider(directory))
-        return mpmetrics
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory  # read at import
-    import prometheus_client  # noqa: PLC0415
-
-    return prometheus_client
+Figures = dict[str, float]
 
 
-def hot_path(name: str, directory: str, _: argparse.Namespace) -> dict[str, float]:
-    """Nanoseconds of the operations that requests pay for; microseconds of a series' first use."""
-    module = library(name, directory)
-    plain = module.Counter("plain", "A counter.")
-    labelled = module.Counter("labelled", "A counter with labels.", ["method", "code"])
-    gauge = module.Gauge("level", "A gauge.")
-    histogram = module.Histogram("took_seconds", "A histogram of 15 buckets.")
-    figures = {
-        "inc() [ns]": nanoseconds(plain.inc),
-        "labels(a, b).inc() [ns]": nanoseconds(lambda: labelled.labels("GET", "200").inc()),
-        "observe(), 15 buckets [ns]": nanoseconds(lambda: histogram.observe(0.3)),
-        "set() [ns]": nanoseconds(lambda: gauge.set(1.0)),
-    }
-    start = time.perf_counter()
-    for number in range(5_000):
-        labelled.labels("GET", str(number))
-    figures["first use of a series [us]"] = (time.perf_counter() - start) / 5_000 * 1e6
+def run(command: list[str], environ: Mapping[str, str] | None = None) -> Figures:
+    """What a program says that it measured."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **(environ or {})})
+    figures: Figures = json.loads(done.stdout)
     return figures
 
 
-def _work(module: Any, series: int, ready: Any, end: Any) -> None:
-    counter = module.Counter("requests", "Requests served.", ["path"])
-    for number in range(series):
-        counter.labels(f"/path/{number}").inc(number)
-    ready.release()
-    end.wait()
-
-
-def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of a scrape over live workers with many series each."""
-    module = library(name, directory)
-    context = multiprocessing.get_context("fork")
-    ready, end = context.Semaphore(0), context.Event()
-    workers = [context.Process(target=_work, args=(module, options.series, ready, end)) for _ in range(options.workers)]
-    for worker in workers:
-        worker.start()
-    for _ in workers:
-        ready.acquire()
-    collect = _scraper(name, module, directory)
-    milliseconds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        collect()
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-    end.set()
-    for worker in workers:
-        worker.join()
-    return {f"scrape, {options.workers} workers x {options.series} series [ms]": statistics.median(milliseconds)}
-
-
-def _scraper(name: str, module: Any, directory: str) -> Callable[[], object]:
-    if name == "mpmetrics":
-        return module.Collector().render  # type: ignore[no-any-return]
-    from prometheus_client import CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415
-
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, path=directory)
-    return lambda: generate_latest(registry)
-
-
-ROWS = {"hot_path": hot_path, "scrape": scrape}
-
-
-def measure(row: str, name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Run ``row`` for one library, in a fresh process and an empty directory."""
-    directory = tempfile.mkdtemp(prefix="mpmetrics-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+def subject(row: str, library: str, *arguments: str, pure: bool = False) -> Figures:
+    """Measure a library of Python in a fresh process and an empty directory."""
+    directory = tempfile.mkdtemp(prefix="mpmetrics-bench-", dir=SHARED if SHARED.is_dir() else None)
     try:
-        command = [sys.executable, __file__, "--row", row, "--library", name, "--directory", directory]
-        command += ["--workers", str(options.workers), "--series", str(options.series)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        figures: dict[str, float] = json.loads(done.stdout)
-        return figures
+        command = [sys.executable, str(HERE / "subject.py"), row, library, directory, *arguments]
+        return run(command, {"MPMETRICS_DISABLE_EXT": "1" if pure else ""})
     finally:
         shutil.rmtree(directory)
+
+
+def client_golang(folder: Path, series: int) -> Figures | None:
+    """client_golang, of one process; None where it cannot be built."""
+    environ = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+    program = folder / "client_golang"
+    build = ["go", "build", "-o", str(program), str(HERE / "peers" / "client_golang.go")]
+    try:
+        subprocess.run(build, env=environ, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return _left_out("client_golang", error)
+    return run([str(program), str(series)])
+
+
+def prom_client(folder: Path, series: int, workers: int) -> Figures | None:
+    """Node's prom-client, merging what workers sent; None where it cannot be installed."""
+    shutil.copy(HERE / "peers" / "prom_client.js", folder)
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"prom-client@{PROM_CLIENT}"]
+    try:
+        subprocess.run(install, cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return _left_out("prom-client", error)
+    return run(["node", str(folder / "prom_client.js"), str(series), str(workers)])
+
+
+def _left_out(peer: str, error: Exception) -> None:
+    detail = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
+    print(f"{peer} is left out: {error} {' '.join(detail[-1:])}", file=sys.stderr)
 
 
 def machine() -> str:
@@ -139,25 +92,73 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
 
 
+def rows(series: int, folder: Path) -> Iterator[tuple[str, list[float | None]]]:
+    """Each row of the table: what, and the figures of the columns, None where there is none."""
+    print("measuring the hot path ...", file=sys.stderr)
+    peers = [
+        subject("hot_path", "prometheus_client"),
+        client_golang(folder, series) or {},
+        prom_client(folder, series, 8) or {},
+        subject("hot_path", "mpmetrics", pure=True),
+        subject("hot_path", "mpmetrics"),
+    ]
+    for what in HOT_PATH:
+        yield what, [figures.get(what) for figures in peers]
+    for workers in (8, 32):
+        print(f"measuring a scrape of {workers} workers ...", file=sys.stderr)
+        size = ("--workers", str(workers), "--series", str(series))
+        scrapes = [
+            subject("scrape", "prometheus_client", *size),
+            peers[1] if workers == 8 else {},
+            (peers[2] if workers == 8 else prom_client(folder, series, workers)) or {},
+            subject("scrape", "mpmetrics", *size, pure=True),
+            subject("scrape", "mpmetrics", *size),
+        ]
+        yield f"scrape, {workers} x {series} [ms]", [figures.get("scrape [ms]") for figures in scrapes]
+    print("measuring a scrape after 1,000 dead workers ...", file=sys.stderr)
+    dead = ("--workers", "0", "--dead", "1000")
+    after = [subject("scrape", name, *dead) for name in ("prometheus_client", "mpmetrics")]
+    pure = subject("scrape", "mpmetrics", *dead, pure=True)
+    for what in ("scrape [ms]", "files"):
+        yield f"{what}, 1,000 dead", [after[0][what], None, None, pure[what], after[1][what]]
+
+
+def growth() -> Iterator[tuple[str, Figures]]:
+    """Scrapes by the number of workers and of series."""
+    for workers in (1, 8, 32, 128):
+        yield (
+            f"{workers} workers x 1,000",
+            subject("scrape", "mpmetrics", "--workers", str(workers), "--series", "1000"),
+        )
+    for series in (100, 10_000, 100_000, 1_000_000):
+        yield f"2 workers x {series:,}", subject("scrape", "mpmetrics", "--workers", "2", "--series", str(series))
+
+
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=8, help="live workers that are scraped (default: %(default)s)")
-    parser.add_argument("--series", type=int, default=10_000, help="series of each of them (default: %(default)s)")
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
-    parser.add_argument("--library", help=argparse.SUPPRESS)
-    parser.add_argument("--directory", help=argparse.SUPPRESS)
+    parser.add_argument("--series", type=int, default=10_000, help="series of each worker (default: %(default)s)")
+    parser.add_argument("--growth", action="store_true", help="measure how scrapes grow, too; takes a minute more")
     options = parser.parse_args()
-    if options.row:
-        print(json.dumps(ROWS[options.row](options.library, options.directory, options)))
-        return
-    print(f"{machine()}\nmedians of {ROUNDS} rounds\n")
-    print(f"{'':44}{'prometheus_client':>18}{'mpmetrics':>12}{'ratio':>8}")
-    for row in ROWS:
-        print(f"measuring {row} ...", file=sys.stderr)
-        theirs, ours = measure(row, "prometheus_client", options), measure(row, "mpmetrics", options)
-        for figure, value in theirs.items():
-            print(f"{figure:44}{value:18.1f}{ours[figure]:12.1f}{value / ours[figure]:7.1f}x")
+    print(f"{machine()}\n")
+    columns = ("prometheus_client", "client_golang", "prom-client", "pure", "compiled", "ratio")
+    print(f"{'':28}" + "".join(f"{column:>18}" for column in columns))
+    with tempfile.TemporaryDirectory() as folder:
+        for what, figures in rows(options.series, Path(folder)):
+            theirs, ours = figures[0], figures[-1]
+            ratio = f"{theirs / ours:.1f}x" if theirs and ours else ""
+            print(
+                f"{what:28}" + "".join(f"{'' if value is None else f'{value:.1f}':>18}" for value in figures),
+                f"{ratio:>17}",
+                flush=True,
+            )
+    if options.growth:
+        print(f"\n{'growth':28}{'scrape [ms]':>18}{'first [ms]':>18}{'store [KiB]':>18}")
+        for what, found in growth():
+            print(
+                f"{what:28}"
+                + "".join(f"{found[name]:18.1f}" for name in ("scrape [ms]", "first scrape [ms]", "store [KiB]"))
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mpmetrics.instruments.series import make_series
 
 if TYPE_CHECKING:
-    from mpmetrics._cells import Guard, Segment
+    from mpmetrics._cells import Guard, Removals, Segment
     from mpmetrics.provider import Provider
     from mpmetrics.storage.catalog import Family, Key
 
@@ -37,7 +37,7 @@ class Metric(Generic[Child]):
         self._memory = provider.memory
         self._max_series = max_series
         # Where the kind has label names, these two are Labelled's.
-        self._removals = self._memory.removals
+        self._removals: Removals = self._memory.removals
         self._children: dict[Key, Any] = self._memory.declare(family)
 
     def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
