@@ -4,7 +4,7 @@
 
 Each figure is the median of several rounds, without the loop around it where the language lets that be told. Absolute
 figures depend on the machine, which is named; compare the ratios. A peer whose tools are not here is left out, and that
-that is said: client_golang needs Debian's golang-go and golang-github-prometheus-client-golang-dev; prom-client, npm.
+is said: client_golang needs Debian's golang-go and golang-github-prometheus-client-golang-dev; prom-client, npm.
 """
 
 from __future__ import annotations
