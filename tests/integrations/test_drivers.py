@@ -110,7 +110,7 @@ def test_a_collector_that_dies_is_replaced_with_its_drivers(serve: Serve, gatewa
     (server.home / "shopapp.py").write_text(APPLICATION)
     (server.home / "conf.py").write_text(CONFIG.format(gateway=f"127.0.0.1:{gateway.server_port}", home=server.home))
     server.start()
-    server.wait_for(lambda: b"shop_served_total 1.0" in gateway.requests[-1][1], what="a push")
+    server.wait_for(lambda: gateway.requests and b"shop_served_total 1.0" in gateway.requests[-1][1], what="a push")
     os.kill(server.collector(), signal.SIGKILL)
     seen = len(gateway.requests)
     server.wait_for(lambda: len(gateway.requests) > seen + 2, what="more pushes")
