@@ -11,7 +11,7 @@ RUN_ARGS := --seconds $(SECONDS)
 endif
 
 # What runs the compiled core most; processes that are started anew take no part in the sanitizer's oversight else.
-ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition tests/storage
+ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-pure asan lint types docs bench clean python-check

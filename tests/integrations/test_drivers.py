@@ -96,7 +96,7 @@ def test_the_whole_server(serve: Serve, gateway: Any, preload: tuple[str, ...]) 
     assert asked == total(text)
     assert f"shop_took_seconds_count {asked}.0" in text
     assert 'mpmetrics_driver_runs_total{driver="PrometheusDriver' in text
-    server.wait_for(lambda: total(gateway.requests[-1][1].decode()) == asked, what="the push")
+    server.wait_for(lambda: gateway.requests and total(gateway.requests[-1][1].decode()) == asked, what="the push")
     server.wait_for(lambda: total((server.home / "shop.prom").read_text()) == asked, what="the file")
 
     server.stop()
