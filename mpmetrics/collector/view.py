@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics.collector.reading import Labels, Reading, Sample, Shape, Table
 from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION
-from mpmetrics.names.translation import exposed_name, label_name, utf8_name
+from mpmetrics.names.translation import exposed_name, label_name, utf8_label, utf8_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -82,7 +82,7 @@ def view(
                 continue
         shown.append(named)
     if resource and not options.without_target_info and sources.keys().isdisjoint((_TARGET, f"{_TARGET}_info")):
-        labels = target if utf8 else _legacy(target)
+        labels = _renamed(target, utf8_label if utf8 else label_name)
         shown.insert(0, Reading(_TARGET, "info", "Target metadata", samples=[Sample("_info", labels, 1.0)]))
     return shown
 
@@ -130,7 +130,7 @@ class _Labelling(NamedTuple):
         if self.constant:
             own = {label for label, _ in labels}
             labels = (*(pair for pair in self.constant if pair[0] not in own), *labels)
-        return labels if self.utf8 else _legacy(labels)
+        return _renamed(labels, utf8_label if self.utf8 else label_name)
 
 
 def _table(table: Table | None, label: _Labelling, *, is_bare: bool) -> Table | None:
@@ -147,16 +147,16 @@ def _table(table: Table | None, label: _Labelling, *, is_bare: bool) -> Table | 
     return table._replace(rows=rows, shapes=shapes, has_created=False)
 
 
-def _legacy(labels: Labels) -> Labels:
-    """Labels with names as Prometheus always took them; of those that become one, the values in the order of the names.
+def _renamed(labels: Labels, rename: Callable[[str], str]) -> Labels:
+    """Labels with names that Prometheus takes; of those that become one, the values in the order of the names.
 
     Source: the page above, "metric attributes": values are joined by ``;``.
     """
-    if all(label_name(name) == name for name, _ in labels):
+    if all(rename(name) == name for name, _ in labels):
         return labels
     values: dict[str, list[tuple[str, str]]] = {}
     for name, value in labels:
-        values.setdefault(label_name(name), []).append((name, value))
+        values.setdefault(rename(name), []).append((name, value))
     return tuple((name, ";".join(value for _, value in sorted(pairs))) for name, pairs in values.items())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-__all__ = ["check_name", "exposed_name", "label_name", "unit_words", "utf8_name"]
+__all__ = ["check_name", "exposed_name", "label_name", "unit_words", "utf8_label", "utf8_name"]
 
 MAX_NAME = 255
 
@@ -113,6 +113,11 @@ def _join(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
+def utf8_label(attribute: str) -> str:
+    """An attribute's name as that of a label in UTF-8: as it is, but for those that Prometheus keeps to itself."""
+    return f"key{attribute}" if attribute.startswith("__") else attribute
+
+
 def label_name(attribute: str) -> str:
     """An attribute's name as that of a label: other characters than letters, digits and ``_`` become ``_``.
 

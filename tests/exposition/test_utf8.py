@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -54,13 +54,15 @@ def test_names_are_kept(accept: str) -> None:
 
 
 @pytest.mark.parametrize("accept", PARSERS)
+@example(name="A", attribute="__", value="0")
 @given(name=names, attribute=attribute_names, value=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @settings(deadline=None, max_examples=60)
 def test_whatever_the_names(accept: str, name: str, attribute: str, value: str) -> None:
     """The parser reads back the name, the attribute and its value."""
     provider = Provider()
     provider.meter("m").gauge(name, multiprocess_mode="sum").set(1, {attribute: value})
-    labels = {attribute: value, "otel_scope_name": "m"} if value else {"otel_scope_name": "m"}
+    shown = f"key{attribute}" if attribute.startswith("__") else attribute  # Prometheus keeps these to itself
+    labels = {shown: value, "otel_scope_name": "m"} if value else {"otel_scope_name": "m"}
 
     assert {(name, tuple(sorted(labels.items()))): 1.0} == parsed(provider, accept)
 
