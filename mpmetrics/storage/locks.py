@@ -28,12 +28,15 @@ from mpmetrics.storage.descriptor import Descriptor
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import FrameType
 
 __all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
 
 FILE_MODE = 0o600
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PAUSING = _HERE + "retry.py"
+"""Where a thread sleeps for as long as there are private values, and holds nothing."""
 
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
@@ -120,6 +123,7 @@ class AppendLock:
         self._owner = owner
         self._descriptor = Descriptor(-1)
         self._threads = threading.Lock()
+        self._mending = threading.Lock()
         self._holder = 0
         self._hopeless_until = 0.0
 
@@ -130,10 +134,10 @@ class AppendLock:
             timeout = 0.0
         if self._holder == me:
             return False
-        if not self._threads.acquire(timeout=timeout):
+        threads = self._threads
+        if not threads.acquire(timeout=timeout):
             self._hopeless_until = time.monotonic() + 1.0
-            if self._is_abandoned():
-                self.forget()
+            self._mend(threads)
             return False
         self._holder = me
         taken = False
@@ -142,20 +146,23 @@ class AppendLock:
         finally:
             if not taken:
                 self._holder = 0
-                self._threads.release()
+                threads.release()
         return taken
 
-    def _is_abandoned(self) -> bool:
-        """Whether the thread that has the lock is not in the code that uses it any more.
+    def _mend(self, threads: threading.Lock) -> None:
+        """Begin anew when ``threads``, which was not to be had, was abandoned.
 
-        An exception that a signal handler raises between taking the lock and the ``try`` leaves it taken.
+        An exception that a signal handler raises between taking a lock and the ``try`` leaves it taken. Then there is
+        nobody in the code that uses it; whoever takes it or gives it back at this moment is.
         """
-        frame = sys._current_frames().get(self._holder)  # noqa: SLF001 (documented, for just such a look)
-        while frame is not None:
-            if frame.f_code.co_filename.startswith(_HERE):
-                return False
-            frame = frame.f_back
-        return True
+        # Only one may begin anew: a second one would take the new lock from who has it by now.
+        mending = self._mending
+        if mending.acquire(blocking=False):
+            try:
+                if self._threads is threads and not _others_are_here():
+                    self.forget()
+            finally:
+                mending.release()
 
     def _flock(self, timeout: float) -> bool:
         if self._descriptor.fileno() < 0:
@@ -188,11 +195,31 @@ class AppendLock:
         """Begin anew, with a lock of our own: in a forked child, where an unlock would unlock the parent's, too."""
         self._descriptor.close()
         self._threads = threading.Lock()
+        self._mending = threading.Lock()
         self._holder = 0
 
     def close(self) -> None:
         """Close the lock's file."""
         self._descriptor.close()
+
+
+def _others_are_here() -> bool:
+    """Whether another thread, or what the calling one interrupted, is in code that may have an append lock."""
+    for thread, top in sys._current_frames().items():  # noqa: SLF001 (documented, for just such a look)
+        frame: FrameType | None = top
+        if thread == threading.get_ident():
+            while frame is not None and _may_lock(frame):
+                frame = frame.f_back
+        while frame is not None:
+            if _may_lock(frame):
+                return True
+            frame = frame.f_back
+    return False
+
+
+def _may_lock(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return name.startswith(_HERE) and name != _PAUSING
 
 
 def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import itertools
 import logging
 import os
 import shutil
 import signal
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +24,10 @@ from mpmetrics._cells import pure
 from mpmetrics.storage import directory as directory_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import segments
+from mpmetrics.storage.locks import AppendLock
 from mpmetrics.storage.reader import SeriesReader
 from mpmetrics.storage.records import decode_records, encode_record
+from mpmetrics.storage.retry import Retry
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]
@@ -371,6 +375,74 @@ def test_nobody_waits_for_a_stopped_process_and_nothing_is_lost(
     assert values == values | {name: value for name, value in scrape(mine).items() if name.startswith("hits")}
     assert [] == list(mine.memory.private_values())
     assert len(caplog.records) <= 3  # one a cause, not one an operation
+
+
+def pause_at(line: str, reached: threading.Event, go: threading.Event) -> Callable[..., Any]:
+    """A trace function that waits before a line of the append lock's ``acquire``."""
+    lines, first = inspect.getsourcelines(AppendLock.acquire)
+    number = first + next(at for at, text in enumerate(lines) if text.strip() == line)
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        if event == "line" and frame.f_code is AppendLock.acquire.__code__ and frame.f_lineno == number:
+            reached.set()
+            go.wait(10)
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("line", ["self._holder = me", "taken = self._flock(timeout)", "return taken"])
+def test_a_lock_that_is_being_taken_is_not_taken_for_abandoned(fast_dir: Path, line: str) -> None:
+    """A thread that the scheduler leaves in the middle of taking the lock has it, whoever comes meanwhile."""
+    lock = AppendLock(str(fast_dir / "lock"), lambda: 0)
+    reached, go, done = threading.Event(), threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    def slow() -> None:
+        sys.settrace(pause_at(line, reached, go))
+        try:
+            assert lock.acquire(1.0)
+            sys.settrace(None)
+            lock.release()
+        except BaseException as error:  # noqa: BLE001 (told to the test)
+            failed.append(error)
+        done.set()
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert reached.wait(10)
+    assert not lock.acquire(0.0)
+    assert not lock.acquire(0.0)
+    go.set()
+    assert done.wait(10)
+    thread.join()
+
+    assert [] == failed
+    assert lock.acquire(0.0)
+    lock.release()
+    lock.close()
+
+
+def test_a_lock_that_was_abandoned_is_made_anew(fast_dir: Path) -> None:
+    """What a signal handler's exception left taken is free again, even while a thread waits to move values in."""
+    lock = AppendLock(str(fast_dir / "lock"), lambda: 0)
+    assert lock.acquire(0.0)
+    asleep, end = threading.Event(), threading.Event()
+
+    def is_needed() -> bool:
+        asleep.set()
+        return not end.is_set()
+
+    retry = Retry(pure.Guard(), lambda _: None, is_needed)
+    retry.wanted()
+    asleep.wait(10)
+    lock._holder = 1  # of a thread that is not in there any more
+
+    assert not lock.acquire(0.0)
+    assert lock.acquire(1.0)
+    lock.release()
+    end.set()
+    lock.close()
 
 
 def test_a_first_write_does_not_wait_for_a_stopped_process(
