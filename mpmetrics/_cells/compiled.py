@@ -26,7 +26,7 @@ __all__ = [
     "sums",
 ]
 
-CONTRACT = 1
+CONTRACT = 2
 """What this package expects of the extension: a build of other sources is not used."""
 
 _native = import_module("mpmetrics._cells._native")

@@ -1,14 +1,18 @@
 """The pure-Python twin of reading, merging and writing down the words of many processes.
 
-A *vector* holds the words of one process, slot 0 first; slots past its end are zero. Here it is a list or an array, in
-the compiled twin a view of doubles. ``firsts`` are the first slots of
-the series of one family, as an array of format ``q``: each makes a row of the result, and rows stand one after another.
-A *mask* says of each value, by a byte that is not zero, that there is one.
+A *vector* holds the words of one process, slot 0 first; slots past its end are zero. It is never changed. Here it is an
+array, or of a few words a list; in the compiled twin a view of doubles. ``firsts`` are the first slots of the series of
+one family, as an array of format ``q``: each makes a row of the result, and rows stand one after another. A *mask* says
+of each value, by a byte that is not zero, that there is one.
+
+Between two scrapes most words of most processes stay as they were, and comparing bytes is a hundred times quicker here
+than adding numbers. So words are loaded, and sums are made, anew by blocks in which something changed.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from itertools import accumulate, chain, repeat
 from operator import eq, itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +20,6 @@ from typing import TYPE_CHECKING, Any, cast
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, total
 
 if TYPE_CHECKING:
-    from array import array
     from collections.abc import Iterable, Sequence
 
     Vector = list[float] | array[float]
@@ -27,24 +30,44 @@ __all__ = ["distributions", "extremes", "levels", "lines", "load", "number", "re
 RETRIES = 256
 """How often words that belong together are read again before they are taken as they are."""
 
+BLOCK = 64
+"""Words that are compared as bytes, and loaded or added up anew together."""
 
-def load(words: memoryview[Any], count: int, spans: array[int]) -> Vector:
+
+def load(words: memoryview[Any], count: int, spans: array[int], held: Vector | None = None) -> Vector:
     """A copy of the first ``count`` words of a map that others write to, each loaded whole.
 
     ``spans`` are pairs of a first slot and a width: the words of each belong together, and are of one moment unless
-    that cannot be had in a bounded number of attempts.
+    that cannot be had in a bounded number of attempts. ``held`` is what the last call for these words returned; it is
+    returned again when nothing has changed.
     """
-    # ``tolist`` of a view in native format copies item by item.
-    before = cast("list[float]", words[:count].tolist())
-    if not spans:
-        return before
-    values = cast("list[float]", words[:count].tolist())
-    if values != before:
+    words = words[:count]
+    # A copy of bytes may tear a word. One that is torn differs from what is held, or has the bytes of the old word.
+    seen = words.tobytes()
+    if not isinstance(held, array):
+        values = array("d", words.tolist())  # of a view in native format this loads item by item
+    elif seen == held.tobytes():
+        return held
+    else:
+        values = held[: len(words)]
+        values.frombytes(bytes(8 * (len(words) - len(values))))
+        for start, end in _differing(seen, values.tobytes()):
+            values[start:end] = array("d", words[start:end].tolist())
+    if spans and words.tobytes() != values.tobytes():
+        again = array("d", words.tolist())
         pairs = iter(spans)
         for first, width in zip(pairs, pairs, strict=True):
-            if before[first : first + width] != values[first : first + width]:
-                values[first : first + width] = _settle(words, first, first + width)[: max(0, count - first)]
+            end = first + width
+            if values[first:end] != again[first:end]:
+                values[first:end] = array("d", _settle(words, first, end))
     return values
+
+
+def _differing(some: bytes, others: bytes) -> list[tuple[int, int]]:
+    """First word and end of each block in which these words, as many here as there, are not the same."""
+    width = 8 * BLOCK
+    starts = range(0, len(some), width)
+    return [(at // 8, (at + width) // 8) for at in starts if some[at : at + width] != others[at : at + width]]
 
 
 def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
@@ -63,16 +86,50 @@ def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
     return cast("list[float]", words[start:end].tolist())
 
 
-def sums(vectors: Sequence[Vector], firsts: array[int], width: int) -> Vector:
-    """The exact sum, rounded once, of each of the ``width`` words of each row."""
+def sums(
+    vectors: Sequence[Vector], firsts: array[int], width: int, memo: dict[str, Any] | None = None
+) -> Vector:
+    """The exact sum, rounded once, of each of the ``width`` words of each row.
+
+    ``memo`` is a dict that is the same in each call for these rows; what this keeps there is its own business.
+    """
+    if memo is not None and width == 1 and firsts:
+        return _sums_of_changed(vectors, firsts, memo)
     slots = firsts if width == 1 else [slot for first in firsts for slot in range(first, first + width)]
     columns = _gathered(vectors, slots)
-    if not columns:
-        return [0.0] * len(slots)
+    return _added(columns) if columns else [0.0] * len(slots)
+
+
+def _added(columns: Sequence[Sequence[float]]) -> list[float]:
     try:
         return list(map(math.fsum, zip(*columns, strict=True)))
     except (ValueError, OverflowError):  # an infinity of each sign, or a number near the largest double
         return list(map(total, zip(*columns, strict=True)))
+
+
+def _sums_of_changed(vectors: Sequence[Vector], firsts: array[int], memo: dict[str, Any]) -> Vector:
+    """The sums of one word of each row, made anew only where a word has changed since they were made before."""
+    if "is_run" not in memo:
+        memo["is_run"] = firsts == array("q", range(firsts[0], firsts[0] + len(firsts)))
+    known: Sequence[Vector] | None = memo.get("vectors")
+    if not memo["is_run"] or known is None or len(known) != len(vectors):
+        memo["sums"] = sums(vectors, firsts, 1)
+    else:
+        start, end = firsts[0], firsts[-1] + 1
+        changed: set[tuple[int, int]] = set()
+        for vector, before in zip(vectors, known, strict=True):
+            if vector is not before:
+                changed.update(_differing(_bytes(vector, start, end), _bytes(before, start, end)))
+        values = memo["sums"] = memo["sums"][:]
+        for block in sorted(changed):
+            rows = slice(*block)
+            values[rows] = sums(vectors, firsts[rows], 1)
+    memo["vectors"] = vectors
+    return cast("Vector", memo["sums"])
+
+
+def _bytes(vector: Vector, start: int, end: int) -> bytes:
+    return array("d", vector[start:end]).tobytes().ljust(8 * (end - start), b"\0")
 
 
 def _gathered(vectors: Sequence[Vector], slots: Sequence[int]) -> list[Sequence[float]]:

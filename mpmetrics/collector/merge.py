@@ -88,7 +88,7 @@ class Merger:
 
     def table(self, family: Family, rows: Rows) -> Reading:
         """A metric, other than an info, and the samples of the series in ``rows``."""
-        shapes, values, mask = self._values(family, rows.firsts)
+        shapes, values, mask = self._values(family, rows)
         return Reading(
             family.name,
             _TYPES.get(family.kind, family.kind),
@@ -99,9 +99,10 @@ class Merger:
             table=Table(rows, tuple(shapes), values, mask, has_created=family.kind in _WITH_CREATED),
         )
 
-    def _values(self, family: Family, firsts: array[int]) -> Values:  # noqa: PLR0911 (one for each kind)
+    def _values(self, family: Family, rows: Rows) -> Values:  # noqa: PLR0911 (one for each kind)
+        firsts = rows.firsts
         if family.kind == "counter":
-            return _TOTAL, sums(self._vectors(), firsts, 1), None
+            return _TOTAL, sums(self._vectors(), firsts, 1, rows.memo), None
         if family.kind in ("histogram", "summary"):
             return self._distributions(family, firsts)
         if family.kind == "enum":
@@ -109,7 +110,7 @@ class Merger:
         kind = family.mode.removeprefix("live")
         is_live = family.mode.startswith("live")
         if kind == "sum":
-            return _PLAIN, sums(_words(self._live) if is_live else self._vectors(), firsts, 1), None
+            return _PLAIN, sums(_words(self._live) if is_live else self._vectors(), firsts, 1, rows.memo), None
         if kind == "mostrecent":
             found = self._recents(firsts, is_live=is_live)
             return _PLAIN, array("d", found[0::2]), bytes(time != 0.0 for time in found[1::2])

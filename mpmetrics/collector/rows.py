@@ -37,6 +37,8 @@ class Rows:
         self.firsts = array("q", firsts)
         self.labels = labels
         self.created = created
+        self.memo: dict[str, Any] = {}
+        """What merging these rows left for the next time; for whoever merges, one thread at a time."""
         # Threads that look one of these up at the same time may both make it: the same, and one of them is kept.
         self._columns: dict[object, list[Any]] = {}
         self._views: dict[object, _View] = {}

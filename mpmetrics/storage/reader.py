@@ -107,6 +107,7 @@ class SlabReader:
         self.path = path
         self._descriptor = _open_regular(path)
         self._size = 0
+        self._loaded: Vector | None = None
         head = os.pread(self._descriptor.fileno(), fmt.SLAB_HEAD_SIZE, 0)
         identity, self.ordinal, self.pid, self.created = fmt.check_slab_head(head, path)
         self.identity = identity.hex()
@@ -150,7 +151,8 @@ class SlabReader:
             msg = f"{self.path}: has a capacity of {capacity} bytes, which no slab can have"
             raise FormatError(msg)
         self._remap(capacity)
-        return load(self._words, slots, compound)
+        self._loaded = load(self._words, slots, compound, self._loaded)
+        return self._loaded
 
     def close(self) -> None:
         """Close the file; maps go with the object."""

@@ -185,9 +185,10 @@ static double sum_of(Merge *merge, Py_ssize_t slot)
 static PyObject *sums(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Merge merge;
-    PyObject *vectors, *firsts;
+    PyObject *vectors, *firsts, *memo; /* adding is so quick that there is nothing to remember */
     Py_ssize_t width;
-    if (!PyArg_ParseTuple(args, "OOn:sums", &vectors, &firsts, &width) || merge_open(&merge, vectors, firsts, width) < 0)
+    if (!PyArg_ParseTuple(args, "OOn|O:sums", &vectors, &firsts, &width, &memo)
+        || merge_open(&merge, vectors, firsts, width) < 0)
         return NULL;
     for (Py_ssize_t row = 0; row < merge.rows; row++)
         for (Py_ssize_t at = 0; at < width; at++)
@@ -394,11 +395,11 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Vector source = {0};
     Py_buffer view;
-    PyObject *words, *spans;
+    PyObject *words, *spans, *held; /* loading is so quick that nothing is gained by what is held */
     Py_ssize_t count, pairs;
     const int64_t *span;
     double *target;
-    if (!PyArg_ParseTuple(args, "OnO:load", &words, &count, &spans) || vector_open(&source, words) < 0)
+    if (!PyArg_ParseTuple(args, "OnO|O:load", &words, &count, &spans, &held) || vector_open(&source, words) < 0)
         return NULL;
     count = count < 0 ? 0 : count < source.size ? count : source.size;
     PyObject *copy = new_vector(count, &target);
