@@ -1,31 +1,26 @@
-"""Measures the hot path and scrapes, here and in other libraries, in one run, and prints a table.
+"""Measures the hot path, scrapes, memory and requests, here and in other libraries, in one run, as tables of Markdown.
 
     make bench            or: python benchmarks/run.py --help
 
 Each figure is the median of several rounds, without the loop around it where the language lets that be told. Absolute
-figures depend on the machine, which is named; compare the ratios. A peer whose tools are not here is left out, and that
-is said: client_golang needs Debian's golang-go and golang-github-prometheus-client-golang-dev; prom-client, npm.
+figures depend on the machine, which is named; compare the ratios. What a peer does not have, or cannot be measured
+with here, stays empty.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from measure import HERE, client_golang, forty_bot, machine, prom_client, run, subject
 
-HERE = Path(__file__).parent
-SHARED = Path("/dev/shm")
-PROM_CLIENT = "15.1.3"
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 HOT_PATH = (
     "inc() [ns]",
     "labels(a, b).inc() [ns]",
@@ -33,132 +28,177 @@ HOT_PATH = (
     "set() [ns]",
     "first use of a series [us]",
 )
+TARGETS = {
+    "inc() [ns]": 25.0,
+    "labels(a, b).inc() [ns]": 110.0,
+    "observe(), 15 buckets [ns]": 40.0,
+    "set() [ns]": 25.0,
+    "first use of a series [us]": 30.0,
+    "scrape, 8 x 10,000 [ms]": 4.0,
+    "scrape, 32 x 10,000 [ms]": 8.0,
+    "scrape, 1,000 dead [ms]": 2.0,
+}
+SLOW_PEER = ("--first-uses", "100")
+"""What Forty-Bot's mpmetrics is measured with: its first uses take the longer the more there were, 12 s for 400."""
 
-Figures = dict[str, float]
-
-
-def run(command: list[str], environ: Mapping[str, str] | None = None) -> Figures:
-    """What a program says that it measured."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, **(environ or {})})
-    figures: Figures = json.loads(done.stdout)
-    return figures
-
-
-def subject(row: str, library: str, *arguments: str, pure: bool = False) -> Figures:
-    """Measure a library of Python in a fresh process and an empty directory."""
-    directory = tempfile.mkdtemp(prefix="mpmetrics-bench-", dir=SHARED if SHARED.is_dir() else None)
-    try:
-        command = [sys.executable, str(HERE / "subject.py"), row, library, directory, *arguments]
-        return run(command, {"MPMETRICS_DISABLE_EXT": "1" if pure else ""})
-    finally:
-        shutil.rmtree(directory)
+Row = tuple[str, list[float | None]]
 
 
-def client_golang(folder: Path, series: int) -> Figures | None:
-    """client_golang, of one process; None where it cannot be built."""
-    environ = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
-    program = folder / "client_golang"
-    build = ["go", "build", "-o", str(program), str(HERE / "peers" / "client_golang.go")]
-    try:
-        subprocess.run(build, env=environ, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return _left_out("client_golang", error)
-    return run([str(program), str(series)])
+def say(what: str) -> None:
+    """Progress, for whoever waits."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
-def prom_client(folder: Path, series: int, workers: int) -> Figures | None:
-    """Node's prom-client, merging what workers sent; None where it cannot be installed."""
-    shutil.copy(HERE / "peers" / "prom_client.js", folder)
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", f"prom-client@{PROM_CLIENT}"]
-    try:
-        subprocess.run(install, cwd=folder, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return _left_out("prom-client", error)
-    return run(["node", str(folder / "prom_client.js"), str(series), str(workers)])
+def table(title: str, columns: Sequence[str], rows: Iterator[tuple[str, list[str]]]) -> None:
+    """Print a table, each row as soon as it is there."""
+    print(f"\n## {title}\n\n| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
+    for what, cells in rows:
+        print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
 
-def _left_out(peer: str, error: Exception) -> None:
-    detail = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
-    print(f"{peer} is left out: {error} {' '.join(detail[-1:])}", file=sys.stderr)
+def text(value: float | None) -> str:
+    """A figure with three digits that count."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
-
-
-def rows(series: int, folder: Path) -> Iterator[tuple[str, list[float | None]]]:
-    """Each row of the table: what, and the figures of the columns, None where there is none."""
-    print("measuring the hot path ...", file=sys.stderr)
-    peers = [
+def against_peers(folder: Path) -> Iterator[Row]:
+    """What, and the figures of the columns: four peers, the pure core, the compiled one."""
+    say("measuring the hot path")
+    python = forty_bot(folder)
+    other = {} if python is None else subject("hot_path", "forty_bot", *SLOW_PEER, python=python)
+    go, node = client_golang(folder, 10_000), {w: prom_client(folder, 10_000, w) for w in (8, 32)}
+    figures = [
         subject("hot_path", "prometheus_client"),
-        client_golang(folder, series) or {},
-        prom_client(folder, series, 8) or {},
+        other,
+        go,
+        node[8],
         subject("hot_path", "mpmetrics", pure=True),
         subject("hot_path", "mpmetrics"),
     ]
     for what in HOT_PATH:
-        yield what, [figures.get(what) for figures in peers]
+        yield what, [found.get(what) for found in figures]
     for workers in (8, 32):
-        print(f"measuring a scrape of {workers} workers ...", file=sys.stderr)
-        size = ("--workers", str(workers), "--series", str(series))
-        scrapes = [
-            subject("scrape", "prometheus_client", *size),
-            peers[1] if workers == 8 else {},
-            (peers[2] if workers == 8 else prom_client(folder, series, workers)) or {},
-            subject("scrape", "mpmetrics", *size, pure=True),
-            subject("scrape", "mpmetrics", *size),
-        ]
-        yield f"scrape, {workers} x {series} [ms]", [figures.get("scrape [ms]") for figures in scrapes]
-    print("measuring a scrape after 1,000 dead workers ...", file=sys.stderr)
-    dead = ("--workers", "0", "--dead", "1000")
-    after = [subject("scrape", name, *dead) for name in ("prometheus_client", "mpmetrics")]
-    pure = subject("scrape", "mpmetrics", *dead, pure=True)
-    for what in ("scrape [ms]", "files"):
-        yield f"{what}, 1,000 dead", [after[0][what], None, None, pure[what], after[1][what]]
-
-
-def growth() -> Iterator[tuple[str, Figures]]:
-    """Scrapes by the number of workers and of series."""
-    for workers in (1, 8, 32, 128):
+        say(f"measuring a scrape of {workers} workers")
+        size = ("--workers", str(workers), "--series", "10000")
         yield (
-            f"{workers} workers x 1,000",
-            subject("scrape", "mpmetrics", "--workers", str(workers), "--series", "1000"),
+            f"scrape, {workers} x 10,000 [ms]",
+            [
+                subject("scrape", "prometheus_client", *size)["scrape [ms]"],
+                None,
+                go.get("scrape [ms]") if workers == 8 else None,
+                node[workers].get("scrape [ms]"),
+                subject("scrape", "mpmetrics", *size, pure=True)["scrape [ms]"],
+                subject("scrape", "mpmetrics", *size)["scrape [ms]"],
+            ],
         )
-    for series in (100, 10_000, 100_000, 1_000_000):
-        yield f"2 workers x {series:,}", subject("scrape", "mpmetrics", "--workers", "2", "--series", str(series))
+    if python is not None:
+        size = ("--workers", "8", "--series", "100")
+        yield (
+            "scrape, 8 x 100 [ms]",
+            [
+                subject("scrape", "prometheus_client", *size)["scrape [ms]"],
+                subject("scrape", "forty_bot", *size, python=python)["scrape [ms]"],
+                None,
+                None,
+                subject("scrape", "mpmetrics", *size, pure=True)["scrape [ms]"],
+                subject("scrape", "mpmetrics", *size)["scrape [ms]"],
+            ],
+        )
+    say("measuring a scrape after 1,000 dead workers")
+    dead = ("--workers", "0", "--dead", "1000")
+    theirs, pure = subject("scrape", "prometheus_client", *dead), subject("scrape", "mpmetrics", *dead, pure=True)
+    ours = subject("scrape", "mpmetrics", *dead)
+    for what, name in (("scrape, 1,000 dead [ms]", "scrape [ms]"), ("files, 1,000 dead", "files")):
+        yield what, [theirs[name], None, None, None, pure[name], ours[name]]
+
+
+def ratios(rows: Iterator[Row]) -> Iterator[tuple[str, list[str]]]:
+    """The same as text, with prometheus_client's ratio to ours, the pure core's, and whether the target is reached."""
+    for what, figures in rows:
+        theirs, pure, ours = figures[0], figures[-2], figures[-1]
+        gain = f"{theirs / ours:.1f}x" if theirs and ours else ""
+        behind = f"{pure / ours:.1f}x" if pure and ours else ""
+        target = TARGETS.get(what)
+        reached = "" if target is None or ours is None else f"{'' if ours <= target else 'not '}<= {target:g}"
+        yield what, [*map(text, figures), gain, behind, reached]
+
+
+def scrapes() -> Iterator[tuple[str, list[str]]]:
+    """Scrapes by the number of workers, of series and of dead workers, and by how much has changed since the last."""
+    sizes: list[tuple[str, tuple[str, ...]]] = [
+        (f"{workers} workers x 1,000 series", ("--workers", str(workers), "--series", "1000"))
+        for workers in (1, 8, 32, 128)
+    ]
+    sizes += [
+        (f"2 workers x {series:,} series", ("--workers", "2", "--series", str(series)))
+        for series in (100, 10_000, 100_000, 1_000_000)
+    ]
+    sizes += [
+        (f"8 workers x 10,000 series, {part} % of them changed", ("--workers", "8", "--touch", str(part)))
+        for part in (1, 10, 100)
+    ]
+    sizes += [
+        (f"2 workers x 1,000 series, {dead:,} dead x 100", ("--series", "1000", "--workers", "2", "--dead", str(dead)))
+        for dead in (0, 100, 1000)
+    ]
+    for what, size in sizes:
+        say(f"measuring {what}")
+        pure = subject("scrape", "mpmetrics", *size, pure=True) if "1,000,000" not in what else None
+        found = subject("scrape", "mpmetrics", *size)
+        names = ("scrape [ms]", "first scrape [ms]", "store [KiB]", "files")
+        yield what, [text(pure and pure["scrape [ms]"]), *(text(found[name]) for name in names)]
+
+
+def memory() -> Iterator[tuple[str, list[str]]]:
+    """What series cost a worker, the store and the collector."""
+    for series in (10_000, 100_000):
+        for library, pure in (("prometheus_client", False), ("mpmetrics", True), ("mpmetrics", False)):
+            twin = "" if library == "prometheus_client" else (", pure" if pure else ", compiled")
+            say(f"measuring memory of {library}{twin}")
+            found = subject("memory", library, "--series", str(series), pure=pure)
+            names = ("worker [KiB]", "store [KiB]", "collector [KiB]", "first use [us]")
+            yield f"{series:,} series, {library}{twin}", [text(found[name]) for name in names]
+
+
+def requests() -> Iterator[tuple[str, list[str]]]:
+    """What requests of a busy application wait."""
+    say("measuring requests")
+    found = run([sys.executable, str(HERE / "latency.py")])
+    for what, figures in found.items():
+        if isinstance(figures, dict) and "p99 [ms]" in figures:
+            yield what, [text(value) for value in figures.values()]
+    print(f"\nScrapes: {found['scrapes']}; p99 scraped / not, by round: {found['p99 of each round, scraped / not']}")
+
+
+SECTIONS = ("peers", "scrapes", "memory", "requests")
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--series", type=int, default=10_000, help="series of each worker (default: %(default)s)")
-    parser.add_argument("--growth", action="store_true", help="measure how scrapes grow, too; takes a minute more")
+    parser.add_argument("sections", nargs="*", default=SECTIONS, help=f"what to measure: {', '.join(SECTIONS)}; all")
     options = parser.parse_args()
-    print(f"{machine()}\n")
-    columns = ("prometheus_client", "client_golang", "prom-client", "pure", "compiled", "ratio")
-    print(f"{'':28}" + "".join(f"{column:>18}" for column in columns))
-    with tempfile.TemporaryDirectory() as folder:
-        for what, figures in rows(options.series, Path(folder)):
-            theirs, ours = figures[0], figures[-1]
-            ratio = f"{theirs / ours:.1f}x" if theirs and ours else ""
-            print(
-                f"{what:28}" + "".join(f"{'' if value is None else f'{value:.1f}':>18}" for value in figures),
-                f"{ratio:>17}",
-                flush=True,
-            )
-    if options.growth:
-        print(f"\n{'growth':28}{'scrape [ms]':>18}{'first [ms]':>18}{'store [KiB]':>18}")
-        for what, found in growth():
-            print(
-                f"{what:28}"
-                + "".join(f"{found[name]:18.1f}" for name in ("scrape [ms]", "first scrape [ms]", "store [KiB]"))
-            )
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    print(f"Measured on {machine()}.")
+    if "peers" in options.sections:
+        columns = ("prometheus_client", "Forty-Bot", "client_golang", "prom-client", "pure", "compiled")
+        columns += ("prometheus_client / compiled", "pure / compiled", "to reach")
+        with tempfile.TemporaryDirectory() as folder:
+            table("The hot path and scrapes", columns, ratios(against_peers(Path(folder))))
+    if "scrapes" in options.sections:
+        columns = ("pure: scrape [ms]", "scrape [ms]", "first scrape [ms]", "store [KiB]", "files")
+        table("How scrapes grow", columns, scrapes())
+    if "memory" in options.sections:
+        table("Memory", ("worker [KiB]", "store [KiB]", "collector [KiB]", "first use [us]"), memory())
+    if "requests" in options.sections:
+        if shutil.which("wrk") is None:
+            print("requests are left out: there is no wrk here (Debian: apt-get install wrk)", file=sys.stderr)
+        else:
+            table("Requests", ("p50 [ms]", "p99 [ms]", "requests/s"), requests())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures one Python library: what requests pay for, or a scrape. Prints one JSON object. ``run.py`` calls this."""
+"""Measures one Python library: what requests pay for, scrapes, or memory. Prints one JSON object for ``run.py``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import statistics
 import time
 import timeit
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 9
 TIMES = 50_000
-FIRST_USES = 10_000
 
 
 def nanoseconds(statement: str, **names: object) -> float:
@@ -36,11 +36,12 @@ def library(name: str, directory: str) -> Any:
         return prometheus_client
     import mpmetrics  # noqa: PLC0415
 
-    mpmetrics.set_provider(mpmetrics.Provider(directory))
+    if name == "mpmetrics":
+        mpmetrics.set_provider(mpmetrics.Provider(directory))
     return mpmetrics
 
 
-def hot_path(name: str, directory: str, _: argparse.Namespace) -> dict[str, float]:
+def hot_path(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
     """What one operation costs, and the first use of a series."""
     module = library(name, directory)
     counter = module.Counter("plain", "A counter.")
@@ -55,82 +56,160 @@ def hot_path(name: str, directory: str, _: argparse.Namespace) -> dict[str, floa
     }
     many = module.Counter("many", "A counter of many series.", ["method", "code"])
     start = time.perf_counter()
-    for number in range(FIRST_USES):
+    for number in range(options.first_uses):
         many.labels("GET", str(number)).inc()
-    figures["first use of a series [us]"] = (time.perf_counter() - start) / FIRST_USES * 1e6
+    figures["first use of a series [us]"] = (time.perf_counter() - start) / options.first_uses * 1e6
     return figures
 
 
-def _work(counter: Any, series: int, ready: Any, end: Any) -> None:
-    for number in range(series):
-        counter.labels(f"/path/{number}").inc(number)
-    ready.release()
-    if end is not None:
-        end.wait()
+class Workers:
+    """Processes that make series, tell, and change a part of them whenever they are asked to."""
+
+    def __init__(self, counter: Any, options: argparse.Namespace) -> None:
+        self._context = multiprocessing.get_context("fork")
+        self._counter = counter
+        self._options = options
+        self._ready = self._context.Semaphore(0)
+        self._asked = [self._context.Semaphore(0) for _ in range(options.workers)]
+        self._end = self._context.Event()
+        self._processes = [
+            self._context.Process(target=self._work, args=(number,), daemon=True) for number in range(options.workers)
+        ]
+
+    def _work(self, number: int) -> None:
+        series, chance = self._options.series, random.Random(number)  # noqa: S311 (not a secret)
+        for at in range(series):
+            self._counter.labels(f"/path/{at}").inc(at)
+        while True:
+            self._ready.release()
+            self._asked[number].acquire()
+            if self._end.is_set():
+                return
+            for at in chance.sample(range(series), series * self._options.touch // 100):
+                self._counter.labels(f"/path/{at}").inc()
+
+    def _die(self) -> None:
+        for at in range(100):
+            self._counter.labels(f"/path/{at}").inc()
+
+    def start(self) -> None:
+        """Those that are to be dead have come and gone, one after the other, and the others are ready."""
+        for _ in range(self._options.dead):
+            worker = self._context.Process(target=self._die)
+            worker.start()
+            worker.join()
+        for process in self._processes:
+            process.start()
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in self._processes:
+            while not self._ready.acquire(timeout=1.0):
+                if not all(process.is_alive() for process in self._processes):
+                    raise SystemExit("a worker failed")
+
+    def touch(self) -> None:
+        """Have each change its part."""
+        for asked in self._asked:
+            asked.release()
+        self._wait()
+
+    def stop(self) -> None:
+        """End them."""
+        self._end.set()
+        for asked in self._asked:
+            asked.release()
+        for process in self._processes:
+            process.join()
 
 
 def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
     """A scrape over live workers with many series each, which share them, after others died."""
     module = library(name, directory)
     extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
-    counter = module.Counter("requests", "Requests served.", ["path"], **extra)
-    context = multiprocessing.get_context("fork")
-    ready, end = context.Semaphore(0), context.Event()
-    for _ in range(options.dead):
-        worker = context.Process(target=_work, args=(counter, 100, ready, None))
-        worker.start()
-        worker.join()
-    workers = [
-        context.Process(target=_work, args=(counter, options.series, ready, end)) for _ in range(options.workers)
-    ]
-    for worker in workers:
-        worker.start()
-    for _ in range(len(workers) + options.dead):
-        ready.acquire()
+    workers = Workers(module.Counter("requests", "Requests served.", ["path"], **extra), options)
+    workers.start()
     collect = _scraper(name, module, directory)
     milliseconds = []
     for _ in range(ROUNDS):
+        if options.touch:
+            workers.touch()
         start = time.perf_counter()
         body = collect()
         milliseconds.append((time.perf_counter() - start) * 1e3)
-    end.set()
-    for worker in workers:
-        worker.join()
+    workers.stop()
     lines = body.count(b'requests_total{path="')
     if lines != max(options.series if options.workers else 0, 100 if options.dead else 0):
         raise SystemExit(f"{name} shows {lines} series: not what was counted")
-    files = [path for path in Path(directory).rglob("*") if path.is_file()]
     return {
         "scrape [ms]": statistics.median(milliseconds[1:]),
         "first scrape [ms]": milliseconds[0],
-        "files": float(len(files)),
-        "store [KiB]": sum(path.stat().st_blocks / 2 for path in files),
+        **_store(directory),
     }
+
+
+def _store(directory: str) -> dict[str, float]:
+    files = [path for path in Path(directory).rglob("*") if path.is_file()]
+    return {"files": float(len(files)), "store [KiB]": sum(path.stat().st_blocks / 2 for path in files)}
+
+
+def memory(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
+    """What series cost the process that counts in them, the store, and the process that is scraped."""
+    module = library(name, directory)
+    extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
+    counter = module.Counter("requests", "Requests served.", ["path"], **extra)
+    counter.labels("/").inc()
+    before = _private()
+    start = time.perf_counter()
+    for number in range(options.series):
+        counter.labels(f"/path/{number}").inc()
+    seconds = time.perf_counter() - start
+    figures = {"worker [KiB]": _private() - before, "first use [us]": seconds / options.series * 1e6}
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        before = _private()
+        collect = _scraper(name, module, directory)
+        for _ in range(3):
+            collect()
+        os.write(writing, str(_private() - before).encode())
+        os._exit(0)
+    figures["collector [KiB]"] = float(os.read(reading, 100))
+    return {**figures, **_store(directory)}
+
+
+def _private() -> float:
+    """KiB of memory that are this process's alone, files aside."""
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return float(rollup.partition("Pss_Anon:")[2].split()[0])
 
 
 def _scraper(name: str, module: Any, directory: str) -> Callable[[], bytes]:
     if name == "mpmetrics":
         collector = module.Collector(directory)
         return lambda: collector.render()[1]  # type: ignore[no-any-return]
-    from prometheus_client import CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415
+    from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415
 
+    if name == "forty_bot":
+        return lambda: generate_latest(REGISTRY)
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, path=directory)
     return lambda: generate_latest(registry)
 
 
-ROWS = {"hot_path": hot_path, "scrape": scrape}
+ROWS = {"hot_path": hot_path, "scrape": scrape, "memory": memory}
 
 
 def main() -> None:
     """Measure one row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", choices=ROWS)
-    parser.add_argument("library", choices=("mpmetrics", "prometheus_client"))
+    parser.add_argument("library", choices=("mpmetrics", "prometheus_client", "forty_bot"))
     parser.add_argument("directory", help="an empty directory that it may count in")
     parser.add_argument("--workers", type=int, default=8, help="live workers (default: %(default)s)")
     parser.add_argument("--series", type=int, default=10_000, help="series of each (default: %(default)s)")
     parser.add_argument("--dead", type=int, default=0, help="workers of 100 series that died (default: %(default)s)")
+    parser.add_argument("--touch", type=int, default=0, help="percent of them that change between two scrapes")
+    parser.add_argument("--first-uses", type=int, default=10_000, help="series made one by one (default: %(default)s)")
     options = parser.parse_args()
     print(json.dumps(ROWS[options.row](options.library, options.directory, options)))
 

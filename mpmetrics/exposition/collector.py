@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-_GZIP_LEVEL = 4
+_GZIP_LEVEL = 1
 _WORTH_COMPRESSING = 1400
 """Bytes; less than this goes in one packet anyway."""
 
