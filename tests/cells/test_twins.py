@@ -9,6 +9,7 @@ import random
 import struct
 import sys
 from array import array
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -194,6 +195,22 @@ def test_words_past_the_end() -> None:
     assert [0.0, 0.0] == list(segment.words)
 
 
+NO_LAYOUT = {"lowest": 1e-9, "log_growth": 0.1, "side": 30, "zero": -1, "size": 20, "signed": False}
+"""One whose values would fall behind the last bucket."""
+
+
+def segment_of(size: int) -> Any:
+    """So many words."""
+    return compiled.Segment(memoryview(bytearray(8 * size)).cast("d"))
+
+
+def half_made(kind: Any) -> Any:
+    """A cell with a guard and words, and without what its own kind needs."""
+    cell = kind.__new__(kind)
+    compiled.CounterCell.__mro__[1].__init__(cell, compiled.Guard(), segment_of(40), 0)
+    return cell
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -202,6 +219,11 @@ def test_words_past_the_end() -> None:
         lambda: compiled.DistributionCell.__new__(compiled.DistributionCell).observe(1),
         lambda: compiled.SketchCell.__new__(compiled.SketchCell).update(1),
         lambda: compiled.Labelled().labels("a"),
+        lambda: half_made(compiled.DistributionCell).observe(1),
+        lambda: half_made(compiled.DistributionCell)._observe(1),
+        lambda: half_made(compiled.SketchCell).update(1),
+        lambda: half_made(compiled.SketchCell)._update(1),
+        lambda: compiled.SketchCell(compiled.Guard(), segment_of(40), 0, SimpleNamespace(**NO_LAYOUT)),
         lambda: compiled.CounterCell(None, None, 0),
         lambda: compiled.sums([b"no doubles"], array("q", (0,)), 1),
         lambda: compiled.sums([[1.0]], array("q", (-1,)), 1),
@@ -259,6 +281,24 @@ def test_a_look_up() -> None:
     assert ((), {"x": 1}) == children.labels(x=1)
     assert (("a", "b"), {"x": 1}) == children.labels("a", "b", x=1)
     assert labelled.Labelled.labels.__doc__.split() == compiled.Labelled.labels.__doc__.split()  # type: ignore[union-attr]
+
+
+def test_a_look_up_that_changes_what_is_looked_up_in() -> None:
+    """A value whose comparison gives the instrument other children does no harm."""
+    children = Children()
+
+    class Restless:
+        def __hash__(self) -> int:
+            return hash("a")
+
+        def __eq__(self, other: object) -> bool:
+            children._children = {}
+            gc.collect()
+            return False
+
+    children._children = {("a",): children}
+    assert {} == children.labels(Restless())[1]
+    assert {} == children._children
 
 
 def everything() -> None:

@@ -110,6 +110,10 @@ static PyObject *distribution_put(DistributionCell *self, PyObject *value)
 {
     Place place;
     double number;
+    if (self->bounds == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "DistributionCell.__init__ was not called");
+        return NULL;
+    }
     if (take_number(value, &number) < 0 || place_begin((Cell *)self, 2 + PyTuple_GET_SIZE(self->bounds), &place) < 0)
         return NULL;
     int failed = observe(self, &place, number);

@@ -26,7 +26,7 @@ static PyObject *removals_watch(Removals *self, PyObject *const *args, Py_ssize_
         Py_ssize_t at = PyNumber_AsSsize_t(args[1], PyExc_IndexError);
         if ((at == -1 && PyErr_Occurred()) || PyObject_GetBuffer(args[0], &view, PyBUF_ND | PyBUF_FORMAT) < 0)
             return NULL;
-        if (view.itemsize != sizeof(uint64_t) || strcmp(view.format, "Q") != 0 || at < 0 || at >= view.len / 8) {
+        if (view.itemsize != sizeof(uint64_t) || view.format == NULL || strcmp(view.format, "Q") != 0 || at < 0 || at >= view.len / 8) {
             PyBuffer_Release(&view);
             return PyErr_Format(PyExc_ValueError, "there is no word %R of format 'Q' in %R", args[1], args[0]);
         }
@@ -121,7 +121,10 @@ static PyObject *labelled_labels(Labelled *self, PyObject *const *args, Py_ssize
             return NULL;
         for (Py_ssize_t at = 0; at < count; at++)
             PyTuple_SET_ITEM(key, at, Py_NewRef(args[at]));
-        PyObject *child = Py_XNewRef(PyDict_GetItemWithError(self->children, key));
+        /* A value of another type than text compares by code of its own, which may give this another dict. */
+        PyObject *children = Py_NewRef(self->children);
+        PyObject *child = Py_XNewRef(PyDict_GetItemWithError(children, key));
+        Py_DECREF(children);
         Py_DECREF(key);
         if (child != NULL)
             return child;

@@ -66,7 +66,7 @@ static PyObject *sketch_update(SketchCell *self, PyObject *argument)
         Py_XDECREF(number);
         return NULL;
     }
-    Place place = {NULL, direct((Cell *)self, BUCKETS + self->size), self->index};
+    Place place = {NULL, self->size == 0 ? NULL : direct((Cell *)self, BUCKETS + self->size), self->index};
     if (place.data == NULL)
         return cell_later_number((Cell *)self, "_update", value);
     update(self, &place, value);
@@ -77,6 +77,10 @@ static PyObject *sketch_put(SketchCell *self, PyObject *value)
 {
     Place place;
     double number;
+    if (self->size == 0) {
+        PyErr_SetString(PyExc_RuntimeError, "SketchCell.__init__ was not called");
+        return NULL;
+    }
     if (take_number(value, &number) < 0 || place_begin((Cell *)self, BUCKETS + self->size, &place) < 0)
         return NULL;
     int failed = update(self, &place, number);
@@ -105,7 +109,15 @@ static int sketch_init(SketchCell *self, PyObject *args, PyObject *kwargs)
     double lowest = number_of(layout, "lowest"), log_growth = number_of(layout, "log_growth");
     double side = number_of(layout, "side"), zero = number_of(layout, "zero"), size = number_of(layout, "size");
     double is_signed = number_of(layout, "signed");
-    if (PyErr_Occurred() || cell_init((Cell *)self, guard, segment, index, name) < 0)
+    if (PyErr_Occurred())
+        return -1;
+    /* Each bucket that a value may fall into is one of the series'. */
+    if (!(lowest > 0.0 && log_growth > 0.0 && side >= 1.0 && side <= 1e6 && zero == (is_signed != 0.0 ? side : -1.0)
+          && size == zero + 1.0 + side)) {
+        PyErr_Format(PyExc_ValueError, "%R is no layout", layout);
+        return -1;
+    }
+    if (cell_init((Cell *)self, guard, segment, index, name) < 0)
         return -1;
     self->counted = 0;
     self->lowest = lowest;
