@@ -6,21 +6,26 @@ BIN := $(VENV)/bin
 
 # SECONDS counts only when given to make itself (`make run SECONDS=10`): shells keep a variable of that name too.
 RUN_ARGS :=
+TORTURE_ENV :=
+TORTURE_LIMIT := 60
 ifeq ($(origin SECONDS),command line)
 RUN_ARGS := --seconds $(SECONDS)
+TORTURE_ENV := MPMETRICS_TORTURE_SECONDS=$(SECONDS)
+TORTURE_LIMIT = $$((60 + 10 * $(SECONDS)))
 endif
 
 # What runs the compiled core most; processes that are started anew take no part in the sanitizer's oversight else.
 ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pure asan lint types docs bench clean python-check
+.PHONY: help run test test-pure torture asan lint types docs bench clean python-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make run SECONDS=10   ends by itself after 10 seconds"
+	@echo "  make torture SECONDS=60   goes on for about 60 seconds where a test has no end of its own"
 	@echo "  make test ARGS='-k name'   passes ARGS on to pytest"
 	@echo "  PYTHON=python3.12     chooses the interpreter for a new $(VENV)"
 
@@ -33,16 +38,20 @@ test: $(VENV)/.installed-dev ## run the whole test suite, in parallel
 test-pure: $(VENV)/.installed-dev ## the same with the core in Python in the place of the compiled one
 	MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
+torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, and show what was lost; SECONDS=600 tries for longer
+	$(TORTURE_ENV) $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS)
+	$(TORTURE_ENV) MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS)
+
 asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all
 	rm -rf build/asan
 	mkdir -p build/asan
-	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE README.md Makefile build/asan/
+	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE README.md CHANGELOG.md Makefile build/asan/
 	cd build/asan && find . -name '*.so' -delete && \
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=$$PWD \
-	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 \
-	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -n auto $(or $(ARGS),$(ASAN_TESTS))
+	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 \
+	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -o timeout=300 -n auto $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/.installed-dev ## check the code with ruff
 	$(BIN)/ruff check .
@@ -50,8 +59,8 @@ lint: $(VENV)/.installed-dev ## check the code with ruff
 docs: $(VENV)/.installed ## write what the documentation takes from the code
 	$(BIN)/python docs/storage_format.py
 
-bench: $(VENV)/.installed ## measure the hot path and the scrape against prometheus_client
-	$(BIN)/python benchmarks/run.py
+bench: $(VENV)/.installed ## measure it all, against others in the same run; ARGS='peers scrapes memory requests' for parts
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 types: $(VENV)/.installed-dev ## check the types with mypy
 	$(BIN)/mypy

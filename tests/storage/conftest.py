@@ -22,7 +22,7 @@ from mpmetrics.collector.snapshot import EpochReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 50.0
+PATIENCE = float(os.environ.get("MPMETRICS_PATIENCE", "50"))
 """Seconds after which something hangs; never a measure of speed."""
 
 
