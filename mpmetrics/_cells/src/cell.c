@@ -114,17 +114,15 @@ int take_number(PyObject *value, double *number)
         *number = PyFloat_AS_DOUBLE(value);
         return 0;
     }
-    *number = PyFloat_AsDouble(value);
+    *number = PyLong_CheckExact(value) ? PyLong_AsDouble(value) : PyFloat_AsDouble(value);
     return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
 /* The same of whatever float() takes: text, too. */
 int take_float(PyObject *value, double *number)
 {
-    if (PyFloat_CheckExact(value)) {
-        *number = PyFloat_AS_DOUBLE(value);
-        return 0;
-    }
+    if (PyFloat_CheckExact(value) || PyLong_CheckExact(value))
+        return take_number(value, number);
     PyObject *made = PyNumber_Float(value);
     if (made == NULL)
         return -1;
@@ -138,6 +136,10 @@ int take_float(PyObject *value, double *number)
 int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values)
 {
+    if (count == 1 && names == NULL) {
+        values[0] = args[0];
+        return 0;
+    }
     int needs_first = most > 0;
     most = most < 0 ? -most : most;
     if (count > most) {
