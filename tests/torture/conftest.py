@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     Tally = Callable[..., None]
 
-HERE = os.path.dirname(__file__) + os.sep
+HERE = Path(__file__).parent
 KEY = "torture"
+HEADS = ("tests", "skipped", "tried", "lost", "failed")
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def tally(record_property: Callable[[str, object], None]) -> Tally:
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Have each report of a test in this folder say which line of the table it belongs to."""
-    if call.when == "setup" and str(item.path).startswith(HERE):
+    if call.when == "setup" and HERE in item.path.parents:
         module = getattr(item, "module", None)
         title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]
         item.user_properties.append((f"{KEY} title", title))
@@ -48,24 +50,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table."""
-    lines: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0, 0])
+    lines: dict[str, list[float]] = defaultdict(lambda: [0] * len(HEADS))
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             properties = getattr(report, "user_properties", [])
             titles = [value for name, value in properties if name == f"{KEY} title"]
-            if not titles or (report.when != "call" and outcome in ("passed", "skipped")):
+            if not titles or (report.when != "call" and outcome == "passed"):
                 continue
             notes = [value for name, value in properties if name == KEY]
             line = lines[titles[0]]
+            is_skipped = outcome == "skipped"
             line[0] += 1
-            line[1] += sum(tried for tried, _ in notes) if notes else 1
-            line[2] += sum(lost for _, lost in notes)
-            line[3] += outcome in ("failed", "error")
-    if lines:
-        terminalreporter.section("what was tried, how often, and what was lost")
-        width = max(map(len, lines))
-        terminalreporter.write_line(f"{'':{width}} {'tests':>7} {'tried':>10} {'lost':>7} {'failed':>7}")
-        for title, figures in sorted(lines.items()):
-            terminalreporter.write_line(f"{title:{width}} " + " ".join(f"{n:>{w},g}" for n, w in zip(figures, (7, 10, 7, 7), strict=True)))
-        total = [sum(column) for column in zip(*lines.values(), strict=True)]
-        terminalreporter.write_line(f"{'all':{width}} " + " ".join(f"{n:>{w},g}" for n, w in zip(total, (7, 10, 7, 7), strict=True)))
+            line[1] += is_skipped
+            line[2] += 0 if is_skipped else sum(tried for tried, _ in notes) if notes else 1
+            line[3] += sum(lost for _, lost in notes)
+            line[4] += outcome in ("failed", "error")
+    if not lines:
+        return
+    lines["all"] = [sum(column) for column in zip(*lines.values(), strict=True)]
+    width = max(map(len, lines))
+    terminalreporter.section("what was tried, how often, and what was lost")
+    terminalreporter.write_line(" ".join((" " * width, *(f"{head:>9}" for head in HEADS))))
+    for title, figures in lines.items():
+        terminalreporter.write_line(" ".join((f"{title:{width}}", *(f"{figure:>9,g}" for figure in figures))))
