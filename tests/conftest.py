@@ -10,11 +10,16 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from mpmetrics import Collector, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# How long an example takes says how busy the machine is; what hangs, the time limit of the test ends.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -26,8 +26,8 @@ __all__ = [
     "sums",
 ]
 
-CONTRACT = 2
-"""What this package expects of the extension: a build of other sources is not used."""
+CONTRACT = 3
+"""What this package expects of the extension: one that was built for another is not used."""
 
 _native = import_module("mpmetrics._cells._native")
 

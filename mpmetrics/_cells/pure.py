@@ -20,7 +20,9 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpmetrics._cells.amount import as_number
 from mpmetrics._cells.exemplars import say_not_kept
+from mpmetrics._cells.unraisable import Unraisable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +79,18 @@ class Guard:
         return done.wait(seconds)
 
     def drain(self) -> None:
-        """Carry out what is queued, unless another holder is going to."""
+        """Carry out what is queued, unless another holder is going to.
+
+        An operation that raises does not keep the others from being carried out: what the first one raised is raised
+        in the end, what others raise goes to ``sys.unraisablehook``.
+        """
         queue = self.queue
+        raised: BaseException | None = None
         while queue:
             lock = self.lock
             if not lock.acquire(False):
                 self._watch(lock)
-                return
+                break
             try:
                 self._stalled = None
                 while queue:
@@ -91,9 +98,17 @@ class Guard:
                         operation, argument = queue.popleft()
                     except IndexError:  # emptied by a thread that took this lock for abandoned
                         break
-                    operation(argument)
+                    try:
+                        operation(argument)
+                    except BaseException as error:  # noqa: BLE001 (raised below)
+                        if raised is None:
+                            raised = error
+                        else:
+                            Unraisable(error)
             finally:
                 lock.release()
+        if raised is not None:
+            raise raised
 
     def _watch(self, lock: threading.Lock) -> None:
         """Replace the lock if it has been held, with the queue waiting, for longer than any operation takes."""
@@ -141,6 +156,8 @@ class CounterCell(_Cell):
         """
         if exemplar is not None:
             say_not_kept()
+        if amount.__class__ is not int and amount.__class__ is not float:
+            amount = as_number(amount)
         if not amount >= 0:
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
@@ -167,6 +184,8 @@ class GaugeCell(_Cell):
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``. Safe from any thread, signal handler or finaliser."""
+        if amount.__class__ is not int and amount.__class__ is not float:
+            amount = as_number(amount)
         guard = self._guard
         lock = guard.lock
         if lock.acquire(False):
@@ -182,7 +201,7 @@ class GaugeCell(_Cell):
 
     def dec(self, amount: float = 1) -> None:
         """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
-        self.inc(-amount)
+        self.inc(-as_number(amount))
 
     def set(self, value: float) -> None:
         """Set the value. Safe from any thread, signal handler or finaliser."""

@@ -23,10 +23,10 @@ def kept_of(snapshot: Snapshot) -> Kept:
     """The retired words of a snapshot. In the slots of younger series, which were another's before, is nothing."""
     retired = snapshot.retired
     size = len(retired.values)
-    if not size or snapshot.catalog.youngest <= retired.generation:
+    younger = snapshot.catalog.younger(retired.generation) if size else []
+    young = [series for series in younger if series.first < size]
+    if not young:
         return Kept(retired.values, retired.remainders, retired.by_ordinal)
-    series_now = snapshot.catalog.by_slot.values()
-    young = [series for series in series_now if series.first < size and series.generation > retired.generation]
     values, remainders, by_ordinal = retired.values[:], retired.remainders[:], dict(retired.by_ordinal)
     for series in young:
         zeros = array("d", bytes(8 * (min(size, series.first + series.width) - series.first)))

@@ -50,11 +50,10 @@ def merge(snapshot: Snapshot, is_shown: IsShown | None = None, cache: RowsCache 
     merger = Merger(snapshot)
     catalog = snapshot.catalog
     readings = []
-    unsettled = {catalog.by_slot[first].family for first in snapshot.unsettled if first in catalog.by_slot}
     for number, family in sorted(catalog.families.items(), key=lambda item: item[1].name):
         if family.role:
             continue
-        if number in unsettled or (family.scope and is_shown is not None) or family.kind == "info":
+        if (family.scope and is_shown is not None) or family.kind == "info":
             members = merger.settled(catalog.series[number].values())
             if family.scope and is_shown is not None:
                 members = [series for series in members if is_shown(family, series)]
@@ -89,6 +88,7 @@ class Merger:
     def table(self, family: Family, rows: Rows) -> Reading:
         """A metric, other than an info, and the samples of the series in ``rows``."""
         shapes, values, mask = self._values(family, rows)
+        mask = self._settled_mask(mask, rows, len(shapes))
         return Reading(
             family.name,
             _TYPES.get(family.kind, family.kind),
@@ -98,6 +98,16 @@ class Merger:
             adds=family.kind == "updowncounter",
             table=Table(rows, tuple(shapes), values, mask, has_created=family.kind in _WITH_CREATED),
         )
+
+    def _settled_mask(self, mask: bytes | None, rows: Rows, width: int) -> bytes | None:
+        """``mask`` without the rows whose words are not all of one moment."""
+        left_out = [row for row, first in enumerate(rows.firsts) if first in self._unsettled] if self._unsettled else []
+        if not left_out:
+            return mask
+        shown = bytearray(b"\1" * (len(rows) * width) if mask is None else mask)
+        for row in left_out:
+            shown[row * width : (row + 1) * width] = bytes(width)
+        return bytes(shown)
 
     def _values(self, family: Family, rows: Rows) -> Values:  # noqa: PLR0911 (one for each kind)
         firsts = rows.firsts

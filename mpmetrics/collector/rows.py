@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from mpmetrics.collector.reading import Labels
     from mpmetrics.storage.catalog import Catalog, Family, Key, Series
@@ -28,13 +28,15 @@ def labels_of(family: Family, key: Key) -> Labels:
 class Rows:
     """Labels and time of creation of many series; ``firsts`` are their first slots, where they have slots.
 
-    Rows never change, so what was merged of them may be looked at by any thread, at any later time. More rows are other
-    rows, which take over what was made of these.
+    Rows never change, so what was merged of them may be looked at by any thread, at any later time. More of them, or
+    fewer, are other rows, which take over what was made of these.
     """
 
-    def __init__(self, before: Rows | None, firsts: Iterable[int], labels: list[Labels], created: list[float]) -> None:
-        """The rows of ``before``, and these behind them."""
-        self.firsts = array("q", firsts)
+    def __init__(
+        self, firsts: array[int], labels: list[Labels], created: list[float], made: _Made | None = None
+    ) -> None:
+        """``made`` is what was made of the first rows of these."""
+        self.firsts = firsts
         self.labels = labels
         self.created = created
         self.memo: dict[str, Any] = {}
@@ -42,27 +44,36 @@ class Rows:
         # Threads that look one of these up at the same time may both make it: the same, and one of them is kept.
         self._columns: dict[object, list[Any]] = {}
         self._views: dict[object, _View] = {}
-        self._old_columns: dict[object, list[Any]] = {}
-        self._old_views: dict[object, _View] = {}
-        if before is not None:
-            self.firsts = before.firsts + self.firsts
-            self.labels = before.labels + labels
-            self.created = before.created + created
-            self._old_columns, self._old_views = before.made()
+        self._old_columns, self._old_views = made or _Made({}, {})
 
     @classmethod
-    def of(cls, family: Family, members: Iterable[Series], before: Rows | None = None) -> Rows:
-        """The rows of ``before``, and those of these series of ``family``."""
+    def of(cls, family: Family, members: Iterable[Series]) -> Rows:
+        """The rows of these series of ``family``."""
         members = list(members)
         labels = [labels_of(family, series.key) for series in members]
-        return cls(before, (series.first for series in members), labels, [series.created for series in members])
+        return cls(array("q", (series.first for series in members)), labels, [series.created for series in members])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def made(self) -> tuple[dict[object, list[Any]], dict[object, _View]]:
-        """What was made of these rows, or of fewer of them: columns and views by their keys."""
-        return self._old_columns | self._columns, self._old_views | self._views
+    def followed_by(self, more: Rows) -> Rows:
+        """These rows, and ``more`` behind them."""
+        return Rows(
+            self.firsts + more.firsts, self.labels + more.labels, self.created + more.created, self._made()
+        )
+
+    def only(self, kept: Sequence[bool]) -> Rows:
+        """Those of these rows that are to be ``kept``."""
+        columns, views = self._made()
+        made = _Made({key: list(compress(column, kept)) for key, column in columns.items()}, {})
+        for key, view in views.items():
+            rows = view.rows.only(kept)
+            made.views[key] = _View(rows, frozenset(rows.labels))
+        labels, created = list(compress(self.labels, kept)), list(compress(self.created, kept))
+        return Rows(array("q", compress(self.firsts, kept)), labels, created, made)
+
+    def _made(self) -> _Made:
+        return _Made(self._old_columns | self._columns, self._old_views | self._views)
 
     def column(self, key: object, make: Callable[[Labels, float], Made]) -> list[Made]:
         """``make(labels, created)`` of each row; ``key`` stands for ``make``, which is called once a row."""
@@ -82,10 +93,18 @@ class Rows:
             old = self._old_views.get(key, _NO_VIEW)
             start = len(old.rows)
             labels = [relabel(labels) for labels in islice(self.labels, start, None)]
-            view = _View(Rows(old.rows, (), labels, self.created[start:]), old.distinct.union(labels))
+            rows = old.rows.followed_by(Rows(array("q"), labels, self.created[start:]))
+            view = _View(rows, old.distinct.union(labels))
             self._views[key] = view
             self._old_views.pop(key, None)
         return view.rows if len(view.distinct) == len(self) else None
+
+
+class _Made(NamedTuple):
+    """Columns and views by their keys; they may be of the first rows alone."""
+
+    columns: dict[object, list[Any]]
+    views: dict[object, _View]
 
 
 class _View(NamedTuple):
@@ -95,7 +114,7 @@ class _View(NamedTuple):
     distinct: frozenset[Labels]
 
 
-_NO_VIEW = _View(Rows(None, (), [], []), frozenset())
+_NO_VIEW = _View(Rows(array("q"), [], []), frozenset())
 
 
 class RowsCache:
@@ -103,19 +122,31 @@ class RowsCache:
 
     def __init__(self) -> None:
         self._catalog: Catalog | None = None
-        self._rows: dict[int, tuple[int, Rows]] = {}
+        self._kept: dict[int, _Kept] = {}
 
     def rows(self, catalog: Catalog, number: int) -> Rows:
         """The rows of all series of family ``number``."""
         if self._catalog is not catalog:
             self._catalog = catalog
-            self._rows = {}
-        members = catalog.series[number].values()
-        removals = catalog.removals[number]
-        known, rows = self._rows.get(number, (removals, None))
-        if known != removals:
-            rows = None
-        if rows is None or len(rows) < len(members):
-            rows = Rows.of(catalog.families[number], islice(members, 0 if rows is None else len(rows), None), rows)
-            self._rows[number] = removals, rows
+            self._kept = {}
+        family, members = catalog.families[number], catalog.series[number]
+        rows, serials, removals = self._kept.get(number) or _Kept(Rows.of(family, ()), array("Q"), 0)
+        if removals != catalog.removals[number]:
+            now = {series.serial for series in members.values()}
+            stay = [serial in now for serial in serials]
+            rows, serials = rows.only(stay), array("Q", compress(serials, stay))
+        # What there is stands in the order in which it was made, so what is new stands behind all else.
+        if len(rows) < len(members):
+            more = list(islice(members.values(), len(rows), None))
+            rows = rows.followed_by(Rows.of(family, more))
+            serials = serials + array("Q", (series.serial for series in more))
+        self._kept[number] = _Kept(rows, serials, catalog.removals[number])
         return rows
+
+
+class _Kept(NamedTuple):
+    """The rows of a family, the serials of their series, and how many of its series had been removed by then."""
+
+    rows: Rows
+    serials: array[int]
+    removals: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class Refreshed:
             if column.identity not in self.stale:
                 continue
             slots = self.stale[column.identity]
+            column.words = array("d", column.words)  # what was read is kept for the next time, as it was
             for series in list(snapshot.catalog.by_slot.values()):
                 family = snapshot.catalog.families[series.family]
                 is_ours = family.scope == "worker" if slots is None else series.first in slots

@@ -112,12 +112,12 @@ def _join(text: str) -> str:
     return "_".join(part for part in _OTHER.split(text) if part)
 
 
-@functools.lru_cache(maxsize=4096)
 def utf8_label(attribute: str) -> str:
     """An attribute's name as that of a label in UTF-8: as it is, but for those that Prometheus keeps to itself."""
     return f"key{attribute}" if attribute.startswith("__") else attribute
 
 
+@functools.lru_cache(maxsize=4096)
 def label_name(attribute: str) -> str:
     """An attribute's name as that of a label: other characters than letters, digits and ``_`` become ``_``.
 

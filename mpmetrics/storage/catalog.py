@@ -6,6 +6,7 @@ input or output.
 
 from __future__ import annotations
 
+import bisect
 import math
 from array import array
 from dataclasses import astuple, dataclass, field, fields
@@ -162,8 +163,8 @@ class Catalog:
         """First slots of series that came or went since a reader last emptied this."""
         self.removals: dict[int, int] = {}
         """How many series of each family were removed so far."""
-        self.youngest = 0
-        """The latest generation of removals that a series was made after."""
+        self._younger: list[Series] = []
+        """Series that were made after removals, in the order of these; some of them are gone."""
         self._spans: array[int] | None = array("q")
         self.next_slot = 0
         self.next_family = 0
@@ -250,7 +251,8 @@ class Catalog:
         self.series[number][key] = series
         self.by_slot[series.first] = series
         self.touched.add(series.first)
-        self.youngest = max(self.youngest, series.generation)
+        if series.generation:
+            bisect.insort(self._younger, series, key=_generation)
         if width > 1 and self._spans is not None:
             self._spans.extend((series.first, width))
         self.next_slot = max(self.next_slot, series.first + width)
@@ -274,6 +276,11 @@ class Catalog:
         self.resting[int(first)] = Rest(int(generation), int(width), int(serial))
         self.next_slot = max(self.next_slot, first + width)
 
+    def younger(self, generation: int) -> list[Series]:
+        """The series that were made after a later generation of removals."""
+        made = self._younger[bisect.bisect_right(self._younger, generation, key=_generation) :]
+        return [series for series in made if self.by_slot.get(series.first) is series]
+
     @property
     def spans(self) -> array[int]:
         """First slot and width, one after the other, of each series of several words."""
@@ -296,6 +303,10 @@ class Catalog:
             (fmt.FREE, [rest.generation, first, rest.width, rest.serial]) for first, rest in self.resting.items()
         ]
         return records
+
+
+def _generation(series: Series) -> int:
+    return series.generation
 
 
 _WHAT = "kind, labels, unit, mode, buckets, scope and temporality"

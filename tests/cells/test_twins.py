@@ -9,6 +9,8 @@ import random
 import struct
 import sys
 from array import array
+from decimal import Decimal
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -245,20 +247,52 @@ def test_bad_arguments(make: Any) -> None:
         make()
 
 
-def test_an_operation_that_raises_lets_the_others_be_carried_out() -> None:
-    """What was queued meanwhile is carried out, and then the exception goes on its way."""
-    guard = compiled.Guard()
+def operations_that_raise(guard: Any) -> tuple[list[int], list[str]]:
+    """Have two operations raise, in a hold in which others are queued: which others ran, and what was unraisable."""
     done: list[int] = []
+    unraisable: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda what: unraisable.append(str(what.exc_value))
 
-    def fail(_: object) -> None:
-        guard.run(done.append, 1)
-        raise KeyError("it")
+    def fail(number: int) -> None:
+        if number == 1:
+            guard.run(fail, 2)
+            guard.run(done.append, 1)
+        raise LookupError(number)
 
-    with pytest.raises(KeyError):
-        guard.run(fail, None)
-    assert [1] == done
+    try:
+        with pytest.raises(LookupError, match="1"):
+            guard.run(fail, 1)
+    finally:
+        sys.unraisablehook = hook
     guard.run(done.append, 2)
-    assert [1, 2] == done
+    return done, unraisable
+
+
+@pytest.mark.parametrize("twin", [pure, compiled], ids=["pure", "compiled"])
+def test_an_operation_that_raises_lets_the_others_be_carried_out(twin: Any) -> None:
+    """What was queued meanwhile is carried out, then the first exception goes on its way; no other one is swallowed."""
+    assert ([1, 2], ["2"]) == operations_that_raise(twin.Guard())
+
+
+@pytest.mark.parametrize("twin", [pure, compiled], ids=["pure", "compiled"])
+def test_amounts_of_any_type(twin: Any) -> None:
+    """Numbers of other types are taken, whether the guard is free or not; text is not."""
+    words = memoryview(bytearray(16)).cast("d")
+    guard, segment = twin.Guard(), twin.Segment(words)
+    counter, gauge = twin.CounterCell(guard, segment, 0), twin.GaugeCell(guard, segment, 1)
+
+    def write(_: object = None) -> None:
+        counter.inc(Decimal("0.5"))
+        gauge.inc(Fraction(1, 4))
+        gauge.dec(True)
+        for bad in ("7", b"7", None, [], 10**400):
+            for write in (counter.inc, gauge.inc, gauge.dec):
+                with pytest.raises((TypeError, OverflowError)):
+                    write(bad)
+
+    write()
+    guard.run(write, None)
+    assert [1.0, -1.5] == words.tolist()
 
 
 class Children(compiled.Labelled):  # type: ignore[misc]
@@ -318,7 +352,7 @@ def everything() -> None:
     children.labels("a", "b")
     children.labels("c", d="e")
     children.labels([])
-    test_an_operation_that_raises_lets_the_others_be_carried_out()
+    operations_that_raise(compiled.Guard())
     test_words_past_the_end()
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.text import render_openmetrics, render_text
-from mpmetrics.instruments import Counter
+from mpmetrics.instruments import Counter, Gauge
+from mpmetrics.provider import Provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mpmetrics.provider import Provider
 
 SERIES = 400
 
@@ -65,6 +67,74 @@ def test_an_earlier_collection_is_as_it_was(provider: Provider) -> None:
         for reading in earlier
         if reading.name == "plain"
     )
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 9)),
+        st.tuples(st.just("remove"), st.integers(0, 9)),
+        st.tuples(st.just("clear"), st.just(0)),
+        st.tuples(st.just("die"), st.integers(0, 9)),
+        st.tuples(st.just("scrape"), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+def text_of(collector: Collector) -> list[bytes]:
+    """What it shows of the metrics, without its figures about itself, in both formats."""
+    readings = [one for one in collector.readings() if not one.name.startswith("mpmetrics_")]
+    shown = collector.exported(readings)
+    return [render_text(shown), render_openmetrics(shown)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(STEPS)
+def test_a_collector_that_follows_shows_what_a_new_one_does(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever came, went, came back and died between its scrapes, what it has kept is what there is."""
+    provider = Provider(tmp_path_factory.mktemp("store"))
+    counter = Counter("plain", "", ["n"], provider=provider)
+    levels = Gauge("level", "", ["n"], multiprocess_mode="all", provider=provider)
+    metered = provider.meter("m").counter("metered")
+    following = Collector(provider)
+    total = dict.fromkeys(range(10), 0.0)
+    try:
+        for what, number in [*steps, ("scrape", 0)]:
+            if what in ("add", "die"):
+                total[number] += 1 + number
+            if what == "die" and os.fork() == 0:
+                counter.labels(number).inc(1 + number)
+                os._exit(0)
+            elif what == "die":
+                os.wait()
+            elif what == "add":
+                counter.labels(number).inc(1 + number)
+                levels.labels(number).set(number)
+                metered.add(1, {"n": number})
+            elif what == "remove":
+                counter.remove(number)
+                levels.remove(number)
+                total[number] = 0.0
+            elif what == "clear":
+                counter.clear()
+                total = dict.fromkeys(range(10), 0.0)
+            else:
+                new = Collector(provider)
+                assert text_of(new) == text_of(following)
+                shown = {
+                    sample.labels[0][1]: sample.value
+                    for reading in following.readings()
+                    if reading.name == "plain"
+                    for sample in reading.samples
+                    if sample.suffix == "_total"
+                }
+                assert {str(n): value for n, value in total.items() if value} == shown
+                new.close()
+    finally:
+        following.close()
+        provider.shutdown()
 
 
 def test_labels_that_become_the_same(provider: Provider) -> None:

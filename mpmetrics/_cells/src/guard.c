@@ -2,7 +2,7 @@
 
 #include "core.h"
 
-static PyObject *guard_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static PyObject *guard_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     Guard *self = (Guard *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -14,43 +14,49 @@ static PyObject *guard_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-/* Carry out the oldest operation that is queued. */
-static int run_oldest(Guard *self)
+/* What the first operation raised that did is raised in the end; what others raise goes to sys.unraisablehook. */
+typedef struct {
+    PyObject *type, *value, *trace;
+} Raised;
+
+static void keep_first(Raised *raised, PyObject *operation)
 {
-    PyObject *queue = self->queue;
-    PyObject *entry = Py_NewRef(PyList_GET_ITEM(queue, 0));
-    if (PyList_SetSlice(queue, 0, 1, NULL) < 0) {
-        Py_DECREF(entry);
-        return -1;
-    }
-    PyObject *done = PyObject_CallOneArg(PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1));
-    Py_DECREF(entry);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    if (raised->type == NULL)
+        PyErr_Fetch(&raised->type, &raised->value, &raised->trace);
+    else
+        PyErr_WriteUnraisable(operation);
 }
 
 /* Carry out what is queued, unless another holder is going to. An operation that raises does not keep the others from
-   being carried out; what it raised is raised in the end. */
+   being carried out. */
 static int drain(Guard *self)
 {
-    PyObject *type = NULL, *value = NULL, *trace = NULL;
+    Raised raised = {NULL, NULL, NULL};
     if (self->held || PyList_GET_SIZE(self->queue) == 0)
         return 0;
     uint64_t turn = self->held = ++self->turn;
     /* A forked child begins with another queue and another holder: its parent's goes on in the parent. */
     while (self->held == turn && PyList_GET_SIZE(self->queue) > 0) {
-        if (run_oldest(self) < 0) {
-            Py_XDECREF(type);
-            Py_XDECREF(value);
-            Py_XDECREF(trace);
-            PyErr_Fetch(&type, &value, &trace);
+        PyObject *batch = self->queue, *empty = PyList_New(0);
+        if (empty == NULL) {
+            keep_first(&raised, (PyObject *)self);
+            break;
         }
+        self->queue = empty;
+        for (Py_ssize_t at = 0; self->held == turn && at < PyList_GET_SIZE(batch); at++) {
+            PyObject *entry = PyList_GET_ITEM(batch, at), *operation = PyTuple_GET_ITEM(entry, 0);
+            PyObject *done = PyObject_CallOneArg(operation, PyTuple_GET_ITEM(entry, 1));
+            if (done == NULL)
+                keep_first(&raised, operation);
+            Py_XDECREF(done);
+        }
+        Py_DECREF(batch);
     }
     if (self->held == turn)
         self->held = 0;
-    if (type == NULL)
+    if (raised.type == NULL)
         return 0;
-    PyErr_Restore(type, value, trace);
+    PyErr_Restore(raised.type, raised.value, raised.trace);
     return -1;
 }
 

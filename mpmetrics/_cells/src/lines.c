@@ -151,7 +151,7 @@ PyMODINIT_FUNC PyInit__native(void)
     if (module == NULL)
         return NULL;
     /* One more whenever the twin in Python expects something else of this one. */
-    int failed = PyModule_AddIntConstant(module, "CONTRACT", 2) < 0 || PyModule_AddFunctions(module, vector_methods) < 0;
+    int failed = PyModule_AddIntConstant(module, "CONTRACT", 3) < 0 || PyModule_AddFunctions(module, vector_methods) < 0;
     for (size_t at = 0; !failed && at < sizeof types / sizeof *types; at++)
         failed = PyModule_AddType(module, types[at]) < 0;
     if (failed)
