@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measure import HERE, client_golang, forty_bot, machine, prom_client, run, subject
+from measure import HERE, Figures, client_golang, forty_bot, machine, prom_client, run, subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +39,13 @@ TARGETS = {
     "scrape, 1,000 dead [ms]": 2.0,
 }
 SLOW_PEER = ("--first-uses", "100")
-"""What Forty-Bot's mpmetrics is measured with: its first uses take the longer the more there were, 12 s for 400."""
+"""What Forty-Bot's mpmetrics is measured with: see the notes."""
+
+NOTES = """\
+Figures are medians; in brackets, how many times the compiled core's. Workers share their series, and count nothing
+between two scrapes unless it is said that they do. client_golang is one process, its scrape of 8 x 10,000 one of
+10,000 series; prom-client's is the merge of what workers sent, without asking them; Forty-Bot's first use is that of
+100 series, since its first uses take the longer the more there were (12 s for 400)."""
 
 Row = tuple[str, list[float | None]]
 
@@ -63,66 +69,57 @@ def text(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def python_peers(row: str, *size: str, others: str | None = None, slowly: Sequence[str] = ()) -> list[Figures]:
+    """prometheus_client, Forty-Bot's mpmetrics (whose Python is ``others``), the pure core and the compiled one."""
+    return [
+        subject(row, "prometheus_client", *size),
+        subject(row, "forty_bot", *size, *slowly, python=others) if others else {},
+        subject(row, "mpmetrics", *size, pure=True),
+        subject(row, "mpmetrics", *size),
+    ]
+
+
 def against_peers(folder: Path) -> Iterator[Row]:
     """What, and the figures of the columns: four peers, the pure core, the compiled one."""
     say("measuring the hot path")
-    python = forty_bot(folder)
-    other = {} if python is None else subject("hot_path", "forty_bot", *SLOW_PEER, python=python)
+    others = forty_bot(folder)
     go, node = client_golang(folder, 10_000), {w: prom_client(folder, 10_000, w) for w in (8, 32)}
-    figures = [
-        subject("hot_path", "prometheus_client"),
-        other,
-        go,
-        node[8],
-        subject("hot_path", "mpmetrics", pure=True),
-        subject("hot_path", "mpmetrics"),
-    ]
+    client, other, pure, compiled = python_peers("hot_path", others=others, slowly=SLOW_PEER)
     for what in HOT_PATH:
-        yield what, [found.get(what) for found in figures]
+        yield what, [found.get(what) for found in (client, other, go, node[8], pure, compiled)]
     for workers in (8, 32):
         say(f"measuring a scrape of {workers} workers")
-        size = ("--workers", str(workers), "--series", "10000")
-        yield (
-            f"scrape, {workers} x 10,000 [ms]",
-            [
-                subject("scrape", "prometheus_client", *size)["scrape [ms]"],
-                None,
-                go.get("scrape [ms]") if workers == 8 else None,
-                node[workers].get("scrape [ms]"),
-                subject("scrape", "mpmetrics", *size, pure=True)["scrape [ms]"],
-                subject("scrape", "mpmetrics", *size)["scrape [ms]"],
-            ],
-        )
-    if python is not None:
-        size = ("--workers", "8", "--series", "100")
-        yield (
-            "scrape, 8 x 100 [ms]",
-            [
-                subject("scrape", "prometheus_client", *size)["scrape [ms]"],
-                subject("scrape", "forty_bot", *size, python=python)["scrape [ms]"],
-                None,
-                None,
-                subject("scrape", "mpmetrics", *size, pure=True)["scrape [ms]"],
-                subject("scrape", "mpmetrics", *size)["scrape [ms]"],
-            ],
-        )
+        client, _, pure, compiled = python_peers("scrape", "--workers", str(workers), "--series", "10000")
+        alone = go.get("scrape [ms]") if workers == 8 else None
+        merged = node[workers].get("scrape [ms]")
+        figures = [client["scrape [ms]"], None, alone, merged, pure["scrape [ms]"], compiled["scrape [ms]"]]
+        yield f"scrape, {workers} x 10,000 [ms]", figures
+    if others:
+        say("measuring a scrape of few series")
+        found = [one["scrape [ms]"] for one in python_peers("scrape", "--series", "100", others=others)]
+        yield "scrape, 8 x 100 [ms]", [found[0], found[1], None, None, *found[2:]]
     say("measuring a scrape after 1,000 dead workers")
-    dead = ("--workers", "0", "--dead", "1000")
-    theirs, pure = subject("scrape", "prometheus_client", *dead), subject("scrape", "mpmetrics", *dead, pure=True)
-    ours = subject("scrape", "mpmetrics", *dead)
-    for what, name in (("scrape, 1,000 dead [ms]", "scrape [ms]"), ("files, 1,000 dead", "files")):
-        yield what, [theirs[name], None, None, None, pure[name], ours[name]]
+    client, _, pure, compiled = python_peers("scrape", "--workers", "2", "--series", "100", "--dead", "1000")
+    for what, name in (
+        ("scrape, 1,000 dead [ms]", "scrape [ms]"),
+        ("the first one, which folds [ms]", "first scrape [ms]"),
+        ("files, 1,000 dead", "files"),
+    ):
+        yield what, [client[name], None, None, None, pure[name], compiled[name]]
+    for form, what in (("openmetrics", "OpenMetrics"), ("gzip", "OpenMetrics, compressed")):
+        say(f"measuring a scrape as {what}")
+        found = [one.get("scrape [ms]") for one in python_peers("scrape", "--form", form)]
+        yield f"scrape as {what}, 8 x 10,000 [ms]", [found[0], None, None, None, *found[2:]]
 
 
 def ratios(rows: Iterator[Row]) -> Iterator[tuple[str, list[str]]]:
-    """The same as text, with prometheus_client's ratio to ours, the pure core's, and whether the target is reached."""
+    """The same as text: each peer's figure and its ratio to the compiled core's, and whether the target is reached."""
     for what, figures in rows:
-        theirs, pure, ours = figures[0], figures[-2], figures[-1]
-        gain = f"{theirs / ours:.1f}x" if theirs and ours else ""
-        behind = f"{pure / ours:.1f}x" if pure and ours else ""
+        ours = figures[-1]
+        cells = [f"{text(one)} ({one / ours:.1f}x)" if one is not None and ours else "" for one in figures[:-1]]
         target = TARGETS.get(what)
         reached = "" if target is None or ours is None else f"{'' if ours <= target else 'not '}<= {target:g}"
-        yield what, [*map(text, figures), gain, behind, reached]
+        yield what, [*cells, text(ours), reached]
 
 
 def scrapes() -> Iterator[tuple[str, list[str]]]:
@@ -169,7 +166,10 @@ def requests() -> Iterator[tuple[str, list[str]]]:
     for what, figures in found.items():
         if isinstance(figures, dict) and "p99 [ms]" in figures:
             yield what, [text(value) for value in figures.values()]
-    print(f"\nScrapes: {found['scrapes']}; p99 scraped / not, by round: {found['p99 of each round, scraped / not']}")
+    for what in ("p99 scraped / not", "p99 of the same twice, apart by"):
+        yield f"{what}: {found[what]:.2f}", [""] * 3
+    scrapes_ = found["scrapes"]
+    yield f"{scrapes_['number']} scrapes of {text(scrapes_['bytes'] / 1024)} KiB, {text(scrapes_['ms'])} ms", [""] * 3
 
 
 SECTIONS = ("peers", "scrapes", "memory", "requests")
@@ -183,10 +183,17 @@ def main() -> None:
     unknown = set(options.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    print(f"Measured on {machine()}.")
+    print(f"Measured on {machine()}.\n\n{NOTES}")
     if "peers" in options.sections:
-        columns = ("prometheus_client", "Forty-Bot", "client_golang", "prom-client", "pure", "compiled")
-        columns += ("prometheus_client / compiled", "pure / compiled", "to reach")
+        columns: tuple[str, ...] = (
+            "prometheus_client",
+            "Forty-Bot",
+            "client_golang",
+            "prom-client",
+            "pure",
+            "compiled",
+        )
+        columns += ("to reach",)
         with tempfile.TemporaryDirectory() as folder:
             table("The hot path and scrapes", columns, ratios(against_peers(Path(folder))))
     if "scrapes" in options.sections:

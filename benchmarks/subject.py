@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 import timeit
 from pathlib import Path
@@ -37,7 +40,14 @@ def library(name: str, directory: str) -> Any:
     import mpmetrics  # noqa: PLC0415
 
     if name == "mpmetrics":
+        from mpmetrics._cells import TWIN, WHY  # noqa: PLC0415
+
+        asked = "pure" if os.environ.get("MPMETRICS_DISABLE_EXT") == "1" else "compiled"
+        if asked != TWIN:
+            raise SystemExit(f"the {asked} core was to be measured, and this is the {TWIN} one: {WHY}")
         mpmetrics.set_provider(mpmetrics.Provider(directory))
+    elif hasattr(mpmetrics, "Provider"):
+        raise SystemExit(f"{mpmetrics.__file__} is not Forty-Bot's mpmetrics")
     return mpmetrics
 
 
@@ -114,6 +124,12 @@ class Workers:
             asked.release()
         self._wait()
 
+    def total(self) -> float:
+        """What all of them have counted."""
+        series, rounds = self._options.series, ROUNDS if self._options.touch else 0
+        each = sum(range(series)) + rounds * (series * self._options.touch // 100)
+        return float(self._options.workers * each + self._options.dead * 100)
+
     def stop(self) -> None:
         """End them."""
         self._end.set()
@@ -129,7 +145,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
     workers = Workers(module.Counter("requests", "Requests served.", ["path"], **extra), options)
     workers.start()
-    collect = _scraper(name, module, directory)
+    collect = _scraper(name, module, directory, options.form)
     milliseconds = []
     for _ in range(ROUNDS):
         if options.touch:
@@ -138,9 +154,11 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
         body = collect()
         milliseconds.append((time.perf_counter() - start) * 1e3)
     workers.stop()
-    lines = body.count(b'requests_total{path="')
-    if lines != max(options.series if options.workers else 0, 100 if options.dead else 0):
-        raise SystemExit(f"{name} shows {lines} series: not what was counted")
+    if options.form == "gzip":
+        body = gzip.decompress(body)
+    counted = sum(float(line.split()[1]) for line in body.splitlines() if line.startswith(b"requests_total{"))
+    if counted != workers.total():
+        raise SystemExit(f"{name} shows {counted}, but {workers.total()} were counted")
     return {
         "scrape [ms]": statistics.median(milliseconds[1:]),
         "first scrape [ms]": milliseconds[0],
@@ -165,38 +183,54 @@ def memory(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
         counter.labels(f"/path/{number}").inc()
     seconds = time.perf_counter() - start
     figures = {"worker [KiB]": _private() - before, "first use [us]": seconds / options.series * 1e6}
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        before = _private()
-        collect = _scraper(name, module, directory)
-        for _ in range(3):
-            collect()
-        os.write(writing, str(_private() - before).encode())
-        os._exit(0)
-    figures["collector [KiB]"] = float(os.read(reading, 100))
-    return {**figures, **_store(directory)}
+    # A process that was started anew: the heap of this one is not its.
+    command = [sys.executable, __file__, "collector", name, directory]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return {**figures, **json.loads(done.stdout), **_store(directory)}
+
+
+def collector(name: str, directory: str, _: argparse.Namespace) -> dict[str, float]:
+    """What a process grows by that scrapes what others counted."""
+    module = library(name, directory)
+    collect = _scraper(name, module, directory)
+    before = _private()
+    for _round in range(3):
+        collect()
+    return {"collector [KiB]": _private() - before}
 
 
 def _private() -> float:
-    """KiB of memory that are this process's alone, files aside."""
+    """KiB of memory that are this process's alone, maps of files aside."""
     rollup = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
-    return float(rollup.partition("Pss_Anon:")[2].split()[0])
+    return float(rollup.partition("Anonymous:")[2].split()[0])
 
 
-def _scraper(name: str, module: Any, directory: str) -> Callable[[], bytes]:
+def _scraper(name: str, module: Any, directory: str, form: str = "text") -> Callable[[], bytes]:
+    """What makes the body of a scrape: text, OpenMetrics, or what Prometheus asks for, which is that compressed."""
     if name == "mpmetrics":
         collector = module.Collector(directory)
-        return lambda: collector.render()[1]  # type: ignore[no-any-return]
-    from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess  # noqa: PLC0415
+        accept, coding = (None if form == "text" else PROMETHEUS), ("gzip" if form == "gzip" else None)
+        return lambda: collector.scrape(accept, coding)[1]  # type: ignore[no-any-return]
+    from prometheus_client import REGISTRY, CollectorRegistry, exposition, multiprocess  # noqa: PLC0415
 
-    if name == "forty_bot":
-        return lambda: generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, path=directory)
-    return lambda: generate_latest(registry)
+    registry = REGISTRY
+    if name == "prometheus_client":
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=directory)
+    if form == "text":
+        return lambda: exposition.generate_latest(registry)
+    write, _ = exposition.choose_encoder(PROMETHEUS)
+    return lambda: gzip.compress(write(registry)) if form == "gzip" else write(registry)
 
 
-ROWS = {"hot_path": hot_path, "scrape": scrape, "memory": memory}
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+"""What Prometheus 3 accepts unless it was told otherwise."""
+
+ROWS = {"hot_path": hot_path, "scrape": scrape, "memory": memory, "collector": collector}
 
 
 def main() -> None:
@@ -209,6 +243,7 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=10_000, help="series of each (default: %(default)s)")
     parser.add_argument("--dead", type=int, default=0, help="workers of 100 series that died (default: %(default)s)")
     parser.add_argument("--touch", type=int, default=0, help="percent of them that change between two scrapes")
+    parser.add_argument("--form", choices=("text", "openmetrics", "gzip"), default="text", help="of a scrape")
     parser.add_argument("--first-uses", type=int, default=10_000, help="series made one by one (default: %(default)s)")
     options = parser.parse_args()
     print(json.dumps(ROWS[options.row](options.library, options.directory, options)))

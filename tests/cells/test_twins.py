@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import math
 import mmap
+import os
 import random
 import struct
 import sys
+import time
 from array import array
 from decimal import Decimal
 from fractions import Fraction
@@ -102,6 +104,48 @@ def test_distributions(words: list[list[float]], plain: int) -> None:
     ours, theirs = vectors.distributions(words, plain, firsts, 3), compiled.distributions(words, plain, firsts, 3)
 
     assert bits(ours) == bits(theirs)
+
+
+@given(WORDS, st.integers(0, 14), st.sampled_from([(), (0, 3), (2, 9), (1, 2, 5, 4), (8, 6)]))
+def test_load(words: list[float], count: int, spans: tuple[int, ...]) -> None:
+    """The words of a map at rest, as many as there are, whatever belongs together."""
+    view = memoryview(array("d", words)).cast("B").cast("d") if words else memoryview(b"").cast("d")
+
+    ours, theirs = (twin.load(view, count, array("q", spans)) for twin in (vectors, compiled))
+    assert bits(ours) == bits(theirs) == bits(words[:count])
+
+
+def write_histograms(words: Any, stop: Any) -> None:
+    """Observe 0.25 and 1.5 in turn, as fast as can be."""
+    cell = compiled.DistributionCell(compiled.Guard(), compiled.Segment(words), 0, (1.0, math.inf))
+    while not stop[0]:
+        for _ in range(1000):
+            cell.observe(0.25)
+            cell.observe(1.5)
+
+
+@pytest.mark.parametrize("twin", [vectors, compiled], ids=["pure", "compiled"])
+def test_load_beside_a_writer(twin: Any) -> None:
+    """Of a histogram that another process writes to all the time, sum and buckets are of one moment."""
+    held = mmap.mmap(-1, 4096)
+    words = memoryview(held).cast("d")
+    pid = os.fork()
+    if not pid:
+        write_histograms(words[:4], words[100:101])
+        os._exit(0)
+    readings: set[tuple[float, ...]] = set()
+    deadline = time.monotonic() + 20
+    try:
+        while len(readings) < 1000 and time.monotonic() < deadline:
+            readings.add(tuple(twin.load(words, 4, array("q", (0, 4)))))
+    finally:
+        words[100] = 1.0
+        os.waitpid(pid, 0)
+
+    assert len(readings) > 2
+    for reading in readings:
+        low, high = reading[2:]
+        assert reading[int(low + high) % 2] == 0.25 * low + 1.5 * high
 
 
 SHAPES = ((b"a{", b"} ", b"a "), None, (b"b{", b',le="1"} ', b'b{le="1"} '))
