@@ -7,12 +7,14 @@ from mpmetrics.errors import (
     FormatError,
     LockTimeoutError,
     MpmetricsError,
+    SecurityError,
     ShutdownError,
     StoreError,
     StoreUnavailableError,
 )
 from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
 from mpmetrics.exposition.collector import Collector
+from mpmetrics.exposition.security import Security
 from mpmetrics.exposition.server_thread import start_http_server
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 from mpmetrics.meter import Meter, get_meter
@@ -34,6 +36,8 @@ __all__ = [
     "MeterObserver",
     "MpmetricsError",
     "Provider",
+    "Security",
+    "SecurityError",
     "ShutdownError",
     "StoreError",
     "StoreUnavailableError",

@@ -11,6 +11,7 @@ __all__ = [
     "FormatError",
     "LockTimeoutError",
     "MpmetricsError",
+    "SecurityError",
     "ShutdownError",
     "StoreError",
     "StoreUnavailableError",
@@ -23,6 +24,10 @@ class MpmetricsError(Exception):
 
 class ConflictError(MpmetricsError, ValueError):
     """A metric's name is already in use with another kind, other labels, other buckets or another mode."""
+
+
+class SecurityError(MpmetricsError, ValueError):
+    """A file that is to protect the endpoint cannot be used: it is missing, malformed, or does not fit another one."""
 
 
 class ShutdownError(MpmetricsError):

@@ -32,7 +32,11 @@ class Address:
     @property
     def url(self) -> str:
         """Where a browser or scraper finds the metrics."""
-        return f"{self} (path /metrics)" if self.path else f"http://{self}/metrics"
+        return self.url_of("http")
+
+    def url_of(self, scheme: str) -> str:
+        """The same by another scheme."""
+        return f"{self} (path /metrics)" if self.path else f"{scheme}://{self}/metrics"
 
     def listen(self) -> socket.socket:
         """A listening socket, not inherited by programs that are started. OSError when the address cannot be had.

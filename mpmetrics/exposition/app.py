@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from mpmetrics.errors import ShutdownError
 from mpmetrics.exposition.collector import Collector
-from mpmetrics.exposition.http import Request, Response, plain
+from mpmetrics.exposition.http import HEALTHY, Request, Response, plain
 
 if TYPE_CHECKING:
     import os
@@ -40,7 +40,7 @@ class MetricsApp:
 
     def immediate(self, request: Request) -> Response | None:
         """The answers that need no collection."""
-        if request.path == "/-/healthy":
+        if request.path == HEALTHY:
             return _text(200, "OK")
         if request.path != self._path:
             return _text(404, f"not found; the metrics are at {self._path}")
@@ -87,7 +87,7 @@ def _answer(collector: Collector, request: Request) -> Response:
     """Mounted in another application, the metrics are at whatever path they were mounted on."""
     if request.method not in ("GET", "HEAD"):
         return plain(405, ("Allow", "GET, HEAD"))
-    return _text(200, "OK") if request.path.endswith("/-/healthy") else scrape(collector, request)
+    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request)
 
 
 def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:

@@ -7,9 +7,11 @@ import logging
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics.exposition.http import Conversation, Request, Response, plain
+from mpmetrics.exposition.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable
 
     from mpmetrics.exposition.limits import Limits
@@ -26,7 +28,7 @@ class Connection(asyncio.BufferedProtocol):
     """One client: reading a request, or having it answered, or writing the answer, and again.
 
     All of it happens in callbacks of the loop; while an answer is made or written, nothing is read. `ask` gets the
-    request and what is to be called with its response.
+    request and what is to be called with its response. With ``tls``, all of it is encrypted.
     """
 
     _transport: asyncio.Transport
@@ -39,6 +41,7 @@ class Connection(asyncio.BufferedProtocol):
         scratch: memoryview,
         *,
         refuse: bool,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
@@ -47,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         # All connections read into the same memory: what arrived is copied out before the loop goes on.
         self._scratch = scratch
         self._refuse = refuse
+        self._tls = tls
         self._talk = Conversation(limits.max_head)
         self._unsent = memoryview(b"")
         self._paused = self._lingering = self._gone = self._idle = self._ended = False
@@ -62,11 +66,14 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _open(self, client: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: self, client)
+            await self._loop.connect_accepted_socket(self._reader, client)
         except OSError as error:
             logger.debug("a client's connection failed before its first request: %s", error)
             client.close()
             self.drop()
+
+    def _reader(self) -> asyncio.BufferedProtocol:
+        return self if self._tls is None else TlsTransport(self, self._tls, self._scratch)
 
     # What the event loop calls.
 

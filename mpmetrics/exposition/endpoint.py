@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpmetrics.exposition.address import Address
     from mpmetrics.exposition.collector import Collector
     from mpmetrics.exposition.http import Request, Response
+    from mpmetrics.exposition.protection import Protection
 
 __all__ = ["BEAT", "Endpoint"]
 
@@ -74,6 +75,7 @@ class Endpoint:
     in them. ``unix`` is one more address, which this process makes itself. ``heartbeat`` is the descriptor of a pipe
     that gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, others wait.
     ``modules`` are imported first; one that takes long, or hangs, is left to it. ``services`` run while it serves.
+    ``protection`` is for who comes in at ``listeners``; at ``unix``, the permissions of its file are all there is.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Endpoint:
         election: str | None = None,
         modules: CallbackModules | None = None,
         services: Sequence[Service] = (),
+        protection: Protection | None = None,
     ) -> None:
         self._services = services
+        self._protection = protection
         self._modules = modules or CallbackModules(())
         self._collector = collector
         self._listeners = listeners
@@ -135,7 +139,9 @@ class Endpoint:
             await _sleep(stop, _LOOK)
         server = HttpServer(self._app, Limits(threads=THREADS))
         await server.start()
-        for listener in (*self._listeners, *self._listen_in_store()):
+        for listener in self._listeners:
+            await server.add(listener, self._protection)
+        for listener in self._listen_in_store():
             await server.add(listener)
         keeper = asyncio.create_task(self._keep_house())
         for service in self._services:

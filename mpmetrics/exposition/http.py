@@ -24,6 +24,9 @@ import h11
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HEALTHY = "/-/healthy"
+"""The path that says that the endpoint is there, to everybody."""
+
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 

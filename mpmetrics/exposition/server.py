@@ -9,7 +9,9 @@ belongs to the server, which closes it; the file of a Unix socket stays the call
 
 Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
 a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
-most one request head, and one chunk of the response besides its body, which scrapes of the same thing share.
+most one request head, and one chunk of the response besides its body, which scrapes of the same thing share; with TLS,
+two heads, and what OpenSSL needs. Where credentials are asked for, refusals that come from the protocol itself (400,
+405, 408, 431, 503, 505) and the health path are all that is answered without.
 
 Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
 that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
@@ -23,10 +25,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mpmetrics.exposition.connection import Connection
 from mpmetrics.exposition.http import Handler, Request, Response, plain
@@ -37,6 +40,8 @@ from mpmetrics.exposition.threads import HandlerThreads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpmetrics.exposition.protection import Protection
+
 __all__ = ["HttpServer"]
 
 logger = logging.getLogger("mpmetrics")
@@ -46,6 +51,13 @@ Answer = TypeVar("Answer")
 _ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
 _RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
 _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
+
+
+class _Door(NamedTuple):
+    """What is behind a listening socket: who answers there, and the certificates it is protected with, if any."""
+
+    handler: Handler
+    protection: Protection | None
 
 
 class HttpServer:
@@ -66,6 +78,7 @@ class HttpServer:
         self._scratch = memoryview(bytearray(self._limits.max_head))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
+        self._doors: dict[socket.socket, _Door] = {}
         self._complained = -_COMPLAINTS
 
     async def start(self) -> None:
@@ -74,8 +87,10 @@ class HttpServer:
             raise RuntimeError("an HttpServer starts once; make another one")
         self._loop = asyncio.get_running_loop()
 
-    async def add(self, sock: socket.socket) -> None:
+    async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
         """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
+
+        Who comes in there has to speak TLS and show credentials as far as `protection` says.
 
         Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
         """
@@ -84,6 +99,8 @@ class HttpServer:
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"{sock!r} does not listen: call bind() and listen() first")
         sock.setblocking(False)  # noqa: FBT003 (its only parameter)
+        handler = self._handler if protection is None else protection.guard(self._handler)
+        self._doors[sock] = _Door(handler, protection)
         self._listen(self._loop, sock)
 
     async def close(self, grace: float) -> None:
@@ -124,7 +141,7 @@ class HttpServer:
                 self._back_off(loop, sock, error)
                 return
             client.setblocking(False)  # noqa: FBT003 (its only parameter)
-            self._admit(loop, client)
+            self._admit(loop, client, self._doors[sock])
 
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
         """Accept again later: the socket stays readable, and the loop would spin."""
@@ -138,20 +155,22 @@ class HttpServer:
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
 
-    def _admit(self, loop: asyncio.AbstractEventLoop, client: socket.socket) -> None:
+    def _admit(self, loop: asyncio.AbstractEventLoop, client: socket.socket, door: _Door) -> None:
         refuse = False
         while len(self._roster) >= self._limits.max_connections and not refuse:
             refuse = not self._roster.evict(loop.time())
         # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
         # the next one takes its place, and there is never more than one too many.
-        connection = Connection(self._limits, self._roster, self._ask, self._scratch, refuse=refuse)
+        ask = functools.partial(self._ask, door.handler)
+        tls = None if door.protection is None else door.protection.context()
+        connection = Connection(self._limits, self._roster, ask, self._scratch, refuse=refuse, tls=tls)
         connection.open(client)
 
     # Answering
 
-    def _ask(self, request: Request, reply: Callable[[Response], None]) -> None:
+    def _ask(self, handler: Handler, request: Request, reply: Callable[[Response], None]) -> None:
         loop = asyncio.get_running_loop()
-        response = self._guard(self._handler.immediate, request)
+        response = self._guard(handler.immediate, request)
         if response is not None:
             reply(response)
             return
@@ -161,7 +180,7 @@ class HttpServer:
             reply(response)
 
         def job() -> None:
-            response = self._guard(self._handler, request)
+            response = self._guard(handler, request)
             with suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(finish, response)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING
 
 from mpmetrics.exposition.address import Address
 from mpmetrics.exposition.app import MetricsApp, as_collector
+from mpmetrics.exposition.protection import Protection
+from mpmetrics.exposition.security import Security
 from mpmetrics.exposition.server import HttpServer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mpmetrics.exposition.app import Source
     from mpmetrics.exposition.http import Handler
@@ -24,12 +27,20 @@ __all__ = ["ServerThread", "start_http_server"]
 class ServerThread:
     """An `HttpServer` in a daemon thread with an event loop of its own.
 
-    `sockets` are bound and listen; they belong to the server from now on. The thread runs when the constructor returns,
-    which raises what `HttpServer.add` raises. The methods belong to one thread, any.
+    `sockets` are bound and listen; they belong to the server from now on, and `protection` is for all of them. The
+    thread runs when the constructor returns, which raises what `HttpServer.add` raises. The methods belong to one
+    thread, any.
     """
 
-    def __init__(self, handler: Handler, sockets: Sequence[socket.socket], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        sockets: Sequence[socket.socket],
+        limits: Limits | None = None,
+        protection: Protection | None = None,
+    ) -> None:
         self._server = HttpServer(handler, limits)
+        self._protection = protection
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mpmetrics-http", daemon=True)
         self._names = [sock.getsockname() for sock in sockets]
@@ -43,7 +54,7 @@ class ServerThread:
     async def _start(self, sockets: Sequence[socket.socket]) -> None:
         await self._server.start()
         for sock in sockets:
-            await self._server.add(sock)
+            await self._server.add(sock, self._protection)
 
     @property
     def port(self) -> int:
@@ -60,7 +71,13 @@ class ServerThread:
 
 
 def start_http_server(
-    port: int, addr: str = "127.0.0.1", path: str = "/metrics", *, source: Source = None
+    port: int,
+    addr: str = "127.0.0.1",
+    path: str = "/metrics",
+    *,
+    source: Source = None,
+    security: Security | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> ServerThread:
     """Serve the metrics of ``source`` at ``http://addr:port/path`` from a thread of this process.
 
@@ -68,10 +85,16 @@ def start_http_server(
     one, which the result's ``port`` tells. Start it in one process only, after it has forked others: in gunicorn, use
     :mod:`mpmetrics.integrations.gunicorn` instead.
 
-    Raises OSError when the address cannot be had, ValueError for a port or path that is none.
+    ``security`` names the files of certificates and credentials that protect the endpoint; by default what
+    ``MPMETRICS_TLS_CERT``, ``MPMETRICS_TLS_KEY``, ``MPMETRICS_TLS_CLIENT_CA``, ``MPMETRICS_USERS_FILE`` and
+    ``MPMETRICS_TOKEN_FILE`` name.
+
+    Raises OSError when the address cannot be had, ValueError for a port or path that is none, and
+    :class:`~mpmetrics.errors.SecurityError` for files that cannot be used.
     """
     if not 0 <= port <= 65535:
         msg = f"a port is a number from 0 to 65535, not {port!r}"
         raise ValueError(msg)
     app = MetricsApp(as_collector(source), path)
-    return ServerThread(app, [Address(host=addr, port=port).listen()])
+    protection = Protection(security if security is not None else Security.from_environ(environ))
+    return ServerThread(app, [Address(host=addr, port=port).listen()], protection=protection)

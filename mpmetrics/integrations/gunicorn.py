@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
@@ -27,10 +26,13 @@ from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
+from mpmetrics.exposition.security import Security
 from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners
 from mpmetrics.integrations.privileges import acting_as
+from mpmetrics.integrations.protect import protect
+from mpmetrics.integrations.settings import Settings
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
 from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
     from mpmetrics.drivers import Driver
+    from mpmetrics.exposition.protection import Protection
 
 __all__ = ["install"]
 
@@ -68,6 +71,7 @@ def install(
     resource: Mapping[str, object] | None = None,
     process_metrics: bool = False,
     drivers: Sequence[Driver] = (),
+    security: Security | None = None,
     environ: MutableMapping[str, str] = os.environ,
 ) -> None:
     """Add this server's metrics endpoint to the gunicorn configuration ``namespace``, which is its ``globals()``.
@@ -83,8 +87,12 @@ def install(
     ``attributes`` and ``resource``: as in :class:`mpmetrics.Provider`.
     ``process_metrics``: have each worker tell its CPU time, memory and so on.
     ``drivers``: of :mod:`mpmetrics.drivers`, run in the collector; what a registry's driver flushes is in each scrape.
+    ``security``: files of certificates and credentials that protect the endpoint; by default those that
+    ``MPMETRICS_TLS_CERT`` and so on name, see :class:`mpmetrics.Security`.
 
-    Raises TypeError and ValueError for an address, a module's name or another argument that is none.
+    Raises TypeError and ValueError for an address, a module's name or another argument that is none, and
+    :class:`~mpmetrics.errors.SecurityError` for files that cannot be used. On a reload these are said in the log, and
+    the endpoint goes on with the protection that it had, or is closed if it had none.
     """
     if bind is None:
         bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
@@ -92,8 +100,12 @@ def install(
     addresses = list(dict.fromkeys(parse(text).resolved() for text in texts))
     if callbacks is None:
         callbacks = environ.get("MPMETRICS_CALLBACKS", "")
-    settings = _Settings(
-        addresses,
+    server = _Server.current
+    wanted = security if security is not None else Security.from_environ(environ)
+    protection = protect(wanted, None if server is None else server.protection, again=server is not None)
+    settings = Settings(
+        addresses if protection is not None else [],
+        protection,
         os.fspath(directory) if directory is not None else None,
         parse_modules(callbacks),
         max_age,
@@ -102,28 +114,15 @@ def install(
         check_drivers(drivers),
     )
     check_limits(worker_timeout, max_age, "install()")
-    server = _Server.current
     if server is None:
-        server = _Server.current = _Server(environ)
+        server = _Server(environ)
     server.provider.describe(attributes, resource)
     server.configure(settings)
+    _Server.current = server
     if process_metrics:
         observe_process(server.provider)
     for hook, ours in server.hooks().items():
         namespace[hook] = chain(namespace.get(hook), ours)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What a configuration that was read says."""
-
-    addresses: list[Address]
-    directory: str | None
-    modules: list[str]
-    max_age: float
-    worker_timeout: float
-    options: ExporterOptions
-    drivers: list[Driver]
 
 
 class _Server:
@@ -138,13 +137,18 @@ class _Server:
         self._is_ours = False
         self._supervisor: Supervisor | None = None
         self._listeners = Listeners()
-        self._settings: _Settings
+        self._settings: Settings
         self._suspects = Suspects()
         self._started = False
         self.provider.memory.stand_beside()
         set_provider(self.provider)
 
-    def configure(self, settings: _Settings) -> None:
+    @property
+    def protection(self) -> Protection | None:
+        """What protects the endpoint at the moment; None: it is closed."""
+        return self._settings.protection
+
+    def configure(self, settings: Settings) -> None:
         """Take the settings of a configuration that was read, for the first time or again."""
         self._settings = settings
 
@@ -206,7 +210,7 @@ class _Server:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
             return  # which each worker says
-        self._listeners.set(self._settings.addresses)
+        self._listeners.set(self._settings.addresses, self._settings.scheme)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
         self._supervisor.check()
@@ -261,13 +265,14 @@ class _Server:
             election=election,
             modules=modules,
             services=self._settings.drivers,
+            protection=self._settings.protection,
         ).run()
         self._suspects.leave()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
         if self._supervisor is not None:
-            self._listeners.set(self._settings.addresses)
+            self._listeners.set(self._settings.addresses, self._settings.scheme)
             self._listeners.open()
             self._supervisor.stop(STOP_GRACE)
             self._suspects = Suspects()

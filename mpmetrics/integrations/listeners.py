@@ -34,9 +34,11 @@ class Listeners:
         self._open: dict[Address, socket.socket] = {}
         self._said: set[Address] = set()
         self._due = 0.0
+        self._scheme = "http"
 
-    def set(self, addresses: Sequence[Address]) -> None:
-        """Listen at these from the next :meth:`open` on; sockets of others are closed."""
+    def set(self, addresses: Sequence[Address], scheme: str = "http") -> None:
+        """Listen at these from the next :meth:`open` on; sockets of others are closed. ``scheme`` is for messages."""
+        self._scheme = scheme
         self._addresses = list(addresses)
         for address in set(self._open) - set(addresses):
             self._open.pop(address).close()
@@ -56,7 +58,7 @@ class Listeners:
                 except OSError as error:
                     self._say(address, error)
                 else:
-                    log.info("metrics are served at %s", address.url)
+                    log.info("metrics are served at %s", address.url_of(self._scheme))
         return len(self._open) > before
 
     def _say(self, address: Address, error: OSError) -> None:

@@ -1,0 +1,33 @@
+"""What a configuration that was read says about the endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpmetrics.collector.view import ExporterOptions
+    from mpmetrics.drivers import Driver
+    from mpmetrics.exposition.address import Address
+    from mpmetrics.exposition.protection import Protection
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``install``, checked. Without protection there are no addresses: the endpoint is closed."""
+
+    addresses: list[Address]
+    protection: Protection | None
+    directory: str | None
+    modules: list[str]
+    max_age: float
+    worker_timeout: float
+    options: ExporterOptions
+    drivers: list[Driver]
+
+    @property
+    def scheme(self) -> str:
+        """How the endpoint is spoken to."""
+        return "https" if self.protection is not None and self.protection.is_tls else "http"
