@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import ssl
 import tempfile
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from mpmetrics import Collector, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import trustme
 
 # How long an example takes says how busy the machine is; what hangs, the time limit of the test ends.
 settings.register_profile("unhurried", deadline=None)
@@ -67,6 +71,48 @@ class Child:
         if self._alive:
             os.kill(self.pid, signal.SIGKILL)
         self._reap()
+
+
+class Certificates:
+    """Certificates for 127.0.0.1 and for clients in the directory ``home``, and what an authority needs to trust."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.authority = self._new()
+        self.stranger = self._new()
+        """Somebody else's authority."""
+        self.ca = self._write("ca.pem", self.authority.cert_pem.bytes())
+
+    @staticmethod
+    def _new() -> trustme.CA:
+        import trustme  # noqa: PLC0415 (it takes a while, which few tests need)
+
+        return trustme.CA()
+
+    def _write(self, name: str, content: bytes) -> str:
+        path = self.home / name
+        path.write_bytes(content)
+        path.chmod(0o600)
+        return str(path)
+
+    def server(self, name: str = "server", authority: trustme.CA | None = None) -> tuple[str, str]:
+        """Paths of a certificate and its key, written anew; each time another one."""
+        made = (authority or self.authority).issue_cert("127.0.0.1")
+        chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
+        return self._write(f"{name}.pem", chain), self._write(f"{name}.key", made.private_key_pem.bytes())
+
+    def context(self, client: trustme.CA | None = None) -> ssl.SSLContext:
+        """How a client trusts the authority; with ``client``, it has a certificate of that one."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if client is not None:
+            client.issue_cert("scraper@example.org").configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    """Certificates in the test's directory."""
+    return Certificates(tmp_path)
 
 
 @pytest.fixture

@@ -24,12 +24,15 @@ def read(path: str, what: str, *, secret: bool) -> bytes:
     try:
         # A pipe would have us wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 msg = f"{what} {path!r} is not a regular file"
                 raise SecurityError(msg)
-            content = file.read(_MOST + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(_MOST + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         msg = f"{what} {path!r} cannot be read: {error.strerror or error}"
         raise SecurityError(msg) from error
