@@ -54,6 +54,12 @@ class Protection:
         """What the next connection is to be encrypted with; None: not at all."""
         return None if self._context is None else self._context()
 
+    def renew(self) -> None:
+        """Look at the files now, with the privileges of now."""
+        for held in (self._context, self._credentials):
+            if held is not None:
+                held.renew()
+
     def guard(self, handler: Handler) -> Handler:
         """``handler`` for those who show credentials, or for all where there are none to be shown."""
         return handler if self._credentials is None else Guard(handler, self._credentials)

@@ -45,18 +45,23 @@ class Reloaded(Generic[Value]):
 
     def __call__(self) -> Value:
         """The value of now. Never raises."""
-        if self._clock() >= self._due and self._looking.acquire(blocking=False):
+        if self._clock() >= self._due:
+            self.renew()
+        return self._value
+
+    def renew(self) -> None:
+        """Look at the files now, unless another thread does. Never raises."""
+        if self._looking.acquire(blocking=False):
             try:
                 self._due = self._clock() + LOOK_EVERY
-                self._renew()
+                self._read_changed()
             finally:
                 self._looking.release()
-        return self._value
 
     def _look(self) -> list[tuple[int, ...] | None]:
         return [signature(path) for path in self._paths]
 
-    def _renew(self) -> None:
+    def _read_changed(self) -> None:
         seen = self._look()
         if seen == self._seen:
             return

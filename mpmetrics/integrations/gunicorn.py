@@ -234,6 +234,8 @@ class _Server:
         cfg = server.cfg
         for listener in server.LISTENERS:
             listener.sock.close()
+        if self._settings.protection is not None:
+            self._settings.protection.renew()  # its files may be the master's user's alone
         util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
         util._setproctitle(f"metrics collector [{cfg.proc_name}]")  # noqa: SLF001 (gunicorn has no other way)
         epoch = self.provider.epoch

@@ -1,0 +1,196 @@
+"""gunicorn with a protected endpoint: starts, reloads and changes of its files, as an operator meets them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+import bcrypt
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Serve = Callable[..., Any]
+
+TOKEN = "0123456789abcdef"
+OTHER = "another-good-token"
+PASSWORD = "Basic " + base64.b64encode(b"ann:sesame").decode()
+
+
+def write(path: Path, content: str) -> Path:
+    """A file for its owner alone, replaced as a whole."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.touch(0o600)
+    fresh.write_text(content, encoding="utf-8")
+    return fresh.replace(path)
+
+
+def ask(
+    server: Any, shown: str | None = None, path: str = "/metrics", context: ssl.SSLContext | None = None
+) -> tuple[int, str]:
+    """Status and body of a request to the endpoint."""
+    where = ("127.0.0.1", server.metrics_port)
+    made: http.client.HTTPConnection = http.client.HTTPConnection(*where, timeout=10)
+    if context is not None:
+        made = http.client.HTTPSConnection(*where, timeout=10, context=context)
+    with contextlib.closing(made) as client:
+        client.request("GET", path, headers={} if shown is None else {"Authorization": shown})
+        response = client.getresponse()
+        return response.status, response.read().decode()
+
+
+def started(server: Any, context: ssl.SSLContext | None = None) -> Any:
+    """The same, once the application and the endpoint answer."""
+    server.launch()
+    server.wait_for(lambda: server.get("/ready"), what="the application")
+    server.wait_for(lambda: ask(server, path="/-/healthy", context=context), what="the endpoint")
+    return server
+
+
+def test_protected_by_the_environment(serve: Serve, certificates: Any, tmp_path: Path) -> None:
+    """With the ready-made configuration and variables alone: TLS, a password or a token, exact totals for who has them.
+
+    The store's own socket needs none: its permissions are its guard.
+    """
+    cert, key = certificates.server()
+    environ = {"MPMETRICS_TLS_CERT": cert, "MPMETRICS_TLS_KEY": key}
+    environ["MPMETRICS_TOKEN_FILE"] = str(write(tmp_path / "token", TOKEN))
+    held = bcrypt.hashpw(b"sesame", bcrypt.gensalt(5)).decode()
+    environ["MPMETRICS_USERS_FILE"] = str(write(tmp_path / "users", f"ann:{held}\n"))
+    context = certificates.context()
+    server = started(serve("-w", "3", env=environ), context)
+    for _ in range(20):
+        server.get("/page")
+    for shown in (f"Bearer {TOKEN}", PASSWORD, PASSWORD):
+        status, text = ask(server, shown, context=context)
+        assert (200, 20.0) == (status, server.value('hits_total{path="/page"}', text))
+    for shown in (None, f"Bearer {OTHER}", PASSWORD[:-4]):
+        for path in ("/metrics", "/", "/else"):
+            assert (401, "401 Unauthorized\n") == ask(server, shown, path, context)
+    assert (200, "OK\n") == ask(server, path="/-/healthy", context=context)
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        ask(server)
+    assert f"https://127.0.0.1:{server.metrics_port}/metrics" in server.log.read_text()
+    (path,) = (server.home / "store").glob("epoch-*/metrics.sock")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: store\r\nConnection: close\r\n\r\n")
+        assert b'hits_total{path="/page"} 20.0\n' in b"".join(iter(lambda: client.recv(65536), b""))
+    assert server.stop() == 0
+
+
+def test_client_certificates(serve: Serve, certificates: Any) -> None:
+    """With an authority for clients, named in code, only its clients are answered."""
+    cert, key = certificates.server()
+    config = f"""
+from mpmetrics import Security
+from mpmetrics.integrations.gunicorn import install
+install(globals(), security=Security(tls_cert={cert!r}, tls_key={key!r}, tls_client_ca={certificates.ca!r}))
+"""
+    ours = certificates.context(certificates.authority)
+    server = started(serve("-w", "1", config=config), ours)
+    assert 200 == ask(server, context=ours)[0]
+    for client in (None, certificates.stranger):
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            ask(server, context=certificates.context(client))
+
+
+def test_files_that_change(serve: Serve, tmp_path: Path) -> None:
+    """A new token is in force within seconds, in the same collector; a broken file changes nothing and is said once."""
+    path = write(tmp_path / "token", TOKEN)
+    server = started(serve("-w", "1", env={"MPMETRICS_TOKEN_FILE": str(path)}))
+    collector = server.collector()
+    assert [200, 401] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)]
+    write(path, OTHER)
+    server.wait_for(lambda: ask(server, f"Bearer {OTHER}")[0] == 200)
+    assert 401 == ask(server, f"Bearer {TOKEN}")[0]
+    write(path, "short")
+    server.wait_for(lambda: ask(server) and "stays protected by what it said before" in server.log.read_text())
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        assert [200, 401, 401] == [ask(server, shown)[0] for shown in (f"Bearer {OTHER}", "Bearer short", None)]
+        time.sleep(0.1)
+    assert 1 == server.log.read_text().count("stays protected")
+    assert collector == server.collector()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check-config"]], ids=["start", "check"])
+def test_broken_file_stops_the_start(serve: Serve, tmp_path: Path, arguments: list[str]) -> None:
+    """What was asked for and cannot be had is an error that names the file, before anything is served."""
+    path = tmp_path / "nothing-here"
+    server = serve(*arguments, env={"MPMETRICS_USERS_FILE": str(path)})
+    server.launch()
+    assert server.process.wait(20) != 0
+    assert f"users file '{path}' cannot be read: No such file or directory" in server.log.read_text()
+
+
+CONFIG = """
+from mpmetrics import Security
+from mpmetrics.integrations.gunicorn import install
+install(globals(), security=Security({}))
+"""
+
+
+def test_reload_with_broken_files(serve: Serve, tmp_path: Path) -> None:
+    """SIGHUP with files that cannot be used leaves the server running and the endpoint as protected as it was."""
+    path = write(tmp_path / "token", TOKEN)
+    server = started(serve("-w", "1", config=CONFIG.format(f"token_file={str(path)!r}")))
+    collector = server.collector()
+    (server.home / "conf.py").write_text(CONFIG.format("token_file='/nothing/here'"))
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: "'/nothing/here' cannot be read" in server.log.read_text())
+    server.wait_for(lambda: server.collector() not in (None, collector))
+    server.wait_for(lambda: [200, 401] == [ask(server, shown)[0] for shown in (f"Bearer {TOKEN}", None)])
+    server.wait_for(lambda: server.get("/page"))
+    (server.home / "conf.py").write_text(CONFIG.format(f"token_file={str(write(tmp_path / 'new', OTHER))!r}"))
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: [401, 200] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)])
+
+
+def test_reload_that_first_asks_for_protection(serve: Serve, tmp_path: Path) -> None:
+    """An endpoint that was open, and is to be protected by files that cannot be used, is closed; the server serves."""
+    server = serve("-w", "1", config=CONFIG.format("")).start()
+    path = tmp_path / "token"
+    (server.home / "conf.py").write_text(CONFIG.format(f"token_file={str(path)!r}"))
+
+    def is_closed() -> bool:
+        with contextlib.suppress(http.client.HTTPException, TimeoutError, ConnectionResetError):
+            try:
+                ask(server)
+            except ConnectionRefusedError:
+                return True
+        return False
+
+    server.signal(signal.SIGHUP)
+    server.wait_for(is_closed)
+    assert "the endpoint is closed" in server.log.read_text()
+    server.wait_for(lambda: server.get("/page"))
+    assert is_closed()
+    write(path, TOKEN)
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: 200 == ask(server, f"Bearer {TOKEN}")[0])
+    assert 401 == ask(server)[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+def test_files_that_only_the_master_may_read(serve: Serve, tmp_path: Path) -> None:
+    """Read by a root master, they protect a collector of another user, which goes on with them when they change."""
+    path = write(tmp_path / "token", TOKEN)
+    server = started(serve("-w", "1", "-u", "nobody", "-g", "nogroup", env={"MPMETRICS_TOKEN_FILE": str(path)}))
+    assert [200, 401] == [ask(server, shown)[0] for shown in (f"Bearer {TOKEN}", None)]
+    write(path, OTHER)
+    server.wait_for(lambda: ask(server) and "stays protected" in server.log.read_text())
+    assert [200, 401] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)]
+    collector = server.collector()
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: server.collector() not in (None, collector))
+    server.wait_for(lambda: [401, 200] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)])
