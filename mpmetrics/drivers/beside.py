@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.drivers.periodic import Driver
 from mpmetrics.drivers.prometheus import PrometheusDriver
+from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,13 +36,14 @@ def _figures(drivers: Sequence[Driver]) -> list[Reading]:
         "failures": ("Flushes and pushes that failed.", [driver.failures for driver in drivers]),
     }
     return [
-        Reading(f"mpmetrics_driver_{what}", "counter", text, samples=_samples(drivers, values))
-        for what, (text, values) in counts.items()
+        Reading(f"mpmetrics_driver_{what}", "counter", help_text, samples=_samples(drivers, values))
+        for what, (help_text, values) in counts.items()
     ]
 
 
 def _samples(drivers: Sequence[Driver], values: Sequence[int]) -> list[Sample]:
     totals: dict[str, int] = {}
     for driver, value in zip(drivers, values, strict=True):
-        totals[repr(driver)] = totals.get(repr(driver), 0) + value
+        name = text(repr(driver))
+        totals[name] = totals.get(name, 0) + value
     return [Sample("_total", (("driver", name),), float(total)) for name, total in totals.items()]

@@ -33,10 +33,11 @@ def render_text(readings: Iterable[Reading], names: Collection[str] = ()) -> byt
         name = _quoted(reading.name + ("" if reading.bare else _TEXT_NAMES.get(reading.type, "")))
         samples = _samples(reading, names, lambda suffix: suffix != "_created")
         if samples or not names or reading.name in names:
-            parts.append(
+            comments = (
                 f"# HELP {name} {_escape_help(reading.help)}\n"
-                f"# TYPE {name} {_TEXT_TYPES.get(reading.type, reading.type)}\n".encode()
+                f"# TYPE {name} {_TEXT_TYPES.get(reading.type, reading.type)}\n"
             )
+            parts.append(_encode(comments))
             parts.append(samples)
     return b"".join(parts)
 
@@ -51,7 +52,7 @@ def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ())
             # A counter without its suffix cannot be one here; client_golang writes the same.
             kind = "unknown" if reading.bare else reading.type
             unit = f"# UNIT {name} {reading.unit}\n" if reading.unit else ""
-            parts.append(f"# HELP {name} {_escape(reading.help)}\n# TYPE {name} {kind}\n{unit}".encode())
+            parts.append(_encode(f"# HELP {name} {_escape(reading.help)}\n# TYPE {name} {kind}\n{unit}"))
             parts.append(samples)
     parts.append(b"# EOF\n")
     return b"".join(parts)
@@ -75,7 +76,7 @@ def _samples(reading: Reading, names: Collection[str], wanted: Callable[[str], b
 
     if reading.table is not None:
         return _table_lines(reading, reading.table, shows)
-    return "".join(_sample_lines(reading, shows)).encode()
+    return _encode("".join(_sample_lines(reading, shows)))
 
 
 def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -> bytes:
@@ -90,14 +91,14 @@ def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -
         last = pairs((label,)) if label else ""
         alone = f"{before}{comma}{last}}} " if last else (f"{name}{suffix} " if is_legacy else f"{before}}} ")
         closing = f",{last}}} " if last else "} "
-        return f"{before}{comma}".encode(), closing.encode(), alone.encode()
+        return _encode(f"{before}{comma}"), _encode(closing), _encode(alone)
 
     def created(labels: Labels, time: float) -> bytes:
         opening, closing, alone = around("_created", None)
         return b"%b%b\n" % (opening + text(labels) + closing if labels else alone, number(time).encode())
 
     def text(labels: Labels, _: float = 0.0) -> bytes:
-        return pairs(labels).encode()
+        return _encode(pairs(labels))
 
     shapes = tuple(around(*shape) if shape is not None and shows(shape.suffix) else None for shape in table.shapes)
     more = rows.column((created.__name__, name, pairs), created) if table.has_created and shows("_created") else None
@@ -170,3 +171,8 @@ def _escape(text: str) -> str:
 
 def _escape_help(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def _encode(text: str) -> bytes:
+    """``text`` in UTF-8. What that cannot carry is kept out where it enters; whoever slips it in loses no scrape."""
+    return text.encode("utf-8", "replace")

@@ -29,6 +29,8 @@ class EnumSeries(RecentCell):
     def state(self, state: str) -> None:
         """Say that this is the state now; ValueError when it is none of the metric's states."""
         if state not in self._states:
+            state = text(state)  # as it was taken when the metric was made
+        if state not in self._states:
             msg = f"enum {self._name!r}: {state!r} is none of the states {self._states}"
             raise ValueError(msg)
         self.set(self._states.index(state))

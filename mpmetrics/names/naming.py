@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OVERFLOW_LABEL", "RESERVED_PREFIX", "check_label_names", "declared_at", "full_name", "text"]
+__all__ = ["OVERFLOW_LABEL", "RESERVED_PREFIX", "check_label_names", "check_text", "declared_at", "full_name", "text"]
 
 RESERVED_PREFIX = "mpmetrics_"
 """Names that start like this are the collector's figures about itself."""
@@ -80,9 +80,18 @@ def text(value: object) -> str:
     return label
 
 
+def check_text(name: str | None, what: str) -> None:
+    """ValueError unless UTF-8 can carry ``name``, which is ``what``: a surrogate is half of a character."""
+    try:
+        (name or "").encode()
+    except UnicodeEncodeError as error:
+        msg = f"{what} has to be text that UTF-8 can carry, not {name!r}"
+        raise ValueError(msg) from error
+
+
 def declared_at() -> str:
     """File and line of the nearest caller outside this package."""
     frame = sys._getframe(1)  # noqa: SLF001 (the documented way to a caller's frame)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return text(f"{frame.f_code.co_filename}:{frame.f_lineno}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpmetrics.callbacks.callback import check_callback
 from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.names.attributes import check_attributes
+from mpmetrics.names.naming import check_text
 from mpmetrics.provider import get_provider
 from mpmetrics.registry.counter import Counter
 from mpmetrics.registry.gauge import Gauge
@@ -48,7 +49,8 @@ class Registry:
     stands before each name that is given to it. ``provider`` is where values are kept, by default the default one.
     ``window`` is how many seconds sliding percentiles look back. ``clock`` is a monotonic one in seconds.
 
-    Any thread may call its methods. ValueError for a name with ``/`` and a window of 0 or less.
+    Any thread may call its methods. ValueError for a name with ``/``, one that UTF-8 cannot carry, and a window of 0 or
+    less.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Registry:
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
             msg = f"a registry's name is a str without '/', not {name!r}"
             raise ValueError(msg)
+        check_text(name, "a registry's name")
         if not window > 0:
             msg = f"registry {name!r}: window is a number of seconds above 0, not {window!r}"
             raise ValueError(msg)
@@ -83,7 +86,7 @@ class Registry:
     def get_or_register_counter(self, name: str, labels: Mapping[str, object] | None = None) -> Counter:
         """The counter of this name and labels, made unless it is there.
 
-        Raises ValueError for a name that is empty, TypeError for one that is no str, and
+        Raises ValueError for a name that is empty or that UTF-8 cannot carry, TypeError for one that is no str, and
         :class:`~mpmetrics.errors.ConflictError` when it is that of a metric of another kind; so do the methods below.
         """
         return self._get_or_register(Counter, name, labels)
@@ -145,6 +148,7 @@ class Registry:
         if not self.prefix + name:
             msg = "a metric needs a name"
             raise ValueError(msg)
+        check_text(self.prefix + name, "a metric's name")
         if function is not None:
             check_callback(function, f"{kind.role} {name!r}")
         return self._shared.obtain(kind, self.prefix + name, _labels(labels, name), function)

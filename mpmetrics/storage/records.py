@@ -66,6 +66,17 @@ def _record_at(data: bytes, position: int) -> tuple[int, int, list[Any]] | None:
         body = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(body, list):
+    if not isinstance(body, list) or not _can_be_shown(body, text):
         return None
     return start + length + -length % fmt.WORD, kind, body
+
+
+def _can_be_shown(body: list[Any], text: bytes) -> bool:
+    """Whether all text in a record is Unicode text: JSON can hold halves of characters, which no scrape can."""
+    if text.isascii() and b"\\ud" not in text and b"\\uD" not in text:
+        return True
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
