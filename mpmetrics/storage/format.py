@@ -73,8 +73,9 @@ Writer: holding the append lock, reads what others appended, writes the record p
 ``committed``. That store is the commit: readers never look past it, and a writer that is killed before it leaves
 bytes that the next one overwrites. ``slots``, ``families`` and ``serials`` are stored before it, so that what a record
 gave out is not given out again even if the record is damaged later. Reader: loads ``committed`` and parses up to it,
-without a lock; a stale value only means that a record is seen at the next look. A record that fails its checks costs
-itself alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and counts the gap.
+without a lock; a stale value only means that a record is seen at the next look. A record that fails its checks, or
+whose text UTF-8 cannot carry, costs itself alone: the reader goes on at the next 8-byte boundary at which a valid
+record starts, and counts the gap.
 
 Compaction, holding the append lock: a new file with the live families, series and the free ranges is written beside
 the old one; the old one's ``superseded`` is set; the new one is renamed over it. Whoever meets ``superseded`` opens the

@@ -10,6 +10,7 @@ from mpmetrics import Counter, Enum, Gauge, Histogram, Info, Meter, Provider, Su
 from mpmetrics.instruments.enum import EnumSeries
 from mpmetrics.instruments.info import InfoSeries
 from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
+from mpmetrics.integrations.gunicorn import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +108,9 @@ gauge.labels("a").set_function(lambda: 5)
 options = mpmetrics.ExporterOptions(without_units=True, namespace="shop")
 mpmetrics.Collector(provider, options=options, max_age=1, worker_timeout=1)
 mpmetrics.start_http_server(8000, path="/metrics", source=mpmetrics.Collector(options=options))
+security = mpmetrics.Security(tls_cert="cert.pem", tls_key=Path("key.pem"), users_file=None, token_file="token")
+mpmetrics.start_http_server(8000, security=security, environ={"MPMETRICS_TLS_CERT": "cert.pem"})
+install(globals(), bind="127.0.0.1:9464", security=security)
 provider.add_attributes({"a": 1}, meter="shop.*")
 Provider(attributes={"a": 1}, resource={"service.name": "shop"})
 

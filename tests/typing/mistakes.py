@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpmetrics import Collector, Counter, Enum, Gauge, Histogram, Info, UpDownCounter, get_meter
+from mpmetrics import Collector, Counter, Enum, Gauge, Histogram, Info, Security, UpDownCounter, get_meter
 
 counter = Counter("a", "")
 counter.inc("1")  # wrong
@@ -28,6 +28,9 @@ Info("a", "").info("version")  # wrong
 Info("a", "").set(1)  # wrong
 Collector(1)  # wrong
 Collector().render(1)  # wrong
+Security("cert.pem")  # wrong
+Security(password="secret")  # wrong
+Security(tls_cert=1)  # wrong
 meter = get_meter("a")
 get_meter(1)  # wrong
 meter.counter(1)  # wrong
