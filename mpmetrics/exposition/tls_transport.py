@@ -143,6 +143,8 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Shake hands as far as that goes, and then hand over what can be decrypted."""
+        if self._raw.is_closing():
+            return
         try:
             if not self._stands:
                 self._shake()

@@ -281,10 +281,11 @@ class _Server:
             self._supervisor.check()
 
     def post_fork(self, server: Any, worker: Any) -> None:
-        """In a worker: neither the collector nor its sockets are the worker's."""
+        """In a worker: neither the collector nor its sockets and keys are the worker's."""
         if not self._started:
             log.error("%s", _OVERRIDDEN)
         self._listeners.close()
+        self._settings = self._settings.for_worker()
         if self._supervisor is not None:
             self._supervisor.release_in_child()
         if not is_ours(worker.cfg.post_worker_init):  # defined below install()

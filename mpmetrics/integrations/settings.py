@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ class Settings:
     worker_timeout: float
     options: ExporterOptions
     drivers: list[Driver]
+
+    def for_worker(self) -> Settings:
+        """The same without private keys and credentials, which a worker has no business with."""
+        return replace(self, protection=None)
 
     @property
     def scheme(self) -> str:

@@ -521,6 +521,24 @@ def test_plain_clients_do_not_disturb(
     assert [] == [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
 
 
+def test_damage_on_the_way(serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not decrypt, before or within a request, ends its connection and nothing else."""
+    site = serve(tls)
+    for sent in (b"", b"GET /met"):
+        for damage in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x17\x03\x03\x00\x20" + b"x" * 32,
+            b"\x14\x03\x03\x00\x01\x01" * 50,
+        ):
+            with site.connect() as client:
+                client.send(sent)
+                os.write(client.fileno(), damage)
+                with contextlib.suppress(OSError):
+                    assert b"" == client.recv(MIB)
+    assert 200 == site.status()
+    assert [] == [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
+
+
 def test_handshakes_that_do_not_end_are_dropped(serve: Callable[..., Site], tls: Security) -> None:
     """Silent or a byte at a time, one that has no request after header_timeout is closed."""
     site = serve(tls, header_timeout=0.5)

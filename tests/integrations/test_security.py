@@ -104,6 +104,29 @@ install(globals(), security=Security(tls_cert={cert!r}, tls_key={key!r}, tls_cli
             ask(server, context=certificates.context(client))
 
 
+def test_workers_have_no_keys(serve: Serve, certificates: Any, tmp_path: Path) -> None:
+    """What the master read of keys and credentials is not in the memory of the processes that serve the application."""
+    cert, key = certificates.server()
+    config = f"""
+import gc, os
+from mpmetrics import Security
+from mpmetrics.exposition.protection import Protection
+from mpmetrics.integrations.gunicorn import install
+
+def post_worker_init(worker):
+    with open({str(tmp_path / "held")!r}, "w") as file:
+        print(sum(isinstance(one, Protection) for one in gc.get_objects()), file=file)
+
+def when_ready(server):
+    with open({str(tmp_path / "master")!r}, "w") as file:
+        print(sum(isinstance(one, Protection) for one in gc.get_objects()), file=file)
+
+install(globals(), security=Security(tls_cert={cert!r}, tls_key={key!r}))
+"""
+    started(serve("-w", "1", config=config), certificates.context())
+    assert ["1\n", "0\n"] == [(tmp_path / name).read_text() for name in ("master", "held")]
+
+
 def test_files_that_change(serve: Serve, tmp_path: Path) -> None:
     """A new token is in force within seconds, in the same collector; a broken file changes nothing and is said once."""
     path = write(tmp_path / "token", TOKEN)
