@@ -185,8 +185,8 @@ def test_scrapes_beside_all_attackers(target: Callable[..., Target], form: str) 
     )
     assert all(visits[kind] >= count for kind, count in crowd.items())
     assert statistics.median(took) < PROMISED
-    # A few may meet a machine that is busy elsewhere; one that takes HANGS seconds would have raised.
-    assert sum(seconds < PROMISED for seconds in took) >= 0.9 * len(took)
+    # One in ten may meet a machine that is busy elsewhere; one that takes HANGS seconds would have raised.
+    assert sum(seconds > PROMISED for seconds in took) <= max(1, len(took) // 10)
     assert grown < 100 * MIB
 
 
