@@ -224,7 +224,7 @@ def test_files_that_only_the_master_may_read(serve: Serve, tmp_path: Path) -> No
 
 
 def test_hostile_crowd(serve: Serve, certificates: Any, tmp_path: Path) -> None:
-    """The collector process beside 500 idle, 200 dripping and 55 busy attackers: answers in time, and is not replaced."""
+    """The collector beside 500 idle, 200 dripping and 55 busy attackers: it answers in time, and is not replaced."""
     cert, key = certificates.server()
     environ = {"MPMETRICS_TLS_CERT": cert, "MPMETRICS_TLS_KEY": key}
     environ["MPMETRICS_TOKEN_FILE"] = str(write(tmp_path / "token", TOKEN))
