@@ -358,6 +358,17 @@ def test_credentials_change_while_it_runs(serve: Callable[..., Site], secret: Ca
 
 
 @pytest.mark.usefixtures("at_once")
+def test_without_a_look_at_the_files_nothing_would_change(
+    serve: Callable[..., Site], secret: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where changes are not looked for, the old token is still the one, and the new one is none."""
+    monkeypatch.setattr(reloaded, "signature", lambda _: None)
+    site = serve(Security(token_file=secret("token", TOKEN)))
+    secret("token", "another-good-token")
+    assert [200, 401] == [site.status(shown=f"Bearer {shown}") for shown in (TOKEN, "another-good-token")]
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("damage", ["", "nonsense", None])
 def test_broken_files_never_open_it(
     serve: Callable[..., Site], secret: Callable[..., str], caplog: pytest.LogCaptureFixture, damage: str | None
@@ -553,6 +564,15 @@ def test_handshakes_that_do_not_end_are_dropped(serve: Callable[..., Site], tls:
         assert b"" == silent.recv(1)
     with site.connect() as client:  # and one that says nothing after its handshake
         assert b"" == everything(client)
+
+
+def test_a_patient_server_would_keep_them(serve: Callable[..., Site], tls: Security) -> None:
+    """The control: with a longer header_timeout, the same client is still there after the same time."""
+    site = serve(tls, header_timeout=60.0)
+    with site.raw() as silent:
+        silent.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            silent.recv(1)
 
 
 def test_handshakes_make_room(serve: Callable[..., Site], tls: Security, handler: Answers) -> None:
