@@ -118,6 +118,9 @@ class Conversation:
             if not self._read():
                 return None
         except h11.RemoteProtocolError as error:
+            # h11 raises it from a frame that holds it: with that, it would keep the whole connection until the garbage
+            # collector comes, if it comes.
+            error.with_traceback(None)
             return plain(error.error_status_hint)
         head = self._head
         if head is None:  # pragma: no cover (a request that is read has a head)

@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.exposition.credentials import load_credentials
 from mpmetrics.exposition.guard import Guard
 from mpmetrics.exposition.reloaded import Reloaded
+from mpmetrics.exposition.security import Security
 from mpmetrics.exposition.tls import make_context
 
 if TYPE_CHECKING:
     import ssl
 
     from mpmetrics.exposition.http import Handler
-    from mpmetrics.exposition.security import Security
 
 __all__ = ["Protection"]
 
 
 class Protection:
-    """What ``security`` asks for. Raises SecurityError when one of its files cannot be used."""
+    """What ``security`` asks for. Raises SecurityError when a file cannot be used, TypeError when it is no Security."""
 
     def __init__(self, security: Security) -> None:
+        if not isinstance(security, Security):
+            msg = f"security is a mpmetrics.Security, not {security!r}"
+            raise TypeError(msg)
         # All of them are str or None: made so by the class itself.
         cert, key, ca = (
             cast("str | None", path) for path in (security.tls_cert, security.tls_key, security.tls_client_ca)

@@ -52,8 +52,10 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._protocol.connection_made(cast("asyncio.Transport", self))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
+        """The socket is closed. From now on the protocol calls nothing here that calls it."""
         self._protocol.connection_lost(exc)
+        # Each holds the other, and OpenSSL's memory would stay until the garbage collector comes.
+        del self._protocol
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where to put what arrives."""

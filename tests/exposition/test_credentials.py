@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpmetrics import MpmetricsError, Security, SecurityError
+from mpmetrics import MpmetricsError, Provider, Security, SecurityError, start_http_server
 from mpmetrics.exposition import reloaded
 from mpmetrics.exposition.credentials import Credentials, load_credentials
 from mpmetrics.exposition.protection import Protection
@@ -266,6 +266,13 @@ def test_key_with_a_passphrase_asks_nobody(certificates: Any) -> None:
     )
     with pytest.raises(SecurityError, match="passphrase"):
         Protection(Security(tls_cert=cert, tls_key=certificates._write("locked.key", locked)))
+
+
+@pytest.mark.parametrize("wrong", ["users", {"tls_cert": "a"}, True])
+def test_wrong_type_is_refused(wrong: Any) -> None:
+    """What is no Security protects nothing, and must not look as if it did."""
+    with pytest.raises(TypeError, match=r"security is a mpmetrics\.Security"):
+        start_http_server(0, source=Provider(), security=wrong)
 
 
 @pytest.mark.parametrize("field", ["tls_key", "tls_client_ca"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import http.client
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 import warnings
@@ -23,9 +25,10 @@ from hypothesis import strategies as st
 from mpmetrics import Collector, Counter, Provider, Security, SecurityError, start_http_server
 from mpmetrics.exposition import reloaded
 from mpmetrics.exposition.app import MetricsApp
+from mpmetrics.exposition.connection import Connection
 from mpmetrics.exposition.credentials import Credentials
 from mpmetrics.exposition.guard import Guard
-from mpmetrics.exposition.http import Request, Response
+from mpmetrics.exposition.http import Conversation, Request, Response
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.protection import Protection
 from mpmetrics.exposition.server import HttpServer
@@ -615,6 +618,36 @@ def test_clients_that_do_not_read_cost_no_memory_over_tls(
         assert 21 == len(handler.seen)
         assert 200 == site.status()
         assert bounded == (resident() - before < 20 * MIB)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Security, *, encrypted: bool) -> None:
+    """Nothing waits for the garbage collector, which may be off, and does not see how large OpenSSL's share is."""
+    site = serve(tls if encrypted else Security(), header_timeout=0.5)
+    gc.collect()
+    gc.disable()
+    try:
+        for data in (b"", b"nonsense\r\n\r\n", b"\x16\x03\x01\x02\x00"):
+            with site.raw() as client, contextlib.suppress(OSError):
+                client.sendall(data)
+                if data:
+                    client.shutdown(socket.SHUT_WR)
+                everything(client)
+        if encrypted:
+            with site.connect() as client:
+                client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert 200 == site.status()
+
+        def held() -> list[Any]:
+            return [one for one in gc.get_objects() if isinstance(one, (TlsTransport, Connection, Conversation))]
+
+        deadline = time.monotonic() + PATIENCE
+        while held() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [] == held()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("at_once")
