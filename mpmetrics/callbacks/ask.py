@@ -81,9 +81,10 @@ def _connect(path: str, worker: SlabName) -> socket.socket | None:
         with short(path, worker.file) as where:
             connection.connect(where)
     except ConnectionRefusedError:
-        if not is_alive(os.path.join(path, slab_name(worker.ordinal, worker.identity))):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(path, worker.file))
+        if is_alive(os.path.join(path, slab_name(worker.ordinal, worker.identity))):
+            return connection  # what is in the place of its socket is none
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(path, worker.file))
         connection.close()
         return None
     except FileNotFoundError:

@@ -148,6 +148,8 @@ class Collection(PrometheusCollector):
         snapshot = self._snapshot(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
+        for problem in snapshot.catalog.problems:
+            self._say(problem, f"{path}/series: {problem}")
         merged = self._asynchronous.merge(snapshot)
         up = path is not None and "series" not in snapshot.unreadable
         self._add_sources(merged)

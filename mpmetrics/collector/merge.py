@@ -37,6 +37,9 @@ _PLAIN = (Shape(""),)
 _TOTAL = (Shape("_total"),)
 _WITH_CREATED = frozenset({"counter", "histogram", "summary"})
 
+MOST_CELLS = 1 << 22
+"""Values in the table of a gauge of mode ``all``; a larger one is made only of workers that have a slab."""
+
 IsShown = Callable[["Family", "Series"], bool]
 
 
@@ -87,6 +90,9 @@ class Merger:
 
     def table(self, family: Family, rows: Rows) -> Reading:
         """A metric, other than an info, and the samples of the series in ``rows``."""
+        if family.mode == "all" and self._are_few(rows):
+            samples = list(self._single_levels(rows))
+            return Reading(family.name, "gauge", family.help, family.unit, samples, original=family.original)
         shapes, values, mask = self._values(family, rows)
         mask = self._settled_mask(mask, rows, len(shapes))
         return Reading(
@@ -160,6 +166,23 @@ class Merger:
                     values[at] = value + 0.0
                     shown[at] = 1
         return [Shape("", ("worker", worker_label(ordinal))) for ordinal in places], values, bytes(shown)
+
+    def _are_few(self, rows: Rows) -> bool:
+        """Whether a table of all workers that ever were would be too large, and for the most part empty."""
+        places = len(set().union(*self._kept.by_ordinal.values())) if self._kept.by_ordinal else 0
+        return places > len(self._columns) and places * len(rows) > MOST_CELLS
+
+    def _single_levels(self, rows: Rows) -> Iterable[Sample]:
+        """The values of a gauge of mode ``all``, one by one."""
+        for first, labels in zip(rows.firsts, rows.labels, strict=True):
+            if first in self._unsettled:
+                continue
+            values = {ordinal: value + 0.0 for ordinal, value in self._kept.by_ordinal.get(first, {}).items()}
+            for column in self._columns:
+                if first < len(column.words) and is_set(column.words[first]):
+                    values[column.ordinal] = column.words[first] + 0.0
+            for ordinal, value in sorted(values.items()):
+                yield Sample("", (*labels, ("worker", worker_label(ordinal))), value)
 
     def _states(self, family: Family, firsts: array[int]) -> Values:
         current = list(self._recents(firsts, is_live=False))[0::2]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpmetrics.collector.snapshot import Column, Snapshot
+from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.catalog import Catalog
@@ -30,19 +32,24 @@ def add_private(snapshot: Snapshot, memory: Memory) -> Snapshot:
     for kind, body in snapshot.catalog.snapshot_records():
         catalog.apply(kind, body)
     for family in missing:
-        catalog.apply(fmt.FAMILY, [catalog.next_family, family.dump()])
+        with contextlib.suppress(FormatError):  # its samples have the names of another's there
+            catalog.take(fmt.FAMILY, [catalog.next_family, family.dump()])
+    catalog.damaged, catalog.problems = snapshot.catalog.damaged, snapshot.catalog.problems
     values: dict[int, list[float]] = {}
     for entry in private:
         words = entry.words
-        number = catalog.numbers[entry.family.name]
-        if catalog.families[number] != entry.family:
+        number = catalog.numbers.get(entry.family.name)
+        if number is None or catalog.families[number] != entry.family:
             continue  # the store has another metric of that name, which was said when ours was attached
         series = catalog.series[number].get(entry.key)
         if series is None:
             first = geometry.fit(catalog.next_slot, len(words))
             place = [first, len(words), entry.created, 0, catalog.next_serial]
-            catalog.apply(fmt.SERIES, [number, entry.key, *place])
-            series = catalog.series[number][entry.key]
+            with contextlib.suppress(FormatError):  # the store's slots go as far as slots can
+                catalog.take(fmt.SERIES, [number, entry.key, *place])
+            series = catalog.series[number].get(entry.key)
+            if series is None:
+                continue
         values[series.first] = words
     column = array("d", bytes(fmt.WORD * catalog.next_slot))
     for first, words in values.items():

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OVERFLOW_LABEL", "RESERVED_PREFIX", "check_label_names", "check_text", "declared_at", "full_name", "text"]
+__all__ = [
+    "OVERFLOW_LABEL",
+    "RESERVED_PREFIX",
+    "check_label_names",
+    "check_metric_name",
+    "check_text",
+    "declared_at",
+    "full_name",
+    "text",
+]
 
 RESERVED_PREFIX = "mpmetrics_"
 """Names that start like this are the collector's figures about itself."""
@@ -39,10 +48,15 @@ def full_name(kind: str, name: str, namespace: str, subsystem: str, unit: str) -
         raise ValueError(msg)
     if unit and not whole.endswith(f"_{unit}"):
         whole = f"{whole}_{unit}"
-    if not name or not _METRIC.match(whole):
-        msg = f"invalid metric name {whole!r}: letters, digits, '_' and ':' only, and not a digit first"
+    return check_metric_name(whole if name else "")
+
+
+def check_metric_name(name: str) -> str:
+    """``name`` itself; ValueError when no metric can be called like that."""
+    if not _METRIC.match(name):
+        msg = f"invalid metric name {name!r}: letters, digits, '_' and ':' only, and not a digit first"
         raise ValueError(msg)
-    return whole
+    return name
 
 
 def check_label_names(metric: str, names: Iterable[str], reserved: tuple[str, ...] = ()) -> tuple[str, ...]:

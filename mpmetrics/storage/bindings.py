@@ -32,7 +32,7 @@ class Bindings:
     def declare(self, family: Family) -> None:
         """Have a family, while holding ``declaring``."""
         self.cells.setdefault(family.name, {})
-        self.declared.apply(fmt.FAMILY, [self.declared.next_family, family.dump()])
+        self.declared.take(fmt.FAMILY, [self.declared.next_family, family.dump()])
 
     def family(self, name: str) -> Family:
         """The declared family of this name."""

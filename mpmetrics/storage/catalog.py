@@ -9,124 +9,19 @@ from __future__ import annotations
 import bisect
 import math
 from array import array
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mpmetrics._cells import LAYOUTS, RECORD
 from mpmetrics.errors import ConflictError, FormatError
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import geometry
+from mpmetrics.storage.family import MAX_WIDTH, Family, Key
 
 __all__ = ["Catalog", "Family", "Key", "Series"]
 
-Key = tuple[str, ...] | None
-"""Label values of a series, in the order of its family's label names; None is the family's overflow series."""
-
-_SUFFIXES = {
-    "counter": ("", "_total", "_created"),
-    "histogram": ("", "_bucket", "_count", "_sum", "_created"),
-    "summary": ("", "_count", "_sum", "_created"),
-    "info": ("", "_info"),
-}
-
-
-@dataclass(frozen=True)
-class Family:
-    """A metric as all processes agree on it.
-
-    ``kind`` is counter, updowncounter, gauge, histogram, summary, info, enum or sketch. ``mode`` is how a gauge or an
-    up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a
-    histogram's buckets, the last one infinite; ``states`` an enum's. ``original`` is the name in the Meter API, of a
-    metric that has one. ``scope`` is where the callbacks of an asynchronous metric run, host or worker, and
-    ``temporality`` what they observe: cumulative or delta; or observed, of a registry's gauge with a function.
-    ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck,
-    or what a counter went down by, decrease. Such a family
-    is named ``registry/role/registry's name/name``, and shows through a driver alone. ``origin`` says where it was
-    declared, for messages, and is no part of what must agree.
-    """
-
-    name: str
-    kind: str
-    help: str = field(compare=False)
-    unit: str = ""
-    labels: tuple[str, ...] = ()
-    mode: str = ""
-    bounds: tuple[float, ...] = ()
-    states: tuple[str, ...] = ()
-    original: str = ""
-    scope: str = ""
-    temporality: str = ""
-    role: str = ""
-    origin: str = field(default="", compare=False)
-
-    @property
-    def width(self) -> int:
-        """Slots of one series."""
-        if self.kind in ("histogram", "summary"):
-            return 2 + max(1, len(self.bounds))
-        if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
-            return 4
-        if self.kind == "sketch":
-            return 2 * RECORD + LAYOUTS[self.mode].size
-        return 1
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a series carries names and values of more labels behind the values of ``labels``."""
-        return self.kind == "info" or bool(self.original or self.role)
-
-    def pairs(self, key: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """Label names and values of the series ``key``."""
-        if not self.is_open:
-            return tuple(zip(self.labels, key, strict=True))
-        size = len(self.labels)
-        more = key[size:]
-        return (*zip(self.labels, key, strict=False), *zip(more[::2], more[1::2], strict=True))
-
-    @property
-    def sample_names(self) -> frozenset[str]:
-        """Every name that the exposition of this family takes."""
-        return frozenset(self.name + suffix for suffix in _SUFFIXES.get(self.kind, ("",)))
-
-    def dump(self) -> dict[str, Any]:
-        """The fields of a FAMILY record; bounds in ``float.hex`` form, so that they come back to the bit."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        values["bounds"] = [bound.hex() for bound in self.bounds]
-        return values
-
-    @classmethod
-    def load(cls, values: dict[str, Any]) -> Family:
-        """The family of a FAMILY record; TypeError, ValueError or KeyError when the fields are not a family's."""
-        return cls(
-            name=str(values["name"]),
-            kind=str(values["kind"]),
-            help=str(values["help"]),
-            unit=str(values["unit"]),
-            labels=tuple(map(str, values["labels"])),
-            mode=str(values["mode"]),
-            bounds=tuple(map(float.fromhex, values["bounds"])),
-            states=tuple(map(str, values["states"])),
-            original=str(values.get("original", "")),
-            scope=str(values.get("scope", "")),
-            temporality=str(values.get("temporality", "")),
-            role=str(values.get("role", "")),
-            origin=str(values["origin"]),
-        )
-
-    def difference(self, other: Family) -> str:
-        """In words, what keeps two families of one name apart."""
-        for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality", "role"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name} {_words(mine)}, not {_words(theirs)}"
-        return "nothing"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, tuple):
-        finite = [item for item in value if not (isinstance(item, float) and math.isinf(item))]
-        return "(" + ", ".join(map(str, finite)) + ")"
-    return repr(value)
+MOST_PROBLEMS = 20
+"""Damaged records of which it is kept what is wrong with them; of all others there is the number."""
 
 
 @dataclass(slots=True)
@@ -172,19 +67,42 @@ class Catalog:
         self.generation = 0
         """The latest generation of a removal among the records."""
         self.damaged = 0
+        self.problems: list[str] = []
+        """What is wrong with the first ones of those."""
+        self.gone: list[tuple[int, int]] = []
+        """First slot and width of the series that were removed since a writer last emptied this."""
         self.dead_records = 0
+        self._taken = bytearray()
+        """By slot, whether it is a series' or was one's: what overlaps would mix the values of two series."""
         self._sample_names: dict[str, int] = {}
         self._folded: dict[str, int] = {}
         """Families of the Meter API, whose names are the same whatever their case."""
 
-    def apply(self, kind: int, body: list[Any] | None) -> None:
-        """Take one record in; one that makes no sense is counted in ``damaged`` and left out."""
+    def take(self, kind: int, body: list[Any]) -> None:
+        """Take one record in; FormatError, with nothing changed, when it makes no sense."""
+        try:
+            getattr(self, _APPLY[kind])(*body)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            msg = f"{_NAMES.get(kind, 'record')}: {error!r:.200}"
+            raise FormatError(msg) from error
+
+    def apply(self, kind: int, body: list[Any] | None, end: int = 0) -> None:
+        """The same; one that is damaged or makes no sense is counted in ``damaged`` and left out.
+
+        ``end`` is where in the file it ends, for who looks what became of it.
+        """
         try:
             if body is None:
-                raise FormatError("damaged")
-            getattr(self, _APPLY[kind])(*body)
-        except (ValueError, TypeError, KeyError, FormatError):
-            self.damaged += 1
+                raise FormatError("bytes that are no record, or a damaged one")
+            self.take(kind, body)
+        except FormatError as error:
+            self.note(f"up to byte {end}: {error}")
+
+    def note(self, problem: str) -> None:
+        """Count some damage, and keep what it is."""
+        self.damaged += 1
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
 
     def check(self, family: Family) -> int | None:
         """The number of an equal family, or None; :class:`ConflictError` when the name is taken by another."""
@@ -219,8 +137,14 @@ class Catalog:
 
     def _family(self, number: int, values: dict[str, Any]) -> None:
         family = Family.load(values)
-        if number in self.families or family.name in self.numbers:
-            raise ValueError(number)
+        _whole(number, fmt.MAX_COUNT)
+        if (
+            number in self.families
+            or family.name in self.numbers
+            or not self._sample_names.keys().isdisjoint(family.sample_names)
+        ):
+            msg = f"metric {family.name!r} is there already, or another one of its number or of its samples' names"
+            raise ValueError(msg)
         self.families[number] = family
         self.numbers[family.name] = number
         self.series[number] = {}
@@ -241,40 +165,86 @@ class Catalog:
         generation: int,
         serial: int,
     ) -> None:
-        family = self.families[number]
-        key: Key = None if values is None else tuple(map(str, values))
-        more = 0 if key is None else len(key) - len(family.labels)
-        long_enough = more == 0 or (family.is_open and more > 0 and more % 2 == 0)
-        if width != family.width or first < 0 or not long_enough or key in self.series[number] or first in self.by_slot:
-            raise ValueError(first)
-        series = Series(number, key, int(first), width, float(created), int(generation), int(serial))
+        family = self.families[_whole(number, fmt.MAX_COUNT)]
+        key = family.key(values)
+        if not type(first) is type(width) is type(generation) is type(serial) is int:
+            msg = f"{first!r:.50}, {width!r:.50}, {generation!r:.50} and {serial!r:.50} are no whole numbers"
+            raise TypeError(msg)
+        is_right = first >= 0 and 0 <= generation < fmt.MAX_COUNT and 0 <= serial < fmt.MAX_COUNT
+        if not is_right or width != family.width or key in self.series[number] or not math.isfinite(created):
+            msg = f"metric {family.name!r} cannot have a series {key} in {width} slots, made at {created}"
+            raise ValueError(msg)
+        self._claim(first, width, generation, serial)
+        series = Series(number, key, first, width, float(created), generation, serial)
         self.series[number][key] = series
-        self.by_slot[series.first] = series
-        self.touched.add(series.first)
-        if series.generation:
+        self.by_slot[first] = series
+        self.touched.add(first)
+        self.youngest = max(self.youngest, generation)
+        if generation:
             bisect.insort(self._younger, series, key=_generation)
         if width > 1 and self._spans is not None:
-            self._spans.extend((series.first, width))
-        self.next_slot = max(self.next_slot, series.first + width)
-        self.next_serial = max(self.next_serial, series.serial + 1)
-        self.resting.pop(series.first, None)
+            self._spans.extend((first, width))
+        self.next_serial = max(self.next_serial, serial + 1)
+
+    def _claim(self, first: int, width: int, generation: int, serial: int) -> None:
+        """Have slots for a series; ValueError when they are another one's, or none that a writer would give out."""
+        rest = self.resting.get(first)
+        if rest is not None and rest.width == width:
+            del self.resting[first]
+            return
+        held = self.by_slot.get(first) if self.damaged else None
+        if held is not None and held.width == width and generation > held.generation and serial > held.serial:
+            # No writer gives out the slots of a series that is there: the record that removed it was lost.
+            self.note(f"series {held.key} of {self.families[held.family].name!r} was removed, by a record that is lost")
+            self._drop(held)
+            return
+        self._take(first, width)
+
+    def _take(self, first: int, width: int) -> None:
+        """Mark slots that were nobody's so far, and are no further away than a writer would go."""
+        end = first + width
+        if (
+            not 0 < width <= MAX_WIDTH
+            or first > self.next_slot + fmt.MAX_GAP
+            or end > fmt.MAX_SLOTS
+            or (width > 1 and geometry.fit(first, width) != first)
+        ):
+            msg = f"no series is in the slots {first} to {end - 1}, with {self.next_slot} given out before"
+            raise ValueError(msg)
+        if self._taken.find(1, first, end) >= 0:
+            msg = f"the slots {first} to {end - 1} are another series'"
+            raise ValueError(msg)
+        if end > len(self._taken):
+            self._taken.extend(bytes(end - len(self._taken)))
+        self._taken[first:end] = b"\1" * width
+        self.next_slot = max(self.next_slot, end)
 
     def _removed(self, generation: int, slots: list[int]) -> None:
-        self.generation = max(self.generation, int(generation))
-        for first in slots:
-            series = self.by_slot.pop(first, None)
-            if series is not None:
-                del self.series[series.family][series.key]
-                self.resting[series.first] = Rest(int(generation), series.width, series.serial)
-                self.touched.add(series.first)
-                self.removals[series.family] += 1
-                if series.width > 1:
-                    self._spans = None
-                self.dead_records += 2
+        _whole(generation, fmt.MAX_COUNT)
+        found = [self.by_slot.get(_whole(first, fmt.MAX_SLOTS)) for first in slots]
+        if any(series is not None and series.generation >= generation for series in found):
+            msg = f"generation {generation} is before that of a series that it removes"
+            raise ValueError(msg)
+        self.generation = max(self.generation, generation)
+        for series in found:
+            if series is not None and self.by_slot.get(series.first) is series:
+                self._drop(series)
+                self.resting[series.first] = Rest(generation, series.width, series.serial)
+
+    def _drop(self, series: Series) -> None:
+        del self.by_slot[series.first]
+        del self.series[series.family][series.key]
+        self.touched.add(series.first)
+        self.gone.append((series.first, series.width))
+        self.removals[series.family] += 1
+        if series.width > 1:
+            self._spans = None
+        self.dead_records += 2
 
     def _free(self, generation: int, first: int, width: int, serial: int) -> None:
-        self.resting[int(first)] = Rest(int(generation), int(width), int(serial))
-        self.next_slot = max(self.next_slot, first + width)
+        rest = Rest(_whole(generation, fmt.MAX_COUNT), width, _whole(serial, fmt.MAX_COUNT))
+        self._take(_whole(first, fmt.MAX_SLOTS), _whole(width, fmt.MAX_SLOTS))
+        self.resting[first] = rest
 
     def younger(self, generation: int) -> list[Series]:
         """The series that were made after a later generation of removals."""
@@ -295,14 +265,27 @@ class Catalog:
         return {first for first in slots if self.by_slot.get(first) != other.by_slot.get(first)}
 
     def snapshot_records(self) -> list[tuple[int, list[Any]]]:
-        """The shortest list of records that adds up to this catalog."""
+        """The shortest list of records that adds up to this catalog; slots in order, as they were given out first."""
+        slots: list[tuple[int, int, list[Any]]] = []
+        slots += [
+            (series.first, fmt.SERIES, [series.family, series.key, *astuple(series)[2:]])
+            for series in self.by_slot.values()
+        ]
+        slots += [
+            (first, fmt.FREE, [rest.generation, first, rest.width, rest.serial]) for first, rest in self.resting.items()
+        ]
         records: list[tuple[int, list[Any]]] = []
         records += [(fmt.FAMILY, [number, family.dump()]) for number, family in self.families.items()]
-        records += [(fmt.SERIES, [series.family, series.key, *astuple(series)[2:]]) for series in self.by_slot.values()]
-        records += [
-            (fmt.FREE, [rest.generation, first, rest.width, rest.serial]) for first, rest in self.resting.items()
-        ]
+        records += [(kind, body) for _, kind, body in sorted(slots)]
         return records
+
+
+def _whole(number: int, limit: int) -> int:
+    """``number``, which has to be a whole one from zero up to ``limit``."""
+    if type(number) is not int or not 0 <= number < limit:
+        msg = f"{number!r:.50} is not a whole number below {limit}"
+        raise ValueError(msg)
+    return number
 
 
 def _generation(series: Series) -> int:
@@ -312,3 +295,5 @@ def _generation(series: Series) -> int:
 _WHAT = "kind, labels, unit, mode, buckets, scope and temporality"
 
 _APPLY = {fmt.FAMILY: "_family", fmt.SERIES: "_series", fmt.REMOVED: "_removed", fmt.FREE: "_free"}
+
+_NAMES = {fmt.FAMILY: "family", fmt.SERIES: "series", fmt.REMOVED: "removal", fmt.FREE: "free slots"}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
+
+from mpmetrics.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Descriptor"]
+__all__ = ["Descriptor", "open_regular"]
 
 
 class Descriptor:
@@ -34,3 +37,12 @@ class Descriptor:
 
     def __del__(self) -> None:
         self.close()
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY) -> Descriptor:
+    """Open a regular file, never through a symbolic link; FormatError when it is something else, else OSError."""
+    descriptor = Descriptor(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(descriptor.fileno()).st_mode):
+        msg = f"{path}: not a regular file"
+        raise FormatError(msg)
+    return descriptor

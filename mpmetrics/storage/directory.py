@@ -15,11 +15,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, overload
 
-from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry, records
 from mpmetrics.storage.catalog import Catalog, Family, Key, Rest, Series
-from mpmetrics.storage.descriptor import Descriptor
+from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.locks import AppendLock
 from mpmetrics.storage.series_file import create_series_file, write_all
 
@@ -75,12 +75,13 @@ class SeriesDirectory:
         self._open()
 
     def _open(self) -> None:
-        descriptor = Descriptor(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+        descriptor = open_regular(self._path, os.O_RDWR)
         head = os.pread(descriptor.fileno(), fmt.SERIES_HEAD_SIZE, 0)
         self.incarnation = fmt.check_series_head(head, self._path)
         self._map = mmap.mmap(descriptor.fileno(), fmt.SERIES_HEAD_SIZE)
         self._descriptor = descriptor
         self.words = memoryview(self._map).cast("Q")
+        records.check_end(descriptor.fileno(), self.words, self._path)
         self._removals.watch(self.words, fmt.GENERATION)
         self._trouble = memoryview(self._map).cast("d")
         self._position = fmt.SERIES_HEAD_SIZE
@@ -107,7 +108,7 @@ class SeriesDirectory:
             raise LockTimeoutError(msg)
         try:
             self._catch_up()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.lock.release()
             msg = f"{self._path} cannot be read: {error}"
             raise StoreUnavailableError(msg) from error
@@ -131,7 +132,7 @@ class SeriesDirectory:
         """
         number = self.catalog.check(family)
         if number is None:
-            number = max(self.catalog.next_family, self.words[fmt.NEXT_FAMILY])
+            number = fmt.check_next(self.words[fmt.NEXT_FAMILY], self.catalog.next_family, self._path)
             self._append(fmt.FAMILY, [number, family.dump()])
         return number
 
@@ -153,7 +154,7 @@ class SeriesDirectory:
                 return None
             width = self.catalog.families[number].width
             first = self._allocate(width)
-            serial = max(self.catalog.next_serial, self.words[fmt.NEXT_SERIAL])
+            serial = fmt.check_next(self.words[fmt.NEXT_SERIAL], self.catalog.next_serial, self._path)
             made = self._clock() if created is None else created
             self._append(fmt.SERIES, [number, key, first, width, made, self._removals.seen, serial])
             series = self.catalog.series[number][key]
@@ -186,7 +187,7 @@ class SeriesDirectory:
                 self._removals.seen = generation
                 self._on_removed([(series.first, series.width) for series in gone], generation)
         if self.catalog.dead_records > COMPACT_AT + len(self.catalog.by_slot):
-            with contextlib.suppress(OSError):  # no room for a second copy now; the file is right as it is
+            with contextlib.suppress(OSError, FormatError):  # no room for another; the file is right as it is
                 self._compact()
 
     def trouble(self, count: float) -> None:
@@ -217,11 +218,12 @@ class SeriesDirectory:
                 del self._free[width]
             if self.catalog.resting.get(first) == rest:
                 return first
-        return geometry.fit(max(self.catalog.next_slot, self.words[fmt.NEXT_SLOT]), width)
+        return geometry.fit(fmt.check_next(self.words[fmt.NEXT_SLOT], self.catalog.next_slot, self._path), width)
 
     def _append(self, kind: int, body: list[Any]) -> None:
         record = records.encode_record(kind, body)
         committed = self._position
+        fmt.check_room(committed + len(record), self._path)
         try:
             write_all(self._descriptor.fileno(), record, committed)
         except OSError as error:
@@ -233,9 +235,9 @@ class SeriesDirectory:
         elif kind == fmt.FAMILY:
             self.words[fmt.NEXT_FAMILY] = max(self.words[fmt.NEXT_FAMILY], body[0] + 1)
         self._is_torn = True
+        self.catalog.take(kind, body)  # what this process itself would not believe, nobody gets to see
         # The commit: readers parse up to here and never further.
         self.words[fmt.COMMITTED] = committed + len(record)
-        self.catalog.apply(kind, body)
         self._position = committed + len(record)
         self._is_torn = False
 
@@ -246,12 +248,13 @@ class SeriesDirectory:
         if self._is_torn:
             self._reload()
         generation = self.words[fmt.GENERATION]
-        committed = fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path)
+        committed = fmt.check_committed(self.words, self._descriptor.fileno(), self._path, self._position)
+        known = fmt.check_next(generation, self._removals.seen, self._path, fmt.MAX_COUNT)
         if committed != self._position or generation != self._removals.seen:
             self._is_torn = True
             gone = self._parse(committed)
             # Whoever removed series and was killed before it said so left the word behind its records.
-            generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
+            generation = self.words[fmt.GENERATION] = max(known, self.catalog.generation, self.catalog.youngest)
             self._on_removed(gone, generation)
             self._removals.seen = generation
             self._is_torn = False
@@ -259,14 +262,11 @@ class SeriesDirectory:
     def _parse(self, committed: int) -> list[tuple[int, int]]:
         """Apply the records up to ``committed``; returns first slot and width of each series that they remove."""
         data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
-        gone: list[tuple[int, int]] = []
+        self.catalog.gone.clear()
         for _, kind, body in records.decode_records(data):
-            if kind == fmt.REMOVED and body is not None:
-                known = (self.catalog.by_slot.get(first) for first in body[1])
-                gone += [(series.first, series.width) for series in known if series is not None]
             self.catalog.apply(kind, body)
         self._position = committed
-        return gone
+        return self.catalog.gone.copy()
 
     def _reopen(self) -> None:
         """The file was compacted, or a compaction of it was cut short."""
@@ -282,7 +282,7 @@ class SeriesDirectory:
         self._free.clear()
         self._position = fmt.SERIES_HEAD_SIZE
         generation = self.words[fmt.GENERATION]
-        self._parse(fmt.check_committed(self.words[fmt.COMMITTED], self._descriptor.fileno(), self._path))
+        self._parse(fmt.check_committed(self.words, self._descriptor.fileno(), self._path))
         generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
         self._on_reloaded(self.catalog, generation)
         self._removals.seen = generation
@@ -295,7 +295,7 @@ class SeriesDirectory:
                 os.unlink(os.path.join(path, name))
         new = os.path.join(path, f"new-series-{secrets.token_hex(16)}")
         generation = self.words[fmt.GENERATION] + 1
-        descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner)
+        descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner, self.words)
         os.pwrite(descriptor, self._trouble[fmt.TROUBLE :].tobytes(), fmt.TROUBLE * fmt.WORD)
         os.close(descriptor)
         # From here whoever looks opens the name again; a kill before the rename leaves them where they are.

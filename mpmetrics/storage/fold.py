@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from array import array
-from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.locks import mutex, remove_unheld
@@ -20,10 +18,11 @@ from mpmetrics.storage.retire import retire
 from mpmetrics.storage.retired import load_retired, write_retired
 from mpmetrics.storage.survey import is_alive, list_slabs
 
-if TYPE_CHECKING:
-    from mpmetrics._cells.vectors import Vector
-
 __all__ = ["fold"]
+
+DAMAGED_AT = 64
+"""Dead slabs that have to be there before they are folded although records are damaged: a collector that read those
+records before the damage still shows what the dead counted in their series, and a fold is the end of that."""
 
 _NONE = array("q")
 """Nobody writes to a dead process's words any more, so none of them have to be read together."""
@@ -34,8 +33,9 @@ def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, 
 
     With ``at_least=0`` the retired file is written anew in any case, which drops removed series from it. Waits
     ``timeout`` seconds for another folder and returns 0 when it goes on longer. Slabs that cannot be read are left
-    where they are. Raises :class:`~mpmetrics.errors.FormatError` or OSError when the retired file or the series
-    directory cannot be used or written; nothing is lost then.
+    where they are; where records of the series directory are damaged, so are the others, unless they are many. Raises
+    :class:`~mpmetrics.errors.FormatError` or OSError when the retired file or the series directory cannot be used or
+    written; nothing is lost then.
     """
     if at_least and len(_dead(path)) < at_least:
         return 0
@@ -53,43 +53,67 @@ def _dead(path: str) -> list[str]:
 def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
     _sweep(path)
     retired = load_retired(path)
-    fresh: list[tuple[SlabReader, Vector]] = []
-    unlinked: list[str] = []
+    fresh, stuck = _open_dead(path, retired.slabs)
     try:
-        for name in _dead(path):
-            if name.rpartition("-")[2] in retired.slabs:
-                unlinked.append(name)
-                continue
-            with contextlib.suppress(FormatError, OSError):
-                slab = SlabReader(os.path.join(path, name))
-                if not slab.alive:
-                    fresh.append((slab, slab.read(sys.maxsize, _NONE)))
-        for name in unlinked:
-            os.unlink(os.path.join(path, name))
         if len(fresh) < at_least:
             return 0
+        # After the last of their writers died, and so with all the series that they can have written to.
         series = SeriesReader(path)
         try:
             generation = series.sync()
         finally:
             series.close()
-        write_retired(path, retire(retired, fresh, series.catalog, generation), owner)
-        for slab, _ in fresh:
+        if series.catalog.damaged and len(fresh) < DAMAGED_AT:
+            return 0
+        readings = [(slab, slab.read(series.catalog.next_slot, _NONE)) for slab in fresh]
+        new = retire(retired, readings, series.catalog, generation)
+        new.slabs |= stuck  # as long as they are there, they have to be known
+        write_retired(path, new, owner)
+        for slab in fresh:
             os.unlink(slab.path)
         return len(fresh)
     finally:
-        for slab, _ in fresh:
+        for slab in fresh:
             slab.close()
+
+
+def _open_dead(path: str, contained: set[str]) -> tuple[list[SlabReader], set[str]]:
+    """The slabs to fold. Those that the retired file contains are removed; returns the ones that cannot be."""
+    fresh: list[SlabReader] = []
+    stuck: set[str] = set()
+    for name in _dead(path):
+        identity = name.rpartition("-")[2]
+        if identity in contained:
+            if not _unlink(os.path.join(path, name)):
+                stuck.add(identity)
+            continue
+        with contextlib.suppress(FormatError, OSError):
+            slab = SlabReader(os.path.join(path, name))
+            if not slab.alive:
+                slab.read(0, _NONE)  # whether it can be read
+                fresh.append(slab)
+    return fresh, stuck
+
+
+def _unlink(path: str) -> bool:
+    """Remove a file; whether it is gone. What is in its place may be anything, and keeps nobody from folding."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _sweep(path: str) -> None:
     """Remove what killed processes left unfinished. Retired files are made under the fold lock, which we hold."""
     for name in os.listdir(path):
         if name.startswith("new-retired-"):
-            os.unlink(os.path.join(path, name))
+            _unlink(os.path.join(path, name))
         elif name.startswith("new-slab-"):
             remove_unheld(os.path.join(path, name))
         elif name.startswith(("ask-", "new-ask-")):
             owners = (slab.file for slab in list_slabs(path) if slab.identity == name.rpartition("-")[2])
             if not any(is_alive(os.path.join(path, owner)) for owner in owners):
-                os.unlink(os.path.join(path, name))
+                _unlink(os.path.join(path, name))

@@ -84,6 +84,15 @@ name again, and if that still is the same file (the compaction was cut short) go
 The trouble words count what processes could not put into the store. Each process picks a word by its process id and
 adds to it without a lock: the sum is a diagnosis, not an account.
 
+Limits: a file has at most 2^28 bytes, a store 2^27 slots. A series' first slot is at most 2^22 behind the last one
+that was given out before it, its slots lie within one segment of a slab, and generations and serials are below 2^53. A
+record that says otherwise makes no sense, as does one whose slots are another series' already; the latter would mix
+the values of two series. There is one exception: where records are damaged, a later series in exactly the slots of
+one shows that this one was removed, by a record that is lost.
+
+A reader that finds ``committed`` impossible, or two whole records behind it, where a killed writer leaves one at most,
+takes it for damaged and reads as far as records go. A writer that finds this keeps its series to itself.
+
 Slab
 ----
 
@@ -192,6 +201,10 @@ REMOVED: Final = 3
 FREE: Final = 4
 KINDS: Final = frozenset((FAMILY, SERIES, REMOVED, FREE))
 MAX_BODY: Final = 1 << 20
+MAX_SERIES_FILE: Final = 1 << 28
+MAX_SLOTS: Final = 1 << 27
+MAX_GAP: Final = 1 << 22
+MAX_COUNT: Final = 1 << 53
 
 SLAB_MAGIC: Final = b"MPMSLAB_"
 SLAB_HEAD: Final = struct.Struct("=8sII16sQQd")
@@ -202,6 +215,7 @@ BOUND: Final = 80 // WORD
 BESIDE: Final = 900_000_000
 FIRST_SEGMENT: Final = 4096
 MAX_SEGMENT: Final = 1 << 20
+MAX_CAPACITY: Final = 2 * MAX_SEGMENT + WORD * MAX_SLOTS
 
 RETIRED_MAGIC: Final = b"MPMRETIR"
 RETIRED_HEAD: Final = struct.Struct("=8sIIQQQQI")
@@ -219,16 +233,43 @@ def pack_series_head(incarnation: int) -> bytes:
 def check_series_head(head: bytes, where: str) -> int:
     """Return the incarnation, or raise :class:`FormatError` that names ``where`` and what is wrong."""
     _check_head(head, SERIES_HEAD.size, SERIES_MAGIC, where)
+    check_series_size(len(head), where)
     return int(SERIES_HEAD.unpack_from(head)[3])
 
 
-def check_committed(committed: int, descriptor: int, where: str) -> int:
-    """``committed`` of the series directory behind ``descriptor``; :class:`FormatError` when it cannot be that."""
+def check_series_size(size: int, where: str) -> None:
+    """Raise :class:`FormatError` when a series directory of so many bytes is shorter than its head."""
+    if size < SERIES_HEAD_SIZE:
+        msg = f"{where}: {size} bytes are too few for a head"
+        raise FormatError(msg)
+
+
+def check_room(end: int, where: str) -> None:
+    """Raise :class:`FormatError` when no series directory may be so long."""
+    if end > MAX_SERIES_FILE:
+        msg = f"{where}: is full: it may have {MAX_SERIES_FILE} bytes"
+        raise FormatError(msg)
+
+
+def check_committed(words: memoryview, descriptor: int, where: str, least: int = SERIES_HEAD_SIZE) -> int:
+    """The word ``committed``; :class:`FormatError` when it cannot be that, after having been ``least`` before."""
+    committed = int(words[COMMITTED])
     size = os.fstat(descriptor).st_size
-    if committed % WORD or not SERIES_HEAD_SIZE <= committed <= size:
-        msg = f"{where}: says that {committed} bytes of it are valid, but it has {size}"
+    if committed % WORD or not least <= committed <= min(size, MAX_SERIES_FILE):
+        msg = f"{where}: says that {committed} bytes of it are valid, of {size}, after {least}"
         raise FormatError(msg)
     return committed
+
+
+def check_next(word: int, known: int, where: str, gap: int = MAX_GAP) -> int:
+    """The first number that was never given out, by a word of the head and by the records.
+
+    :class:`FormatError` when they differ by more than ``gap``: no reader would believe a record with such a number.
+    """
+    if word > known + gap:
+        msg = f"{where}: its head is damaged: it says that {word} is next, after {known}"
+        raise FormatError(msg)
+    return max(word, known)
 
 
 def pack_slab_head(identity: bytes, ordinal: int, pid: int, created: float) -> bytes:
@@ -244,9 +285,24 @@ def check_slab_head(head: bytes, where: str) -> tuple[bytes, int, int, float]:
     return identity, ordinal, pid, created
 
 
-def check_retired_head(head: bytes, where: str) -> None:
-    """Raise :class:`FormatError` unless ``head`` starts a retired file."""
+def check_capacity(capacity: int, where: str) -> int:
+    """``capacity`` of a slab; :class:`FormatError` when no slab has such a one."""
+    step = FIRST_SEGMENT if capacity <= 2 * MAX_SEGMENT else MAX_SEGMENT
+    is_grown = capacity > 2 * MAX_SEGMENT or capacity.bit_count() == 1
+    if capacity % step or not is_grown or not FIRST_SEGMENT <= capacity <= MAX_CAPACITY:
+        msg = f"{where}: has a capacity of {capacity} bytes, which no slab can have"
+        raise FormatError(msg)
+    return capacity
+
+
+def check_retired_head(head: bytes, where: str) -> int:
+    """The size that the file has by its head; :class:`FormatError` unless ``head`` starts a retired file."""
     _check_head(head, RETIRED_HEAD.size, RETIRED_MAGIC, where)
+    _, _, _, slots, tail, generation, incarnation, _ = RETIRED_HEAD.unpack_from(head)
+    if slots > MAX_SLOTS or tail > MAX_SERIES_FILE or max(generation, incarnation) >= MAX_COUNT:
+        msg = f"{where}: has {slots} slots, a tail of {tail} bytes, generation {generation}: that cannot be"
+        raise FormatError(msg)
+    return RETIRED_HEAD_SIZE + 2 * WORD * int(slots) + int(tail)
 
 
 def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:

@@ -20,13 +20,17 @@ __all__ = ["retire"]
 
 def retire(old: Retired, slabs: list[tuple[SlabReader, Vector]], catalog: Catalog, generation: int) -> Retired:
     """What ``old`` and the words of ``slabs`` add up to, for the series of ``catalog`` as of ``generation``."""
-    zeros = bytes(8 * catalog.next_slot)
+    # Nobody has counted anything in the slots past the end of all of them.
+    size = min(catalog.next_slot, max([len(old.values), *(len(words) for _, words in slabs)]))
+    zeros = bytes(8 * size)
     new = Retired(array("d", zeros), array("d", zeros), generation=generation, incarnation=old.incarnation + 1)
     new.slabs = {slab.identity for slab, _ in slabs}
     new.folded = old.folded + len(slabs)
     readings = sorted(slabs, key=lambda reading: reading[0].created)
     for series in catalog.by_slot.values():
         first, end = series.first, series.first + series.width
+        if end > size:
+            continue
         known = end <= len(old.values) and series.generation <= old.generation
         share = _Share(
             old=old,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import zlib
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor
+from mpmetrics.storage.descriptor import Descriptor, open_regular
 from mpmetrics.storage.locks import open_private
 
 __all__ = ["Retired", "load_retired", "read_retired", "write_retired"]
@@ -59,26 +61,35 @@ class Retired:
     @classmethod
     def decode(cls, data: bytes, where: str) -> Retired:
         """The retired file that ``data`` is; FormatError that names ``where`` when it is none."""
-        fmt.check_retired_head(data, where)
-        _, _, _, slots, tail_size, generation, incarnation, checksum = fmt.RETIRED_HEAD.unpack_from(data)
+        size = fmt.check_retired_head(data, where)
+        _, _, _, slots, _, generation, incarnation, checksum = fmt.RETIRED_HEAD.unpack_from(data)
         body = data[fmt.RETIRED_HEAD_SIZE :]
-        size = slots * fmt.WORD
-        if len(body) != 2 * size + tail_size or zlib.crc32(body) != checksum:
+        if len(data) != size or zlib.crc32(body) != checksum:
             msg = f"{where}: its length or checksum is wrong"
             raise FormatError(msg)
         retired = cls(generation=generation, incarnation=incarnation)
+        size = slots * fmt.WORD
         retired.values.frombytes(body[:size])
         retired.remainders.frombytes(body[size : 2 * size])
         try:
-            tail = json.loads(body[2 * size :])
-            retired.slabs = set(tail["slabs"])
-            for slot, ordinal, value in tail["all"]:
-                retired.by_ordinal.setdefault(int(slot), {})[int(ordinal)] = float.fromhex(value)
-            retired.folded = int(tail["folded"])
-        except (ValueError, TypeError, KeyError) as error:
+            retired._take_tail(json.loads(body[2 * size :]))
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             msg = f"{where}: its tail makes no sense: {error}"
             raise FormatError(msg) from error
         return retired
+
+    def _take_tail(self, tail: dict[str, Any]) -> None:
+        self.slabs = set(filter(_is_identity, tail["slabs"]))
+        self.folded = tail["folded"]
+        numbers = [self.folded, *(number for slot, ordinal, _ in tail["all"] for number in (slot, ordinal))]
+        if len(self.slabs) != len(tail["slabs"]) or not all(type(n) is int and 0 <= n < fmt.MAX_COUNT for n in numbers):
+            msg = "names that no slab has, or numbers that cannot be"
+            raise ValueError(msg)
+        for slot, ordinal, value in tail["all"]:
+            self.by_ordinal.setdefault(slot, {})[ordinal] = float.fromhex(value)
+
+
+_is_identity = re.compile(r"[0-9a-f]{32}\Z").match
 
 
 def read_retired(path: str) -> tuple[Retired, Descriptor]:
@@ -88,11 +99,17 @@ def read_retired(path: str) -> tuple[Retired, Descriptor]:
     """
     name = os.path.join(path, "retired")
     try:
-        descriptor = Descriptor(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+        descriptor = open_regular(name)
     except FileNotFoundError:
         return Retired(), Descriptor(-1)
     with os.fdopen(descriptor.fileno(), "rb", closefd=False) as file:
-        return Retired.decode(file.read() or b"", name), descriptor
+        head = file.read(fmt.RETIRED_HEAD_SIZE)
+        # No more is read than there should be, however long the file is.
+        size = fmt.check_retired_head(head, name)
+        if os.fstat(file.fileno()).st_size != size:
+            msg = f"{name}: is not as long as the {size} bytes it should have"
+            raise FormatError(msg)
+        return Retired.decode(head + file.read(), name), descriptor
 
 
 def load_retired(path: str) -> Retired:

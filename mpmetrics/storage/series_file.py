@@ -10,15 +10,25 @@ from mpmetrics.storage import records
 from mpmetrics.storage.locks import open_private
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mpmetrics.storage.catalog import Catalog
 
 __all__ = ["create_series_file", "write_all"]
 
 
-def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner: tuple[int, int] | None) -> int:
+def create_series_file(
+    path: str,
+    catalog: Catalog,
+    head: tuple[int, int],
+    owner: tuple[int, int] | None,
+    before: Sequence[int] | memoryview = (0,) * fmt.TROUBLE,
+) -> int:
     """Write a complete series directory to the new file ``path`` and return its descriptor.
 
-    ``head`` is its incarnation and generation. OSError when it cannot be written; the file is removed again.
+    ``head`` is its incarnation and generation. What was given out by the head's words ``before`` stays so, even where
+    the record that did it is damaged and does not come along. OSError when it cannot be written; the file is removed
+    again.
     """
     incarnation, generation = head
     body = b"".join(records.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
@@ -26,7 +36,9 @@ def create_series_file(path: str, catalog: Catalog, head: tuple[int, int], owner
     try:
         committed = fmt.SERIES_HEAD_SIZE + len(body)
         os.posix_fallocate(descriptor, 0, committed)
-        words = [committed, generation, 0, catalog.next_slot, catalog.next_family, catalog.next_serial]
+        words = [committed, generation, 0]
+        given_out = before[fmt.NEXT_SLOT], before[fmt.NEXT_FAMILY], before[fmt.NEXT_SERIAL]
+        words += map(max, given_out, (catalog.next_slot, catalog.next_family, catalog.next_serial))
         head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
         head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
         write_all(descriptor, head_bytes, 0)

@@ -312,9 +312,9 @@ def copied(written: Path, fast_dir: Path) -> Callable[[str], Path]:
     """A copy of one of the files, in a directory of its own, so that no live process maps it."""
 
     def copy(name: str) -> Path:
-        target = fast_dir / "copy" / ("slab-0-" + "ab" * 16 if name == "slab" else name)
-        target.parent.mkdir()
         source = slab_of(written, alive=False) if name == "slab" else written / name
+        target = fast_dir / "copy" / source.name
+        target.parent.mkdir()
         target.write_bytes(source.read_bytes())
         return target
 
@@ -432,7 +432,8 @@ def test_a_scrape_survives_any_number_in_any_word(word: float, written: Path, st
 @given(st.integers(0, 63))
 def test_the_trouble_words_are_the_only_ones_without_a_check(number: int) -> None:
     """A series head of which one bit is another is refused, as far as the checksum covers it."""
-    head = bytearray(fmt.pack_series_head(7))
+    head = bytearray(fmt.pack_series_head(7).ljust(fmt.SERIES_HEAD_SIZE, b"\0"))
+    assert 7 == fmt.check_series_head(bytes(head), "here")
     head[number % fmt.SERIES_HEAD.size] ^= 1 << number % 8
 
     with pytest.raises(mpmetrics.FormatError):

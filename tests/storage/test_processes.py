@@ -450,21 +450,21 @@ def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
     scrape: Callable[..., dict[str, float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fork while another thread has committed a series and not yet taken it in: the child gives out no slot twice."""
+    """A fork while another thread has taken in a series and not yet committed it: the child gives out no slot twice."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=mine)
     hits.labels("early").inc()
     inside, go_on = threading.Event(), threading.Event()
-    apply = Catalog.apply
+    take = Catalog.take
 
-    def pause(self: Catalog, kind: int, body: list[Any] | None) -> None:
+    def pause(self: Catalog, kind: int, body: list[Any]) -> None:
+        take(self, kind, body)
         if threading.current_thread() is thread:
             inside.set()
             assert go_on.wait(30)
-        apply(self, kind, body)
 
     thread = threading.Thread(target=lambda: hits.labels("thread").inc(10))
-    monkeypatch.setattr(Catalog, "apply", pause)
+    monkeypatch.setattr(Catalog, "take", pause)
     thread.start()
     assert inside.wait(30)
     parent_is_done = gate()

@@ -145,7 +145,7 @@ static int merge_open(Merge *merge, PyObject *vectors, PyObject *firsts, Py_ssiz
         return -1;
     }
     merge->room = PyMem_New(double, 2 * merge->vectors.count + 4);
-    if (merge->room == NULL)
+    if (merge->room == NULL || (width > 0 && merge->rows > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(double) / width))
         PyErr_NoMemory();
     else
         merge->values = new_vector(merge->rows * width, &merge->value);
@@ -279,7 +279,7 @@ static double distribution_sum(const Vector *vector, Py_ssize_t first, Py_ssize_
     double count = 0.0;
     for (Py_ssize_t at = 0; at < buckets; at++)
         count += word_of(vector, first + 2 + at);
-    return word_of(vector, first + (isfinite(count) && fmod(count, 2.0) != 0.0));
+    return word_of(vector, first + (isfinite(count) && fmod(trunc(count), 2.0) != 0.0));
 }
 
 static PyObject *distributions(PyObject *Py_UNUSED(module), PyObject *args)
@@ -288,7 +288,7 @@ static PyObject *distributions(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *vectors, *firsts;
     Py_ssize_t buckets, plain;
     if (!PyArg_ParseTuple(args, "OnOn:distributions", &vectors, &plain, &firsts, &buckets)
-        || buckets < 1 || merge_open(&merge, vectors, firsts, buckets + 2) < 0)
+        || merge_open(&merge, vectors, firsts, buckets < 1 || buckets > PY_SSIZE_T_MAX - 2 ? -1 : buckets + 2) < 0)
         return NULL;
     for (Py_ssize_t row = 0; row < merge.rows; row++) {
         double *value = merge.value + row * (buckets + 2), count = 0.0;
