@@ -58,6 +58,8 @@ class Catalog:
         """First slots of series that came or went since a reader last emptied this."""
         self.removals: dict[int, int] = {}
         """How many series of each family were removed so far."""
+        self.youngest = 0
+        """The latest generation of removals that a series was made after."""
         self._younger: list[Series] = []
         """Series that were made after removals, in the order of these; some of them are gone."""
         self._spans: array[int] | None = array("q")

@@ -161,8 +161,7 @@ offset       type    field
 ``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
 ``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
 folded. The file is written under another name and renamed into place, which is the commit; it is never changed
-afterwards. Histograms and summaries keep their sum in their first word only, sketches
-their record in the first one.
+afterwards. Histograms and summaries keep their sum in their first word only, sketches their record in the first one.
 """
 
 from __future__ import annotations

@@ -113,18 +113,7 @@ def _body(data: bytes, head: _Head) -> list[Any] | None:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return body if isinstance(body, list) and _can_be_shown(body, text) else None
-
-
-def _can_be_shown(body: list[Any], text: bytes) -> bool:
-    """Whether all text in a record is Unicode text: JSON can hold halves of characters, which no scrape can."""
-    if text.isascii() and b"\\ud" not in text and b"\\uD" not in text:
-        return True
-    try:
-        json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return body if isinstance(body, list) else None
 
 
 _MAGIC = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 0, 0, 0)[:4]

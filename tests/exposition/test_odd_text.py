@@ -23,8 +23,6 @@ from mpmetrics.drivers.periodic import Driver
 from mpmetrics.exposition.text import render_openmetrics, render_text
 from mpmetrics.names import naming
 from mpmetrics.registry import Registry
-from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import decode_records, encode_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,6 +173,8 @@ def test_without_the_replacement_it_would_come_in(
     """The control: where text is taken as it is, what comes out of `collect` cannot be written."""
     for module in ("base", "info", "enum"):
         monkeypatch.setattr(f"mpmetrics.instruments.{module}.text", str)
+    monkeypatch.setattr("mpmetrics.storage.family._text", str)
+    monkeypatch.setattr("mpmetrics.storage.family._texts", tuple)
     provider = Provider()
     entry(provider, "\ud800")
     with pytest.raises(UnicodeEncodeError):
@@ -260,16 +260,6 @@ def test_file_of_a_declaration(shared: Provider, store_directory: str) -> None:
     with contextlib.closing(Collector(other)) as collector:
         assert b"a_total 1.0\n" in collector.render()[1]
     other.shutdown()
-
-
-@pytest.mark.parametrize("body", [["\ud800"], [{"name": ["a", "\udfff"]}], [{"\ud83d": 1}], [1, [["\udc80"]]]])
-def test_records_that_hold_it_are_damaged(body: list[Any]) -> None:
-    """Whoever wrote it into a store, it is a damaged record, which costs itself and no scrape."""
-    good = encode_record(fmt.FAMILY, ["\ud83d\ude00", "é\ud83d\ude00"])  # pairs are characters
-    bad = encode_record(fmt.FAMILY, body)
-    assert [["\U0001f600", "é\U0001f600"], None, ["\U0001f600", "é\U0001f600"]] == [
-        found for _, _, found in decode_records(good + bad + good)
-    ]
 
 
 def test_rendering_never_fails() -> None:
