@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import secrets
+import sys
 import time
 from typing import TYPE_CHECKING, Any, overload
 
@@ -69,7 +70,7 @@ class SeriesDirectory:
         self._on_removed = on_removed
         self._on_reloaded = on_reloaded
         self._clock = clock
-        self._is_torn = False
+        self._is_torn = self._is_half_open = False
         self._next_look = 0.0
         self._free: dict[int, list[tuple[int, Rest]]] = {}
         self._open()
@@ -98,22 +99,18 @@ class SeriesDirectory:
         return self.words[fmt.GENERATION]
 
     def __enter__(self) -> None:
+        taken = False
         try:
             taken = self.lock.acquire(LOCK_TIMEOUT)
-        except OSError as error:
-            msg = f"{self._path}.lock cannot be opened: {error}"
-            raise StoreUnavailableError(msg) from error
-        if not taken:
-            msg = f"{self._path}.lock was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
-            raise LockTimeoutError(msg)
-        try:
+            if not taken:
+                msg = f"{self._path}.lock was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
+                raise LockTimeoutError(msg)
             self._catch_up()
-        except (OSError, ValueError) as error:
-            self.lock.release()
-            msg = f"{self._path} cannot be read: {error}"
-            raise StoreUnavailableError(msg) from error
-        except BaseException:
-            self.lock.release()
+        except BaseException as error:
+            self.lock.settle(sys._getframe(1))  # noqa: SLF001 (whose ``with`` it is)
+            if isinstance(error, OSError | ValueError):
+                msg = f"{self._path}{'' if taken else '.lock'} cannot be {'read' if taken else 'taken'}: {error}"
+                raise StoreUnavailableError(msg) from error
             raise
 
     def __exit__(self, *_: object) -> None:
@@ -243,7 +240,7 @@ class SeriesDirectory:
 
     def _catch_up(self) -> None:
         """Take in what others appended; cut short, by an exception or a fork, it is all done anew next time."""
-        if self.words[fmt.SUPERSEDED]:
+        if self._is_half_open or self.words[fmt.SUPERSEDED]:
             self._reopen()
         if self._is_torn:
             self._reload()
@@ -270,11 +267,12 @@ class SeriesDirectory:
 
     def _reopen(self) -> None:
         """The file was compacted, or a compaction of it was cut short."""
-        if os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
+        if not self._is_half_open and os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
             self.words[fmt.SUPERSEDED] = 0
             return
-        self._is_torn = True
+        self._is_torn = self._is_half_open = True
         self._open()
+        self._is_half_open = False
 
     def _reload(self) -> None:
         """Parse the whole file anew, and have what is not in it let go of."""
@@ -295,16 +293,16 @@ class SeriesDirectory:
                 os.unlink(os.path.join(path, name))
         new = os.path.join(path, f"new-series-{secrets.token_hex(16)}")
         generation = self.words[fmt.GENERATION] + 1
-        descriptor = create_series_file(new, self.catalog, (self.incarnation + 1, generation), self._owner, self.words)
-        os.pwrite(descriptor, self._trouble[fmt.TROUBLE :].tobytes(), fmt.TROUBLE * fmt.WORD)
-        os.close(descriptor)
+        head, trouble = (self.incarnation + 1, generation), self._trouble[fmt.TROUBLE :].tobytes()
+        os.close(create_series_file(new, self.catalog, head, self._owner, self.words, trouble))
         # From here whoever looks opens the name again; a kill before the rename leaves them where they are.
         self.words[fmt.SUPERSEDED] = 1
         self.words[fmt.GENERATION] = generation
         try:
             os.rename(new, self._path)
         except OSError:
-            os.unlink(new)
+            with contextlib.suppress(OSError):  # the next compaction removes it
+                os.unlink(new)
         self._reopen()
         self._catch_up()
 

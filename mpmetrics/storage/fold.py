@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
+from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.locks import mutex, remove_unheld
@@ -17,6 +18,9 @@ from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retire import retire
 from mpmetrics.storage.retired import load_retired, write_retired
 from mpmetrics.storage.survey import is_alive, list_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["fold"]
 
@@ -35,7 +39,7 @@ def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, 
     ``timeout`` seconds for another folder and returns 0 when it goes on longer. Slabs that cannot be read are left
     where they are; where records of the series directory are damaged, so are the others, unless they are many. Raises
     :class:`~mpmetrics.errors.FormatError` or OSError when the retired file or the series directory cannot be used or
-    written; nothing is lost then.
+    written, or slabs that were folded cannot be removed; nothing is lost then.
     """
     if at_least and len(_dead(path)) < at_least:
         return 0
@@ -53,10 +57,11 @@ def _dead(path: str) -> list[str]:
 def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
     _sweep(path)
     retired = load_retired(path)
-    fresh, stuck = _open_dead(path, retired.slabs)
+    stay = _unlink(path, [slab.file for slab in list_slabs(path) if slab.identity in retired.slabs])
+    fresh = _open_dead(path, stay)
     try:
         if len(fresh) < at_least:
-            return 0
+            return _done(0, stay)
         # After the last of their writers died, and so with all the series that they can have written to.
         series = SeriesReader(path)
         try:
@@ -64,46 +69,51 @@ def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
         finally:
             series.close()
         if series.catalog.damaged and len(fresh) < DAMAGED_AT:
-            return 0
+            return _done(0, stay)
         readings = [(slab, slab.read(series.catalog.next_slot, _NONE)) for slab in fresh]
         new = retire(retired, readings, series.catalog, generation)
-        new.slabs |= stuck  # as long as they are there, they have to be known
+        # As long as they are there, they have to be known.
+        new.slabs.update(name.rpartition("-")[2] for name in stay)
         write_retired(path, new, owner)
-        for slab in fresh:
-            os.unlink(slab.path)
-        return len(fresh)
+        stay |= _unlink(path, [os.path.basename(slab.path) for slab in fresh])
+        return _done(len(fresh), stay)
     finally:
         for slab in fresh:
             slab.close()
 
 
-def _open_dead(path: str, contained: set[str]) -> tuple[list[SlabReader], set[str]]:
-    """The slabs to fold. Those that the retired file contains are removed; returns the ones that cannot be."""
+def _open_dead(path: str, contained: Collection[str]) -> list[SlabReader]:
+    """The slabs to fold, but for those that the retired file contains."""
     fresh: list[SlabReader] = []
-    stuck: set[str] = set()
     for name in _dead(path):
-        identity = name.rpartition("-")[2]
-        if identity in contained:
-            if not _unlink(os.path.join(path, name)):
-                stuck.add(identity)
+        if name in contained:
             continue
         with contextlib.suppress(FormatError, OSError):
             slab = SlabReader(os.path.join(path, name))
             if not slab.alive:
                 slab.read(0, _NONE)  # whether it can be read
                 fresh.append(slab)
-    return fresh, stuck
+    return fresh
 
 
-def _unlink(path: str) -> bool:
-    """Remove a file; whether it is gone. What is in its place may be anything, and keeps nobody from folding."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
+def _unlink(path: str, names: list[str]) -> dict[str, OSError]:
+    """Unlink these slabs, which the retired file contains; returns those that stay, which it has to go on naming."""
+    stay = {}
+    for name in names:
+        try:
+            os.unlink(os.path.join(path, name))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            stay[name] = error
+    return stay
+
+
+def _done(count: int, stay: dict[str, OSError]) -> int:
+    """So many were folded; raises what kept a file of theirs from being removed."""
+    for error in stay.values():
+        raise error
+    return count
 
 
 def _sweep(path: str) -> None:

@@ -27,7 +27,7 @@ def holders(path: str, owner: tuple[int, int] | None) -> list[Holder]:
     A slab that comes later holds nothing that is removed by now: it is linked under the append lock, after its owner
     has taken in all removals. OSError when the directory cannot be read.
     """
-    with contextlib.suppress(FormatError):  # what cannot be folded counts as held
+    with contextlib.suppress(FormatError, OSError):  # what cannot be folded counts as held
         fold(path, owner=owner)
     found = []
     for name in list_slabs(path):

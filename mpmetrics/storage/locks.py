@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
 
 FILE_MODE = 0o600
-
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_PAUSING = _HERE + "retry.py"
-"""Where a thread sleeps for as long as there are private values, and holds nothing."""
 
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
@@ -115,6 +111,10 @@ class AppendLock:
     ``progress`` is a number that changes while others use the lock. As long as it does, the wait goes on, up to
     ``MOST_PATIENT``: there are many in front. When it does not, the holder is stopped: then nobody waits for a while,
     or one request after the other would wait for it.
+
+    An exception that a signal handler raises may leave the lock taken: in ``acquire``, before the caller's ``try``, or
+    at the very start of ``release``. Whoever let such an exception through calls :meth:`settle`; where nobody does,
+    the next to ask finds that the code which took the lock is not running any more, and takes it back.
     """
 
     def __init__(self, path: str, progress: Callable[[], int], owner: tuple[int, int] | None = None) -> None:
@@ -122,54 +122,50 @@ class AppendLock:
         self._progress = progress
         self._owner = owner
         self._descriptor = Descriptor(-1)
-        self._threads = threading.Lock()
-        self._mending = threading.Lock()
-        self._holder = 0
+        # Re-entrant only because it knows its owner from the moment it is taken, whatever interrupts that.
+        self._threads = threading.RLock()
+        self._user: FrameType | None = None
         self._hopeless_until = 0.0
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lock within ``timeout`` seconds; OSError when its file cannot be opened."""
-        me = threading.get_ident()
+        """Take the lock within ``timeout`` seconds, for the caller's caller; OSError when its file cannot be opened."""
+        user = sys._getframe(2)  # noqa: SLF001 (documented; what else tells whether the holder still runs?)
         if time.monotonic() < self._hopeless_until:
             timeout = 0.0
-        if self._holder == me:
-            return False
-        threads = self._threads
-        if not threads.acquire(timeout=timeout):
+        if _is_mine(self._threads):
+            if not self._is_abandoned(user):
+                return False
+            self.release()
+        if not self._threads.acquire(timeout=timeout):
             self._hopeless_until = time.monotonic() + 1.0
-            self._mend(threads)
+            me = threading.get_ident()
+            others = [frame for thread, frame in sys._current_frames().items() if thread != me]  # noqa: SLF001 (same)
+            if all(map(self._is_abandoned, others)):
+                self.forget()
             return False
-        self._holder = me
         taken = False
         try:
+            self._user = user
             taken = self._flock(timeout)
         finally:
             if not taken:
-                self._holder = 0
-                threads.release()
+                self.release()
         return taken
 
-    def _mend(self, threads: threading.Lock) -> None:
-        """Begin anew when ``threads``, which was not to be had, was abandoned.
-
-        An exception that a signal handler raises between taking a lock and the ``try`` leaves it taken. Then there is
-        nobody in the code that uses it; whoever takes it or gives it back at this moment is.
-        """
-        # Only one may begin anew: a second one would take the new lock from who has it by now.
-        mending = self._mending
-        if mending.acquire(blocking=False):
-            try:
-                if self._threads is threads and not _others_are_here():
-                    self.forget()
-            finally:
-                mending.release()
+    def _is_abandoned(self, frame: FrameType | None) -> bool:
+        """Whether neither the code that took the lock nor that which takes it or gives it back is in this stack."""
+        while frame is not None:
+            if frame is self._user or frame.f_code.co_filename == __file__:
+                return False
+            frame = frame.f_back
+        return True
 
     def _flock(self, timeout: float) -> bool:
         if self._descriptor.fileno() < 0:
             self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner))
         start = time.monotonic()
         deadline, seen = start + timeout, self._progress()
-        while True:
+        while self._descriptor.fileno() >= 0:  # else this lock was taken for abandoned, and replaced
             try:
                 fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -183,43 +179,41 @@ class AppendLock:
                 time.sleep(0.0001)
             else:
                 return True
+        return False
 
     def release(self) -> None:
         """Give the lock back."""
-        if self._descriptor.fileno() >= 0:
-            fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
-        self._holder = 0
-        self._threads.release()
+        self._user = None
+        try:
+            if self._descriptor.fileno() >= 0:
+                fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
+        except OSError:
+            self._descriptor.close()  # which gives it back whatever was wrong
+        # Last: for as long as the threads' lock is ours, an exception that comes in between can be made good.
+        if _is_mine(self._threads):  # else it was taken for abandoned, and replaced
+            self._threads.release()
+
+    def settle(self, user: FrameType | None = None) -> None:
+        """Give the lock back if an exception left it taken by this thread, or if ``user`` took it, who gives up."""
+        if _is_mine(self._threads):
+            caller = sys._getframe(1)  # noqa: SLF001 (as above)
+            if self._is_abandoned(caller) or (user is not None and user is self._user):
+                self.release()
 
     def forget(self) -> None:
         """Begin anew, with a lock of our own: in a forked child, where an unlock would unlock the parent's, too."""
         self._descriptor.close()
-        self._threads = threading.Lock()
-        self._mending = threading.Lock()
-        self._holder = 0
+        self._threads = threading.RLock()
+        self._user = None
 
     def close(self) -> None:
         """Close the lock's file."""
         self._descriptor.close()
 
 
-def _others_are_here() -> bool:
-    """Whether another thread, or what the calling one interrupted, is in code that may have an append lock."""
-    for thread, top in sys._current_frames().items():  # noqa: SLF001 (documented, for just such a look)
-        frame: FrameType | None = top
-        if thread == threading.get_ident():
-            while frame is not None and _may_lock(frame):
-                frame = frame.f_back
-        while frame is not None:
-            if _may_lock(frame):
-                return True
-            frame = frame.f_back
-    return False
-
-
-def _may_lock(frame: FrameType) -> bool:
-    name = frame.f_code.co_filename
-    return name.startswith(_HERE) and name != _PAUSING
+def _is_mine(lock: Any) -> bool:
+    """Whether the calling thread holds this re-entrant lock. ``threading.Condition`` asks it the same way."""
+    return bool(lock._is_owned())  # noqa: SLF001
 
 
 def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
@@ -234,7 +228,11 @@ def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
             raise
         return os.open(path, flags & ~os.O_CREAT)
     if create:
-        secure(descriptor, FILE_MODE, owner)
+        try:
+            secure(descriptor, FILE_MODE, owner)
+        except BaseException:
+            os.close(descriptor)
+            raise
     return descriptor
 
 

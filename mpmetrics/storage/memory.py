@@ -9,8 +9,6 @@ path.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -19,11 +17,13 @@ from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.bindings import Bindings, detach
+from mpmetrics.storage.complaints import Complaints
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
 from mpmetrics.storage.private import PrivateSeries, PrivateValue
 from mpmetrics.storage.retry import Retry
 from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
+from mpmetrics.storage.settled import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     Choose = Callable[[Collection[Key]], Iterable[Key]]
 
 __all__ = ["Memory"]
-
-log = logging.getLogger("mpmetrics")
 
 
 class Memory:
@@ -55,7 +53,7 @@ class Memory:
         self._is_shared = False
         self._lowest = 0
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
-        self._said: set[str] = set()
+        self._complaints = Complaints()
         self.moves = 0
         """How often private values began or ended to move in: whoever reads both sides sees by it that one moved."""
         fork.register(self)
@@ -95,7 +93,7 @@ class Memory:
             guard=self.guard,
             acknowledged=acknowledged,
             retry=self._retry,
-            complain=self._complain,
+            complain=self._complaints.say,
             lowest=lambda: self._lowest,
         )
         self.directory = directory
@@ -122,6 +120,7 @@ class Memory:
                 self._bindings.declare(family)
             return self._bindings.cells[family.name]
 
+    @settled
     def _declare(self, directory: SeriesDirectory, family: Family) -> None:
         """Declare a family in the store; where the store cannot take it, that is done with its first series."""
         try:
@@ -130,7 +129,7 @@ class Memory:
         except ConflictError:
             raise
         except StoreError as error:
-            self._complain("store", error)
+            self._complaints.say("store", error)
 
     def bind(self, family: Family, key: Key, make: Make, limit: int) -> Cell | None:
         """The cell of a series of a declared family, made unless it is there; None when there are ``limit`` others."""
@@ -143,11 +142,12 @@ class Memory:
                 return self._bind_shared(self.directory, self.segments, (family, key), make, limit)
             except (StoreError, ConflictError, OSError) as error:
                 self.directory.trouble(1.0)
-                self._complain("store", error)
+                self._complaints.say("store", error)
         if key is not None and len(cells) - (None in cells) >= limit:
             return None
         return self._bind_private(family, key, make)
 
+    @settled
     def _bind_shared(
         self, directory: SeriesDirectory, segments: Segments, which: tuple[Family, Key], make: Make, limit: int
     ) -> Cell | None:
@@ -176,6 +176,7 @@ class Memory:
     def _private_words(self, family: Family) -> Words:
         return Refuge(self._retry, family.width) if self._is_shared else heap(family.width)
 
+    @settled
     def remove(self, family: Family, choose: Choose) -> None:
         """Remove those series of ``family``, in all processes, that ``choose`` picks from the label values of all.
 
@@ -197,13 +198,14 @@ class Memory:
             if entry is not None:
                 self.guard.run(detach, (entry.cell, family.width))
 
+    @settled
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
         if self.directory is not None and self.removals.is_due:
             try:
                 self.directory.sync()
             except StoreError as error:
-                self._complain("store", error)
+                self._complaints.say("store", error)
 
     def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
         """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
@@ -234,6 +236,7 @@ class Memory:
         if self._is_waiting():
             self._retry.wanted()
 
+    @settled
     def _attempt(self, _: None) -> None:
         """Under the guard: move in what can be moved."""
         directory, segments = self.directory, self.segments
@@ -246,11 +249,12 @@ class Memory:
             for entry in list(self._private.values()):
                 self._move_in(directory, segments, entry)
         except (StoreError, OSError) as error:
-            self._complain("store", error)
+            self._complaints.say("store", error)
         finally:
             self.moves += 1
             self.guard.is_slow = False
 
+    @settled
     def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:
         name = entry.family.name, entry.key
         try:
@@ -269,7 +273,7 @@ class Memory:
                 self._bindings.slots[series.first] = name
                 del self._private[name]
         except ConflictError as error:
-            self._complain(f"conflict {entry.family.name}", error)
+            self._complaints.say(f"conflict {entry.family.name}", error)
 
     def after_fork_in_child(self) -> None:
         """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
@@ -313,8 +317,3 @@ class Memory:
                 found = segments.private_words(first, family.width)
                 if found is not None:
                     yield PrivateValue(family, key, self._clock(), found)
-
-    def _complain(self, cause: str, error: Exception) -> None:
-        if cause not in self._said:
-            self._said.add(cause)
-            log.warning("%s; values stay in process %d until the store can take them", error, os.getpid())

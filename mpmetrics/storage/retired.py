@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_regular
 from mpmetrics.storage.locks import open_private
+from mpmetrics.storage.series_file import write_all
 
 __all__ = ["Retired", "load_retired", "read_retired", "write_retired"]
 
@@ -120,12 +122,13 @@ def load_retired(path: str) -> Retired:
 def write_retired(path: str, retired: Retired, owner: tuple[int, int] | None) -> None:
     """Put ``retired`` in the place of the epoch's retired file: in full, or not at all. OSError when it cannot."""
     temporary = os.path.join(path, f"new-retired-{secrets.token_hex(16)}")
-    descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, owner)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(retired.encode())
+        descriptor = Descriptor(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, owner))
+        write_all(descriptor.fileno(), retired.encode(), 0)
+        descriptor.close()
         # The commit: readers open the old file or the new one.
         os.rename(temporary, os.path.join(path, "retired"))
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):  # never made, or in its place already
+            os.unlink(temporary)
         raise

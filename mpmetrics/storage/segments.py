@@ -135,6 +135,7 @@ class Segments:
             return
         finally:
             self._guard.is_slow = was_slow
+            self._directory.lock.settle()
 
     @property
     def is_touching(self) -> bool:
@@ -176,6 +177,7 @@ class Segments:
             finally:
                 self._guard.is_slow = was_slow
                 self._touched = None
+                self._directory.lock.settle()
         return segment.words
 
     def _lease(self) -> Slab:

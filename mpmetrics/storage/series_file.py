@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,19 @@ def create_series_file(
     head: tuple[int, int],
     owner: tuple[int, int] | None,
     before: Sequence[int] | memoryview = (0,) * fmt.TROUBLE,
+    trouble: bytes = b"",
 ) -> int:
     """Write a complete series directory to the new file ``path`` and return its descriptor.
 
-    ``head`` is its incarnation and generation. What was given out by the head's words ``before`` stays so, even where
-    the record that did it is damaged and does not come along. OSError when it cannot be written; the file is removed
-    again.
+    ``head`` is its incarnation and generation, ``trouble`` its trouble words. What was given out by the head's words
+    ``before`` stays so, even where the record that did it is damaged and does not come along. OSError when it cannot be
+    written; the file is removed again.
     """
     incarnation, generation = head
     body = b"".join(records.encode_record(kind, fields) for kind, fields in catalog.snapshot_records())
-    descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
+    descriptor = -1
     try:
+        descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
         committed = fmt.SERIES_HEAD_SIZE + len(body)
         os.posix_fallocate(descriptor, 0, committed)
         words = [committed, generation, 0]
@@ -42,10 +45,13 @@ def create_series_file(
         head_bytes = fmt.pack_series_head(incarnation).ljust(fmt.COMMITTED * fmt.WORD, b"\0")
         head_bytes += b"".join(word.to_bytes(fmt.WORD, fmt.BYTE_ORDER) for word in words)
         write_all(descriptor, head_bytes, 0)
+        write_all(descriptor, trouble, fmt.TROUBLE * fmt.WORD)
         write_all(descriptor, body, fmt.SERIES_HEAD_SIZE)
     except BaseException:
-        os.close(descriptor)
-        os.unlink(path)
+        if descriptor >= 0:
+            os.close(descriptor)
+        with contextlib.suppress(OSError):  # never made
+            os.unlink(path)
         raise
     return descriptor
 

@@ -67,30 +67,6 @@ def expected(count: int) -> tuple[float, ...]:
     return (10.0 * count, float(count), 1.5 * count, float(count))
 
 
-def test_a_folder_killed_at_any_step_loses_and_doubles_nothing(
-    heap_of_dead: Callable[[int], str],
-    kill_at: Callable[[int, Callable[[], object]], bool],
-    peek: Peek,
-    slabs: Callable[[str], list[str]],
-) -> None:
-    """Killed before any of its calls, a folder leaves exact totals, and the next one finishes its work."""
-    count, left = 0, set()
-    for step in itertools.count():
-        count += 3
-        path = heap_of_dead(3)
-        killed = kill_at(step, lambda: fold(path, timeout=5.0))  # noqa: B023 (called at once)
-        left.add(len(slabs(path)))
-        assert expected(count) == figures(peek(path)), f"after a kill at step {step}"
-
-        fold(path, timeout=5.0)
-        assert expected(count) == figures(peek(path)), f"after the fold that follows a kill at step {step}"
-        assert [] == [name for name in os.listdir(path) if name.startswith(("slab-", "new-"))]
-        if not killed:
-            break
-
-    assert {0, 1, 2, 3} == left  # kills fell before the commit and between all the unlinks
-
-
 def die_after_the_commit(path: str) -> None:
     """Fold, and die between the rename and the first unlink."""
     with mock.patch.object(os, "unlink", side_effect=lambda _: os._exit(0)):

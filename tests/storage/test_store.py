@@ -127,23 +127,6 @@ def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fo
     assert "epoch-1" not in epochs(store_dir)
 
 
-def test_a_begin_that_is_killed_at_any_step_leaves_a_usable_store(
-    store_dir: str, kill_at: Callable[[int, Callable[[], object]], bool], fork: Fork, scrape: Scrape
-) -> None:
-    """Killed before any of its calls, a begin leaves no epoch without its files, and what it left is removed."""
-    step = 0
-    while kill_at(step, lambda: Store(store_dir).begin()):
-        for name in epochs(store_dir) if Path(store_dir).is_dir() else []:
-            assert {"lease", "series", "series.lock", "fold.lock"} == set(os.listdir(f"{store_dir}/{name}"))
-        step += 1
-    Store(store_dir).begin().lease.close()
-    fork(write_in, store_dir, 3).result()
-
-    assert step > 10
-    assert 3 == scrape(store_dir)["hits_total"]
-    assert {"lock", *epochs(store_dir)} == set(os.listdir(store_dir))
-
-
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777], ids=oct)
 @pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=needs_root)])
 def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir: Path, fork: Fork) -> None:

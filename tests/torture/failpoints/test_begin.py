@@ -1,0 +1,177 @@
+"""An epoch begun or joined, disturbed at every step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.errors import StoreUnavailableError
+from mpmetrics.storage import locks
+from mpmetrics.storage import store as store_module
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ACTIONS: dict[str, Callable[[str], object]] = {
+    "begin": lambda path: Store(path).begin(),
+    "join": lambda path: Store(path).join(),
+}
+
+BOTH = pytest.mark.parametrize("name", list(ACTIONS))
+
+
+@pytest.fixture
+def places(world: Any) -> Callable[[], str]:
+    """Names for stores, each in a directory of its own; what a dead server left is there already."""
+    count = 0
+
+    def make() -> str:
+        nonlocal count
+        count += 1
+        path = f"{os.path.dirname(world.path)}/other-{count}/store"  # noqa: PTH120
+        Path(path).parent.mkdir()
+        if count % 2:
+            outcome = world.child(lambda _: Store(path).begin() and None)
+            assert outcome.status == 0, outcome.said
+            Path(f"{path}/new-epoch-left").mkdir()
+        return path
+
+    return make
+
+
+def check(world: Any, path: str, what: str) -> None:
+    """The next server begins, counts, and finds nothing that the dead left."""
+
+    def go_on(_: Any) -> object:
+        provider = mpmetrics.Provider(path, epoch=Store(path).begin().number)
+        mpmetrics.Counter("later", "Later.", provider=provider).inc()
+        assert [] == list(provider.memory.private_values())
+        names = sorted(os.listdir(path))
+        values = {
+            sample.name: sample.value for family in mpmetrics.Collector(provider).collect() for sample in family.samples
+        }
+        assert values["later_total"] == 1.0
+        return names
+
+    outcome = world.child(go_on)
+    assert outcome.status == 0, f"{what}: {outcome.said}"
+    assert [name for name in outcome.said if not name.startswith("epoch-")] == ["lock"], what
+    assert len(outcome.said) == 2, what
+
+
+def sample(whole: list[Any], size: int) -> list[Any]:
+    """So many of them, evenly spread; in the long form all."""
+    step = 1 if float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0) else -(-len(whole) // size) or 1
+    return whole[random.randrange(step) :: step]
+
+
+def sweep_kills(world: Any, places: Any, failpoints: Any, action: Callable[[str], object]) -> int:
+    """Kill whoever does ``action`` at every point of it; returns how often."""
+
+    def profile(_: Any) -> object:
+        with failpoints() as points:
+            action(path)
+        return [(point.function, point.place, point.time) for point in points.passed if point.time == 1]
+
+    path = places()
+    points = world.child(profile).said
+    killed = 0
+    for fields in sample(points, 40):
+        path = places()
+
+        def die(_: Any, path: str = path, fields: Any = fields) -> None:
+            with failpoints() as here:
+                here._point, here._act = _At(fields), lambda: os.kill(os.getpid(), signal.SIGKILL)
+                action(path)
+
+        killed += world.child(die).status == -signal.SIGKILL
+        check(world, path, f"killed at {fields}")
+    return killed
+
+
+class _At:
+    """Equals the point of these fields."""
+
+    def __init__(self, fields: list[Any]) -> None:
+        self._fields = tuple(fields)
+
+    def __eq__(self, other: object) -> bool:
+        return (other.function, other.place, other.time) == self._fields  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@BOTH
+def test_killed_anywhere(name: str, world: Any, places: Any, failpoints: Any, report: Any) -> None:
+    """Killed before any line, a server leaves a store in which the next one begins, and nothing of its own."""
+    killed = sweep_kills(world, places, failpoints, ACTIONS[name])
+    report({"kills": killed})
+    assert killed > 5
+
+
+@BOTH
+def test_an_error_anywhere(
+    name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], report: Any
+) -> None:
+    """Whichever call into the system fails: it works, or says that the store is unavailable; the next try works."""
+    action = ACTIONS[name]
+
+    def count(_: Any) -> object:
+        with calls() as made:
+            action(path)
+        return made.made
+
+    path = places()
+    made = world.child(count).said
+    failed = 0
+    for at, error in sample([(at, error) for at in range(len(made)) for error in errors], 60):
+        path = places()
+
+        def attempt(_: Any, path: str = path, at: int = at, error: int = error) -> object:
+            before = len(os.listdir("/proc/self/fd"))
+            raised = None
+            try:
+                with calls(at, error):
+                    action(path)
+            except StoreUnavailableError as problem:
+                raised = str(problem)
+            return raised, len(os.listdir("/proc/self/fd")) - before
+
+        outcome = world.child(attempt)
+        what = f"{errno.errorcode[error]} from call {at}, {made[at]}"
+        assert outcome.status == 0, f"{what}: {outcome.said}"
+        raised, leaked = outcome.said
+        failed += raised is not None
+        assert leaked == 0, f"{what}: leaks descriptors"
+        check(world, path, what)
+    report({"errors": failed})
+    assert failed > 5
+
+
+def test_the_sweep_finds_an_epoch_that_is_not_whole(
+    world: Any, places: Any, failpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: an epoch that is made under its own name is found half made."""
+    secrets = type("Secrets", (), {"token_hex": staticmethod(lambda _: "1")})
+    monkeypatch.setattr(store_module, "secrets", secrets)
+    monkeypatch.setattr(Store, "_remove_leftovers", lambda _: None)
+    with pytest.raises(AssertionError):
+        sweep_kills(world, places, failpoints, ACTIONS["begin"])
+
+
+def test_the_sweep_finds_an_error_of_another_kind(
+    world: Any, places: Any, calls: Any, errors: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: an error that comes out as it is."""
+    monkeypatch.setattr(Store, "_locked", lambda _, action: action())
+    monkeypatch.setattr(locks, "_check_directory", lambda _: None)
+    with pytest.raises(AssertionError):
+        test_an_error_anywhere("begin", world, places, calls, errors, lambda _: None)
