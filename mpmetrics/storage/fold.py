@@ -120,10 +120,10 @@ def _sweep(path: str) -> None:
     """Remove what killed processes left unfinished. Retired files are made under the fold lock, which we hold."""
     for name in os.listdir(path):
         if name.startswith("new-retired-"):
-            _unlink(os.path.join(path, name))
+            _unlink(path, [name])
         elif name.startswith("new-slab-"):
             remove_unheld(os.path.join(path, name))
         elif name.startswith(("ask-", "new-ask-")):
             owners = (slab.file for slab in list_slabs(path) if slab.identity == name.rpartition("-")[2])
             if not any(is_alive(os.path.join(path, owner)) for owner in owners):
-                _unlink(os.path.join(path, name))
+                _unlink(path, [name])
