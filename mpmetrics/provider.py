@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -19,7 +18,9 @@ from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
 from mpmetrics.storage import fork
 from mpmetrics.storage.memory import Memory
+from mpmetrics.storage.retry import SETTLE
 from mpmetrics.storage.store import Epoch, Store
+from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,8 +64,7 @@ class Provider:
         self._attributes: list[tuple[str, str, dict[str, str]]] = []
         self.describe(attributes, resource)
         self._meters: dict[object, Meter] = {}
-        # Re-entrant: a signal handler or a finaliser may ask for a meter while its thread does.
-        self._lock = threading.RLock()
+        self._lock = Turns()
         self._serves = True
         self._agent: Agent | None = None
         self._worker_callbacks: WorkerCallbacks | None = None
@@ -133,8 +133,8 @@ class Provider:
                 for names, versions, given in self._attributes:
                     if fnmatchcase(name, names) and fnmatchcase(version, versions):
                         fixed.update(given)
-                meter = Meter(Owner(self, text(name), text(version), fixed | own))
-                self._meters[name, version, *sorted(own.items())] = meter
+                made = Meter(Owner(self, text(name), text(version), fixed | own))
+                meter = self._meters.setdefault((name, version, *sorted(own.items())), made)
             return meter
 
     def describe(self, attributes: Mapping[str, object] | None, resource: Mapping[str, object] | None) -> None:
@@ -168,7 +168,8 @@ class Provider:
 
         with self._lock:
             if self._worker_callbacks is None:
-                self._worker_callbacks = WorkerCallbacks(self)
+                made = WorkerCallbacks(self)
+                self._worker_callbacks = self._worker_callbacks or made
             return self._worker_callbacks
 
     def _serve(self, callback: Callback) -> None:
@@ -197,7 +198,7 @@ class Provider:
 
     def after_fork_in_child(self) -> None:
         """The agent's thread is the parent's."""
-        self._lock = threading.RLock()
+        self._lock.after_fork_in_child()
         if self._worker_callbacks is not None:
             self._worker_callbacks.reset()
         if self._agent is not None:
@@ -213,6 +214,7 @@ class Provider:
     def force_flush(self) -> None:
         """Move what is still private into the store now, as far as it can take it. Values are never buffered else."""
         self.memory.retry()
+        self.memory.guard.settle(SETTLE)  # another thread may be at it
 
     def shutdown(self) -> None:
         """Give up the store; calling it again does nothing. What is written later stays in this process.
@@ -230,6 +232,7 @@ class Provider:
             epoch, self.epoch = self.epoch, None
             if epoch is not None:
                 epoch.lease.close()
+                epoch.shield.close()
 
     @property
     def closed(self) -> bool:
@@ -242,13 +245,12 @@ class _Default:
 
     def __init__(self) -> None:
         self.provider: Provider | None = None
-        # Re-entrant: a signal handler or a finaliser may make an instrument while its thread makes the first one.
-        self.lock = threading.RLock()
+        self.lock = Turns()
         fork.register(self)
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
-        self.lock = threading.RLock()
+        self.lock.after_fork_in_child()
 
 
 _default = _Default()
@@ -262,8 +264,10 @@ def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
     with _default.lock:
         if _default.provider is None:
             made = _from_environment(environ)
-            if _default.provider is None:  # else whoever interrupted this was first
+            if _default.provider is None:
                 _default.provider = made
+            else:  # whoever interrupted this, or was out of patience with it, was first
+                made.shutdown()
         return _default.provider
 
 

@@ -74,9 +74,13 @@ class Guard:
 
         Not for the hot path, and not for whoever may have interrupted an operation.
         """
-        done = threading.Event()
-        self.run(lambda _: done.set(), None)
-        return done.wait(seconds)
+        # Not an Event: a signal handler that interrupts its wait, and then sets it, would wait for itself.
+        done: list[None] = []
+        self.run(done.append, None)
+        deadline = time.monotonic() + seconds
+        while not done and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        return bool(done)
 
     def drain(self) -> None:
         """Carry out what is queued, unless another holder is going to.
@@ -86,14 +90,14 @@ class Guard:
         """
         queue = self.queue
         raised: BaseException | None = None
-        while queue:
+        while queue and queue is self.queue:  # which a forked child begins anew: its parent's goes on in the parent
             lock = self.lock
             if not lock.acquire(False):
                 self._watch(lock)
                 break
             try:
                 self._stalled = None
-                while queue:
+                while queue and queue is self.queue:
                     try:
                         operation, argument = queue.popleft()
                     except IndexError:  # emptied by a thread that took this lock for abandoned

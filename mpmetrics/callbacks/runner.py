@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback
     from mpmetrics.callbacks.observer import Observer
 
-__all__ = ["Run", "Runner", "Watch"]
+__all__ = ["Run", "Runner", "Watch", "at_work_for"]
+
+_at_work: dict[int, int] = {}
+"""Threads that run callbacks, and who waits for them."""
+
+
+def at_work_for() -> int | None:
+    """The thread that waits for the callback in which this is asked; None when this is in none."""
+    return _at_work.get(threading.get_ident())
 
 
 class Watch(Protocol):
@@ -183,6 +191,7 @@ class _Lane:
         self._clock = clock
         self._began = began
         self._ended = ended
+        self._caller = threading.get_ident()
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._current = -1
@@ -223,6 +232,14 @@ class _Lane:
         return True
 
     def _work(self) -> None:
+        me = threading.get_ident()
+        _at_work[me] = self._caller
+        try:
+            self._carry_out()
+        finally:
+            del _at_work[me]
+
+    def _carry_out(self) -> None:
         going = True
         while going:
             run = self._runs[self._current]

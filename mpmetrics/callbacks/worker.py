@@ -29,7 +29,8 @@ class WorkerCallbacks:
         self._provider = provider
         self._runner = Runner()
         self._figures: CallbackFigures | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_running = False
         self._observed: dict[Callback, Observed] = {}
         self._missed: set[Callback] = set()
         self._counters: dict[tuple[str, Key], tuple[float, float]] = {}
@@ -42,23 +43,35 @@ class WorkerCallbacks:
         observed no more are taken back. Counters keep the total they had: it was true, and a sum must not fall.
         """
         with self._lock:
-            runs = self._runner.run(self._provider.callbacks.of("worker"), seconds, max_age)
-            if not runs and not self._observed:
-                return {}
-            if self._figures is None:
-                self._figures = CallbackFigures(self._provider)
-            now = self._store(runs, self._figures)
-            self._figures.count(runs)
-            before = {name: target for observed in self._observed.values() for name, target in observed.items()}
-            self._observed = {run.callback: self._of(run, now) for run in runs}
-            self._missed = {run.callback for run in runs if not run.is_complete}
-            shown = {name: target for observed in self._observed.values() for name, target in observed.items()}
-            for (name, key), target in before.items():
-                if (name, key) not in shown:
-                    target.withdraw(key)
-            # Whoever reads the words next is to find them there, also those that another thread is going to store.
-            self._provider.memory.guard.settle()
-            return shown
+            if self._is_running:  # a signal handler or a finaliser interrupted this very method
+                return self._shown()
+            self._is_running = True
+            try:
+                return self._refresh(seconds, max_age)
+            finally:
+                self._is_running = False
+
+    def _shown(self) -> Observed:
+        return {name: target for observed in self._observed.values() for name, target in observed.items()}
+
+    def _refresh(self, seconds: float, max_age: float) -> Observed:
+        runs = self._runner.run(self._provider.callbacks.of("worker"), seconds, max_age)
+        if not runs and not self._observed:
+            return {}
+        if self._figures is None:
+            self._figures = CallbackFigures(self._provider)
+        now = self._store(runs, self._figures)
+        self._figures.count(runs)
+        before = self._shown()
+        self._observed = {run.callback: self._of(run, now) for run in runs}
+        self._missed = {run.callback for run in runs if not run.is_complete}
+        shown = self._shown()
+        for (name, key), target in before.items():
+            if (name, key) not in shown:
+                target.withdraw(key)
+        # Whoever reads the words next is to find them there, also those that another thread is going to store.
+        self._provider.memory.guard.settle()
+        return shown
 
     def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:
         """Put what was observed into this process's words; returns the series, by metric and label values."""
@@ -112,7 +125,8 @@ class WorkerCallbacks:
 
     def reset(self) -> None:
         """In a forked child: nothing has run here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_running = False
         self._runner.reset()
         self._observed = {}
         self._missed = set()

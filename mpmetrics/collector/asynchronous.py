@@ -80,6 +80,12 @@ class Asynchronous:
         slab = None if segments is None else segments.slab_name
         return "" if slab is None else slab.identity
 
+    def aside(self) -> Asynchronous:
+        """One that has run no callbacks, to merge a snapshot in the middle of what this one does."""
+        made = Asynchronous(self._provider, None, self._worker_timeout)
+        made._said = self._said
+        return made
+
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot, with what was observed for it."""
         self._refreshed.forget_stale(snapshot)

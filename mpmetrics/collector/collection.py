@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from mpmetrics.callbacks.callback import check_limits
+from mpmetrics.callbacks.runner import at_work_for
 from mpmetrics.collector.asynchronous import Asynchronous
 from mpmetrics.collector.families import families
 from mpmetrics.collector.figures import figures
@@ -96,7 +98,7 @@ class Collection(PrometheusCollector):
         self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
         """By when those who wait for a collection want to have it, on the monotonic clock."""
-        self._shared = SharedCall(self._collect)
+        self._shared = SharedCall(self._collect, self._collect_aside, at_work_for)
         fork.register(self)
 
     def readings(self, timeout: float | None = None) -> list[Reading]:
@@ -114,7 +116,8 @@ class Collection(PrometheusCollector):
         try:
             return self._shared()
         finally:
-            self._ends.remove(end)
+            with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
+                self._ends.remove(end)
 
     def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
         """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""
@@ -145,16 +148,27 @@ class Collection(PrometheusCollector):
         # One who has been waiting for the last collection may be out of patience; the others are not.
         ends = [end for end in list(self._ends) if end > start]
         self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
-        snapshot = self._snapshot(path)
+        snapshot = self._snapshot(path, self._read)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
         for problem in snapshot.catalog.problems:
             self._say(problem, f"{path}/series: {problem}")
         merged = self._asynchronous.merge(snapshot)
-        up = path is not None and "series" not in snapshot.unreadable
+        up = _is_up(path, snapshot)
         self._add_sources(merged)
         merged += self._asynchronous.figures() + self._modules.readings()
         return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
+
+    def _collect_aside(self) -> list[Reading]:
+        """What there is, for a signal handler or finaliser that interrupted a collection on its own thread.
+
+        What that one has half done is left alone: files are opened anew, and nobody's callbacks or sources are asked.
+        """
+        start = time.monotonic()
+        path = self._epoch_path()
+        snapshot = self._snapshot(path, _read_once)
+        merged = self._asynchronous.aside().merge(snapshot) + self._modules.readings()
+        return merged + figures(snapshot, up=_is_up(path, snapshot), seconds=time.monotonic() - start)
 
     def _add_sources(self, merged: list[Reading]) -> None:
         """Add what the other sources have; a name that is taken is not shown twice."""
@@ -175,16 +189,16 @@ class Collection(PrometheusCollector):
         path = self._epoch_path()
         if ask:
             self._asynchronous.ask(path)
-        return self._snapshot(path)
+        return self._snapshot(path, self._read)
 
-    def _snapshot(self, path: str | None) -> Snapshot:
+    def _snapshot(self, path: str | None, read: Callable[[str], Snapshot]) -> Snapshot:
         """What the store holds and what is private, both before or both after a value that moves in."""
         if self._provider is None:
-            return Snapshot() if path is None else self._read(path)
+            return Snapshot() if path is None else read(path)
         memory = self._provider.memory
         for _ in range(ATTEMPTS):
             moves = memory.moves
-            snapshot = add_private(Snapshot() if path is None else self._read(path), memory)
+            snapshot = add_private(Snapshot() if path is None else read(path), memory)
             if memory.moves == moves:
                 break
         return snapshot
@@ -227,6 +241,19 @@ class Collection(PrometheusCollector):
         self._shared.reset()
         self._ends = []
         self._reader = None
+
+
+def _read_once(path: str) -> Snapshot:
+    """A snapshot of the epoch at ``path``, with files that nobody else uses; the dead are counted where they are."""
+    reader = EpochReader(path)
+    try:
+        return reader.snapshot()
+    finally:
+        reader.close()
+
+
+def _is_up(path: str | None, snapshot: Snapshot) -> bool:
+    return path is not None and "series" not in snapshot.unreadable
 
 
 def _budget(timeout: float | None) -> float:

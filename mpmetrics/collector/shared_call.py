@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +13,12 @@ __all__ = ["SharedCall"]
 
 Result = TypeVar("Result")
 
+PAUSE = 0.0005
+"""Seconds between two looks at a run that somebody else has begun."""
+
+PATIENCE = 30.0
+"""Seconds to wait for others before one helps oneself: longer than any run takes that is not stuck."""
+
 
 class SharedCall(Generic[Result]):
     """Calls ``function`` for many threads, never twice at a time.
@@ -19,42 +26,77 @@ class SharedCall(Generic[Result]):
     Each caller gets the result of a run that began after it asked, so nobody is given values older than its question;
     all who ask during a run share the next one. An exception goes to the caller that ran the function; the others try
     again themselves.
+
+    A signal handler or a finaliser that asks while its own thread is in the function cannot wait for that run, nor can
+    a callback that the run waits for: ``on_behalf_of`` tells whose. They get the result of ``aside``, which has to
+    stand being called in the middle of ``function``. So does who has waited for others too long: they may be waiting
+    for a lock that the caller holds.
+
+    Waiting is looking again and again: who is interrupted between a look and a wait misses no notification, and
+    greenlets take turns, even where gevent patched ``time.sleep`` only after the import of this module.
     """
 
-    def __init__(self, function: Callable[[], Result]) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Result],
+        aside: Callable[[], Result],
+        on_behalf_of: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._function = function
-        self._changed = threading.Condition()
-        self._running = False
+        self._aside = aside
+        self._on_behalf_of = on_behalf_of
+        # Re-entrant: what is done under it is a few assignments, in an order that bears interruption between any two.
+        self._lock = threading.RLock()
+        self._runner: int | None = None
+        """The thread that runs the function."""
         self._started = 0
-        self._finished = 0
-        self._result: Result | None = None
+        self._finished: tuple[int, Result] | None = None
+        """The number of the last run that ended well, and its result."""
+        self._waiters: set[object] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for another one's run."""
+        return len(self._waiters)
 
     def __call__(self) -> Result:
         """The result of a run that begins after this call; what the function raises when this caller runs it."""
-        with self._changed:
-            wanted = self._started + 1
-            while self._running:
-                self._changed.wait()
-                if self._finished >= wanted:
-                    return self._result  # type: ignore[return-value]
-            self._running = True
-            self._started += 1
-            mine = self._started
+        me = threading.get_ident()
+        lock = self._lock
+        wanted = self._started + 1
+        patience = time.monotonic() + PATIENCE
+        token = object()
+        mine = 0
         try:
+            while True:
+                with lock:
+                    finished, runner = self._finished, self._runner
+                    if finished is not None and finished[0] >= wanted:
+                        return finished[1]
+                    if runner is None:
+                        mine = self._started + 1
+                        # One assignment: whoever interrupts us from here on sees that this thread runs the function.
+                        self._runner = me
+                        self._started = mine
+                        break
+                if runner in {me, self._on_behalf_of()} or time.monotonic() > patience:
+                    return self._aside()
+                self._waiters.add(token)
+                time.sleep(PAUSE)
+            self._waiters.discard(token)
             result = self._function()
-        except BaseException:
-            with self._changed:
-                self._running = False
-                self._changed.notify_all()
-            raise
-        with self._changed:
-            self._running = False
-            self._finished = mine
-            self._result = result
-            self._changed.notify_all()
-        return result
+            with lock:
+                if lock is self._lock:  # else we are in a forked child, with what was begun in its parent
+                    self._finished = (mine, result)
+                    self._runner = None
+            return result
+        finally:
+            self._waiters.discard(token)
+            if mine and lock is self._lock and self._runner == me:
+                self._runner = None
 
     def reset(self) -> None:
         """In a forked child: nobody is running or waiting here."""
-        self._changed = threading.Condition()
-        self._running = False
+        self._lock = threading.RLock()
+        self._runner = None
+        self._waiters = set()

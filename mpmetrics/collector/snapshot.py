@@ -8,6 +8,7 @@ while the slabs were read are left out of this view: their slots may have change
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ class EpochReader:
         self.path = path
         self._series: SeriesReader | None = None
         self._slabs: dict[str, SlabReader] = {}
+        self._orphans: dict[str, SlabReader] = {}
+        """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
         self._retired = Retired()
         self._retired_file = Descriptor(-1)
 
@@ -149,11 +152,26 @@ class EpochReader:
                 snapshot.unreadable[name.file] = str(error)
             else:
                 snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, name.identity))
-        for reader in self._slabs.values():
-            reader.close()
+        for file, reader in self._slabs.items():
+            if reader.is_orphaned:
+                self._orphans[file] = reader
+            else:
+                reader.close()
         self._slabs = readers
+        self._read_orphans(snapshot)
         snapshot.columns.sort(key=lambda column: (column.ordinal, column.created))
         return complete
+
+    def _read_orphans(self, snapshot: Snapshot) -> None:
+        for name, reader in self._orphans.items():
+            snapshot.unreadable[name] = (
+                f"{reader.path}: was removed while its owner writes to it; what that process counts is shown until this"
+                " collector ends, and lost then"
+            )
+            with contextlib.suppress(OSError, FormatError):
+                alive = reader.alive
+                words = reader.read(snapshot.catalog.next_slot, snapshot.catalog.spans if alive else _NONE)
+                snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, reader.identity))
 
     def _measure(self, snapshot: Snapshot) -> None:
         try:
@@ -169,6 +187,9 @@ class EpochReader:
         for reader in self._slabs.values():
             reader.close()
         self._slabs = {}
+        for reader in self._orphans.values():
+            reader.close()
+        self._orphans = {}
         if self._series is not None:
             self._series.close()
             self._series = None

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics.drivers.stop import Stop
 from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Driver(abc.ABC):
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._thread: threading.Thread | None = None
         self._said: str | None = None
         self._once = threading.RLock()
@@ -61,9 +62,9 @@ class Driver(abc.ABC):
         A stop that comes before it ends it as soon as it begins.
         """
         self._loop(self._stop)
-        self._stop = threading.Event()  # it can run again
+        self._stop = Stop()  # it can run again
 
-    def _loop(self, stop: threading.Event) -> None:
+    def _loop(self, stop: Stop) -> None:
         pause = 0.0
         due = time.monotonic()
         while not stop.is_set():
@@ -78,7 +79,7 @@ class Driver(abc.ABC):
                 due = time.monotonic() + pause
             self._wait_until(due, stop)
 
-    def _wait_until(self, due: float, stop: threading.Event) -> None:
+    def _wait_until(self, due: float, stop: Stop) -> None:
         """Wait for the next time, on the monotonic clock, or the end."""
         stop.wait(max(0.0, due - time.monotonic()))
 
@@ -103,7 +104,7 @@ class Driver(abc.ABC):
         """Run on a thread of this process; again does nothing while it does. RuntimeError when there is no thread."""
         if self._thread is None or not self._thread.is_alive():
             # One of its own: a thread that hung when it was stopped is not to go on beside the new one.
-            self._stop = threading.Event()
+            self._stop = Stop()
             name = f"mpmetrics-{type(self).__name__}"
             self._thread = threading.Thread(target=self._loop, args=(self._stop,), name=name, daemon=True)
             self._thread.start()
@@ -129,7 +130,7 @@ class Driver(abc.ABC):
     def after_fork_in_child(self) -> None:
         """The thread is the parent's, and so is what was put out."""
         self._is_out = False
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._thread = None
         self._once = threading.RLock()
 

@@ -15,7 +15,6 @@ from mpmetrics.drivers.series import readings
 from mpmetrics.errors import ConflictError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
 
     from prometheus_client import CollectorRegistry
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.collector.reading import Reading
     from mpmetrics.drivers.config import Span, Style
+    from mpmetrics.drivers.stop import Stop
     from mpmetrics.registry import Registry
 
 __all__ = ["PrometheusDriver"]
@@ -91,7 +91,7 @@ class PrometheusDriver(Driver):
         """What was flushed last as prometheus_client's metric families."""
         return families(self._flushed)
 
-    def _wait_until(self, due: float, stop: threading.Event) -> None:
+    def _wait_until(self, due: float, stop: Stop) -> None:
         registry = self.config.registry
         while not stop.is_set():
             to_tick = registry.next_tick - registry.clock()

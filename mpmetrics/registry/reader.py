@@ -6,7 +6,6 @@ tick. They belong to whoever reads: the state is in the memory of this process a
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from mpmetrics.registry.distribution import Distribution
 from mpmetrics.registry.rates import TICK, Rates
 from mpmetrics.registry.view import View
 from mpmetrics.storage import fork
+from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ class Reader:
         self._clock = clock
         self._window = window
         self._collection = Collection(provider)
-        self._lock = threading.RLock()
+        self._lock = Turns(patience=5.0)
         self._ticked = clock()
         self._began = provider.clock()
         self._tracks: dict[tuple[str, Key], _Track] = {}
@@ -96,7 +96,7 @@ class Reader:
         if self._provider.closed:
             raise ShutdownError("the registry has no metrics to show: their provider was shut down")
         with self._lock:
-            if self._is_reading:  # a signal handler or a finaliser interrupted this very method
+            if self._is_reading:  # a signal handler or a finaliser interrupted this very method, or it is stuck
                 return self._latest
             self._is_reading = True
             try:
@@ -216,7 +216,7 @@ class Reader:
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
-        self._lock = threading.RLock()
+        self._lock.after_fork_in_child()
         self._is_reading = False
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +21,7 @@ from mpmetrics.registry.meter import Meter
 from mpmetrics.registry.reader import Reader, family_name
 from mpmetrics.registry.timer import Timer
 from mpmetrics.storage import fork
+from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -210,8 +210,7 @@ class _Shared:
         self._provider: Provider | None = None
         self._metrics: dict[tuple[str, Labels], RegistryMetric] = {}
         self._reader: Reader
-        # Re-entrant: a signal handler or a finaliser may register while its thread does.
-        self._lock = threading.RLock()
+        self._lock = Turns()
         fork.register(self)
         if provider is not None:
             self._settle()
@@ -285,7 +284,7 @@ class _Shared:
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
-        self._lock = threading.RLock()
+        self._lock.after_fork_in_child()
 
 
 def _labels(labels: Mapping[str, object] | None, name: str) -> Labels:

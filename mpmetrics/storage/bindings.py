@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Segment
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.segments import heap
+from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,16 +23,16 @@ class Bindings:
     """Cells by family and label values, and series by first slot. The slots change under the append lock only."""
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler or a finaliser may declare metrics while its thread does.
-        self.declaring = threading.RLock()
+        self.declaring = Turns()
         self.declared = Catalog()
         self.cells: dict[str, dict[Key, Cell]] = {}
         self.slots: dict[int, tuple[str, Key]] = {}
 
     def declare(self, family: Family) -> None:
-        """Have a family, while holding ``declaring``."""
+        """Have a family; ConflictError when a different one was declared since that was checked."""
         self.cells.setdefault(family.name, {})
         self.declared.take(fmt.FAMILY, [self.declared.next_family, family.dump()])
+        self.declared.check(family)
 
     def family(self, name: str) -> Family:
         """The declared family of this name."""
@@ -40,7 +40,7 @@ class Bindings:
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
-        self.declaring = threading.RLock()
+        self.declaring.after_fork_in_child()
 
     def release(self, gone: Iterable[tuple[int, int]]) -> list[tuple[Cell, int]]:
         """Forget the series in these slots (first and width); returns their cells, to be detached, with the widths."""

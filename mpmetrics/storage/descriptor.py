@@ -1,4 +1,4 @@
-"""File descriptors that close with their owner."""
+"""File descriptors that close with their owner, and files of a store opened as they have to be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from mpmetrics.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Descriptor", "open_regular"]
+__all__ = ["FILE_MODE", "Descriptor", "open_private", "open_regular", "secure"]
+
+FILE_MODE = 0o600
 
 
 class Descriptor:
@@ -46,3 +48,30 @@ def open_regular(path: str, flags: int = os.O_RDONLY) -> Descriptor:
         msg = f"{path}: not a regular file"
         raise FormatError(msg)
     return descriptor
+
+
+def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
+    """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    create = flags & os.O_CREAT
+    try:
+        # Exclusively: what is made our owner's has to be what we made.
+        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return os.open(path, flags & ~os.O_CREAT)
+    if create:
+        try:
+            secure(descriptor, FILE_MODE, owner)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
+    """Give a file of ours its mode, whatever the umask was, and its owner where a privileged process made it."""
+    os.fchmod(descriptor, mode)
+    if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
+        os.fchown(descriptor, *owner)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any, overload
@@ -20,9 +19,9 @@ from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableErro
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry, records
 from mpmetrics.storage.catalog import Catalog, Family, Key, Rest, Series
-from mpmetrics.storage.descriptor import open_regular
+from mpmetrics.storage.descriptor import Descriptor, open_regular
 from mpmetrics.storage.locks import AppendLock
-from mpmetrics.storage.series_file import create_series_file, write_all
+from mpmetrics.storage.series_file import create_series_file, fresh_series_path, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -103,8 +102,9 @@ class SeriesDirectory:
         try:
             taken = self.lock.acquire(LOCK_TIMEOUT)
             if not taken:
-                msg = f"{self._path}.lock was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
-                raise LockTimeoutError(msg)
+                why = f"was not to be had within {LOCK_TIMEOUT} s; is its holder stopped?"
+                why = "is in use by what this signal handler or finaliser interrupted" if self.lock.is_mine else why
+                raise LockTimeoutError(f"{self._path}.lock {why}")
             self._catch_up()
         except BaseException as error:
             self.lock.settle(sys._getframe(1))  # noqa: SLF001 (whose ``with`` it is)
@@ -113,8 +113,8 @@ class SeriesDirectory:
                 raise StoreUnavailableError(msg) from error
             raise
 
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.lock.release(error)
 
     def sync(self) -> None:
         """Take in what other processes appended; LockTimeoutError or StoreUnavailableError when that cannot be done."""
@@ -222,10 +222,10 @@ class SeriesDirectory:
         committed = self._position
         fmt.check_room(committed + len(record), self._path)
         try:
+            self.lock.check()
             write_all(self._descriptor.fileno(), record, committed)
         except OSError as error:
-            msg = f"{self._path} cannot take another record: {error}"
-            raise StoreUnavailableError(msg) from error
+            raise StoreUnavailableError(f"{self._path} cannot take another record: {error}") from error
         if kind == fmt.SERIES:
             self.words[fmt.NEXT_SLOT] = max(self.words[fmt.NEXT_SLOT], body[2] + body[3])
             self.words[fmt.NEXT_SERIAL] = body[6] + 1
@@ -233,6 +233,7 @@ class SeriesDirectory:
             self.words[fmt.NEXT_FAMILY] = max(self.words[fmt.NEXT_FAMILY], body[0] + 1)
         self._is_torn = True
         self.catalog.take(kind, body)  # what this process itself would not believe, nobody gets to see
+        self.lock.check()
         # The commit: readers parse up to here and never further.
         self.words[fmt.COMMITTED] = committed + len(record)
         self._position = committed + len(record)
@@ -266,7 +267,7 @@ class SeriesDirectory:
         return self.catalog.gone.copy()
 
     def _reopen(self) -> None:
-        """The file was compacted, or a compaction of it was cut short."""
+        """The file was compacted, or a compaction of it was cut short; or it is the parent's, and we have none."""
         if not self._is_half_open and os.stat(self._path).st_ino == os.fstat(self._descriptor.fileno()).st_ino:
             self.words[fmt.SUPERSEDED] = 0
             return
@@ -287,11 +288,7 @@ class SeriesDirectory:
         self._is_torn = False
 
     def _compact(self) -> None:
-        path = os.path.dirname(self._path)
-        for name in os.listdir(path):
-            if name.startswith("new-series-"):  # of a compaction that was cut short: nobody else is in here
-                os.unlink(os.path.join(path, name))
-        new = os.path.join(path, f"new-series-{secrets.token_hex(16)}")
+        new = fresh_series_path(os.path.dirname(self._path))
         generation = self.words[fmt.GENERATION] + 1
         head, trouble = (self.incarnation + 1, generation), self._trouble[fmt.TROUBLE :].tobytes()
         os.close(create_series_file(new, self.catalog, head, self._owner, self.words, trouble))
@@ -308,6 +305,12 @@ class SeriesDirectory:
 
     def after_fork_in_child(self) -> None:
         """The map and the descriptor may be shared with the parent; the lock may not."""
+        if self.lock.is_mine:
+            # Forked by a signal handler that interrupted us: the parent goes on with it, the child without a file.
+            self.words = memoryview(bytearray(self.words)).cast("Q")
+            self.words[fmt.SUPERSEDED] = 1
+            self._descriptor = Descriptor(-1)
+            self._is_half_open = True
         self.lock.forget()
 
     def close(self) -> None:

@@ -22,17 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from mpmetrics.errors import LockTimeoutError
-from mpmetrics.storage.descriptor import Descriptor
+from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
+from mpmetrics.storage.descriptor import FILE_MODE, Descriptor, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from types import FrameType
 
-__all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "open_private", "probe", "remove_unheld", "secure", "unheld"]
-
-FILE_MODE = 0o600
+__all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "probe", "remove_unheld", "unheld"]
 
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
@@ -63,6 +61,8 @@ class _Mutex:
         _check_directory(self._path)
         try:
             self._lock.acquire(timeout=self._timeout)
+        except RuntimeError as error:  # a signal handler forked, and the child goes on here
+            raise LockTimeoutError(f"{self._path} cannot be locked: {error}") from error
         except Timeout as error:
             msg = f"{self._path} is held by another process for more than {self._timeout} s; is one stopped?"
             raise LockTimeoutError(msg) from error
@@ -88,7 +88,10 @@ class Lease:
             on_acquired=self._take,
             preserve_lock_file=True,
         )
-        self._lock.acquire(timeout=1.0)
+        try:
+            self._lock.acquire(timeout=1.0)
+        except RuntimeError as error:  # a signal handler forked, and the child goes on here
+            raise StoreUnavailableError(f"{path} cannot be leased: {error}") from error
 
     def _take(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -105,8 +108,8 @@ class Lease:
 class AppendLock:
     """The append lock of a series directory: between the threads of a process, and between processes.
 
-    ``acquire`` waits a bounded time for both and answers whether it has them. A thread that holds the lock and asks
-    again (from a signal handler or a finaliser that interrupted it) is refused at once.
+    ``acquire`` waits a bounded time for both and answers whether it has them. A thread that holds the lock, or is about
+    to, and asks again (from a signal handler or a finaliser that interrupted it) is refused at once.
 
     ``progress`` is a number that changes while others use the lock. As long as it does, the wait goes on, up to
     ``MOST_PATIENT``: there are many in front. When it does not, the holder is stopped: then nobody waits for a while,
@@ -123,34 +126,54 @@ class AppendLock:
         self._owner = owner
         self._descriptor = Descriptor(-1)
         # Re-entrant only because it knows its owner from the moment it is taken, whatever interrupts that.
-        self._threads = threading.RLock()
+        self._threads: Any = threading.RLock()
         self._user: FrameType | None = None
+        self._is_waiting = False
         self._hopeless_until = 0.0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has the lock, or is about to."""
+        return bool(self._threads._is_owned())  # noqa: SLF001 (Condition's way to ask, which other locks have too)
+
+    def check(self, error: BaseException | None = None) -> None:
+        """StoreUnavailableError in a child that a signal handler forked amid the use of the lock, and that goes on.
+
+        What it goes on with is the parent's; ``error`` is what came of that.
+        """
+        if not self.is_mine:
+            msg = f"{self._path} is the parent's: this process was forked while it used it"
+            raise StoreUnavailableError(msg) from error
 
     def acquire(self, timeout: float) -> bool:
         """Take the lock within ``timeout`` seconds, for the caller's caller; OSError when its file cannot be opened."""
         user = sys._getframe(2)  # noqa: SLF001 (documented; what else tells whether the holder still runs?)
         if time.monotonic() < self._hopeless_until:
             timeout = 0.0
-        if _is_mine(self._threads):
+        if self.is_mine:
             if not self._is_abandoned(user):
                 return False
             self.release()
-        if not self._threads.acquire(timeout=timeout):
-            self._hopeless_until = time.monotonic() + 1.0
-            me = threading.get_ident()
-            others = [frame for thread, frame in sys._current_frames().items() if thread != me]  # noqa: SLF001 (same)
-            if all(map(self._is_abandoned, others)):
-                self.forget()
-            return False
         taken = False
         try:
-            self._user = user
-            taken = self._flock(timeout)
+            if self._threads.acquire(timeout=timeout):
+                self._user = user
+                taken = self._flock(timeout)
+            else:
+                self._hopeless_until = time.monotonic() + 1.0
+                self._mend()
         finally:
             if not taken:
                 self.release()
-        return taken
+        return taken and self.is_mine  # else we are in a forked child, whose lock is another one
+
+    def _mend(self) -> None:
+        """Begin anew when the thread that has the lock is not in the code that uses it any more."""
+        me = threading.get_ident()
+        others = [frame for thread, frame in sys._current_frames().items() if thread != me]  # noqa: SLF001 (as above)
+        # A greenlet has no frames to look at, but it only gives way where it waits.
+        if not self._is_waiting and all(map(self._is_abandoned, others)):
+            self.forget()
 
     def _is_abandoned(self, frame: FrameType | None) -> bool:
         """Whether neither the code that took the lock nor that which takes it or gives it back is in this stack."""
@@ -163,39 +186,52 @@ class AppendLock:
     def _flock(self, timeout: float) -> bool:
         if self._descriptor.fileno() < 0:
             self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner))
+        descriptor = self._descriptor
         start = time.monotonic()
         deadline, seen = start + timeout, self._progress()
-        while self._descriptor.fileno() >= 0:  # else this lock was taken for abandoned, and replaced
-            try:
-                fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._progress() != seen and timeout:
-                    seen = self._progress()
-                    deadline = min(time.monotonic() + timeout, start + MOST_PATIENT)
-                if time.monotonic() >= deadline:
-                    self._hopeless_until = time.monotonic() + 1.0
-                    return False
-                # The lock is held for some 10 us at a time: sleeping longer only loses one's turn to others.
-                time.sleep(0.0001)
-            else:
-                return True
-        return False
+        self._is_waiting = True
+        try:
+            while descriptor.fileno() >= 0:
+                try:
+                    fcntl.flock(descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if self._progress() != seen and timeout:
+                        seen = self._progress()
+                        deadline = min(time.monotonic() + timeout, start + MOST_PATIENT)
+                    if time.monotonic() >= deadline:
+                        self._hopeless_until = time.monotonic() + 1.0
+                        return False
+                    # The lock is held for some 10 us at a time: sleeping longer only loses one's turn to others.
+                    time.sleep(0.0001)
+                else:
+                    return True
+            return False  # closed by a fork, or by a signal handler
+        finally:
+            self._is_waiting = False
 
-    def release(self) -> None:
-        """Give the lock back."""
+    def release(self, error: BaseException | None = None) -> None:
+        """Give the lock back, if the calling thread has it: a child that was forked within does not.
+
+        ``error`` is what ended its use: in such a child :meth:`check` raises in its place.
+        """
+        threads = self._threads
+        if not threads._is_owned():  # noqa: SLF001 (as in is_mine)
+            if isinstance(error, Exception):
+                self.check(error)
+            return
         self._user = None
         try:
             if self._descriptor.fileno() >= 0:
                 fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
-        except OSError:
+        except (OSError, ValueError):  # or a signal handler closed it
             self._descriptor.close()  # which gives it back whatever was wrong
         # Last: for as long as the threads' lock is ours, an exception that comes in between can be made good.
-        if _is_mine(self._threads):  # else it was taken for abandoned, and replaced
-            self._threads.release()
+        if threads._is_owned():  # noqa: SLF001 (else a signal handler forked, and this is the child)
+            threads.release()
 
     def settle(self, user: FrameType | None = None) -> None:
         """Give the lock back if an exception left it taken by this thread, or if ``user`` took it, who gives up."""
-        if _is_mine(self._threads):
+        if self.is_mine:
             caller = sys._getframe(1)  # noqa: SLF001 (as above)
             if self._is_abandoned(caller) or (user is not None and user is self._user):
                 self.release()
@@ -205,42 +241,11 @@ class AppendLock:
         self._descriptor.close()
         self._threads = threading.RLock()
         self._user = None
+        self._is_waiting = False
 
     def close(self) -> None:
         """Close the lock's file."""
         self._descriptor.close()
-
-
-def _is_mine(lock: Any) -> bool:
-    """Whether the calling thread holds this re-entrant lock. ``threading.Condition`` asks it the same way."""
-    return bool(lock._is_owned())  # noqa: SLF001
-
-
-def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
-    """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
-    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
-    create = flags & os.O_CREAT
-    try:
-        # Exclusively: what is made our owner's has to be what we made.
-        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE)
-    except FileExistsError:
-        if flags & os.O_EXCL:
-            raise
-        return os.open(path, flags & ~os.O_CREAT)
-    if create:
-        try:
-            secure(descriptor, FILE_MODE, owner)
-        except BaseException:
-            os.close(descriptor)
-            raise
-    return descriptor
-
-
-def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
-    """Give a file of ours its mode, whatever the umask was, and its owner where a privileged process made it."""
-    os.fchmod(descriptor, mode)
-    if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
-        os.fchown(descriptor, *owner)
 
 
 def hold_shared(path: str) -> Descriptor:

@@ -21,7 +21,7 @@ from mpmetrics.storage.complaints import Complaints
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
 from mpmetrics.storage.private import PrivateSeries, PrivateValue
-from mpmetrics.storage.retry import Retry
+from mpmetrics.storage.retry import SETTLE, Retry
 from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
 from mpmetrics.storage.settled import settled
 
@@ -70,8 +70,7 @@ class Memory:
         """Use ``epoch`` from now on; everything private moves in.
 
         Raises :class:`~mpmetrics.errors.StoreError` when its series directory cannot be used, and
-        :class:`~mpmetrics.errors.ConflictError` when a family of ours is another in it; in the second case the other
-        families are attached nevertheless.
+        :class:`~mpmetrics.errors.ConflictError` when a family of ours is another in it; the others are attached then.
         """
         if self.directory is not None:
             raise StoreError(f"this provider has a store already; make another one for {epoch.path}")
@@ -292,6 +291,7 @@ class Memory:
     def close(self) -> None:
         """Give up the store; values written from now on stay in this process and go nowhere."""
         self.retry()
+        self.guard.settle(SETTLE)  # another thread may be at it
         directory, self.directory = self.directory, None
         segments, self.segments = self.segments, None
         self._is_shared = False

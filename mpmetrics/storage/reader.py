@@ -164,6 +164,11 @@ class SlabReader:
         return probe(self._descriptor.fileno())
 
     @property
+    def is_orphaned(self) -> bool:
+        """Whether somebody removed the file, which no folder does as long as the owner holds its lease."""
+        return self.alive and os.fstat(self._descriptor.fileno()).st_nlink == 0
+
+    @property
     def acknowledged(self) -> int:
         """Generation up to which the owner has let go of removed series."""
         return self._head[fmt.ACKNOWLEDGED]

@@ -14,8 +14,7 @@ from typing import Any
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, open_regular
-from mpmetrics.storage.locks import open_private
+from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 from mpmetrics.storage.series_file import write_all
 
 __all__ = ["Retired", "load_retired", "read_retired", "write_retired"]

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells import Guard
 
-__all__ = ["Retry"]
+__all__ = ["SETTLE", "Retry"]
 
 log = logging.getLogger("mpmetrics")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """Seconds between attempts: doubled from the first to the longest."""
+
+SETTLE = 1.0
+"""Seconds to wait, where the values have to be there, for an attempt that another thread is making."""
 
 
 class Retry:
@@ -38,9 +41,14 @@ class Retry:
         self._is_needed = is_needed
         self._is_running = False
         self._is_registered = False
+        self._is_ending = False
 
     def wanted(self) -> None:
         """There is something to move in: see to it. Neither waits nor raises; called with every private store."""
+        if self._is_ending:  # no thread comes to it any more: functions that atexit calls after ours count, too
+            if self._is_needed():
+                self.now()
+            return
         if self._is_running or not self._is_needed():
             return
         self._is_running = True
@@ -55,10 +63,10 @@ class Retry:
         if not self._is_registered:
             self._is_registered = True
             with contextlib.suppress(RuntimeError):  # it is already ending
-                atexit.register(self.now)
+                atexit.register(self._end)
             util = sys.modules.get("multiprocessing.util")
             if util is not None:  # its children end without atexit
-                util.Finalize(None, self.now, exitpriority=0)
+                util.Finalize(None, self._end, exitpriority=0)
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -78,7 +86,14 @@ class Retry:
         """Make an attempt now."""
         self._guard.run(self._attempt, None)
 
+    def _end(self) -> None:
+        """The process ends."""
+        self._is_ending = True
+        self.now()
+        self._guard.settle(SETTLE)
+
     def reset(self) -> None:
         """In a forked child: the thread is the parent's; the child's first private store starts another."""
         self._is_running = False
         self._is_registered = False
+        self._is_ending = False

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import records
-from mpmetrics.storage.locks import open_private
+from mpmetrics.storage.descriptor import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mpmetrics.storage.catalog import Catalog
 
-__all__ = ["create_series_file", "write_all"]
+__all__ = ["create_series_file", "fresh_series_path", "write_all"]
 
 
 def create_series_file(
@@ -54,6 +55,17 @@ def create_series_file(
             os.unlink(path)
         raise
     return descriptor
+
+
+def fresh_series_path(path: str) -> str:
+    """Where a compacted file is to be written in the epoch at ``path``; what an earlier one left there is removed.
+
+    For whoever holds the append lock, and so is alone.
+    """
+    for name in os.listdir(path):
+        if name.startswith("new-series-"):
+            os.unlink(os.path.join(path, name))
+    return os.path.join(path, f"new-series-{secrets.token_hex(16)}")
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.errors import StoreError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
-from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.locks import Lease, secure
+from mpmetrics.storage.descriptor import Descriptor, secure
+from mpmetrics.storage.locks import Lease
 from mpmetrics.storage.survey import live_ordinals, slab_name
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Slab:
         standing: Callable[[], tuple[int, int]],
         lowest: int = 0,
     ) -> None:
+        self._pid = os.getpid()
         identity = secrets.token_bytes(16)
         self.identity = identity.hex()
         temporary = os.path.join(path, f"new-slab-{identity.hex()}")
@@ -68,15 +69,18 @@ class Slab:
                 self._head[fmt.ACKNOWLEDGED], self._head[fmt.BOUND] = standing()
                 self._link(path, temporary, identity, lowest)
         except (OSError, StoreError) as error:
-            _discard(temporary, lease)
+            if os.getpid() == self._pid:
+                _discard(temporary, lease)
             msg = f"no slab can be leased in {path}: {error}"
             raise StoreUnavailableError(msg) from error
 
     def _link(self, path: str, temporary: str, identity: bytes, lowest: int) -> None:
         taken = live_ordinals(path)
         self.ordinal = next(number for number in range(lowest, lowest + len(taken) + 1) if number not in taken)
-        head = fmt.pack_slab_head(identity, self.ordinal, os.getpid(), time.time())
+        head = fmt.pack_slab_head(identity, self.ordinal, self._pid, time.time())
         self._map[: len(head)] = head
+        if os.getpid() != self._pid:  # a signal handler forked, and the child goes on here: this is the parent's
+            raise StoreUnavailableError("a child was forked in the middle of this")
         # The commit: from here on readers open the file, and find it whole and locked.
         os.rename(temporary, os.path.join(path, slab_name(self.ordinal, identity.hex())))
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.catalog import Catalog
-from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.locks import hold_shared, mutex, open_private, secure, unheld
+from mpmetrics.storage.descriptor import Descriptor, open_private, secure
+from mpmetrics.storage.locks import hold_shared, mutex, unheld
 from mpmetrics.storage.series_file import create_series_file
 
 if TYPE_CHECKING:
@@ -87,11 +87,16 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that this process is part of: its directory, its files' owner, the descriptor that keeps it alive."""
+    """An epoch that this process is part of: its directory, its files' owner, the descriptors that keep it alive.
+
+    ``shield`` holds a shared flock on the store's directory: systemd-tmpfiles passes over directories that are locked,
+    with all that is in them (https://systemd.io/TEMPORARY_DIRECTORIES/).
+    """
 
     path: str
     owner: tuple[int, int]
     lease: Descriptor
+    shield: Descriptor
 
     @property
     def number(self) -> int:
@@ -149,7 +154,13 @@ class Store:
 
         StoreUnavailableError when that cannot be done, and when there is no epoch of that number.
         """
-        return self._locked(lambda: self._join(number))
+        try:
+            return self._locked(lambda: self._join(number))
+        except StoreUnavailableError as error:
+            living = self._join_living(number) if isinstance(error.__cause__, LockTimeoutError) else None
+            if living is None:
+                raise
+            return living
 
     def current(self) -> str | None:
         """Directory of the current epoch, for a reader that takes no part in it; None when there is none."""
@@ -177,7 +188,22 @@ class Store:
             msg = f"the store {self.path} has no epoch {number}"
             raise StoreUnavailableError(msg)
         path = self._epoch_path(epochs[-1] if number is None else number)
-        return Epoch(path, self.owner, hold_shared(os.path.join(path, "lease")))
+        return self._epoch(path, hold_shared(os.path.join(path, "lease")))
+
+    def _epoch(self, path: str, lease: Descriptor) -> Epoch:
+        shield = Descriptor(-1)
+        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
+            shield = hold_shared(self.path)
+        return Epoch(path, self.owner, lease, shield)
+
+    def _join_living(self, number: int | None) -> Epoch | None:
+        """Join without the lock, whose holder is stopped, an epoch that is nobody's to remove: others are in it."""
+        epochs = [each for each in _epochs(self.path) if number in {None, each}]
+        lease = os.path.join(self._epoch_path(epochs[-1]), "lease") if epochs else ""
+        with contextlib.suppress(OSError):
+            if lease and not unheld(lease):
+                return self._epoch(os.path.dirname(lease), hold_shared(lease))
+        return None
 
     def _begin(self) -> Epoch:
         number = max(_epochs(self.path), default=0) + 1  # before the dead go: a number never comes back
@@ -191,7 +217,7 @@ class Store:
         lease = hold_shared(os.path.join(temporary, "lease"))
         # The commit: the epoch is there, whole and alive; a kill before leaves a directory that the next one removes.
         os.rename(temporary, self._epoch_path(number))
-        return Epoch(self._epoch_path(number), self.owner, lease)
+        return self._epoch(self._epoch_path(number), lease)
 
     def _remove_leftovers(self) -> None:
         for name in os.listdir(self.path):

@@ -63,9 +63,8 @@ class Callers:
     def waiting(self, number: int) -> None:
         """Return when this many callers wait for a run that is going on."""
         for _ in range(20_000):
-            with self.call._changed:
-                if number == len(self.call._changed._waiters):  # type: ignore[attr-defined]
-                    return
+            if number == self.call.waiting:
+                return
             threading.Event().wait(0.001)
         pytest.fail("the callers do not wait")
 
@@ -87,13 +86,13 @@ def stage() -> Iterator[Stage]:
 @pytest.fixture
 def callers(stage: Stage) -> Callers:
     """Those who ask for it."""
-    return Callers(SharedCall(stage))
+    return Callers(SharedCall(stage, stage))
 
 
 def test_alone(stage: Stage) -> None:
     """Calls one after another are runs one after another."""
     stage.go.release(3)
-    call = SharedCall(stage)
+    call = SharedCall(stage, stage)
 
     assert [1, 2, 3] == [call(), call(), call()]
 
@@ -169,7 +168,7 @@ def test_works_again_after_an_error(stage: Stage) -> None:
     """An error leaves nothing behind, one of a signal handler included."""
     stage.failing.extend([ZeroDivisionError(), KeyboardInterrupt()])
     stage.go.release(3)
-    call = SharedCall(stage)
+    call = SharedCall(stage, stage)
     with pytest.raises(ZeroDivisionError):
         call()
     with pytest.raises(KeyboardInterrupt):
@@ -182,9 +181,7 @@ def test_reset_in_a_child_of_a_busy_parent(stage: Stage, callers: Callers) -> No
     """After a reset nobody is running: who asks then runs the function, although a run of the parent was going on."""
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
-    old = callers.call._changed
     callers.call.reset()
-    assert old is not callers.call._changed
     stage.go.release(2)
 
     assert 2 == callers.call()
@@ -226,5 +223,5 @@ def test_never_older_than_the_question() -> None:
         first = function()
         return lambda: first
 
-    assert 0 == oldest(SharedCall)
+    assert 0 == oldest(lambda function: SharedCall(function, function))
     assert oldest(cached) > 0

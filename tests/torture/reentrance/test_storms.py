@@ -1,0 +1,154 @@
+"""Instruments of every kind within signal handlers, collection callbacks and finalisers that interrupt instruments."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.collector.shared_call import SharedCall
+from mpmetrics.storage import directory as directory_module
+from mpmetrics.storage import locks, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SETTINGS = ["signal", "collection", "finaliser"]
+InChild = "Callable[..., Any]"
+
+FOR_EVER = 60.0
+"""In the place of each bounded wait: who would wait for itself does so until the test says that it hangs."""
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for a lock ends early: so a test that passes shows that nobody waited for what it interrupted."""
+    monkeypatch.setattr(directory_module, "LOCK_TIMEOUT", FOR_EVER)
+    monkeypatch.setattr(locks, "MOST_PATIENT", FOR_EVER)
+    monkeypatch.setattr(turns, "PATIENCE", FOR_EVER)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("where", ["store", "private"])
+def test_every_kind_counts_within_every_kind(
+    setting: str,
+    where: str,
+    kit: Any,
+    storm: Any,
+    seconds: float,
+    in_child: Callable[..., Any],
+    store_directory: str,
+) -> None:
+    """Thousands of interruptions, new series and removals among them, in a store and in private memory: all exact."""
+
+    def act() -> tuple[int, dict[str, float], dict[str, float]]:
+        used = kit(mpmetrics.Provider(store_directory if where == "store" else None))
+
+        def interrupt() -> None:
+            number = interruptions.count
+            used.use(f"handler-{number % 300}")
+            if number % 20 == 0:
+                used.churn(f"handler-{number}")
+
+        own = 0
+        deadline = time.monotonic() + seconds
+        with storm(setting, interrupt) as interruptions:
+            while time.monotonic() < deadline:
+                used.use(f"own-{own % 500}")
+                if own % 50 == 0:
+                    used.churn(f"own-{own}")
+                own += 1
+                interruptions.litter()
+        used.provider.force_flush()
+        counted = used.counted(store_directory if where == "store" else None)
+        return interruptions.count, used.expected(own + interruptions.count), counted
+
+    interruptions, expected, counted = in_child(act)
+
+    assert interruptions > 100
+    assert expected == counted
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("source", ["store", "provider"])
+def test_a_collector_that_interrupts_itself_answers(
+    setting: str,
+    source: str,
+    storm: Any,
+    seconds: float,
+    in_child: Callable[..., Any],
+    store_directory: str,
+) -> None:
+    """A scrape by the same collector in the middle of its scrape is answered, with what was counted before it."""
+
+    def act() -> tuple[int, list[float]]:
+        provider = mpmetrics.Provider(store_directory)
+        hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
+        for number in range(50):  # new series would be private where they interrupt the use of the store
+            hits.labels(str(number))
+        if setting == "signal":  # collections and finalisers come in threads, too, that have but begun
+            observe = provider.meter("kit").observable_gauge
+            observe("depth", callback=lambda observer: observer.observe(1))
+        collector = mpmetrics.Collector(store_directory if source == "store" else provider)
+        missed: list[float] = []
+        done = 0
+
+        def scrape() -> None:
+            nonlocal done
+            done += 1
+            hits.labels(str(done % 50)).inc()
+            before = done
+            readings = {reading.name: reading for reading in collector.readings(0.2)}
+            shown = sum(sample.value for sample in readings["hits"].samples if sample.suffix == "_total")
+            if shown < before - depth:
+                missed.append(before - shown)
+
+        depth = 2  # what is interrupted before its increment, and in the pure twin what is queued behind it
+        deadline = time.monotonic() + seconds
+        with storm(setting, scrape, pause=0.0005) as interruptions:
+            while time.monotonic() < deadline:
+                scrape()
+                interruptions.litter()
+        return interruptions.count, missed
+
+    interruptions, missed = in_child(act)
+
+    assert interruptions > 20
+    assert missed == []
+
+
+def test_without_the_way_aside_a_scrape_waits_for_itself(
+    storm: Any, in_child: Callable[..., Any], store_directory: str
+) -> None:
+    """The control: where who interrupts a collection waits for its end, there is none."""
+
+    def act() -> str:
+        collector = mpmetrics.Collector(mpmetrics.Provider(store_directory))
+        nested: list[str] = []
+
+        class Late(Exception):  # noqa: N818 (not an error)
+            pass
+
+        def wait() -> Any:
+            deadline = time.monotonic() + 1.0
+            while collector._shared._runner is not None:  # as a condition variable does
+                if time.monotonic() > deadline:
+                    nested.append("hangs")
+                    raise Late
+                time.sleep(0.001)
+            return []
+
+        collector._shared = SharedCall(collector._collect, wait)
+        try:
+            with storm("signal", collector.readings, pause=0.0005):
+                while not nested:
+                    collector.readings()
+        except Late:
+            pass
+        return nested[0]
+
+    assert in_child(act) == "hangs"

@@ -1,0 +1,247 @@
+"""One store, several masters of it: PID namespaces, servers, users. Exact, or refused clearly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.storage.store import Store
+from mpmetrics.storage.survey import list_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, becomes another user")
+NOBODY = 65534
+
+WORKER = textwrap.dedent(
+    """
+    import os, sys
+    import mpmetrics
+    hits = mpmetrics.Counter("hits", "Hits.", ["who"])
+    took = mpmetrics.Histogram("took", "Took.", buckets=(1, 2))
+    busy = mpmetrics.Gauge("busy", "Busy.", multiprocess_mode="livesum")
+    def use():
+        for number in range(100):
+            hits.labels(f"{sys.argv[1]}-{number}").inc()
+            hits.labels("all").inc()
+            took.observe(1.5)
+        busy.set(1)
+    use()
+    for _ in range(3):          # workers of its own, which end and are folded by whoever comes first
+        if not os.fork():
+            use()
+            os._exit(0)
+        os.wait()
+    mpmetrics.Collector(mpmetrics.get_provider()).readings()
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    use()
+    print("done", flush=True)
+    sys.stdin.readline()
+    """
+)
+
+
+class Space:
+    """A worker in a PID namespace of its own."""
+
+    def __init__(self, name: str, store: str) -> None:
+        self.process = subprocess.Popen(
+            ["unshare", "-p", "-f", "--mount-proc", "--kill-child", sys.executable, "-c", WORKER, name],
+            env=os.environ | {"MPMETRICS_DIR": store},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        """What it says next."""
+        assert self.process.stdout
+        said = self.process.stdout.readline().strip()
+        if not said and "unshare" in (error := self.process.stderr.read() if self.process.stderr else ""):
+            pytest.skip(f"no namespace can be made here: {error}")
+        return said
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        """End all of it."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def space(store_directory: str) -> Iterator[Callable[[str], Space]]:
+    """Starts workers in namespaces; they are gone at the end."""
+    started: list[Space] = []
+
+    def start(name: str) -> Space:
+        started.append(Space(name, store_directory))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+def shown(source: Any) -> dict[str, float]:
+    """Sums over all series, by name."""
+    sums: dict[str, float] = {}
+    for family in mpmetrics.Collector(source).collect():
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    return sums
+
+
+@needs_root
+def test_two_pid_namespaces_share_a_store_exactly(space: Callable[[str], Space], store_directory: str) -> None:
+    """Workers with one and the same process id count side by side; a namespace that is killed is dead to the other."""
+    mine = mpmetrics.Provider(store_directory)
+    spaces = [space("one"), space("two")]
+    pids = {each.line() for each in spaces}
+    assert {"1"} == pids  # both are the first process of their namespace
+    values = shown(store_directory)
+    assert (2 * 4 * 200, 2 * 4 * 100, 1.5 * 2 * 4 * 100, 2) == tuple(
+        values[name] for name in ("hits_total", "took_count", "took_sum", "busy")
+    )
+    path = str(mine.epoch.path)  # type: ignore[union-attr]
+    assert 2 == len({slab.ordinal for slab in list_slabs(path)}) == len(list_slabs(path))
+
+    spaces[0].kill()
+    values = shown(store_directory)
+    assert (1600, 800, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
+    spaces[1].go_on()
+    assert "done" == spaces[1].line()
+    values = shown(store_directory)
+    assert (1800, 900, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
+    spaces[1].go_on()
+    spaces[1].process.wait(20)
+    values = shown(store_directory)
+    assert (1800, 900, 0, 0) == tuple(
+        values[name] for name in ("hits_total", "took_count", "busy", "mpmetrics_unreadable_files")
+    )
+    assert 8 == values["mpmetrics_folds_total"]
+    mine.shutdown()
+
+
+@needs_root
+def test_process_ids_as_identity_would_mix_the_namespaces_up(
+    space: Callable[[str], Space], store_directory: str
+) -> None:
+    """The control: by their process ids, which the slabs have as labels, workers of the two could not be told apart."""
+    mine = mpmetrics.Provider(store_directory)
+    spaces = [space("one"), space("two")]
+    for each in spaces:
+        each.line()
+    from mpmetrics.storage.reader import SlabReader  # noqa: PLC0415 (of the control alone)
+
+    path = str(mine.epoch.path)  # type: ignore[union-attr]
+    slabs = [SlabReader(os.path.join(path, slab.file)) for slab in list_slabs(path)]  # noqa: PTH118 (as the store)
+    living = [slab for slab in slabs if slab.alive]
+    assert [1, 1] == [slab.pid for slab in living]
+    assert 2 == len({slab.identity for slab in living})
+    for slab in slabs:
+        slab.close()
+    mine.shutdown()
+
+
+def test_two_servers_in_one_store_count_each_for_itself(store_directory: str, child: Callable[..., Any]) -> None:
+    """The second one begins an epoch of its own: neither sees, folds or removes what is the other's."""
+    first = mpmetrics.Provider(store_directory)
+    mpmetrics.Counter("hits", "Hits.", provider=first).inc(1)
+    second = mpmetrics.Provider(store_directory, epoch=Store(store_directory).begin().number)
+    mpmetrics.Counter("hits", "Hits.", provider=second).inc(10)
+    # The same name is another kind of metric there, and nobody minds.
+    mpmetrics.Counter("kind", "One.", provider=first).inc()
+    mpmetrics.Gauge("kind", "Another.", provider=second).set(5)
+
+    def work(provider: mpmetrics.Provider, amount: int) -> Callable[[], None]:
+        return lambda: mpmetrics.Counter("hits", "Hits.", provider=provider).inc(amount)
+
+    for _ in range(3):
+        child(work(first, 2)).kill()
+        child(work(second, 20)).kill()
+        assert shown(first)["hits_total"] % 10 == shown(first)["hits_total"]
+        shown(second)
+
+    assert (7, 70) == (shown(first)["hits_total"], shown(second)["hits_total"])
+    assert 70 == shown(store_directory)["hits_total"]  # the current one
+    second.shutdown()
+    third = Store(store_directory).begin()
+    assert 7 == shown(first)["hits_total"]
+    assert third.number == 3
+    first.shutdown()
+
+
+@needs_root
+def test_a_second_user_is_refused_and_disturbs_nobody(store_directory: str, child: Callable[..., Any]) -> None:
+    """Another user's server is told whose store it is, goes on without, and can neither read nor remove a thing."""
+    Path(store_directory).chmod(0o711)
+    store = Path(store_directory, "store")
+    mine = mpmetrics.Provider(store)
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    hits.inc()
+
+    def other() -> None:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        for attempt in (mpmetrics.Provider, mpmetrics.Collector, lambda path: Store(path).begin()):
+            with pytest.raises(mpmetrics.StoreError, match="belongs to user 0"):
+                attempt(store)
+        with pytest.raises(PermissionError):
+            os.listdir(store)
+        mpmetrics.set_provider(None)
+        os.environ["MPMETRICS_DIR"] = str(store)
+        mpmetrics.Counter("others", "Others.").inc()  # stays private
+        assert "belongs to user 0" in str(mpmetrics.get_provider().unavailable)
+
+    child(other).end()
+    hits.inc()
+    assert 2 == shown(store)["hits_total"]
+    mine.shutdown()
+
+
+@needs_root
+def test_root_beside_the_owner_counts_exactly_and_leaves_nothing_of_its_own(
+    store_directory: str, child: Callable[..., Any]
+) -> None:
+    """A process of root's in another user's store: what it makes is the owner's, who can fold and remove it."""
+    Path(store_directory).chmod(0o711)
+    store = Path(store_directory, "store")
+    Store(store, owner=(NOBODY, NOBODY)).begin().lease.close()
+
+    def work(user: int) -> Callable[[], None]:
+        def act() -> None:
+            os.setgid(user)
+            os.setuid(user)
+            mine = mpmetrics.Provider(store)
+            hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=mine)
+            for number in range(50):
+                hits.labels(f"{user}-{number}").inc()
+            shown(mine)
+
+        return act
+
+    keeper = child(work(NOBODY))
+    for user in (0, NOBODY, 0, NOBODY):
+        child(work(user)).kill()
+    values = shown(store)
+    assert 250 == values["hits_total"]
+    assert 0 == values["mpmetrics_unreadable_files"]
+    assert {(NOBODY, NOBODY)} == {(entry.stat().st_uid, entry.stat().st_gid) for entry in (store, *store.rglob("*"))}
+    keeper.end()

@@ -1,0 +1,355 @@
+"""Processes that are stopped in the middle of anything: the others go on, and all is exact once they go on, too."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import mmap
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics import _cells
+from mpmetrics._cells import pure
+from mpmetrics.registry import Registry
+from mpmetrics.storage import directory as directory_module
+from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage import locks, store
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "1"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits for stopped processes are as bounded as they are, only shorter."""
+    monkeypatch.setattr(directory_module, "LOCK_TIMEOUT", 0.03)
+    monkeypatch.setattr(locks, "MOST_PATIENT", 0.3)
+    monkeypatch.setattr(store, "_BEGIN_TIMEOUT", 0.2)
+
+
+class Used:
+    """Some metrics of all sorts in one provider, each use of which counts one."""
+
+    def __init__(self, provider: mpmetrics.Provider) -> None:
+        self.provider = provider
+        of = {"provider": provider}
+        self.hits = mpmetrics.Counter("hits", "Hits.", ["who"], **of)
+        self.took = mpmetrics.Histogram("took", "Took.", ["who"], buckets=(1, 2), **of)
+        self.latest = mpmetrics.Gauge("latest", "Latest.", ["who"], multiprocess_mode="mostrecent", **of)
+        self.mood = mpmetrics.Enum("mood", "Mood.", states=("good", "bad"), **of)
+        self.paid = provider.meter("kit").up_down_counter("paid")
+        self.timer = Registry("kit", provider=provider).get_or_register_timer("timer")
+
+    def use(self, who: str) -> None:
+        """One use of each."""
+        self.hits.labels(who).inc()
+        self.took.labels(who).observe(1.5)
+        self.latest.labels(who).set(7)
+        self.mood.state("bad")
+        self.paid.add(1, {"who": who})
+        self.timer.update(1.5)
+
+    def settle(self) -> None:
+        """Have all that is private moved in."""
+        deadline = time.monotonic() + 20
+        while list(self.provider.memory.private_values()) and time.monotonic() < deadline:
+            self.provider.force_flush()
+            time.sleep(0.01)
+
+
+def counted(source: Any) -> dict[str, float]:
+    """How often each was used; every distribution is whole."""
+    sums: dict[str, float] = {}
+    for family in mpmetrics.Collector(source).collect():
+        for sample in family.samples:
+            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+            if sample.name == "latest":
+                assert 7 == sample.value
+    assert sums.get("took_sum", 0.0) == 1.5 * sums.get("took_count", 0.0)
+    assert 0 == sums["mpmetrics_damaged_records"]
+    return {name: sums.get(name, 0.0) for name in ("hits_total", "took_count", "paid")}
+
+
+def uses(number: int) -> dict[str, float]:
+    """What :func:`counted` gives after so many."""
+    return dict.fromkeys(("hits_total", "took_count", "paid"), float(number))
+
+
+def first_use(used: Used, number: int) -> None:
+    """A process's first write, which leases its slab, and series that nobody has yet."""
+    used.use(f"new-{number}")
+
+
+def removal(used: Used, number: int) -> None:
+    """Series that come and go."""
+    used.use("old")
+    used.hits.labels(f"gone-{number}").inc()
+    with contextlib.suppress(mpmetrics.StoreError):  # where others wait for the lock, too, and it takes too long
+        used.hits.remove(f"gone-{number}")
+
+
+def scrape(used: Used, _number: int) -> None:
+    """A scrape, which folds the dead."""
+    used.use("old")
+    mpmetrics.Collector(str(used.provider.directory)).readings()
+
+
+@pytest.mark.parametrize("action", [first_use, removal, scrape])
+def test_a_process_stopped_at_any_step_holds_nobody_up_and_loses_nothing(
+    action: Callable[[Used, int], None],
+    shared: mpmetrics.Provider,
+    child: Callable[..., Any],
+    stopping: Callable[..., Any],
+    bounded: Callable[..., Any],
+) -> None:
+    """Whatever lock or half-written thing it has, others make series, lease, scrape; afterwards all is exact."""
+    used = Used(shared)
+    used.use("old")
+    total = 1
+    tries = max(12, int(12 * SECONDS))
+    at = span = 0
+    whole = stopping(lambda: action(used, -1), 10**9)
+    assert whole.go_on() == 0
+    total += 1
+    steps = _count_steps(lambda: action(used, -2))
+    total += 1  # that was a process, too
+    for number in range(tries):
+        span = steps // tries
+        at = number * span + random.randrange(span)
+
+        def work(number: int = number) -> None:
+            action(used, number)
+            used.settle()
+
+        stopped = stopping(work, at)
+
+        def other(number: int = number) -> None:
+            bounded(lambda: used.use("old"))
+            bounded(lambda: used.use(f"other-{number}"))
+            bounded(lambda: mpmetrics.Collector(str(shared.directory)).readings())
+            if stopped.is_stopped:  # noqa: B023 (called at once)
+                os.kill(stopped.pid, signal.SIGCONT)  # noqa: B023
+            used.settle()
+
+        child(other).end()
+        assert stopped.go_on() == 0
+        total += 3
+        used.settle()
+        assert uses(total) == counted(str(shared.directory)), at
+
+
+def _count_steps(action: Callable[[], object]) -> int:
+    """How many bytecodes of the library an action takes, in a child."""
+    from sys import settrace  # noqa: PLC0415 (used in the child alone)
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        taken = 0
+
+        def enter(frame: Any, _event: str, _argument: object) -> Any:
+            frame.f_trace_opcodes = os.path.dirname(mpmetrics.__file__) in frame.f_code.co_filename  # noqa: PTH120
+            frame.f_trace_lines = False
+            return step
+
+        def step(_frame: Any, event: str, _argument: object) -> Any:
+            nonlocal taken
+            taken += event == "opcode"
+            return step
+
+        settrace(enter)
+        action()
+        settrace(None)
+        os.write(writer, str(taken).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with os.fdopen(reader) as stream:
+        return int(stream.read())
+
+
+def test_a_stop_at_random_in_a_loop_of_observations_shows_whole_ones(
+    shared: mpmetrics.Provider, child: Callable[..., Any]
+) -> None:
+    """A worker that counts without end is stopped again and again: scrapes show whole distributions."""
+    used = Used(shared)
+    own = memoryview(mmap.mmap(-1, 8)).cast("Q")
+
+    def work() -> None:
+        pid = os.fork()
+        if pid:
+            own_pid[0] = pid
+            return
+        while not own_pid[1]:
+            used.use("worker")
+            own[0] += 1
+        os._exit(0)
+
+    own_pid = memoryview(mmap.mmap(-1, 16)).cast("Q")
+    child(work).end()
+    pid = own_pid[0]
+    stops = 0
+    deadline = time.monotonic() + SECONDS
+    try:
+        while time.monotonic() < deadline or stops < 20:
+            os.kill(pid, signal.SIGSTOP)
+            before = own[0]
+            shown = counted(str(shared.directory))
+            os.kill(pid, signal.SIGCONT)
+            stops += 1
+            assert all(value >= before for value in shown.values())
+            time.sleep(random.uniform(0, 0.003))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        own_pid[1] = 1
+    _wait_until_gone(pid)
+
+    assert stops >= 20
+    assert uses(own[0]) == counted(str(shared.directory))
+
+
+def _wait_until_gone(pid: int) -> None:
+    """Wait until a process, no child of ours, has ended."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+                if stat.read().rpartition(")")[2].split()[0] in {"Z", "X"}:
+                    return
+        except FileNotFoundError:
+            return
+        time.sleep(0.01)
+    pytest.fail("it does not end")
+
+
+NAIVE = """
+def _observe(self, amount):
+    words, index = self._segment.words, self._index
+    total = words[index] + amount
+    words[index] = total
+    words[index + 1] = total
+    words[index + 2 + bisect_left(self._bounds, amount)] += 1.0
+"""
+
+
+@pytest.mark.skipif(_cells.TWIN != "pure", reason="signals come between operations of the compiled twin, never within")
+@pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
+def test_a_worker_stopped_between_the_stores_of_a_histogram_shows_all_or_none_of_them(
+    shared: mpmetrics.Provider, stopping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
+) -> None:
+    """Stopped at each bytecode of an observation: the scrape is whole; with one word for the sum, it is not."""
+    took = mpmetrics.Histogram("took", "Took.", buckets=(1, 2), provider=shared)
+    took.observe(1.5)
+    if is_naive:
+        names: dict[str, Any] = {"bisect_left": bisect.bisect_left}
+        exec(compile(NAIVE, pure.__file__, "exec"), names)  # noqa: S102 (as if it stood there)
+        monkeypatch.setattr(pure.DistributionCell, "_observe", names["_observe"])
+    shown, torn, at = set(), 0, 0
+    for at in range(100):
+        stopped = stopping(lambda: (took.observe(1.5), took.observe(1.5)), at, "_observe")
+        if not stopped.is_stopped:
+            break
+        total, count = _value(shared, "took_sum"), _value(shared, "took_count")
+        torn += total != 1.5 * count
+        shown.add(count - 1 - 2 * at)
+        assert stopped.go_on() == 0
+
+    assert 20 < at < 100
+    assert {0.0, 1.0} <= shown
+    assert is_naive == bool(torn)
+    assert 1 + 2 * (at + 1) == _value(shared, "took_count")
+
+
+def _value(provider: mpmetrics.Provider, name: str) -> float:
+    samples = [sample for family in mpmetrics.Collector(provider).collect() for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == name)
+
+
+@pytest.mark.parametrize("step", ["write_retired", "unlink"])
+def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
+    step: str,
+    shared: mpmetrics.Provider,
+    child: Callable[..., Any],
+    bounded: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped before the rename, and between rename and unlink: scrapes and leases go on, and count each slab once."""
+    used = Used(shared)
+    for _ in range(3):
+        child(lambda: used.use("dead")).end()
+    path = str(shared.epoch.path)  # type: ignore[union-attr]
+
+    def folder() -> None:
+        def stop(*arguments: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return real(*arguments)
+
+        where: Any = fold_module if step == "write_retired" else os
+        real = getattr(where, step)
+        monkeypatch.setattr(where, step, stop)
+        fold_module.fold(path)
+
+    pid = os.fork()
+    if not pid:
+        try:
+            folder()
+        finally:
+            os._exit(0)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    for number in range(3):
+        assert uses(3 + number) == bounded(lambda: counted(str(shared.directory)))
+        child(lambda: bounded(lambda: used.use("later"))).end()
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+
+    assert uses(6) == counted(str(shared.directory))
+    assert uses(6) == counted(str(shared.directory))
+
+
+def test_a_server_start_beside_a_stopped_one_fails_clearly_in_time(
+    store_directory: str, bounded: Callable[..., Any], child: Callable[..., Any]
+) -> None:
+    """While one server's start is stopped with the begin lock, another one is told so; who is there already goes on."""
+    mine = mpmetrics.Provider(store_directory)
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    pid = os.fork()
+    if not pid:
+        store._BEGIN_TIMEOUT = 5.0
+        begin = Store._begin
+
+        def stop(self: Store) -> Any:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return begin(self)
+
+        Store._begin = stop  # type: ignore[method-assign]
+        try:
+            Store(store_directory).begin()
+        finally:
+            os._exit(0)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    with pytest.raises(mpmetrics.StoreError, match="is one stopped"):
+        bounded(lambda: Store(store_directory).begin())
+
+    bounded(hits.inc)
+    child(hits.inc).end()
+
+    def join() -> None:
+        late = mpmetrics.Provider(store_directory)  # as a process that is spawned
+        mpmetrics.Counter("hits", "Hits.", provider=late).inc()
+
+    child(lambda: bounded(join)).end()
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+
+    assert 3 == _value(mine, "hits_total")
+    assert 2 <= Store(store_directory).begin().number
+    mine.shutdown()
