@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Segment
+from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.segments import heap
@@ -31,8 +32,11 @@ class Bindings:
     def declare(self, family: Family) -> None:
         """Have a family; ConflictError when a different one was declared since that was checked."""
         self.cells.setdefault(family.name, {})
-        self.declared.take(fmt.FAMILY, [self.declared.next_family, family.dump()])
-        self.declared.check(family)
+        try:
+            self.declared.take(fmt.FAMILY, [self.declared.next_family, family.dump()])
+        except FormatError:
+            if self.declared.check(family) is None:
+                raise
 
     def family(self, name: str) -> Family:
         """The declared family of this name."""

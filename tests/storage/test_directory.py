@@ -360,7 +360,7 @@ def test_nobody_waits_for_a_stopped_process_and_nothing_is_lost(
 def pause_at(line: str, reached: threading.Event, go: threading.Event) -> Callable[..., Any]:
     """A trace function that waits before a line of the append lock's ``acquire``."""
     lines, first = inspect.getsourcelines(AppendLock.acquire)
-    number = first + next(at for at, text in enumerate(lines) if text.strip() == line)
+    number = first + next(at for at, text in enumerate(lines) if text.strip().startswith(line))
 
     def trace(frame: Any, event: str, _: object) -> Any:
         if event == "line" and frame.f_code is AppendLock.acquire.__code__ and frame.f_lineno == number:

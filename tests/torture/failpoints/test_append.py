@@ -72,7 +72,7 @@ def test_the_sweep_finds_a_lock_that_an_interrupt_leaves(sweep: Any, monkeypatch
 def test_the_sweep_finds_an_error_that_comes_out(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: an unlock that fails in the middle of a request."""
 
-    def release(self: Any) -> None:
+    def release(self: Any, _: object = None) -> None:
         locks.fcntl.flock(self._descriptor.fileno(), locks.fcntl.LOCK_UN)
         self._user = None
         self._threads.release()

@@ -40,6 +40,7 @@ def test_a_long_queue_is_carried_out_in_proportion_to_its_length() -> None:
     assert time.monotonic() - begin < 20  # it takes a fraction of a second; cut off one by one, a minute
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of several, one can be raised
 def test_operations_queued_by_operations_that_fail_and_fork_are_carried_out_once() -> None:
     """However the queue is cut and refilled while it is carried out, each entry is carried out once and in order."""
     guard = Guard()

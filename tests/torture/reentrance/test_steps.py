@@ -210,7 +210,7 @@ def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
             nonlocal made
             made += 1
             lock._hopeless_until = 0.0
-            monkeypatch.setattr(lock, "_is_abandoned", lambda: False)
+            monkeypatch.setattr(lock, "_is_abandoned", lambda _: False)
             used.by_code.labels(f"interrupting-{made}").inc()
 
         steps = Steps(interrupt)
