@@ -75,7 +75,9 @@ def hot_path(name: str, directory: str, options: argparse.Namespace) -> dict[str
 class Workers:
     """Processes that make series, tell, and change a part of them whenever they are asked to."""
 
-    def __init__(self, counter: Any, options: argparse.Namespace) -> None:
+    def __init__(self, counter: Any, options: argparse.Namespace, settle: Callable[[], object] | None) -> None:
+        """``settle`` has what could not be stored at once stored before anybody looks."""
+        self._settle = settle
         self._context = multiprocessing.get_context("fork")
         self._counter = counter
         self._options = options
@@ -90,6 +92,8 @@ class Workers:
         series, chance = self._options.series, random.Random(number)  # noqa: S311 (not a secret)
         for at in range(series):
             self._counter.labels(f"/path/{at}").inc(at)
+        if self._settle is not None:
+            self._settle()
         while True:
             self._ready.release()
             self._asked[number].acquire()
@@ -143,7 +147,8 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     """A scrape over live workers with many series each, which share them, after others died."""
     module = library(name, directory)
     extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
-    workers = Workers(module.Counter("requests", "Requests served.", ["path"], **extra), options)
+    counter = module.Counter("requests", "Requests served.", ["path"], **extra)
+    workers = Workers(counter, options, module.get_provider().force_flush if name == "mpmetrics" else None)
     workers.start()
     collect = _scraper(name, module, directory, options.form)
     milliseconds = []

@@ -26,7 +26,7 @@ __all__ = [
     "sums",
 ]
 
-CONTRACT = 3
+CONTRACT = 4
 """What this package expects of the extension: one that was built for another is not used."""
 
 _native = import_module("mpmetrics._cells._native")

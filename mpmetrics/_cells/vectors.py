@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     Vector = list[float] | array[float]
-    Shape = tuple[bytes, bytes, bytes]
+    Around = tuple[bytes, bytes, bytes]
 
 __all__ = ["distributions", "extremes", "levels", "lines", "load", "number", "recents", "sums"]
 
@@ -217,7 +217,7 @@ def number(value: float) -> str:
 
 
 def lines(
-    shapes: tuple[Shape | None, ...],
+    shapes: tuple[Around | None, ...],
     rows: list[bytes],
     values: Vector,
     mask: bytes | None,
@@ -248,7 +248,7 @@ def _numbers(values: Vector) -> list[bytes]:
 
 
 def _lines_one_by_one(
-    shapes: tuple[Shape | None, ...],
+    shapes: tuple[Around | None, ...],
     rows: list[bytes],
     numbers: list[bytes],
     mask: bytes | None,

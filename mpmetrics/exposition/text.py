@@ -15,7 +15,7 @@ from mpmetrics._cells import lines, number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from mpmetrics._cells.vectors import Shape
+    from mpmetrics._cells.vectors import Around
     from mpmetrics.collector.reading import Labels, Reading, Table
 
 __all__ = ["render_openmetrics", "render_text"]
@@ -85,7 +85,7 @@ def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -
     is_legacy = _LEGACY.match(name) is not None
     pairs = _pairs if is_legacy and not _may_be_quoted(reading) else _quoted_pairs
 
-    def around(suffix: str, label: tuple[str, str] | None) -> Shape:
+    def around(suffix: str, label: tuple[str, str] | None) -> Around:
         before = f"{name}{suffix}{{" if is_legacy else f'{{"{_escape(name + suffix)}"'
         comma = "" if is_legacy else ","
         last = pairs((label,)) if label else ""

@@ -35,6 +35,9 @@ __all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "probe", "remove_unhel
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
 
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.0001, 0.01
+"""Seconds between two looks at an append lock that another process has."""
+
 
 def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
     """An exclusive lock on ``path``, to be used in a ``with``; waits at most ``timeout`` seconds.
@@ -189,6 +192,7 @@ class AppendLock:
         descriptor = self._descriptor
         start = time.monotonic()
         deadline, seen = start + timeout, self._progress()
+        pause = SHORTEST_PAUSE
         self._is_waiting = True
         try:
             while descriptor.fileno() >= 0:
@@ -201,8 +205,10 @@ class AppendLock:
                     if time.monotonic() >= deadline:
                         self._hopeless_until = time.monotonic() + 1.0
                         return False
-                    # The lock is held for some 10 us at a time: sleeping longer only loses one's turn to others.
-                    time.sleep(0.0001)
+                    # The lock is held for some 10 us at a time, so sleeping long loses one's turn to others. But where
+                    # many wait, those that look all the time keep the one that has it from the processor.
+                    time.sleep(pause)
+                    pause = min(1.2 * pause, LONGEST_PAUSE)
                 else:
                     return True
             return False  # closed by a fork, or by a signal handler

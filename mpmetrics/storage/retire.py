@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import RECORD
+from mpmetrics._cells import RECORD, sums
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
 from mpmetrics.storage.retired import Retired
 
@@ -27,10 +28,18 @@ def retire(old: Retired, slabs: list[tuple[SlabReader, Vector]], catalog: Catalo
     new.slabs = {slab.identity for slab, _ in slabs}
     new.folded = old.folded + len(slabs)
     readings = sorted(slabs, key=lambda reading: reading[0].created)
+    adding = array("q")
+    """Slots that are added up all at once: most of what there is."""
     for series in catalog.by_slot.values():
         first, end = series.first, series.first + series.width
         if end > size:
             continue
+        kind = catalog.families[series.family].kind
+        if kind == "counter":
+            adding.append(first)
+            continue
+        if kind in ("histogram", "summary"):
+            adding.extend(range(first + 2, end))
         known = end <= len(old.values) and series.generation <= old.generation
         share = _Share(
             old=old,
@@ -41,8 +50,34 @@ def retire(old: Retired, slabs: list[tuple[SlabReader, Vector]], catalog: Catalo
             rests=list(old.remainders[first:end]) if known else [0.0] * series.width,
             columns=[(slab.ordinal, words[first:end]) for slab, words in readings if len(words) >= end],
         )
-        share.add(catalog.families[series.family].kind)
+        share.add(kind)
+    _add_up(new, adding, [*_known(old, catalog), *(words for _, words in readings)])
     return new
+
+
+def _known(old: Retired, catalog: Catalog) -> tuple[array[float], array[float]]:
+    """Values and remainders of ``old``; in the slots of younger series, which were another's then, is nothing."""
+    size = len(old.values)
+    young = [series for series in catalog.younger(old.generation) if series.first < size] if size else []
+    if not young:
+        return old.values, old.remainders
+    values, remainders = old.values[:], old.remainders[:]
+    for series in young:
+        zeros = array("d", bytes(8 * (min(size, series.first + series.width) - series.first)))
+        values[series.first : series.first + len(zeros)] = zeros
+        remainders[series.first : series.first + len(zeros)] = zeros
+    return values, remainders
+
+
+def _add_up(new: Retired, slots: array[int], vectors: list[Vector]) -> None:
+    """Store the sums of these slots, and what their rounding leaves over, as :func:`total_and_rest` has them."""
+    values = sums(vectors, slots, 1)
+    less = array("d", bytes(8 * len(new.values)))
+    for slot, value in zip(slots, values, strict=True):
+        new.values[slot] = value
+        less[slot] = -value if math.isfinite(value) else 0.0
+    for slot, value, rest in zip(slots, values, sums([*vectors, less], slots, 1), strict=True):
+        new.remainders[slot] = rest if math.isfinite(value) else 0.0
 
 
 @dataclass
@@ -72,12 +107,10 @@ class _Share:
         elif self.mode in ("min", "max"):
             self._keep_extreme()
         else:
-            self._add_total(is_counter=kind == "counter")
+            self._add_total()
 
     def _add_distribution(self) -> None:
         self._store(0, [self.before[0], self.rests[0], *(distribution_sum(words) for _, words in self.columns)])
-        for bucket in range(2, self.series.width):
-            self._store(bucket, [self.before[bucket], *(words[bucket] for _, words in self.columns)])
 
     def _add_sketch(self) -> None:
         records = [sketch_record(words) for _, words in self.columns]
@@ -98,10 +131,10 @@ class _Share:
         buckets = range(2 * RECORD, self.series.width)
         return [bucket for bucket in buckets if any(words[bucket] for words in columns)]
 
-    def _add_total(self, *, is_counter: bool) -> None:
+    def _add_total(self) -> None:
         addends = [self.before[0], self.rests[0], *(words[0] for _, words in self.columns)]
         self._store(0, addends)
-        if not is_counter and self.new.values[self.series.first] == 0.0 and any(map(is_set, addends)):
+        if self.new.values[self.series.first] == 0.0 and any(map(is_set, addends)):
             self.new.values[self.series.first] = -0.0
 
     def _keep_latest(self) -> None:

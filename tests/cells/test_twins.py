@@ -33,7 +33,8 @@ DOUBLES = st.one_of(
     st.integers(-(2**60), 2**60).map(float),
     st.integers(-(10**9), 10**9).map(lambda number: number / 1000),
     st.sampled_from(
-        [0.0, -0.0, 1e15, 1e16, 1e-4, 9.9e-5, 0.1 + 0.2, 1e308, -1e308, 5e-324, math.inf, -math.inf, math.nan]
+        [1.7976931348623157e308, 0.6 * 2.0**970, 0.0, -0.0, 1e15, 1e16, 1e-4, 9.9e-5, 0.1 + 0.2, 1e308, -1e308]
+        + [5e-324, math.inf, -math.inf, math.nan]
     ),
 )
 WORDS = st.lists(DOUBLES, max_size=12)
@@ -95,7 +96,10 @@ def test_recents(pairs: list[list[tuple[float, float]]]) -> None:
     assert bits(vectors.recents(words, firsts)) == bits(compiled.recents(words, firsts))
 
 
-@given(st.lists(st.lists(st.integers(0, 9).map(float), min_size=10, max_size=10), max_size=5), st.integers(0, 2))
+COUNTS = st.integers(0, 9).map(float) | st.sampled_from([0.5, 2.5])
+
+
+@given(st.lists(st.lists(COUNTS, max_size=10), max_size=5), st.integers(0, 2))
 def test_distributions(words: list[list[float]], plain: int) -> None:
     """Cumulative counts, and the sum that the parity of the count chooses."""
     firsts = array("q", (0, 5))
@@ -115,23 +119,23 @@ def test_load(words: list[float], count: int, spans: tuple[int, ...]) -> None:
     assert bits(ours) == bits(theirs) == bits(words[:count])
 
 
-def write_histograms(words: Any, stop: Any) -> None:
+def write_histograms(twin: Any, words: Any, stop: Any) -> None:
     """Observe 0.25 and 1.5 in turn, as fast as can be."""
-    cell = compiled.DistributionCell(compiled.Guard(), compiled.Segment(words), 0, (1.0, math.inf))
+    cell = twin.DistributionCell(twin.Guard(), twin.Segment(words), 0, (1.0, math.inf))
     while not stop[0]:
         for _ in range(1000):
             cell.observe(0.25)
             cell.observe(1.5)
 
 
-@pytest.mark.parametrize("twin", [vectors, compiled], ids=["pure", "compiled"])
-def test_load_beside_a_writer(twin: Any) -> None:
+@pytest.mark.parametrize(("twin", "writer"), [(vectors, pure), (compiled, compiled)], ids=["pure", "compiled"])
+def test_load_beside_a_writer(twin: Any, writer: Any) -> None:
     """Of a histogram that another process writes to all the time, sum and buckets are of one moment."""
     held = mmap.mmap(-1, 4096)
     words = memoryview(held).cast("d")
     pid = os.fork()
     if not pid:
-        write_histograms(words[:4], words[100:101])
+        write_histograms(writer, words[:4], words[100:101])
         os._exit(0)
     readings: set[tuple[float, ...]] = set()
     deadline = time.monotonic() + 20
@@ -280,6 +284,11 @@ def half_made(kind: Any) -> Any:
         lambda: compiled.lines((), [b"a"], array("d", (1.0,)), None, None),
         lambda: compiled.lines(((b"", b""),), [b"a"], array("d", (1.0,)), None, None),
         lambda: compiled.lines((), ["a"], array("d"), None, None),
+        lambda: compiled.CounterCell.__new__(compiled.CounterCell).place(segment_of(1), 0),
+        lambda: compiled.RecentCell(compiled.Guard(), segment_of(4), 0)._set(5),
+        lambda: compiled.distributions([], 0, array("q", (0,)), 0),
+        lambda: compiled.sums([], array("q", (0, 0, 0, 0)), 2**62),
+        lambda: compiled.load(memoryview(bytearray(8)), 1, array("q")),
         lambda: compiled.Removals().watch(b"12345678", 0),
         lambda: compiled.Removals().watch(memoryview(bytearray(8)).cast("Q"), 1),
         lambda: compiled.Guard().run(print),
@@ -287,8 +296,50 @@ def half_made(kind: Any) -> Any:
 )
 def test_bad_arguments(make: Any) -> None:
     """What makes no sense raises; nothing is read or written outside of what there is."""
-    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError)):
+    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError, MemoryError)):
         make()
+
+
+def test_code_that_changes_what_is_being_read() -> None:
+    """Numbers, indices and words whose own code changes the arguments of the call do no harm."""
+    numbers: list[Any] = []
+
+    class Shrinking:
+        def __float__(self) -> float:
+            del numbers[1:]
+            return 1.0
+
+    numbers += [Shrinking(), *map(float, range(1000))]
+    assert [1.0] == list(compiled.sums([numbers], array("q", (0,)), 1))
+    lists: list[Any] = [[Shrinking()], [1.0]]
+    assert [2.0] == list(compiled.sums(lists, array("q", (0,)), 1))
+
+    removals = compiled.Removals()
+
+    class Watching:
+        def __index__(self) -> int:
+            removals.watch(None, 0)
+            return 0
+
+    for _ in range(50):
+        words = memoryview(bytearray(16)).cast("Q")
+        removals.watch(words, 0)
+        removals.watch(memoryview(bytearray(16)).cast("Q"), Watching())
+        removals.watch(None, 0)
+        words.release()
+
+    class Words:
+        def __getitem__(self, index: int) -> float:
+            cell.__init__(compiled.Guard(), compiled.Segment([0.0]), 0)  # type: ignore[misc]
+            return 0.0
+
+        def __setitem__(self, index: int, value: float) -> None:
+            pass
+
+    cell = compiled.CounterCell(compiled.Guard(), compiled.Segment(Words()), 0)
+    for _ in range(50):
+        cell.__init__(compiled.Guard(), compiled.Segment(Words()), 0)  # type: ignore[misc]
+        cell.inc()
 
 
 def operations_that_raise(guard: Any) -> tuple[list[int], list[str]]:
@@ -391,6 +442,9 @@ def everything() -> None:
     compiled.distributions(words, 1, firsts, 2)
     compiled.lines(SHAPES, [b"", b"k"], array("d", range(6)), None, [b"x", b"y"])
     compiled.load(memoryview(bytearray(160)).cast("d"), 20, array("q", (2, 15)))
+    for bad in (memoryview(bytearray(8)), [1.0, "x"]):
+        with pytest.raises((TypeError, ValueError)):
+            compiled.load(bad, 1, array("q"))
     compiled.number(0.1 + 0.2)
     children = Children()
     children.labels("a", "b")

@@ -62,6 +62,8 @@ void cell_dealloc(Cell *self)
 
 static PyObject *cell_place(Cell *self, PyObject *const *args, Py_ssize_t count)
 {
+    if (!is_made(self))
+        return NULL;
     if (count != 2 || !PyObject_TypeCheck(args[0], &Segment_Type)) {
         PyErr_SetString(PyExc_TypeError, "place() takes a Segment and the index of the cell's first word in it");
         return NULL;
@@ -84,7 +86,10 @@ int cell_later(Cell *self, const char *operation, PyObject *argument)
         return -1;
     }
     PyObject *method = PyObject_GetAttrString((PyObject *)self, operation);
-    int failed = method == NULL ? -1 : guard_run(self->guard, method, argument);
+    /* What is carried out may give the cell another guard. */
+    Guard *guard = (Guard *)Py_NewRef(self->guard);
+    int failed = method == NULL ? -1 : guard_run(guard, method, argument);
+    Py_DECREF(guard);
     Py_XDECREF(method);
     Py_DECREF(argument);
     return failed;

@@ -8,9 +8,14 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "sums are exact only where each operation on doubles is rounded by itself"
+#endif
 
 /* A run of 8-byte words. While `data` is not NULL, `view` keeps the map under it open: whoever would close it is
    refused. `stamp` is another one after each replacement of the words, in this or any other segment. */
@@ -61,7 +66,8 @@ typedef struct {
 } Place;
 
 extern PyTypeObject Guard_Type, Segment_Type, Removals_Type, Labelled_Type;
-extern PyTypeObject Cell_Type, CounterCell_Type, GaugeCell_Type, RecentCell_Type, DistributionCell_Type, SketchCell_Type;
+extern PyTypeObject Cell_Type, CounterCell_Type, GaugeCell_Type, RecentCell_Type, DistributionCell_Type;
+extern PyTypeObject SketchCell_Type;
 extern PyMethodDef vector_methods[];
 
 /* Loads and stores of whole words, in the order in which they are written down. Other processes look on. */

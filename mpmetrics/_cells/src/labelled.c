@@ -18,7 +18,7 @@ static int removals_due(const Removals *self)
 
 static PyObject *removals_watch(Removals *self, PyObject *const *args, Py_ssize_t count)
 {
-    Py_buffer view = {0}, old = self->view;
+    Py_buffer view = {0};
     const uint64_t *word = NULL;
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "watch() takes words, or None, and an index, not %zd arguments", count);
@@ -26,12 +26,14 @@ static PyObject *removals_watch(Removals *self, PyObject *const *args, Py_ssize_
         Py_ssize_t at = PyNumber_AsSsize_t(args[1], PyExc_IndexError);
         if ((at == -1 && PyErr_Occurred()) || PyObject_GetBuffer(args[0], &view, PyBUF_ND | PyBUF_FORMAT) < 0)
             return NULL;
-        if (view.itemsize != sizeof(uint64_t) || view.format == NULL || strcmp(view.format, "Q") != 0 || at < 0 || at >= view.len / 8) {
+        if (view.itemsize != sizeof(uint64_t) || view.format == NULL || strcmp(view.format, "Q") != 0 || at < 0
+            || at >= view.len / 8) {
             PyBuffer_Release(&view);
             return PyErr_Format(PyExc_ValueError, "there is no word %R of format 'Q' in %R", args[1], args[0]);
         }
         word = (const uint64_t *)view.buf + at;
     }
+    Py_buffer old = self->view;
     self->view = view;
     self->word = word;
     if (old.obj != NULL)

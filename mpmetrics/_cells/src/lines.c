@@ -38,7 +38,8 @@ static int put_number(Output *output, double value)
     return 0;
 }
 
-/* A shape is None, for values that are left out, or (opening, closing, alone): what stands before and behind a row's labels, and instead where there are none. */
+/* A shape is None, for values that are left out, or (opening, closing, alone): what stands before and behind a row's
+   labels, and instead where there are none. */
 static int put_line(Output *output, PyObject *shape, PyObject *labels, double value)
 {
     int failed = PyBytes_GET_SIZE(labels) == 0
@@ -68,10 +69,24 @@ static int are_shapes(PyObject *shapes)
     return 1;
 }
 
+/* How many lines there are going to be, but for those behind the rows. */
+static Py_ssize_t count_lines(PyObject *shapes, Py_ssize_t rows, const char *shown)
+{
+    Py_ssize_t width = PyTuple_GET_SIZE(shapes), count = 0;
+    for (Py_ssize_t at = 0; at < width; at++) {
+        if (PyTuple_GET_ITEM(shapes, at) == Py_None)
+            continue;
+        for (Py_ssize_t row = 0; shown != NULL && row < rows; row++)
+            count += shown[row * width + at] != 0;
+        count += shown == NULL ? rows : 0;
+    }
+    return count;
+}
+
 static PyObject *write_lines(PyObject *shapes, PyObject *rows, const double *value, const char *shown, PyObject *more)
 {
     Py_ssize_t width = PyTuple_GET_SIZE(shapes), count = PyList_GET_SIZE(rows);
-    Output output = {.room = 64 * (width * count + 1)};
+    Output output = {.room = 64 * (count_lines(shapes, count, shown) + 1)};
     output.bytes = PyBytes_FromStringAndSize(NULL, output.room);
     int failed = output.bytes == NULL;
     for (Py_ssize_t row = 0; !failed && row < count; row++) {
@@ -100,16 +115,20 @@ static PyObject *lines(PyObject *Py_UNUSED(module), PyObject *args)
     Py_buffer view;
     if (!PyArg_ParseTuple(args, "O!O!OOO:lines", &PyTuple_Type, &shapes, &PyList_Type, &rows, &values, &mask, &more))
         return NULL;
+    /* First: it may run code that changes the lists. What is looked at from here on stays as it is until the end. */
+    if (PyObject_GetBuffer(values, &view, PyBUF_ND | PyBUF_FORMAT) < 0)
+        return NULL;
     Py_ssize_t size = PyTuple_GET_SIZE(shapes) * PyList_GET_SIZE(rows);
     int is_masked = mask != Py_None, has_more = more != Py_None;
     if (!are_shapes(shapes) || !all_bytes(rows) || (is_masked && !PyBytes_Check(mask))
-        || (has_more && (!PyList_Check(more) || !all_bytes(more))))
+        || (has_more && (!PyList_Check(more) || !all_bytes(more)))) {
+        PyBuffer_Release(&view);
         return PyErr_Format(PyExc_TypeError, "lines() takes a tuple of shapes, and text as bytes");
-    if (PyObject_GetBuffer(values, &view, PyBUF_ND | PyBUF_FORMAT) < 0)
-        return NULL;
+    }
     PyObject *text = NULL;
-    if (view.itemsize != sizeof(double) || strcmp(view.format, "d") != 0 || view.len / 8 != size
-        || (is_masked && PyBytes_GET_SIZE(mask) != size) || (has_more && PyList_GET_SIZE(more) != PyList_GET_SIZE(rows)))
+    if (view.itemsize != sizeof(double) || view.format == NULL || strcmp(view.format, "d") != 0 || view.len / 8 != size
+        || (is_masked && PyBytes_GET_SIZE(mask) != size)
+        || (has_more && PyList_GET_SIZE(more) != PyList_GET_SIZE(rows)))
         PyErr_Format(PyExc_ValueError, "lines() takes a value for each row and shape, which are %zd", size);
     else
         text = write_lines(shapes, rows, view.buf, is_masked ? PyBytes_AS_STRING(mask) : NULL, has_more ? more : NULL);
@@ -151,7 +170,8 @@ PyMODINIT_FUNC PyInit__native(void)
     if (module == NULL)
         return NULL;
     /* One more whenever the twin in Python expects something else of this one. */
-    int failed = PyModule_AddIntConstant(module, "CONTRACT", 3) < 0 || PyModule_AddFunctions(module, vector_methods) < 0;
+    int failed = PyModule_AddIntConstant(module, "CONTRACT", 4) < 0
+        || PyModule_AddFunctions(module, vector_methods) < 0;
     for (size_t at = 0; !failed && at < sizeof types / sizeof *types; at++)
         failed = PyModule_AddType(module, types[at]) < 0;
     if (failed)

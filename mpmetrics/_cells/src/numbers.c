@@ -63,7 +63,7 @@ double exact_sum(const double *addends, Py_ssize_t count, double *room)
             rest = total;
         }
     }
-    if (at == count && isfinite(sum))
+    if (at == count && isfinite(sum + rest))
         return sum + rest + 0.0; /* sum and rest are the exact sum; never -0.0 */
     int finite = 1;
     for (at = 0; at < count && finite; at++)

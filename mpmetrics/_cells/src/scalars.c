@@ -203,6 +203,8 @@ static PyObject *recent_put(Cell *self, PyObject *pair)
 {
     Place place;
     double value, time;
+    if (!PyTuple_Check(pair))
+        return PyErr_Format(PyExc_TypeError, "_set() takes a value and a time, not %R", pair);
     if (!PyArg_ParseTuple(pair, "dd", &value, &time) || place_begin(self, 4, &place) < 0)
         return NULL;
     int failed = recent_store(&place, value, time);

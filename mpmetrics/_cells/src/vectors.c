@@ -20,7 +20,8 @@ static int vector_open(Vector *vector, PyObject *object)
     if (PyObject_CheckBuffer(object)) {
         if (PyObject_GetBuffer(object, &vector->view, PyBUF_ND | PyBUF_FORMAT) < 0)
             return -1;
-        if (vector->view.itemsize == sizeof(double) && strcmp(vector->view.format, "d") == 0) {
+        if (vector->view.itemsize == sizeof(double) && vector->view.format != NULL
+            && strcmp(vector->view.format, "d") == 0) {
             vector->data = vector->view.buf;
             vector->size = vector->view.len / (Py_ssize_t)sizeof(double);
             return 0;
@@ -28,13 +29,13 @@ static int vector_open(Vector *vector, PyObject *object)
         PyErr_Format(PyExc_TypeError, "a vector is of doubles, not of format '%s'", vector->view.format);
         return -1;
     }
-    PyObject *items = PySequence_Fast(object, "a vector is a buffer or a sequence of numbers");
+    PyObject *items = PySequence_Tuple(object); /* which no number's code can change */
     if (items == NULL)
         return -1;
-    Py_ssize_t size = PySequence_Fast_GET_SIZE(items);
+    Py_ssize_t size = PyTuple_GET_SIZE(items);
     vector->own = PyMem_New(double, size + 1);
     for (Py_ssize_t at = 0; vector->own != NULL && at < size && !PyErr_Occurred(); at++)
-        vector->own[at] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items, at));
+        vector->own[at] = PyFloat_AsDouble(PyTuple_GET_ITEM(items, at));
     Py_DECREF(items);
     vector->data = vector->own;
     vector->size = size;
@@ -43,13 +44,18 @@ static int vector_open(Vector *vector, PyObject *object)
     return PyErr_Occurred() ? -1 : 0;
 }
 
+static void vector_close(Vector *vector)
+{
+    if (vector->view.obj != NULL)
+        PyBuffer_Release(&vector->view);
+    PyMem_Free(vector->own);
+    *vector = (Vector){0};
+}
+
 static void vectors_close(Vectors *vectors)
 {
-    for (Py_ssize_t at = 0; at < vectors->count; at++) {
-        if (vectors->items[at].view.obj != NULL)
-            PyBuffer_Release(&vectors->items[at].view);
-        PyMem_Free(vectors->items[at].own);
-    }
+    for (Py_ssize_t at = 0; at < vectors->count; at++)
+        vector_close(&vectors->items[at]);
     PyMem_Free(vectors->items);
     *vectors = (Vectors){0};
 }
@@ -58,16 +64,16 @@ static void vectors_close(Vectors *vectors)
 static int vectors_open(Vectors *vectors, PyObject *sequence)
 {
     *vectors = (Vectors){0};
-    PyObject *objects = PySequence_Fast(sequence, "vectors are a sequence");
+    PyObject *objects = PySequence_Tuple(sequence);
     if (objects == NULL)
         return -1;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(objects);
+    Py_ssize_t count = PyTuple_GET_SIZE(objects);
     vectors->items = PyMem_Calloc((size_t)count + 1, sizeof(Vector));
     int failed = vectors->items == NULL;
     if (failed)
         PyErr_NoMemory();
     for (; !failed && vectors->count < count; vectors->count++)
-        failed = vector_open(&vectors->items[vectors->count], PySequence_Fast_GET_ITEM(objects, vectors->count)) < 0;
+        failed = vector_open(&vectors->items[vectors->count], PyTuple_GET_ITEM(objects, vectors->count)) < 0;
     Py_DECREF(objects);
     if (failed)
         vectors_close(vectors);
@@ -86,7 +92,7 @@ static int indices_open(Py_buffer *view, PyObject *object, const int64_t **data,
         return -1;
     *data = view->buf;
     *count = view->len / 8;
-    int is_valid = view->itemsize == 8 && strcmp(view->format, "q") == 0;
+    int is_valid = view->itemsize == 8 && view->format != NULL && strcmp(view->format, "q") == 0;
     for (Py_ssize_t at = 0; is_valid && at < *count; at++)
         is_valid = (*data)[at] >= 0 && (*data)[at] < (int64_t)1 << 48;
     if (is_valid)
@@ -297,7 +303,8 @@ static PyObject *distributions(PyObject *Py_UNUSED(module), PyObject *args)
             value[at] = count += sum_of(&merge, first + 2 + at);
         for (Py_ssize_t at = 0; at < merge.vectors.count; at++) {
             const Vector *vector = &merge.vectors.items[at];
-            double word = at < plain ? word_of(vector, first) : distribution_sum(vector, first, buckets);
+            double word = at < plain ? word_of(vector, first)
+                : first + 2 + buckets <= vector->size ? distribution_sum(vector, first, buckets) : 0.0;
             merge.room[addends] = word;
             addends += word != 0.0;
         }
@@ -314,6 +321,7 @@ typedef struct {
     char *marked;
     int32_t *hot;
     int32_t count;
+    int left; /* readings that may still be made */
 } Busy;
 
 static void mark(Busy *busy, Py_ssize_t at)
@@ -325,9 +333,9 @@ static void mark(Busy *busy, Py_ssize_t at)
 }
 
 /* Load the busy words until two readings agree: they all had these values between the two. */
-static int load_busy(const Busy *busy, const double *source, double *target)
+static int load_busy(Busy *busy, const double *source, double *target)
 {
-    for (int attempt = 0; attempt < RETRIES; attempt++) {
+    for (int attempt = 0; busy->left-- > 0; attempt++) {
         int is_same = attempt > 0;
         for (int32_t at = 0; at < busy->count; at++) {
             double word = load_word(source + busy->hot[at]);
@@ -360,16 +368,28 @@ static int load_rest(Busy *busy, const double *source, double *target, Py_ssize_
 /* Words that belong together, as they were at one moment, if that can be had in a bounded number of attempts.
 
    A writer may be quicker than a reading of all of them, but it is at few words at a time. So those are read, in the
-   middle of two readings of the others, which are buckets: they only grow, and the same twice means the same between. */
+   middle of two readings of the others, which are buckets: they only grow, so the same twice means the same between. */
 static void settle(Busy *busy, const double *source, double *target, Py_ssize_t width)
 {
     memset(busy->marked, 0, (size_t)width);
     busy->count = 0;
+    busy->left = RETRIES;
     for (Py_ssize_t at = 0; at < width && at < RECORDS; at++)
         mark(busy, at);
-    for (int attempt = 0; attempt < RETRIES; attempt++)
+    while (busy->left > 0)
         if (load_busy(busy, source, target) & load_rest(busy, source, target, width))
             return;
+}
+
+/* Whether words are as they were when they were loaded. */
+static int is_steady(const double *source, const double *target, Py_ssize_t width)
+{
+    for (Py_ssize_t at = 0; at < width; at++) {
+        double word = load_word(source + at);
+        if (memcmp(&word, target + at, sizeof word) != 0)
+            return 0;
+    }
+    return 1;
 }
 
 static int settle_all(const Vector *source, double *target, Py_ssize_t count, const int64_t *span, Py_ssize_t size)
@@ -382,7 +402,7 @@ static int settle_all(const Vector *source, double *target, Py_ssize_t count, co
     busy.hot = PyMem_New(int32_t, widest + 1);
     int failed = busy.marked == NULL || busy.hot == NULL;
     for (Py_ssize_t at = 0; !failed && at + 1 < size; at += 2)
-        if (span[at] + span[at + 1] <= count)
+        if (span[at] + span[at + 1] <= count && !is_steady(source->data + span[at], target + span[at], span[at + 1]))
             settle(&busy, source->data + span[at], target + span[at], span[at + 1]);
     PyMem_Free(busy.marked);
     PyMem_Free(busy.hot);
@@ -399,8 +419,12 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t count, pairs;
     const int64_t *span;
     double *target;
-    if (!PyArg_ParseTuple(args, "OnO|O:load", &words, &count, &spans, &held) || vector_open(&source, words) < 0)
+    if (!PyArg_ParseTuple(args, "OnO|O:load", &words, &count, &spans, &held))
         return NULL;
+    if (vector_open(&source, words) < 0) {
+        vector_close(&source);
+        return NULL;
+    }
     count = count < 0 ? 0 : count < source.size ? count : source.size;
     PyObject *copy = new_vector(count, &target);
     if (copy != NULL && indices_open(&view, spans, &span, &pairs) < 0)
@@ -413,9 +437,7 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
             Py_CLEAR(copy);
         PyBuffer_Release(&view);
     }
-    if (source.view.obj != NULL)
-        PyBuffer_Release(&source.view);
-    PyMem_Free(source.own);
+    vector_close(&source);
     return copy;
 }
 
