@@ -148,7 +148,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     module = library(name, directory)
     extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
     counter = module.Counter("requests", "Requests served.", ["path"], **extra)
-    workers = Workers(counter, options, module.get_provider().force_flush if name == "mpmetrics" else None)
+    workers = Workers(counter, options, _settle if name == "mpmetrics" else None)
     workers.start()
     collect = _scraper(name, module, directory, options.form)
     milliseconds = []
@@ -169,6 +169,15 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
         "first scrape [ms]": milliseconds[0],
         **_store(directory),
     }
+
+
+def _settle() -> None:
+    """Wait until nothing is private any more of what could not be stored at once, as in a storm of new series."""
+    from mpmetrics import get_provider  # noqa: PLC0415
+
+    while any(get_provider().memory.private_values()):
+        get_provider().force_flush()
+        time.sleep(0.05)
 
 
 def _store(directory: str) -> dict[str, float]:

@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 compiled = pytest.importorskip("mpmetrics._cells.compiled", reason="the extension was not built")
 
+LARGE = (1.7976931348623157e308, 0.6 * 2.0**970)
+"""Whose exact sum is a number, and whose sum by parts is not."""
+
 DOUBLES = st.one_of(
     st.floats(width=64),
     st.integers(-(2**60), 2**60).map(float),
     st.integers(-(10**9), 10**9).map(lambda number: number / 1000),
     st.sampled_from(
-        [1.7976931348623157e308, 0.6 * 2.0**970, 0.0, -0.0, 1e15, 1e16, 1e-4, 9.9e-5, 0.1 + 0.2, 1e308, -1e308]
-        + [5e-324, math.inf, -math.inf, math.nan]
+        [0.0, -0.0, 1e15, 1e16, 1e-4, 9.9e-5, 0.1 + 0.2, 1e308, -1e308, 5e-324, math.inf, -math.inf, math.nan, *LARGE]
     ),
 )
 WORDS = st.lists(DOUBLES, max_size=12)

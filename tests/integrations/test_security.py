@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., Any]
 
-CROWD = Path(__file__).parents[1] / "exposition" / "crowd.py"
+CROWD = Path(__file__).parents[1] / "torture" / "endpoint" / "crowd.py"
 TOKEN = "0123456789abcdef"
 OTHER = "another-good-token"
 PASSWORD = "Basic " + base64.b64encode(b"ann:sesame").decode()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Tally = Callable[..., None]
 
 HERE = Path(__file__).parent
-KEY = "torture"
+TITLE = "line of the table"
 HEADS = ("tests", "skipped", "tried", "lost", "failed")
 
 
@@ -35,7 +35,8 @@ def tally(record_property: Callable[[str, object], None]) -> Tally:
     """Note how often something was tried, and how much was lost of what had to be kept."""
 
     def note(tried: int, *, lost: float = 0) -> None:
-        record_property(KEY, (tried, lost))
+        record_property("tried", tried)
+        record_property("lost", lost)
 
     return note
 
@@ -45,7 +46,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "setup" and HERE in item.path.parents:
         module = getattr(item, "module", None)
         title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]
-        item.user_properties.append((f"{KEY} title", title))
+        item.user_properties.append((TITLE, title))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -54,16 +55,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             properties = getattr(report, "user_properties", [])
-            titles = [value for name, value in properties if name == f"{KEY} title"]
+            titles = [value for name, value in properties if name == TITLE]
             if not titles or (report.when != "call" and outcome == "passed"):
                 continue
-            notes = [value for name, value in properties if name == KEY]
+            tried, lost = ([value for name, value in properties if name == what] for what in ("tried", "lost"))
             line = lines[titles[0]]
             is_skipped = outcome == "skipped"
             line[0] += 1
             line[1] += is_skipped
-            line[2] += 0 if is_skipped else sum(tried for tried, _ in notes) if notes else 1
-            line[3] += sum(lost for _, lost in notes)
+            line[2] += 0 if is_skipped else sum(tried) if tried else 1
+            line[3] += sum(lost)
             line[4] += outcome in ("failed", "error")
     if not lines:
         return

@@ -48,14 +48,6 @@ Values = dict[tuple[str, str], float]
 _LINE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")
 
 
-def report(test: str, tried: dict[str, Any]) -> None:
-    """Add what was tried to the file that ``MPMETRICS_TORTURE_REPORT`` names, a JSON object a line."""
-    path = os.environ.get("MPMETRICS_TORTURE_REPORT")
-    if path:
-        with open(path, "a") as file:  # noqa: PTH123
-            file.write(json.dumps({"test": test} | tried) + "\n")
-
-
 class WrongNumberError(Exception):
     """A scrape that cannot be."""
 
@@ -296,13 +288,13 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> Iterator[Soak]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def test_no_scrape_is_wrong_while_processes_die(soak: Soak, request: pytest.FixtureRequest) -> None:
+def test_no_scrape_is_wrong_while_processes_die(soak: Soak, tally: Callable[..., None]) -> None:
     """No counter decreases, ``_count`` is ``+Inf``, sums fit; in the end all that was done is there, and few files."""
     said = soak.run(SECONDS)
     low, high = soak.bounds()
     totals = soak.totals()
     tried = {"scrapes": said, "killed": soak.killed, "done": low, "in flight": high - low, "totals": totals}
-    report(request.node.nodeid, tried | {"most files": soak.most_files})
+    tally(sum(soak.killed.values()), lost=max(0, low - min(totals)))
 
     assert all(isinstance(scrapes, int) for scrapes in said), said
     assert all(low <= total <= high for total in totals), tried

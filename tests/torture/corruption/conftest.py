@@ -367,7 +367,8 @@ def sweep(request: pytest.FixtureRequest) -> Callable[..., Iterator[Any]]:
                 break
             tried += 1
             yield item
-        request.node.user_properties[:] = [("tried", tried)]
+        properties = request.node.user_properties
+        properties[:] = [entry for entry in properties if entry[0] != "tried"] + [("tried", tried)]
 
     return each
 

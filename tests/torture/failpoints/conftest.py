@@ -387,7 +387,8 @@ class Sweep:
     """Runs an operation once for each failpoint in it."""
 
     world: World
-    tried: dict[str, int]
+    tally: Callable[..., None]
+    """Told how much was tried."""
     often: int = 1
     """How many times a point counts that an operation passes again and again."""
     trouble: float = 0.0
@@ -437,7 +438,7 @@ class Sweep:
             killed += outcome.status != 0
             self.world.check(outcome, f"killed at {point}")
         assert killed > 5, "the kills do not hit"
-        self.tried["kills"] = killed
+        self.tally(killed)
 
     def interrupt(self, operation: Any, prepare: Any = _nothing) -> None:
         """Raise KeyboardInterrupt, as a signal handler does, at every point of ``operation``; the process goes on."""
@@ -452,7 +453,7 @@ class Sweep:
             interrupted += outcome.said["raised"] is not None
             assert outcome.said["raised"] in {None, "KeyboardInterrupt"}, what
         assert interrupted > 5, "the interrupts do not hit"
-        self.tried["interrupts"] = interrupted
+        self.tally(interrupted)
 
     def fail(self, operation: Any, prepare: Any = _nothing) -> None:
         """Have each call into the system fail in every way; the process goes on."""
@@ -468,7 +469,7 @@ class Sweep:
             failed += outcome.status != 0 or len(outcome.said["calls"]) > at
             self._check_survivor(outcome, whole, what)
         assert failed > 5, "the errors do not hit"
-        self.tried["errors"] = failed
+        self.tally(failed)
 
     def _survive(self, operation: Any, prepare: Any, injected: Any) -> Outcome:
         """Run ``operation`` with something ``injected``, and then go on in the same process."""
@@ -565,25 +566,9 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[[dict[str, int]], None]:
-    """Adds what was tried to the file that ``MPMETRICS_TORTURE_REPORT`` names, a JSON object a line."""
-
-    def add(tried: dict[str, int]) -> None:
-        path = os.environ.get("MPMETRICS_TORTURE_REPORT")
-        if path:
-            with open(path, "a") as file:  # noqa: PTH123
-                file.write(json.dumps({"test": request.node.nodeid} | tried) + "\n")
-
-    return add
-
-
-@pytest.fixture
-def sweep(world: World, report: Callable[[dict[str, int]], None]) -> Iterator[Sweep]:
-    """Sweeps over that store; how much was tried is reported."""
-    made = Sweep(world, {})
-    yield made
-    if made.tried:
-        report(made.tried)
+def sweep(world: World, tally: Callable[..., None]) -> Sweep:
+    """Sweeps over that store; how much was tried stands in the table."""
+    return Sweep(world, tally)
 
 
 @pytest.fixture
