@@ -14,8 +14,9 @@ TORTURE_ENV := MPMETRICS_TORTURE_SECONDS=$(SECONDS)
 TORTURE_LIMIT = $$((60 + 10 * $(SECONDS)))
 endif
 
-# What runs the compiled core most; processes that are started anew take no part in the sanitizer's oversight else.
-ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition
+# What runs the compiled core most, and damaged files; ARGS=tests takes ten minutes.
+ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition \
+    tests/torture/corruption/test_vectors.py tests/torture/corruption/test_hostile.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-pure torture asan lint types docs bench clean python-check
@@ -50,7 +51,7 @@ asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with A
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=$$PWD \
-	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 \
+	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 \
 	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -o timeout=300 -n auto $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/.installed-dev ## check the code with ruff

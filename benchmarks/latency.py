@@ -2,11 +2,13 @@
 
     python benchmarks/latency.py [--series 100000] [--rounds 5] [--seconds 5]
 
-An application with two workers answers as fast as it can to wrk (Debian's package), on four connections: a closed
-loop, so what a stall keeps from being asked is not in the percentiles; rates are there to tell. Rounds of the variants
+An application with two workers answers as fast as it can to wrk (Debian's package), on a connection for each worker: both
+are busy, and few requests wait for others. That is a closed loop, so what a stall keeps from being asked is not in the
+percentiles; rates are there to tell. Rounds of the variants
 take turns, in an order of their own each time, so that what the machine does besides falls on all of them; each figure
 is the median of the rounds. "again" is "many series" once more: how far the two are apart says what can be told at all.
-The scraper asks once a second for everything, with the headers of Prometheus. Prints one JSON object.
+The scraper asks once a second for everything: as text; as text and compressed; and with the headers of Prometheus, for
+which each series has a second line, with the time at which it was made. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -32,10 +34,17 @@ from subject import PROMETHEUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 HERE = Path(__file__).parent
-WORKERS, CONNECTIONS = 2, 4
-SCRAPED = "scraped at 1 Hz"
+WORKERS, CONNECTIONS = 2, 2
+ALONE = "many series"
+SCRAPES = {
+    "scraped at 1 Hz": {},
+    "the same, compressed": {"Accept-Encoding": "gzip"},
+    "the same, with the headers of Prometheus": {"Accept": PROMETHEUS, "Accept-Encoding": "gzip"},
+}
+FIGURES = ("p50 [ms]", "p99 [ms]", "requests/s")
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -76,16 +85,35 @@ def server(series: int | None) -> Iterator[tuple[str, str]]:
         process.wait()
 
 
-def scrape_every_second(url: str, done: threading.Event, took: list[float], shown: list[int]) -> None:
-    """Scrape until ``done``, each second that begins; notes seconds and bytes of each."""
-    request = urllib.request.Request(url, headers={"Accept": PROMETHEUS, "Accept-Encoding": "gzip"})  # noqa: S310 (our own)
-    due = time.monotonic()
-    while not done.wait(max(0.0, due - time.monotonic())):
-        due += 1.0
-        start = time.perf_counter()
-        with urllib.request.urlopen(request) as answer:  # noqa: S310
-            shown.append(len(answer.read()))
-        took.append(time.perf_counter() - start)
+class Scraper:
+    """Scrapes once a second for as long as it is entered, with these headers."""
+
+    def __init__(self, url: str, headers: dict[str, str] | None) -> None:
+        self._url, self._headers = url, headers
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.took: list[float] = []
+        self.bytes: list[int] = []
+
+    def _run(self) -> None:
+        request = urllib.request.Request(self._url, headers=self._headers or {})  # noqa: S310 (our own)
+        due = time.monotonic()
+        while not self._done.wait(max(0.0, due - time.monotonic())):
+            due += 1.0
+            start = time.perf_counter()
+            with urllib.request.urlopen(request) as answer:  # noqa: S310
+                self.bytes.append(len(answer.read()))
+            self.took.append((time.perf_counter() - start) * 1e3)
+
+    def __enter__(self) -> Self:
+        if self._headers is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._headers is not None:
+            self._thread.join()
 
 
 def load(url: str, seconds: float) -> tuple[float, float, float]:
@@ -106,36 +134,31 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=100_000, help="series of each worker (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each variant (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of one round (default: %(default)s)")
+    parser.add_argument("--only", action="append", help="a variant to measure instead of all; may be repeated")
     options = parser.parse_args()
     figures: dict[str, list[tuple[float, float, float]]] = {}
-    took: list[float] = []
-    shown: list[int] = []
+    scrapes: dict[str, list[tuple[float, float]]] = {}
     chance = random.Random(1)  # noqa: S311 (not a secret)
     with server(None) as (bare, _), server(0) as (few, _), server(options.series) as (many, metrics):
         urllib.request.urlopen(metrics).close()  # noqa: S310 (the first scrape, which reads all labels)
-        variants = {"bare": bare, "instrumented": few, "many series": many, "again": many, SCRAPED: many}
+        variants = {"bare": (bare, None), "instrumented": (few, None), ALONE: (many, None), "again": (many, None)}
+        variants |= {name: (many, headers) for name, headers in SCRAPES.items()}
+        if options.only:
+            variants = {name: variants[name] for name in (ALONE, "again", *options.only)}
         for number in range(options.rounds):
             print(f"latency: round {number + 1} of {options.rounds} ...", file=sys.stderr)
             for name in chance.sample(list(variants), len(variants)):
-                done = threading.Event()
-                scraper = threading.Thread(target=scrape_every_second, args=(metrics, done, took, shown))
-                if name == SCRAPED:
-                    scraper.start()
-                figures.setdefault(name, []).append(load(variants[name], options.seconds))
-                done.set()
-                if name == SCRAPED:
-                    scraper.join()
-    names = ("p50 [ms]", "p99 [ms]", "requests/s")
-    result: dict[str, object] = {
-        name: dict(zip(names, map(statistics.median, zip(*figures[name], strict=True)), strict=True))
-        for name in variants
-    }
-    alone = statistics.median(p99 for _, p99, _ in figures["many series"] + figures["again"])
-    scraped = statistics.median(p99 for _, p99, _ in figures[SCRAPED])
-    result["p99 scraped / not"] = scraped / alone
-    apart = [statistics.median(p99 for _, p99, _ in figures[name]) for name in ("many series", "again")]
-    result["p99 of the same twice, apart by"] = max(apart) / min(apart)
-    result["scrapes"] = {"number": len(took), "ms": statistics.median(took) * 1e3, "bytes": statistics.median(shown)}
+                url, headers = variants[name]
+                with Scraper(metrics, headers) as scraper:
+                    figures.setdefault(name, []).append(load(url, options.seconds))
+                scrapes.setdefault(name, []).extend(zip(scraper.took, scraper.bytes, strict=True))
+    alone = statistics.median(p99 for _, p99, _ in figures[ALONE] + figures["again"])
+    result = {}
+    for name in variants:
+        found = dict(zip(FIGURES, map(statistics.median, zip(*figures[name], strict=True)), strict=True))
+        found["p99 / that of many series"] = found["p99 [ms]"] / alone
+        took, size = map(statistics.median, zip(*scrapes[name], strict=True)) if scrapes[name] else (None, None)
+        result[name] = found | {"scrape [ms]": took, "scrape [KiB]": size and size / 1024}
     print(json.dumps(result))
 
 

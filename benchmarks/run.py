@@ -164,14 +164,10 @@ def requests() -> Iterator[tuple[str, list[str]]]:
     say("measuring requests")
     found = run([sys.executable, str(HERE / "latency.py")])
     for what, figures in found.items():
-        if isinstance(figures, dict) and "p99 [ms]" in figures:
-            yield what, [text(value) for value in figures.values()]
-    for what in ("p99 scraped / not", "p99 of the same twice, apart by"):
-        yield f"{what}: {found[what]:.2f}", [""] * 3
-    scrapes_ = found["scrapes"]
-    yield f"{scrapes_['number']} scrapes of {text(scrapes_['bytes'] / 1024)} KiB, {text(scrapes_['ms'])} ms", [""] * 3
+        yield what, [text(value) for value in figures.values()]
 
 
+REQUESTS = ("p50 [ms]", "p99 [ms]", "requests/s", "p99 / that of many series", "scrape [ms]", "scrape [KiB]")
 SECTIONS = ("peers", "scrapes", "memory", "requests")
 
 
@@ -205,7 +201,7 @@ def main() -> None:
         if shutil.which("wrk") is None:
             print("requests are left out: there is no wrk here (Debian: apt-get install wrk)", file=sys.stderr)
         else:
-            table("Requests", ("p50 [ms]", "p99 [ms]", "requests/s"), requests())
+            table("Requests", REQUESTS, requests())
 
 
 if __name__ == "__main__":

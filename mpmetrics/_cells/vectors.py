@@ -51,8 +51,8 @@ def load(words: memoryview[Any], count: int, spans: array[int], held: Vector | N
     else:
         values = held[: len(words)]
         values.frombytes(bytes(8 * (len(words) - len(values))))
-        for start, end in _differing(seen, values.tobytes()):
-            values[start:end] = array("d", words[start:end].tolist())
+        for changed in _runs(_differing(seen, values.tobytes())):
+            values[changed] = array("d", words[changed].tolist())
     if spans and words.tobytes() != values.tobytes():
         again = array("d", words.tolist())
         pairs = iter(spans)
@@ -121,11 +121,21 @@ def _sums_of_changed(vectors: Sequence[Vector], firsts: array[int], memo: dict[s
             if vector is not before:
                 changed.update(_differing(_bytes(vector, start, end), _bytes(before, start, end)))
         values = memo["sums"] = memo["sums"][:]
-        for block in sorted(changed):
-            rows = slice(*block)
+        for rows in _runs(sorted(changed)):
             values[rows] = sums(vectors, firsts[rows], 1)
     memo["vectors"] = vectors
     return cast("Vector", memo["sums"])
+
+
+def _runs(blocks: list[tuple[int, int]]) -> list[slice]:
+    """Blocks in ascending order, those put together that touch each other."""
+    runs: list[slice] = []
+    for start, end in blocks:
+        if runs and runs[-1].stop == start:
+            runs[-1] = slice(runs[-1].start, end)
+        else:
+            runs.append(slice(start, end))
+    return runs
 
 
 def _bytes(vector: Vector, start: int, end: int) -> bytes:

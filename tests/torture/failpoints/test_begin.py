@@ -110,16 +110,16 @@ class _At:
 
 
 @BOTH
-def test_killed_anywhere(name: str, world: Any, places: Any, failpoints: Any, report: Any) -> None:
+def test_killed_anywhere(name: str, world: Any, places: Any, failpoints: Any, tally: Any) -> None:
     """Killed before any line, a server leaves a store in which the next one begins, and nothing of its own."""
     killed = sweep_kills(world, places, failpoints, ACTIONS[name])
-    report({"kills": killed})
+    tally(killed)
     assert killed > 5
 
 
 @BOTH
 def test_an_error_anywhere(
-    name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], report: Any
+    name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], tally: Any
 ) -> None:
     """Whichever call into the system fails: it works, or says that the store is unavailable; the next try works."""
     action = ACTIONS[name]
@@ -152,7 +152,7 @@ def test_an_error_anywhere(
         failed += raised is not None
         assert leaked == 0, f"{what}: leaks descriptors"
         check(world, path, what)
-    report({"errors": failed})
+    tally(failed)
     assert failed > 5
 
 
