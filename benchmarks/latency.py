@@ -3,10 +3,10 @@
     python benchmarks/latency.py [--series 100000] [--rounds 5] [--seconds 5]
 
 An application with two workers answers as fast as it can to wrk (Debian's package), on a connection for each worker:
-both are busy, and few requests wait for others. That is a closed loop, so what a stall keeps from being asked is not in the
-percentiles; rates are there to tell. Rounds of the variants
-take turns, in an order of their own each time, so that what the machine does besides falls on all of them; each figure
-is the median of the rounds. "again" is "many series" once more: how far the two are apart says what can be told at all.
+both are busy, and few requests wait for others. That is a closed loop, so what a stall keeps from being asked is not in
+the percentiles; rates are there to tell. Rounds of the variants take turns, in an order of their own each time, so that
+what the machine does besides falls on all of them; each figure is the median of the rounds. "again" is "many series"
+once more: how far the two are apart says what can be told at all.
 The scraper asks once a second for everything: as text; as text and compressed; and with the headers of Prometheus, for
 which each series has a second line, with the time at which it was made. Prints one JSON object.
 """
