@@ -8,6 +8,8 @@ import signal
 import ssl
 import tempfile
 import traceback
+from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,6 @@ from mpmetrics import Collector, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import trustme
 
@@ -169,3 +170,47 @@ def shown() -> Callable[[Any], Samples]:
         }
 
     return read
+
+
+# A table of what the tests in the folder ``torture`` tried, how often, and what was lost. A line is a file, named by
+# the first line of its docstring. A test that tries one thing many times says so with ``tally``; else it has tried one.
+# It is printed from here, since a run of all tests in parallel reads the conftest of that folder in its workers only.
+
+TORTURE = Path(__file__).parent / "torture"
+TITLE = "line of the table"
+HEADS = ("tests", "skipped", "tried", "lost", "failed")
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Have each report of a test in this folder say which line of the table it belongs to."""
+    if call.when == "setup" and TORTURE in item.path.parents:
+        module = getattr(item, "module", None)
+        title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]
+        item.user_properties.append((TITLE, title))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table."""
+    lines: dict[str, list[float]] = defaultdict(lambda: [0] * len(HEADS))
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            properties = getattr(report, "user_properties", [])
+            titles = [value for name, value in properties if name == TITLE]
+            if not titles or (report.when != "call" and outcome == "passed"):
+                continue
+            tried, lost = ([value for name, value in properties if name == what] for what in ("tried", "lost"))
+            line = lines[titles[0]]
+            is_skipped = outcome == "skipped"
+            line[0] += 1
+            line[1] += is_skipped
+            line[2] += 0 if is_skipped else sum(tried) if tried else 1
+            line[3] += sum(lost)
+            line[4] += outcome in ("failed", "error")
+    if not lines:
+        return
+    lines["all"] = [sum(column) for column in zip(*lines.values(), strict=True)]
+    width = max(map(len, lines))
+    terminalreporter.section("what was tried, how often, and what was lost")
+    terminalreporter.write_line(" ".join((" " * width, *(f"{head:>9}" for head in HEADS))))
+    for title, figures in lines.items():
+        terminalreporter.write_line(" ".join((f"{title:{width}}", *(f"{figure:>9,g}" for figure in figures))))

@@ -197,9 +197,10 @@ class Collection(PrometheusCollector):
             return Snapshot() if path is None else read(path)
         memory = self._provider.memory
         for _ in range(ATTEMPTS):
-            moves = memory.moves
-            snapshot = add_private(Snapshot() if path is None else read(path), memory)
-            if memory.moves == moves:
+            with memory.moves.reading:
+                count = memory.moves.count
+                snapshot = add_private(Snapshot() if path is None else read(path), memory)
+            if memory.moves.count == count and not count & 1:
                 break
         return snapshot
 

@@ -32,11 +32,15 @@ class Bindings:
     def declare(self, family: Family) -> None:
         """Have a family; ConflictError when a different one was declared since that was checked."""
         self.cells.setdefault(family.name, {})
-        try:
-            self.declared.take(fmt.FAMILY, [self.declared.next_family, family.dump()])
-        except FormatError:
-            if self.declared.check(family) is None:
-                raise
+        number = -1
+        while self.declared.check(family) is None:
+            # A signal handler, or a thread that ran out of patience, may have taken the number; then another will do.
+            before, number = number, self.declared.next_family
+            try:
+                self.declared.take(fmt.FAMILY, [number, family.dump()])
+            except FormatError:
+                if number == before:
+                    raise
 
     def family(self, name: str) -> Family:
         """The declared family of this name."""

@@ -147,8 +147,14 @@ class Catalog:
         ):
             msg = f"metric {family.name!r} is there already, or another one of its number or of its samples' names"
             raise ValueError(msg)
-        self.families[number] = family
-        self.numbers[family.name] = number
+        # By operations that nothing interrupts: a signal handler may declare a metric in a process' own catalog.
+        if self.families.setdefault(number, family) is not family:
+            msg = f"number {number} is another metric's"
+            raise ValueError(msg)
+        if self.numbers.setdefault(family.name, number) != number:
+            del self.families[number]
+            msg = f"metric {family.name!r} is there already"
+            raise ValueError(msg)
         self.series[number] = {}
         self.removals[number] = 0
         for name in family.sample_names:

@@ -81,7 +81,7 @@ class SeriesDirectory:
         self._map = mmap.mmap(descriptor.fileno(), fmt.SERIES_HEAD_SIZE)
         self._descriptor = descriptor
         self.words = memoryview(self._map).cast("Q")
-        records.check_end(descriptor.fileno(), self.words, self._path)
+        records.check_end(descriptor.fileno(), self.words, self._path, self.words[fmt.COMMITTED])
         self._removals.watch(self.words, fmt.GENERATION)
         self._trouble = memoryview(self._map).cast("d")
         self._position = fmt.SERIES_HEAD_SIZE
@@ -282,7 +282,7 @@ class SeriesDirectory:
         self._position = fmt.SERIES_HEAD_SIZE
         generation = self.words[fmt.GENERATION]
         self._parse(fmt.check_committed(self.words, self._descriptor.fileno(), self._path))
-        generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation)
+        generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation, self.catalog.youngest)
         self._on_reloaded(self.catalog, generation)
         self._removals.seen = generation
         self._is_torn = False

@@ -154,7 +154,8 @@ class AppendLock:
         if time.monotonic() < self._hopeless_until:
             timeout = 0.0
         if self.is_mine:
-            if not self._is_abandoned(user):
+            # A greenlet that waits for the other lock is of this thread, too, and is not in its stack.
+            if self._is_waiting or not self._is_abandoned(user):
                 return False
             self.release()
         taken = False

@@ -20,6 +20,7 @@ from mpmetrics.storage.bindings import Bindings, detach
 from mpmetrics.storage.complaints import Complaints
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
+from mpmetrics.storage.moves import Moves
 from mpmetrics.storage.private import PrivateSeries, PrivateValue
 from mpmetrics.storage.retry import SETTLE, Retry
 from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
@@ -54,8 +55,7 @@ class Memory:
         self._lowest = 0
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
         self._complaints = Complaints()
-        self.moves = 0
-        """How often private values began or ended to move in: whoever reads both sides sees by it that one moved."""
+        self.moves = Moves()
         fork.register(self)
 
     def expect_store(self) -> None:
@@ -242,15 +242,15 @@ class Memory:
         if directory is None or segments is None:
             return
         self.guard.is_slow = True
-        self.moves += 1
         try:
-            segments.move_in()
+            with self.moves:
+                segments.move_in()
             for entry in list(self._private.values()):
-                self._move_in(directory, segments, entry)
+                with self.moves:
+                    self._move_in(directory, segments, entry)
         except (StoreError, OSError) as error:
             self._complaints.say("store", error)
         finally:
-            self.moves += 1
             self.guard.is_slow = False
 
     @settled
@@ -277,6 +277,7 @@ class Memory:
     def after_fork_in_child(self) -> None:
         """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
         self.guard.reset()
+        self.moves.after_fork_in_child()
         self._bindings.after_fork_in_child()
         self._lowest = 0
         if self.directory is not None:

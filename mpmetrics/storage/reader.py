@@ -72,10 +72,11 @@ class SeriesReader:
             before = self.catalog
             self._open()
         generation = self.generation
-        sound = self._read_to(self._end())
+        end = self._end()
+        sound = self._read_to(end)
         if self._is_new:
             try:
-                records.check_end(self._descriptor.fileno(), self._words, self._path, sound)
+                records.check_end(self._descriptor.fileno(), self._words, self._path, end, sound)
             except FormatError as error:
                 self._note(fmt.COMMITTED, str(error))
                 self._position = sound

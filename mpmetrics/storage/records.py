@@ -56,13 +56,14 @@ def decode_records(data: bytes) -> Iterator[tuple[int, int, list[Any] | None]]:
         yield position, 0, None
 
 
-def check_end(descriptor: int, words: memoryview, where: str, sound: int | None = None) -> None:
-    """:class:`FormatError` when more records of a series directory were committed once than are by its head's words.
+def check_end(descriptor: int, words: memoryview, where: str, end: int, sound: int | None = None) -> None:
+    """:class:`FormatError` when more records of a series directory were committed once than up to ``end``.
 
-    A killed writer leaves one record behind the end at most, and so does one that is at work. ``sound`` is where the
-    last record ends that is whole up to the end: one that is cut in two by the end is enough to tell.
+    That is where its head's words say that they end, unless that has changed meanwhile: then nothing is wrong. A killed
+    writer leaves one record behind the end at most, and so does one that is at work. ``sound`` is where the last record
+    ends that is whole up to the end: one that is cut in two by the end is enough to tell.
     """
-    committed = words[fmt.COMMITTED]
+    committed = end
     if committed >= fmt.MAX_SERIES_FILE:
         return  # it is no offset at all, and refused as such
     start = committed if sound is None else sound

@@ -64,7 +64,8 @@ def fresh_series_path(path: str) -> str:
     """
     for name in os.listdir(path):
         if name.startswith("new-series-"):
-            os.unlink(os.path.join(path, name))
+            with contextlib.suppress(OSError):  # whatever it is, the new one has another name
+                os.unlink(os.path.join(path, name))
     return os.path.join(path, f"new-series-{secrets.token_hex(16)}")
 
 
