@@ -50,7 +50,9 @@ def test_a_build_for_other_sources_is_not_used(tmp_path: Path) -> None:
         "from mpmetrics import _cells\n"
         "print(_cells.TWIN, _cells.WHY)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    environ = {name: value for name, value in os.environ.items() if name != "MPMETRICS_DISABLE_EXT"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.startswith("pure ")
     assert "there was built from other sources" in done.stdout
 

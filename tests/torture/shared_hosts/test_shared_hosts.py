@@ -81,6 +81,7 @@ class Space:
     def kill(self) -> None:
         """End all of it."""
         self.process.send_signal(signal.SIGKILL)
+        self.process.wait(20)  # before its input ends, which would have those within go on
         self.process.communicate(timeout=20)
 
 
