@@ -40,8 +40,10 @@ test-pure: $(VENV)/.installed-dev ## the same with the core in Python in the pla
 	MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, and show what was lost; SECONDS=600 tries for longer
-	$(TORTURE_ENV) $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS)
-	$(TORTURE_ENV) MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS)
+	status=0; for pure in 0 1; do \
+	    $(TORTURE_ENV) MPMETRICS_DISABLE_EXT=$$pure \
+	    $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS) || status=1; \
+	done; exit $$status
 
 asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all
 	rm -rf build/asan

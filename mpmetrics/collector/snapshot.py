@@ -68,6 +68,7 @@ class EpochReader:
         """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
         self._retired = Retired()
         self._retired_file = Descriptor(-1)
+        self._is_lost = False
 
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
@@ -110,11 +111,15 @@ class EpochReader:
         number = self._retired_file.fileno()
         held = os.fstat(number) if number >= 0 else None
         if held is None or (held.st_dev, held.st_ino) != identity:
+            before = self._retired.incarnation
             self._retired, self._retired_file = Retired(), Descriptor(-1)
             try:
                 self._retired, self._retired_file = read_retired(self.path)
+                self._is_lost |= self._retired.incarnation < before
             except (OSError, FormatError) as error:
                 snapshot.unreadable["retired"] = str(error)
+        if self._is_lost:
+            snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
         snapshot.retired = self._retired
 
     def _read_series(self, snapshot: Snapshot) -> None:

@@ -23,13 +23,13 @@ from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.drivers.beside import check_drivers, sources
 from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
-from mpmetrics.exposition.address import DEFAULT_BIND, Address, parse
+from mpmetrics.exposition.address import DEFAULT_BIND, Address
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
 from mpmetrics.exposition.security import Security
 from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.hooks import chain, is_ours
-from mpmetrics.integrations.listeners import Listeners
+from mpmetrics.integrations.listeners import Listeners, resolve
 from mpmetrics.integrations.privileges import acting_as
 from mpmetrics.integrations.protect import protect
 from mpmetrics.integrations.settings import Settings
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
     from mpmetrics.drivers import Driver
-    from mpmetrics.exposition.protection import Protection
 
 __all__ = ["install"]
 
@@ -96,13 +95,13 @@ def install(
     """
     if bind is None:
         bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
-    texts = bind.split(",") if isinstance(bind, str) else list(bind)
-    addresses = list(dict.fromkeys(parse(text).resolved() for text in texts))
+    server = _Server.current
+    held = None if server is None else server.settings
+    addresses = resolve(bind, None if held is None else held.addresses)
     if callbacks is None:
         callbacks = environ.get("MPMETRICS_CALLBACKS", "")
-    server = _Server.current
     wanted = security if security is not None else Security.from_environ(environ)
-    protection = protect(wanted, None if server is None else server.protection, again=server is not None)
+    protection = protect(wanted, None if held is None else held.protection, again=held is not None)
     settings = Settings(
         addresses if protection is not None else [],
         protection,
@@ -144,9 +143,9 @@ class _Server:
         set_provider(self.provider)
 
     @property
-    def protection(self) -> Protection | None:
-        """What protects the endpoint at the moment; None: it is closed."""
-        return self._settings.protection
+    def settings(self) -> Settings:
+        """What the configuration said when it was last read."""
+        return self._settings
 
     def configure(self, settings: Settings) -> None:
         """Take the settings of a configuration that was read, for the first time or again."""

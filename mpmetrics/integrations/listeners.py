@@ -12,18 +12,36 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics.exposition.address import parse
+
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mpmetrics.exposition.address import Address
 
-__all__ = ["Listeners"]
+__all__ = ["Listeners", "resolve"]
 
 log = logging.getLogger("mpmetrics")
 
 RETRY = 1.0
 """Seconds after which an address that was not to be had is tried again."""
+
+
+def resolve(bind: str | Iterable[str], held: list[Address] | None) -> list[Address]:
+    """The addresses that ``bind`` names, separated by commas or one by one.
+
+    ValueError for one that is none, or whose host has no address. With those that are ``held``, on a reload, gunicorn
+    would end the server for that: so it is said in the log, and these stay.
+    """
+    texts = bind.split(",") if isinstance(bind, str) else list(bind)
+    try:
+        return list(dict.fromkeys(parse(text).resolved() for text in texts))
+    except ValueError as error:
+        if held is None:
+            raise
+        log.error("%s; the endpoint stays where it was", error)
+        return held
 
 
 class Listeners:

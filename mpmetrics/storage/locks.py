@@ -158,14 +158,16 @@ class AppendLock:
             if self._is_waiting or not self._is_abandoned(user):
                 return False
             self.release()
-        taken = False
+        taken, threads, holder = False, self._threads, self._user
         try:
-            if self._threads.acquire(timeout=timeout):
+            if threads.acquire(timeout=timeout):
                 self._user = user
                 taken = self._flock(timeout)
             else:
                 self._hopeless_until = time.monotonic() + 1.0
-                self._mend()
+                # Only the one that had it through the whole wait can have abandoned it.
+                if timeout and (self._threads, self._user) == (threads, holder):
+                    self._mend()
         finally:
             if not taken:
                 self.release()
@@ -211,10 +213,20 @@ class AppendLock:
                     time.sleep(pause)
                     pause = min(1.2 * pause, LONGEST_PAUSE)
                 else:
-                    return True
+                    if os.fstat(descriptor.fileno()).st_nlink or not self._open_anew():
+                        return True
+                    descriptor = self._descriptor
             return False  # closed by a fork, or by a signal handler
         finally:
             self._is_waiting = False
+
+    def _open_anew(self) -> bool:
+        """Open the file by its name: ours was removed, and who came since has another one. False: there is no place."""
+        try:
+            self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, self._owner))
+        except FileNotFoundError:  # the whole directory is gone, and nobody comes any more
+            return False
+        return True
 
     def release(self, error: BaseException | None = None) -> None:
         """Give the lock back, if the calling thread has it: a child that was forked within does not.

@@ -243,11 +243,9 @@ class Memory:
             return
         self.guard.is_slow = True
         try:
-            with self.moves:
-                segments.move_in()
+            segments.move_in(self.moves)
             for entry in list(self._private.values()):
-                with self.moves:
-                    self._move_in(directory, segments, entry)
+                self._move_in(directory, segments, entry)
         except (StoreError, OSError) as error:
             self._complaints.say("store", error)
         finally:
@@ -257,11 +255,11 @@ class Memory:
     def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:
         name = entry.family.name, entry.key
         try:
-            with directory:
+            with directory, self.moves:  # a series that comes while the words are read would be left out
                 series = directory.obtain(directory.declare(entry.family), entry.key, created=entry.created)
                 segment, index = segments.bind(series)
             _ = segment.words[index]  # leases and grows the slab, which takes the append lock itself
-            with directory:
+            with directory, self.moves:
                 if self._private.get(name) is not entry or directory.catalog.by_slot.get(series.first) != series:
                     return  # removed meanwhile
                 source = entry.segment.words

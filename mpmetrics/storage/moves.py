@@ -15,6 +15,8 @@ __all__ = ["Moves"]
 class Moves:
     """``with moves:`` a value moves. ``with moves.reading:`` none does, unless the reading takes too long for it.
 
+    Who moves waits for nothing else within: the append lock is taken before.
+
     ``count`` is odd while one moves: what was read with it even, and the same before and after, saw none move.
     """
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpmetrics._cells import Guard
     from mpmetrics.storage.catalog import Series
     from mpmetrics.storage.directory import SeriesDirectory
+    from mpmetrics.storage.moves import Moves
     from mpmetrics.storage.retry import Retry
     from mpmetrics.storage.store import Epoch
 
@@ -208,13 +209,14 @@ class Segments:
                 self._slab.bind(self._bound)
         return self.place(series.first)
 
-    def move_in(self) -> None:
+    def move_in(self, moves: Moves) -> None:
         """Move private words to where they belong; :class:`~mpmetrics.errors.StoreError` when that cannot be done."""
         for number, refuge in list(self._refuges.items()):
             words = self._lease().words(number)
-            copy_words(refuge.words, words, 0, geometry.slots_of(number))
-            self._segments[number].words = words
-            del self._refuges[number]
+            with moves:
+                copy_words(refuge.words, words, 0, geometry.slots_of(number))
+                self._segments[number].words = words
+                del self._refuges[number]
 
     def let_go(self, gone: Iterable[tuple[int, int]], generation: int) -> None:
         """No cell writes to these slots (first and width) any more: make them zero, and tell others so."""

@@ -183,6 +183,20 @@ def test_reload_with_broken_files(serve: Serve, tmp_path: Path) -> None:
     server.wait_for(lambda: [401, 200] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)])
 
 
+def test_reload_with_an_address_that_is_none(serve: Serve) -> None:
+    """SIGHUP while a host has no address leaves the server running, and the endpoint where it was."""
+    server = started(serve("-w", "1", config=CONFIG.format("")))
+    collector = server.collector()
+    changed = CONFIG.format("").replace("install(globals()", "install(globals(), bind='no-such-host.invalid:1'")
+    assert changed != CONFIG.format("")
+    (server.home / "conf.py").write_text(changed)
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: "the endpoint stays where it was" in server.log.read_text())
+    server.wait_for(lambda: server.collector() not in (None, collector))
+    server.wait_for(lambda: 200 == ask(server, None)[0])
+    server.wait_for(lambda: server.get("/page"))
+
+
 def test_reload_that_first_asks_for_protection(serve: Serve, tmp_path: Path) -> None:
     """An endpoint that was open, and is to be protected by files that cannot be used, is closed; the server serves."""
     server = serve("-w", "1", config=CONFIG.format("")).start()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import mpmetrics
 from mpmetrics.storage import segments
 from mpmetrics.storage.bindings import Bindings
 from mpmetrics.storage.catalog import Catalog, Family
+from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import AppendLock
 from mpmetrics.storage.reader import SeriesReader
 
@@ -149,3 +153,73 @@ def test_a_greenlet_that_waits_is_not_robbed(fast_dir: Path) -> None:
     lock.release()
     assert other.acquire(0.0)
     other.release()
+
+
+def test_a_lock_that_changed_hands_is_not_taken_away(fast_dir: Path) -> None:
+    """However many threads take turns, and none waits: the lock is never taken for abandoned."""
+    lock = AppendLock(str(fast_dir / "lock"), lambda: 0)
+    forgotten: list[None] = []
+    lock.forget = lambda: forgotten.append(None)  # type: ignore[method-assign]
+    inside, wrong = [0], [0]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def use() -> None:
+        for _ in range(2000):
+            lock._hopeless_until = time.monotonic() + 1.0
+            if lock.acquire(0.5):
+                inside[0] += 1
+                wrong[0] += inside[0] != 1
+                inside[0] -= 1
+                lock.release()
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert ([], 0) == (forgotten, wrong[0])
+    lock.close()
+
+
+def test_a_lock_whose_file_was_removed_is_the_new_files(fast_dir: Path) -> None:
+    """Who has the removed file open and who comes later exclude each other; without a directory the old one will do."""
+    (fast_dir / "epoch").mkdir()
+    path = fast_dir / "epoch" / "lock"
+    old = AppendLock(str(path), lambda: 0)
+    assert old.acquire(0.0)
+    old.release()
+    path.unlink()
+    new = AppendLock(str(path), lambda: 0)
+    assert new.acquire(0.0)
+    assert not old.acquire(0.01)
+    new.release()
+    old._hopeless_until = 0.0
+    assert old.acquire(0.0)
+    assert not new.acquire(0.01)
+    old.release()
+    shutil.rmtree(fast_dir / "epoch")
+    assert old.acquire(1.0)
+    old.release()
+    old.close()
+    new.close()
+
+
+def test_a_retired_file_that_was_removed_is_said(
+    fork: Callable[..., Any], provider: Callable[[], mpmetrics.Provider]
+) -> None:
+    """A collector that saw it counts it as unreadable from then on: what the dead had counted is missing."""
+    mine = provider()
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    fork(hits.inc).result()
+    assert mine.epoch is not None
+    collector = mpmetrics.Collector(mine)
+    fold(mine.epoch.path, timeout=5.0)
+
+    def unreadable() -> float:
+        return next(one for one in collector.readings() if one.name == "mpmetrics_unreadable_files").samples[0].value
+
+    assert 0.0 == unreadable()
+    os.unlink(f"{mine.epoch.path}/retired")  # noqa: PTH108
+    assert [1.0, 1.0] == [unreadable(), unreadable()]
