@@ -16,10 +16,10 @@ from prometheus_client import utils
 
 from mpmetrics._cells import RECORD, distributions, extremes, levels, recents, sums
 from mpmetrics._cells.arithmetic import extreme, is_set, sketch_record, total_and_rest
-from mpmetrics.collector.kept import kept_of
 from mpmetrics.collector.reading import Reading, Sample, Shape, Table
 from mpmetrics.collector.rows import OVERFLOW, Rows, RowsCache
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage.kept import kept_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,7 +72,7 @@ class Merger:
     def __init__(self, snapshot: Snapshot) -> None:
         self._columns = snapshot.columns
         self._live = [column for column in snapshot.columns if column.alive]
-        self._kept = kept_of(snapshot)
+        self._kept = kept_of(snapshot.retired, snapshot.catalog)
         self._unsettled = snapshot.unsettled
 
     def settled(self, members: Iterable[Series]) -> list[Series]:

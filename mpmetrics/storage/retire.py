@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import RECORD, sums
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
+from mpmetrics.storage.kept import kept_of
 from mpmetrics.storage.retired import Retired
 
 if TYPE_CHECKING:
@@ -51,22 +52,9 @@ def retire(old: Retired, slabs: list[tuple[SlabReader, Vector]], catalog: Catalo
             columns=[(slab.ordinal, words[first:end]) for slab, words in readings if len(words) >= end],
         )
         share.add(kind)
-    _add_up(new, adding, [*_known(old, catalog), *(words for _, words in readings)])
+    kept = kept_of(old, catalog)
+    _add_up(new, adding, [kept.values, kept.remainders, *(words for _, words in readings)])
     return new
-
-
-def _known(old: Retired, catalog: Catalog) -> tuple[array[float], array[float]]:
-    """Values and remainders of ``old``; in the slots of younger series, which were another's then, is nothing."""
-    size = len(old.values)
-    young = [series for series in catalog.younger(old.generation) if series.first < size] if size else []
-    if not young:
-        return old.values, old.remainders
-    values, remainders = old.values[:], old.remainders[:]
-    for series in young:
-        zeros = array("d", bytes(8 * (min(size, series.first + series.width) - series.first)))
-        values[series.first : series.first + len(zeros)] = zeros
-        remainders[series.first : series.first + len(zeros)] = zeros
-    return values, remainders
 
 
 def _add_up(new: Retired, slots: array[int], vectors: list[Vector]) -> None:

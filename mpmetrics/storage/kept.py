@@ -6,7 +6,8 @@ from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from mpmetrics.collector.snapshot import Snapshot
+    from mpmetrics.storage.catalog import Catalog
+    from mpmetrics.storage.retired import Retired
 
 __all__ = ["Kept", "kept_of"]
 
@@ -19,11 +20,10 @@ class Kept(NamedTuple):
     by_ordinal: dict[int, dict[int, float]]
 
 
-def kept_of(snapshot: Snapshot) -> Kept:
-    """The retired words of a snapshot. In the slots of younger series, which were another's before, is nothing."""
-    retired = snapshot.retired
+def kept_of(retired: Retired, catalog: Catalog) -> Kept:
+    """What ``retired`` holds of the series of ``catalog``; in the slots of younger ones, another's then, nothing."""
     size = len(retired.values)
-    younger = snapshot.catalog.younger(retired.generation) if size else []
+    younger = catalog.younger(retired.generation) if size else []
     young = [series for series in younger if series.first < size]
     if not young:
         return Kept(retired.values, retired.remainders, retired.by_ordinal)
