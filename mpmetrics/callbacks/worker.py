@@ -5,12 +5,12 @@ So a worker that is killed leaves its totals behind, and its gauges go with it, 
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.figures import CallbackFigures
 from mpmetrics.callbacks.runner import Run, Runner
 from mpmetrics.callbacks.totals import Total, totals
+from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback, Target
@@ -29,7 +29,7 @@ class WorkerCallbacks:
         self._provider = provider
         self._runner = Runner()
         self._figures: CallbackFigures | None = None
-        self._lock = threading.RLock()
+        self._turns = Turns(patience=1.0)
         self._is_running = False
         self._observed: dict[Callback, Observed] = {}
         self._missed: set[Callback] = set()
@@ -42,8 +42,8 @@ class WorkerCallbacks:
         The series of a callback that was not done in time show once more with their last values. Gauges that are
         observed no more are taken back. Counters keep the total they had: it was true, and a sum must not fall.
         """
-        with self._lock:
-            if self._is_running:  # a signal handler or a finaliser interrupted this very method
+        with self._turns:
+            if self._is_running:  # a signal handler or a finaliser interrupted this very method, or it is stuck
                 return self._shown()
             self._is_running = True
             try:
@@ -125,7 +125,7 @@ class WorkerCallbacks:
 
     def reset(self) -> None:
         """In a forked child: nothing has run here."""
-        self._lock = threading.RLock()
+        self._turns.after_fork_in_child()
         self._is_running = False
         self._runner.reset()
         self._observed = {}

@@ -18,6 +18,9 @@ class Turns:
     while it has ours waits for a log handler's, whose own thread makes a metric, and so waits for ours. Here the wait
     ends, and the thread goes on beside the other one. What is done under it has to bear that; it has to anyway, as the
     lock is re-entrant for the sake of signal handlers and finalisers.
+
+    Whoever's wait ends puts a new lock in the place of that one, for those who come later: an exception out of a signal
+    handler may have kept its holder from letting go of it.
     """
 
     def __init__(self, patience: float | None = None) -> None:
@@ -25,10 +28,14 @@ class Turns:
         self._lock: Any = threading.RLock()
 
     def __enter__(self) -> None:
-        self._lock.acquire(timeout=PATIENCE if self._patience is None else self._patience)
+        lock = self._lock
+        if not lock.acquire(timeout=PATIENCE if self._patience is None else self._patience) and lock is self._lock:
+            fresh = threading.RLock()
+            fresh.acquire()
+            self._lock = fresh
 
     def __exit__(self, *_: object) -> None:
-        if self._lock._is_owned():  # noqa: SLF001 (Condition's way to ask); not if we ran out of patience, or forked
+        if self._lock._is_owned():  # noqa: SLF001 (Condition's way to ask); not if it is another one by now
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
