@@ -21,15 +21,18 @@ import logging
 import mmap
 import os
 import random
+import re
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -53,7 +56,7 @@ INSTRUCTIONS = SECONDS >= 600
 """Whether they stop before each instruction rather than each line."""
 
 SAMPLES = 30
-"""How many failpoints the short form of a sweep tries."""
+"""How many failpoints the short form of a sweep tries, unless it says otherwise."""
 
 PATIENCE = 40.0
 """Seconds after which something hangs; never a measure of speed."""
@@ -134,7 +137,7 @@ class Calls:
         mmap: ["mmap"],
     }
 
-    def __init__(self, at: int = -1, error: int = SHORT) -> None:
+    def __init__(self, at: int = -1, error: int = SHORT, _: Any = ()) -> None:
         self._at = at
         self._error = error
         self._patch = pytest.MonkeyPatch()
@@ -164,6 +167,46 @@ class Calls:
             return call(*arguments, **named)
 
         return layer
+
+
+class Traced:
+    """The same by strace, of the kernel's calls: also of those that Python makes by itself.
+
+    Number ``at`` of the calls ``made`` undisturbed fails.
+    """
+
+    # Not ``close``, which the kernel carries out whatever it answers, nor ``mmap``, which the allocator needs as well.
+    NAMES = (
+        "openat,pread64,pwrite64,fallocate,flock,fcntl,lseek,getdents64,?newfstatat,?fstat,?mkdir,mkdirat,"
+        "?rename,?renameat,renameat2,?unlink,unlinkat,?chmod,fchmod,fchown"
+    )
+
+    def __init__(self, at: int = -1, error: int = 0, made: tuple[str, ...] = ()) -> None:
+        self._inject = []
+        if at >= 0:
+            when = made[: at + 1].count(made[at])
+            self._inject = ["-e", f"inject={made[at]}:error={errno.errorcode[error]}:when={when}"]
+        self.made: list[str] = []
+
+    def __enter__(self) -> Self:
+        descriptor, self._path = tempfile.mkstemp(prefix="mpmetrics-test-")
+        os.close(descriptor)
+        self._strace = subprocess.Popen(
+            ["strace", "-p", str(os.getpid()), "-o", self._path, "-e", f"trace={self.NAMES}", *self._inject],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._strace.stderr is not None
+        said = self._strace.stderr.readline()
+        assert "attached" in said, said
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._strace.terminate()
+        self._strace.communicate()
+        path = Path(self._path)
+        self.made = re.findall(r"^([a-z_0-9]+)\(", path.read_text(errors="replace"), re.MULTILINE)
+        path.unlink()
 
 
 class Ledger:
@@ -396,6 +439,10 @@ class Sweep:
     """What the store counted as trouble so far."""
     only: tuple[str, ...] = ()
     """The functions whose points count; all when it names none."""
+    calls: Callable[..., Any] = Calls
+    """What counts the calls into the system, and has one of those that were made undisturbed fail."""
+    samples: int = SAMPLES
+    """How many failpoints the short form tries."""
     may_raise: tuple[type[BaseException], ...] = ()
     """What the operation may raise to its caller when a call into the system fails: nothing, when that is a request."""
 
@@ -418,10 +465,9 @@ class Sweep:
             return [point for point in points if point.function in self.only]
         return self._sample([point for point in points if point.function.split(":")[0] not in skipped])
 
-    @staticmethod
-    def _sample(whole: list[Any]) -> list[Any]:
+    def _sample(self, whole: list[Any]) -> list[Any]:
         """All of it, or in the short form so many, evenly spread."""
-        step = 1 if LONG else -(-len(whole) // SAMPLES) or 1
+        step = 1 if LONG else -(-len(whole) // self.samples) or 1
         return whole[random.randrange(min(step, len(whole))) :: step]
 
     def kill(self, operation: Any, prepare: Any = _nothing) -> None:
@@ -458,18 +504,17 @@ class Sweep:
 
     def fail(self, operation: Any, prepare: Any = _nothing) -> None:
         """Have each call into the system fail in every way; the process goes on."""
-        calls = Calls()
-        whole = self._survive(operation, prepare, calls)
+        whole = self._survive(operation, prepare, self.calls())
         self._check_survivor(whole, whole, "undisturbed")
         failed = 0
         tries = [(at, name, error) for at, name in enumerate(whole.said["calls"]) for error in ERRORS]
         shorts = [(at, name, SHORT) for at, name in enumerate(whole.said["calls"]) if name in {"write", "pwrite"}]
         for at, name, error in self._sample(tries) + shorts:
             what = f"{errno.errorcode.get(error, 'short')} from call {at}, {name}"
-            outcome = self._survive(operation, prepare, Calls(at, error))
+            outcome = self._survive(operation, prepare, self.calls(at, error, whole.said["calls"]))
             failed += outcome.status != 0 or len(outcome.said["calls"]) > at
             self._check_survivor(outcome, whole, what)
-        assert failed > 5, "the errors do not hit"
+        assert failed > min(5, self.samples // 4), "the errors do not hit"
         self.tally(failed)
 
     def _survive(self, operation: Any, prepare: Any, injected: Any) -> Outcome:
@@ -573,6 +618,16 @@ def world() -> Iterator[World]:
 def sweep(world: World, tally: Callable[..., None]) -> Sweep:
     """Sweeps over that store; how much was tried stands in the table."""
     return Sweep(world, tally)
+
+
+@pytest.fixture
+def traced(sweep: Sweep) -> Sweep:
+    """A sweep whose errors come out of the kernel; skips the test where strace cannot trace a process of ours."""
+    strace = shutil.which("strace")
+    if os.geteuid() or not strace or subprocess.run([strace, "-o", os.devnull, "true"], check=False).returncode:
+        pytest.skip("strace is not installed, or may not trace processes that are there already")
+    sweep.calls, sweep.samples = Traced, 12
+    return sweep
 
 
 @pytest.fixture

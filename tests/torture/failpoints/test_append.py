@@ -47,6 +47,12 @@ def test_an_error_anywhere(operation: Any, sweep: Any) -> None:
     sweep.fail(operation, lease)
 
 
+@pytest.mark.parametrize("operation", [obtain, declare])
+def test_an_error_of_the_kernel(operation: Any, traced: Any) -> None:
+    """The same out of the kernel."""
+    traced.fail(operation, lease)
+
+
 def test_the_sweep_finds_a_commit_before_the_record(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: with the commit stored first, a kill leaves readers a record that is not there."""
     append = SeriesDirectory._append

@@ -62,6 +62,13 @@ def test_an_error_anywhere(prepare: Any, sweep: Any) -> None:
     sweep.fail(fold_them, prepare)
 
 
+@PREPARED
+def test_an_error_of_the_kernel(prepare: Any, traced: Any) -> None:
+    """The same out of the kernel."""
+    traced.may_raise = (OSError, FormatError)
+    traced.fail(fold_them, prepare)
+
+
 def test_a_contained_slab_that_cannot_be_looked_at_counts_once(world: Any) -> None:
     """A slab that a killed folder did not unlink stays named, even if the next one is out of descriptors just then."""
 

@@ -77,6 +77,12 @@ def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
     sweep.fail(operation, prepare)
 
 
+@OPERATIONS
+def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
+    """The same out of the kernel."""
+    traced.fail(operation, prepare)
+
+
 def test_the_sweep_finds_a_capacity_that_is_not_there(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: with the capacity stored before its blocks are allocated, an error leaves a slab that is no slab."""
     words = Slab.words

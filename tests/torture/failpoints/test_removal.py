@@ -61,6 +61,14 @@ def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
     sweep.fail(operation, prepare)
 
 
+@OPERATIONS
+def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
+    """The same out of the kernel."""
+    traced.world.compacts = operation is compact
+    traced.may_raise = (StoreError,)
+    traced.fail(operation, prepare)
+
+
 def test_interrupted_while_the_compacted_file_is_opened(sweep: Any) -> None:
     """Half of the old file and half of the new one is neither: the file is opened again."""
     sweep.world.compacts = True
