@@ -5,7 +5,7 @@ is a failpoint before every line of ``mpmetrics/storage``, and a layer around ``
 every call into the system. A :class:`Sweep` runs an operation once for each of them, each time in a new child, and
 after each has the :class:`World` checked: totals against what the child said that it did, leftovers, and that the next
 process goes on. The short form takes samples of the failpoints, other ones each time. With
-``MPMETRICS_TORTURE_SECONDS`` in the environment it is all of them, and from 600 on before every instruction rather than
+``MPMETRICS_TORTURE_SECONDS`` in the environment it is all of them, and from 3600 on before every instruction instead of
 every line.
 """
 
@@ -52,7 +52,7 @@ SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "0") or 0)
 LONG = SECONDS > 0
 """Whether sweeps are whole; the short form takes its samples, others each time."""
 
-INSTRUCTIONS = SECONDS >= 600
+INSTRUCTIONS = SECONDS >= 3600
 """Whether they stop before each instruction rather than each line."""
 
 SAMPLES = 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import itertools
 import os
 import pickle
 import random
@@ -23,11 +24,11 @@ from mpmetrics.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 45.0
-"""Seconds after which something hangs; never a measure of speed."""
-
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "1"))
 """How long a storm lasts."""
+
+PATIENCE = 45.0 + 2 * SECONDS
+"""Seconds after which something hangs; never a measure of speed."""
 
 
 class Kit:
@@ -209,6 +210,21 @@ def storm() -> type[Storm]:
 def seconds() -> float:
     """How long a storm lasts."""
     return SECONDS
+
+
+@pytest.fixture
+def rounds(seconds: float) -> Callable[..., Iterator[int]]:
+    """Numbers, for ``seconds`` and, on a busy machine, until what was done is ``enough``; for half a minute at most."""
+
+    def count(enough: Callable[[int], bool], factor: float = 1.0) -> Iterator[int]:
+        start = time.monotonic()
+        for number in itertools.count():
+            passed = time.monotonic() - start
+            if passed > factor * seconds and (enough(number) or passed > 30.0):
+                return
+            yield number
+
+    return count
 
 
 @pytest.fixture

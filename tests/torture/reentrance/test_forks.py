@@ -65,7 +65,7 @@ def leave(provider: mpmetrics.Provider) -> None:
 
 
 def test_a_fork_within_a_signal_handler_keeps_both_exact(
-    kit: Any, storm: Any, seconds: float, in_child: Callable[..., Any], store_directory: str
+    kit: Any, storm: Any, rounds: Callable[..., Any], in_child: Callable[..., Any], store_directory: str
 ) -> None:
     """A handler that interrupts any operation forks; the child uses everything, scrapes and ends, exactly counted."""
 
@@ -80,17 +80,15 @@ def test_a_fork_within_a_signal_handler_keeps_both_exact(
 
         forks = Forks(work)
         own = 0
-        deadline = time.monotonic() + 2 * seconds
         with storm("signal", forks, pause=0.002):
-            while time.monotonic() < deadline:
+            for own in rounds(lambda done: forks.count > 5 and done > 101, 2.0):
                 used.churn(f"own-{own}")
                 used.by_code.labels(f"own-{own % 5000}").inc(0)
                 if own % 3 == 0:
                     used.use("own")
-                own += 1
         forks.reap(0)
         used.provider.force_flush()
-        uses = forks.count + (own + 2) // 3
+        uses = forks.count + own // 3 + 1
         return forks.count, own, forks.worst, used.expected(uses), used.counted(store_directory)
 
     children, own, worst, expected, counted = in_child(act)

@@ -13,7 +13,7 @@ from mpmetrics.storage import directory as directory_module
 from mpmetrics.storage import locks, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SETTINGS = ["signal", "collection", "finaliser"]
 InChild = "Callable[..., Any]"
@@ -38,7 +38,7 @@ def test_every_kind_counts_within_every_kind(
     where: str,
     kit: Any,
     storm: Any,
-    seconds: float,
+    rounds: Callable[..., Iterator[int]],
     in_child: Callable[..., Any],
     store_directory: str,
 ) -> None:
@@ -54,17 +54,15 @@ def test_every_kind_counts_within_every_kind(
                 used.churn(f"handler-{number}")
 
         own = 0
-        deadline = time.monotonic() + seconds
         with storm(setting, interrupt) as interruptions:
-            while time.monotonic() < deadline:
+            for own in rounds(lambda _: interruptions.count > 100):
                 used.use(f"own-{own % 500}")
                 if own % 50 == 0:
                     used.churn(f"own-{own}")
-                own += 1
                 interruptions.litter()
         used.provider.force_flush()
         counted = used.counted(store_directory if where == "store" else None)
-        return interruptions.count, used.expected(own + interruptions.count), counted
+        return interruptions.count, used.expected(own + 1 + interruptions.count), counted
 
     interruptions, expected, counted = in_child(act)
 
@@ -79,7 +77,7 @@ def test_a_collector_that_interrupts_itself_answers(
     setting: str,
     source: str,
     storm: Any,
-    seconds: float,
+    rounds: Callable[..., Iterator[int]],
     in_child: Callable[..., Any],
     store_directory: str,
 ) -> None:
@@ -108,9 +106,8 @@ def test_a_collector_that_interrupts_itself_answers(
                 missed.append(before - shown)
 
         depth = 2  # what is interrupted before its increment, and in the pure twin what is queued behind it
-        deadline = time.monotonic() + seconds
         with storm(setting, scrape, pause=0.0005) as interruptions:
-            while time.monotonic() < deadline:
+            for _ in rounds(lambda _: interruptions.count > 20):
                 scrape()
                 interruptions.litter()
         return interruptions.count, missed
