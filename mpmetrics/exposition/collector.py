@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
+import functools
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from mpmetrics.collector.collection import Collection
+from mpmetrics.exposition.compress import Packer
 from mpmetrics.exposition.negotiate import accepts_gzip, choose
 from mpmetrics.exposition.text import render_openmetrics, render_text
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector"]
 
-_GZIP_LEVEL = 1
 _WORTH_COMPRESSING = 1400
 """Bytes; less than this goes in one packet anyway."""
 
@@ -62,11 +63,17 @@ class Collector(Collection):
             headers["Content-Encoding"] = "gzip"
             packed = cache.get((chosen, True)) if not names else None
             if packed is None:
-                packed = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+                # What a scraper picked out is compressed by itself, else each would be held against another one's.
+                packed = (Packer() if names else self._packers[chosen.name]).pack(body)
                 if not names:
                     cache[chosen, True] = packed
             body = packed
         return headers, body
+
+    @functools.cached_property
+    def _packers(self) -> defaultdict[str, Packer]:
+        """What compressed the scrapes before, by format."""
+        return defaultdict(Packer)
 
     def _cache(self, readings: list[Reading]) -> dict[tuple[Format, bool], bytes]:
         """What was rendered of these very readings; of the latest ones only, so that it stays bounded."""

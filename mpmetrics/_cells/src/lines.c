@@ -69,6 +69,14 @@ static int are_shapes(PyObject *shapes)
     return 1;
 }
 
+static Py_ssize_t count_bytes(PyObject *list)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(list); at++)
+        count += PyBytes_GET_SIZE(PyList_GET_ITEM(list, at));
+    return count;
+}
+
 /* How many lines there are going to be, but for those behind the rows. */
 static Py_ssize_t count_lines(PyObject *shapes, Py_ssize_t rows, const char *shown)
 {
@@ -86,7 +94,7 @@ static Py_ssize_t count_lines(PyObject *shapes, Py_ssize_t rows, const char *sho
 static PyObject *write_lines(PyObject *shapes, PyObject *rows, const double *value, const char *shown, PyObject *more)
 {
     Py_ssize_t width = PyTuple_GET_SIZE(shapes), count = PyList_GET_SIZE(rows);
-    Output output = {.room = 64 * (count_lines(shapes, count, shown) + 1)};
+    Output output = {.room = 64 * (count_lines(shapes, count, shown) + 1) + (more == NULL ? 0 : count_bytes(more))};
     output.bytes = PyBytes_FromStringAndSize(NULL, output.room);
     int failed = output.bytes == NULL;
     for (Py_ssize_t row = 0; !failed && row < count; row++) {
