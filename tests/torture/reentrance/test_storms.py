@@ -86,8 +86,9 @@ def test_a_collector_that_interrupts_itself_answers(
     def act() -> tuple[int, list[float]]:
         provider = mpmetrics.Provider(store_directory)
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
-        for number in range(50):  # new series would be private where they interrupt the use of the store
-            hits.labels(str(number))
+        # New series would be private where they interrupt the use of the store, and first uses queue up behind a lease.
+        for number in range(50):
+            hits.labels(str(number)).inc(0)
         if setting == "signal":  # collections and finalisers come in threads, too, that have but begun
             observe = provider.meter("kit").observable_gauge
             observe("depth", callback=lambda observer: observer.observe(1))
