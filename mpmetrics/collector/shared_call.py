@@ -52,12 +52,6 @@ class SharedCall(Generic[Result]):
         self._started = 0
         self._finished: tuple[int, Result] | None = None
         """The number of the last run that ended well, and its result."""
-        self._waiters: set[object] = set()
-
-    @property
-    def waiting(self) -> int:
-        """How many callers wait for another one's run."""
-        return len(self._waiters)
 
     def __call__(self) -> Result:
         """The result of a run that begins after this call; what the function raises when this caller runs it."""
@@ -65,7 +59,6 @@ class SharedCall(Generic[Result]):
         lock = self._lock
         wanted = self._started + 1
         patience = time.monotonic() + PATIENCE
-        token = object()
         mine = 0
         try:
             while True:
@@ -81,9 +74,7 @@ class SharedCall(Generic[Result]):
                         break
                 if runner in {me, self._on_behalf_of()} or time.monotonic() > patience:
                     return self._aside()
-                self._waiters.add(token)
                 time.sleep(PAUSE)
-            self._waiters.discard(token)
             result = self._function()
             with lock:
                 if lock is self._lock:  # else we are in a forked child, with what was begun in its parent
@@ -91,7 +82,6 @@ class SharedCall(Generic[Result]):
                     self._runner = None
             return result
         finally:
-            self._waiters.discard(token)
             if mine and lock is self._lock and self._runner == me:
                 self._runner = None
 
@@ -99,4 +89,3 @@ class SharedCall(Generic[Result]):
         """In a forked child: nobody is running or waiting here."""
         self._lock = threading.RLock()
         self._runner = None
-        self._waiters = set()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mpmetrics.collector import shared_call
 from mpmetrics.collector.shared_call import SharedCall
 
 if TYPE_CHECKING:
@@ -41,10 +44,11 @@ class Stage:
 
 
 class Callers:
-    """Threads that ask, and what they were given."""
+    """Threads that ask, what they were given, and which of them had to wait for it."""
 
     def __init__(self, call: SharedCall[int]) -> None:
         self.call = call
+        self.waited: set[threading.Thread] = set()
         self.given: dict[str, object] = {}
         self.threads: dict[str, threading.Thread] = {}
 
@@ -60,13 +64,17 @@ class Callers:
         self.threads[name] = threading.Thread(target=run, daemon=True)
         self.threads[name].start()
 
-    def waiting(self, number: int) -> None:
-        """Return when this many callers wait for a run that is going on."""
-        for _ in range(20_000):
-            if number == self.call.waiting:
-                return
-            threading.Event().wait(0.001)
-        pytest.fail("the callers do not wait")
+    def sleep(self, seconds: float) -> None:
+        """What a caller does between two looks at a run that goes on."""
+        self.waited.add(threading.current_thread())
+        time.sleep(seconds)
+
+    def wait_in_line(self, *names: str) -> None:
+        """Return once these callers wait for a run that goes on."""
+        deadline = time.monotonic() + 20
+        while not self.waited.issuperset(self.threads[name] for name in names):
+            assert time.monotonic() < deadline, "the callers do not wait"
+            time.sleep(0.001)
 
     def join(self) -> None:
         """Wait until all were answered."""
@@ -84,9 +92,11 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture
-def callers(stage: Stage) -> Callers:
+def callers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callers:
     """Those who ask for it."""
-    return Callers(SharedCall(stage, stage))
+    made = Callers(SharedCall(stage, stage))
+    monkeypatch.setattr(shared_call, "time", SimpleNamespace(monotonic=time.monotonic, sleep=made.sleep))
+    return made
 
 
 def test_alone(stage: Stage) -> None:
@@ -101,9 +111,10 @@ def test_all_who_ask_during_a_run_share_the_next(stage: Stage, callers: Callers)
     """Nine callers during a run make one run more, not nine, and none of them is given the run before."""
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
-    for number in range(9):
-        callers.ask(f"later {number}")
-    callers.waiting(9)
+    later = [f"later {number}" for number in range(9)]
+    for name in later:
+        callers.ask(name)
+    callers.wait_in_line(*later)
     stage.go.release()
     assert stage.begun.acquire(timeout=20)
     stage.go.release()
@@ -120,11 +131,11 @@ def test_who_asks_during_the_shared_run_waits_for_another(stage: Stage, callers:
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
     callers.ask("second")
-    callers.waiting(1)
+    callers.wait_in_line("second")
     stage.go.release()
     assert stage.begun.acquire(timeout=20)
     callers.ask("third")
-    callers.waiting(1)
+    callers.wait_in_line("third")
     stage.go.release(2)
     callers.join()
 
@@ -137,9 +148,10 @@ def test_an_error_is_the_runners_own(stage: Stage, callers: Callers) -> None:
     stage.failing.append(error)
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
-    for number in range(3):
-        callers.ask(f"later {number}")
-    callers.waiting(3)
+    later = [f"later {number}" for number in range(3)]
+    for name in later:
+        callers.ask(name)
+    callers.wait_in_line(*later)
     stage.go.release(5)
     callers.join()
 
@@ -152,9 +164,10 @@ def test_errors_in_a_row(stage: Stage, callers: Callers) -> None:
     stage.failing.extend(ZeroDivisionError() for _ in range(3))
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
-    for number in range(5):
-        callers.ask(f"later {number}")
-    callers.waiting(5)
+    later = [f"later {number}" for number in range(5)]
+    for name in later:
+        callers.ask(name)
+    callers.wait_in_line(*later)
     stage.go.release(10)
     callers.join()
 

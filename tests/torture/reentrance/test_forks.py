@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -120,9 +121,15 @@ def test_a_child_forked_amid_a_collection_collects_at_once(
     waiting = threading.Thread(target=collector.readings)
     thread.start()
     assert inside.wait(30)
+    waits = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(shared_call, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     waiting.start()
-    while not collector._shared.waiting:
-        time.sleep(0.001)
+    assert waits.wait(30)
 
     def scrape() -> None:
         hits.inc()
