@@ -157,7 +157,7 @@ def _tokens(path: str) -> list[bytes]:
 
 def _lines(path: str, what: str) -> list[tuple[int, bytes]]:
     """The lines that say something, with their numbers; there is at least one."""
-    content = read(path, what, secret=True)
+    content = read(path, what)
     stripped = ((number, line.strip()) for number, line in enumerate(content.split(b"\n"), 1))
     lines = [(number, line) for number, line in stripped if line and not line.startswith(b"#")]
     if not lines:

@@ -1,23 +1,21 @@
-"""Reading the files that protect the endpoint, with messages that say what is wrong with them."""
+"""The files that protect the endpoint: reading them, with messages that say what is wrong, and telling a change."""
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
+from typing import NamedTuple
 
 from mpmetrics.errors import SecurityError
 
-__all__ = ["read", "signature"]
-
-log = logging.getLogger("mpmetrics")
+__all__ = ["Signature", "read", "signature"]
 
 _MOST = 4 * 1024 * 1024
 """Bytes; a file that is larger is not what it is taken for."""
 
 
-def read(path: str, what: str, *, secret: bool) -> bytes:
-    """The content of a file that is ``what``; said in the log when it is secret and others may read or write it.
+def read(path: str, what: str) -> bytes:
+    """The content of a file that is ``what``.
 
     SecurityError when it is not there, may not be read, is no regular file, is empty or is far too large.
     """
@@ -25,8 +23,7 @@ def read(path: str, what: str, *, secret: bool) -> bytes:
         # A pipe would have us wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 msg = f"{what} {path!r} is not a regular file"
                 raise SecurityError(msg)
             with open(descriptor, "rb", closefd=False) as file:
@@ -42,21 +39,31 @@ def read(path: str, what: str, *, secret: bool) -> bytes:
     if len(content) > _MOST:
         msg = f"{what} {path!r} is larger than {_MOST} bytes"
         raise SecurityError(msg)
-    if secret and status.st_mode & stat.S_IRWXO:
-        log.warning(
-            "%s %r is open to every user of this host (mode %04o): chmod o= %s",
-            what,
-            path,
-            status.st_mode & 0o7777,
-            path,
-        )
     return content
 
 
-def signature(path: str) -> tuple[int, ...] | None:
-    """What changes when the file does; None while it cannot be looked at."""
+class Signature(NamedTuple):
+    """What changes when a file does; times in nanoseconds."""
+
+    device: int
+    inode: int
+    mode: int
+    size: int
+    modified: int
+    changed: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every user of the host may read or write it."""
+        return stat.S_ISREG(self.mode) and bool(self.mode & stat.S_IRWXO)
+
+
+def signature(path: str) -> Signature | None:
+    """The signature of now; None while the file cannot be looked at."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Signature(
+        status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )

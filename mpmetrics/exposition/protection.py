@@ -38,10 +38,12 @@ class Protection:
         users, token = cast("str | None", security.users_file), cast("str | None", security.token_file)
         self._context: Reloaded[ssl.SSLContext] | None = None
         if cert is not None:
-            self._context = Reloaded(_given(cert, key, ca), functools.partial(make_context, cert, key, ca))
+            make = functools.partial(make_context, cert, key, ca)
+            self._context = Reloaded(_given(cert, key, ca), make, secrets=[key or cert])
         self._credentials = None
         if users is not None or token is not None:
-            self._credentials = Reloaded(_given(users, token), functools.partial(load_credentials, users, token))
+            given = _given(users, token)
+            self._credentials = Reloaded(given, functools.partial(load_credentials, users, token), secrets=given)
 
     @property
     def is_needed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -11,6 +12,8 @@ from mpmetrics.exposition.files import signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from mpmetrics.exposition.files import Signature
 
 __all__ = ["LOOK_EVERY", "Reloaded"]
 
@@ -26,14 +29,22 @@ class Reloaded(Generic[Value]):
     """What ``make()`` makes of the files at ``paths``: at once, where it may raise, and again when one of them changes.
 
     The files are looked at when the value is asked for, at most once a second. Files that are of no use leave the last
-    value in force, which is said once, and are tried again: they may be half written, or descriptors may be short. Any
-    thread may call it; none waits for another.
+    value in force, which is said once, and are tried again: they may be half written, or descriptors may be short. That
+    every user of the host may read or write one of the ``secrets`` among them is said once, until that file changes.
+    Any thread may call it; none waits for another.
     """
 
     def __init__(
-        self, paths: Sequence[str], make: Callable[[], Value], clock: Callable[[], float] = time.monotonic
+        self,
+        paths: Sequence[str],
+        make: Callable[[], Value],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        secrets: Sequence[str] = (),
     ) -> None:
         self._paths = paths
+        self._secrets = secrets
+        self._said_open: dict[str, Signature] = {}
         self._make = make
         self._clock = clock
         self._looking = threading.Lock()
@@ -58,8 +69,18 @@ class Reloaded(Generic[Value]):
             finally:
                 self._looking.release()
 
-    def _look(self) -> list[tuple[int, ...] | None]:
-        return [signature(path) for path in self._paths]
+    def _look(self) -> list[Signature | None]:
+        seen = [signature(path) for path in self._paths]
+        for path, found in zip(self._paths, seen, strict=True):
+            if path in self._secrets and found is not None and found.is_open and self._said_open.get(path) != found:
+                self._said_open[path] = found
+                log.warning(
+                    "%r holds secrets, and is open to every user of this host (mode %04o): chmod o= %s",
+                    path,
+                    stat.S_IMODE(found.mode),
+                    path,
+                )
+        return seen
 
     def _read_changed(self) -> None:
         seen = self._look()

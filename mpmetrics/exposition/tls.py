@@ -12,13 +12,13 @@ __all__ = ["make_context"]
 
 def make_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
     """A context of these files; SecurityError when they cannot be used. With ``client_ca``, clients need one, too."""
-    read(cert, "TLS certificate", secret=key is None)
+    read(cert, "TLS certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(["http/1.1"])
     if key is not None:
-        read(key, "TLS key", secret=True)
+        read(key, "TLS key")
     try:
         context.load_cert_chain(cert, key, password=_ask_nobody)
     except (ssl.SSLError, OSError, ValueError) as error:
@@ -28,7 +28,7 @@ def make_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLCo
         )
         raise SecurityError(msg) from error
     if client_ca is not None:
-        read(client_ca, "TLS client CA", secret=False)
+        read(client_ca, "TLS client CA")
         try:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError) as error:

@@ -282,13 +282,31 @@ def test_certificate_is_missing(field: str) -> None:
         Security(**{field: "/a"})
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said in the log."""
+    return [record.getMessage() for record in caplog.records]
+
+
 @pytest.mark.parametrize(("mode", "said"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o602, 1)])
 def test_secrets_that_others_may_read_are_said(
-    write: Callable[..., str], caplog: pytest.LogCaptureFixture, mode: int, said: int
+    write: Callable[..., str], certificates: Any, caplog: pytest.LogCaptureFixture, mode: int, said: int
 ) -> None:
     """Users, tokens and keys that are open to everybody draw a line in the log that says what to do."""
-    load_credentials(write("users", f"ann:{hashed('x')}", mode), write("token", OTHER, mode))
-    assert 2 * said == sum("chmod o= " in record.getMessage() for record in caplog.records)
+    certificate, key = (Path(path) for path in certificates.server())
+    ca = write("ca", Path(certificates.ca).read_bytes(), 0o644)
+    paths = [write("users", f"ann:{hashed('x')}", mode), write("token", OTHER, mode), str(key)]
+    key.chmod(mode)
+    certificate.chmod(0o644)
+    Protection(Security(tls_cert=certificate, tls_key=key, tls_client_ca=ca, users_file=paths[0], token_file=paths[1]))
+    found = {path: text for text in messages(caplog) for path in paths if text.endswith(f"chmod o= {path}")}
+    assert set(paths if said else []) == found.keys()
+    assert len(found) == len(messages(caplog))
+
+    both = certificate.with_name("both.pem")
+    both.write_bytes(certificate.read_bytes() + key.read_bytes())
+    both.chmod(mode)
+    Protection(Security(tls_cert=both))
+    assert said == sum(text.endswith(f"chmod o= {both}") for text in messages(caplog))
 
 
 def test_bcrypt_is_missing(write: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,6 +401,34 @@ def test_broken_files_change_nothing(write: Callable[..., str], caplog: pytest.L
     write("a", "good")
     clock.now += reloaded.LOOK_EVERY
     assert "good" == value()
+
+
+@pytest.mark.parametrize("broken", ["a", "b"])
+def test_an_open_secret_is_said_once(write: Callable[..., str], caplog: pytest.LogCaptureFixture, broken: str) -> None:
+    """However often it is tried again, for its own sake or another file's; and again when it has changed."""
+
+    def said() -> int:
+        """How many lines say that a file is open, since the last time."""
+        count = sum("chmod o= " in text for text in messages(caplog))
+        caplog.clear()
+        return count
+
+    clock = Clock()
+    made = {name: Made(write(name, "1", 0o644 if name == "a" else 0o600)) for name in ("a", "b")}
+    paths = [one.path for one in made.values()]
+    value = Reloaded(paths, lambda: [one() for one in made.values()], clock, secrets=paths)
+    assert 1 == said()
+    write(broken, "broken", 0o644 if broken == "a" else 0o600)
+    for _ in range(5):
+        clock.now += reloaded.LOOK_EVERY
+        assert ["1", "1"] == value()
+    assert 6 == made[broken].calls
+    assert (broken == "a") == said()
+    for name, expected in (("a", 1), ("b", 0)):
+        os.utime(made[name].path, (1, 1))
+        clock.now += reloaded.LOOK_EVERY
+        value()
+        assert expected == said()
 
 
 def test_first_reading_raises(write: Callable[..., str]) -> None:
