@@ -34,7 +34,8 @@ class Asynchronous:
 
     The workers' may take ``worker_timeout`` seconds, all together.
 
-    For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it.
+    For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it. Only
+    :meth:`merge_aside` may interrupt that; it shares nothing with it but what was said in the log.
     """
 
     def __init__(self, provider: Provider | None, watch: Watch | None, worker_timeout: float) -> None:
@@ -80,22 +81,22 @@ class Asynchronous:
         slab = None if segments is None else segments.slab_name
         return "" if slab is None else slab.identity
 
-    def aside(self) -> Asynchronous:
-        """One that has run no callbacks, to merge a snapshot in the middle of what this one does."""
-        made = Asynchronous(self._provider, None, self._worker_timeout)
-        made._said = self._said
-        return made
-
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot, with what was observed for it."""
         self._refreshed.forget_stale(snapshot)
-        readings = merge(snapshot, self._is_shown, self._cache)
+        return self._with_observed(merge(snapshot, self._is_shown, self._cache), snapshot, self._observed)
+
+    def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
+        """The metrics of a snapshot for which no callback was run; may be called in the middle of a collection."""
+        return self._with_observed(merge(snapshot, lambda _family, _series: False), snapshot, Observed())
+
+    def _with_observed(self, readings: list[Reading], snapshot: Snapshot, observed: Observed) -> list[Reading]:
         numbers = snapshot.catalog.numbers
         merged = []
         for reading in readings:
             family = snapshot.catalog.families[numbers[reading.name]]
             # Of another metric of that name, which the store had first, they are no values.
-            values = self._observed.values.get(family)
+            values = observed.values.get(family)
             if values:
                 reading.samples = _samples(family, values)
             if reading.name == ANNOUNCED:

@@ -160,14 +160,14 @@ class Collection(PrometheusCollector):
         return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
 
     def _collect_aside(self) -> list[Reading]:
-        """What there is, for a signal handler or finaliser that interrupted a collection on its own thread.
+        """What there is, for who may not wait for the collection that goes on: it may be the one who keeps that up.
 
         What that one has half done is left alone: files are opened anew, and nobody's callbacks or sources are asked.
         """
         start = time.monotonic()
         path = self._epoch_path()
         snapshot = self._snapshot(path, _read_once)
-        merged = self._asynchronous.aside().merge(snapshot) + self._modules.readings()
+        merged = self._asynchronous.merge_aside(snapshot) + self._modules.readings()
         return merged + figures(snapshot, up=_is_up(path, snapshot), seconds=time.monotonic() - start)
 
     def _add_sources(self, merged: list[Reading]) -> None:
