@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from mpmetrics.callbacks.observer import Observations, observer_of
+from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +27,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "Runner", "Watch", "at_work_for"]
 
-_at_work: dict[int, int] = {}
-"""Threads that run callbacks, and who waits for them."""
+
+class _AtWork:
+    """The threads of this process that run callbacks, and who waits for each of them."""
+
+    def __init__(self) -> None:
+        self.callers: dict[int, int] = {}
+        fork.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """They are at work in the parent; here, the next new thread is likely to be known by what one of them was."""
+        self.callers = {}
+
+
+_at_work = _AtWork()
 
 
 def at_work_for() -> int | None:
     """The thread that waits for the callback in which this is asked; None when this is in none."""
-    return _at_work.get(threading.get_ident())
+    return _at_work.callers.get(threading.get_ident())
 
 
 class Watch(Protocol):
@@ -233,11 +246,11 @@ class _Lane:
 
     def _work(self) -> None:
         me = threading.get_ident()
-        _at_work[me] = self._caller
+        _at_work.callers[me] = self._caller
         try:
             self._carry_out()
         finally:
-            del _at_work[me]
+            _at_work.callers.pop(me, None)  # gone where a callback forked, and this is the child
 
     def _carry_out(self) -> None:
         going = True

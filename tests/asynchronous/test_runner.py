@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Provider
-from mpmetrics.callbacks.runner import Runner
+from mpmetrics.callbacks.runner import Runner, at_work_for
 from mpmetrics.collector.suspects import Suspects
 
 if TYPE_CHECKING:
@@ -183,6 +183,46 @@ def test_a_forked_child_begins_anew(hanging: Hanging) -> None:
         os._exit(0 if values(run) == [1.0] else 1)
 
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_nobody_is_at_work_in_a_forked_child(
+    hanging: Hanging, child: Callable[[Callable[[], object]], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a thread that the system gives the identity of the parent's thread that is."""
+    at_work: dict[int, int | None] = {}
+
+    def note(_: object) -> None:
+        at_work[threading.get_ident()] = at_work_for()
+
+    Runner().run(callbacks(Provider(), note, hanging, timeout=0.1), seconds=20)
+    (identity,) = at_work
+    assert threading.get_ident() == at_work[identity]
+
+    def look() -> None:
+        monkeypatch.setattr(threading, "get_ident", lambda: identity)
+        assert at_work_for() is None
+
+    child(look)
+
+
+def test_a_callback_that_forks_ends_well_in_its_child() -> None:
+    """Nobody waits for it there, and its thread ends like any other."""
+    reader, writer = os.pipe()
+    pids = []
+
+    def forking(_: object) -> None:
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+        else:
+            threading.excepthook = lambda args: os.write(writer, repr(args).encode())
+            os.write(writer, repr(at_work_for()).encode())
+
+    Runner().run(callbacks(Provider(), forking), seconds=20)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        assert "None" == said.read()
+    assert 0 == os.waitpid(pids[0], 0)[1]
 
 
 def in_child(suspects: Suspects, wanted: list[Callback]) -> int:
