@@ -211,7 +211,9 @@ class Collection(PrometheusCollector):
             return self._store.current() if self._store is not None else None
         except OSError as error:
             self._say("store", f"the store cannot be read: {error}")
-            return None
+            if self._reader is None or isinstance(error, FileNotFoundError):
+                return None
+            return self._reader.path  # of which files are open
 
     def fold(self) -> None:
         """Fold the dead of the current epoch; what keeps it from doing so is said once in the log."""

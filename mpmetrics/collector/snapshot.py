@@ -20,7 +20,7 @@ from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retired import Retired, read_retired
-from mpmetrics.storage.survey import list_slabs
+from mpmetrics.storage.survey import SlabName, list_slabs
 
 if TYPE_CHECKING:
     from mpmetrics._cells.vectors import Vector
@@ -112,11 +112,10 @@ class EpochReader:
         held = os.fstat(number) if number >= 0 else None
         if held is None or (held.st_dev, held.st_ino) != identity:
             before = self._retired.incarnation
-            self._retired, self._retired_file = Retired(), Descriptor(-1)
             try:
                 self._retired, self._retired_file = read_retired(self.path)
                 self._is_lost |= self._retired.incarnation < before
-            except (OSError, FormatError) as error:
+            except (OSError, FormatError) as error:  # what was read last stands
                 snapshot.unreadable["retired"] = str(error)
         if self._is_lost:
             snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
@@ -142,7 +141,7 @@ class EpochReader:
             names = list_slabs(self.path)
         except OSError as error:
             snapshot.unreadable["."] = str(error)
-            names = []
+            names = self._known(snapshot)
         for name in names:
             if name.identity in snapshot.retired.slabs:
                 continue
@@ -166,6 +165,18 @@ class EpochReader:
         self._read_orphans(snapshot)
         snapshot.columns.sort(key=lambda column: (column.ordinal, column.created))
         return complete
+
+    def _known(self, snapshot: Snapshot) -> list[SlabName]:
+        """The slabs of last time, where the directory cannot be listed: a scraper takes less for a restart.
+
+        What a dead one without a name counted is in the retired file, unless that could not be read either.
+        """
+        is_blind = "retired" in snapshot.unreadable
+        return [
+            SlabName(file, reader.ordinal, reader.identity)
+            for file, reader in self._slabs.items()
+            if is_blind or reader.alive or not reader.is_removed
+        ]
 
     def _read_orphans(self, snapshot: Snapshot) -> None:
         for name, reader in self._orphans.items():

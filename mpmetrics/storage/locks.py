@@ -12,7 +12,6 @@ Three kinds, all of them flock underneath, which the kernel drops with the proce
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import sys
@@ -48,10 +47,8 @@ def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
 
 
 def _check_directory(path: str) -> None:
-    """FileNotFoundError unless the directory of ``path`` is there: filelock would bring back one that was deleted."""
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        raise FileNotFoundError(errno.ENOENT, "the directory is gone", directory)
+    """OSError unless the directory of ``path`` is there: filelock would bring back one that was deleted."""
+    os.stat(os.path.dirname(path))
 
 
 class _Mutex:

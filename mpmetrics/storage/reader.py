@@ -165,9 +165,14 @@ class SlabReader:
         return probe(self._descriptor.fileno())
 
     @property
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return os.fstat(self._descriptor.fileno()).st_nlink == 0
+
+    @property
     def is_orphaned(self) -> bool:
         """Whether somebody removed the file, which no folder does as long as the owner holds its lease."""
-        return self.alive and os.fstat(self._descriptor.fileno()).st_nlink == 0
+        return self.alive and self.is_removed
 
     @property
     def acknowledged(self) -> int:

@@ -85,6 +85,21 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
     secure(descriptor.fileno(), 0o700, owner)
 
 
+def _check(path: str, status: os.stat_result, what: str = "store") -> None:
+    """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
+    if not stat.S_ISDIR(status.st_mode):
+        msg = f"the {what} {path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if os.geteuid() not in (status.st_uid, 0):
+        owner, user = status.st_uid, os.geteuid()
+        msg = f"the {what} {path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        msg = f"the {what} {path} can be written by others (mode {mode:04o}); run: chmod 0700 {path}"
+        raise StoreUnavailableError(msg)
+
+
 @dataclass(frozen=True)
 class Epoch:
     """An epoch that this process is part of: its directory, its files' owner, the descriptors that keep it alive.
@@ -120,7 +135,7 @@ class Store:
         except OSError as error:
             msg = f"the store {self.path} cannot be created: {error.strerror or error}; choose another MPMETRICS_DIR"
             raise StoreUnavailableError(msg) from error
-        self._check(status)
+        _check(self.path, status)
         self.owner = (status.st_uid, status.st_gid)
 
     def _create(self, owner: tuple[int, int] | None) -> None:
@@ -129,21 +144,6 @@ class Store:
         except FileExistsError:
             return
         _secure_directory(self.path, owner)
-
-    def _check(self, status: os.stat_result) -> None:
-        if not stat.S_ISDIR(status.st_mode):
-            msg = (
-                f"the store {self.path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
-            )
-            raise StoreUnavailableError(msg)
-        if os.geteuid() not in (status.st_uid, 0):
-            owner, user = status.st_uid, os.geteuid()
-            msg = f"the store {self.path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
-            raise StoreUnavailableError(msg)
-        if status.st_mode & 0o022:
-            mode = stat.S_IMODE(status.st_mode)
-            msg = f"the store {self.path} can be written by others (mode {mode:04o}); run: chmod 0700 {self.path}"
-            raise StoreUnavailableError(msg)
 
     def begin(self) -> Epoch:
         """Begin a new epoch, and remove dead ones. StoreUnavailableError when that cannot be done."""
@@ -191,6 +191,7 @@ class Store:
         return self._epoch(path, hold_shared(os.path.join(path, "lease")))
 
     def _epoch(self, path: str, lease: Descriptor) -> Epoch:
+        _check(path, os.lstat(path), "epoch")
         shield = Descriptor(-1)
         with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
             shield = hold_shared(self.path)
@@ -222,9 +223,10 @@ class Store:
     def _remove_leftovers(self) -> None:
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
-            dead = _EPOCH.match(name) and unheld(os.path.join(path, "lease"))
-            if dead or name.startswith("new-epoch-"):
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what cannot be looked at is not ours to remove
+                dead = _EPOCH.match(name) and unheld(os.path.join(path, "lease"))
+                if dead or name.startswith("new-epoch-"):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def remove_if_dead(self) -> bool:
         """Remove the whole store when nobody is left in it; answers whether it is gone."""

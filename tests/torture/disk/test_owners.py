@@ -1,0 +1,252 @@
+"""Files of a store whose owner or mode somebody changes under running processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+NOBODY = 65534
+
+WHAT = (
+    "store",
+    "lock",
+    "epoch",
+    "lease",
+    "series",
+    "series.lock",
+    "fold.lock",
+    "retired",
+    "slab of one that lives",
+    "slab of a dead one",
+)
+MODES = {
+    "closed": 0,
+    "write-only": 0o300,
+    "read-only": 0o500,
+    "open to all": 0o777,
+    "root's": 0o700,
+    "root's, and readable": 0o755,
+}
+
+
+def change(path: Path, how: str) -> None:
+    """Change owner or mode of a file or directory."""
+    is_directory = path.is_dir()
+    if how.startswith("root's"):
+        os.chown(path, 0, 0)
+    path.chmod(MODES[how] if is_directory else MODES[how] & 0o666)
+
+
+def put_back(path: Path) -> None:
+    """As it was made."""
+    os.chown(path, NOBODY, NOBODY)
+    path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("what", WHAT)
+def test_whoever_runs_goes_on_and_all_is_exact_once_it_is_put_back(
+    what: str, how: str, store_directory: str, person: Callable[..., Any]
+) -> None:
+    """Uses succeed, scrapes never go back and say what is missing, and nothing of the living or the dead is lost."""
+    store = Path(store_directory, "store")
+    worker, parent, victim, early, folded = (person() for _ in range(5))
+    for number, each in enumerate((worker, parent, victim, early, folded)):
+        assert each.work()
+        each.use("all", f"own-{number}")
+    watchers = [person(), person()]
+    watchers[0].watch()
+    watchers[1].watch_provider()
+    folded.kill()
+    for each in watchers:
+        assert 10 == each.scrape()["hits_total"]
+    slabs = dict(slabs_by_pid(store))
+    early.kill()  # nobody looks, so it is not folded yet
+
+    (epoch,) = store.glob("epoch-*")
+    victims = {
+        "store": store,
+        "epoch": epoch,
+        "lock": store / "lock",
+        "slab of one that lives": slabs[worker.pid],
+        "slab of a dead one": slabs[early.pid],
+    }
+    path = victims.get(what, epoch / what)
+    change(path, how)
+    used = 10
+    shown = [{"hits_total": 10.0} for _ in watchers]
+    worker.declare("later")
+    for turn in range(3):
+        worker.use("all", f"later-{turn}")
+        parent.use("all", f"later-{turn}")
+        used += 4
+        if turn == 0:
+            parent.fork()  # the child counts for itself, with what it can have now
+            parent.use("all", "child")
+            victim.use("all", "before its end")
+            victim.kill()
+            used += 4
+        for number, each in enumerate(watchers):
+            now = each.scrape()
+            check(now, used)
+            assert now.get("hits_total", used) >= shown[number]["hits_total"]
+            shown[number] = now
+    late = person()
+    is_in = late.work(default=True)
+    late.use("all", "late")
+    late.declare("latest")
+    assert is_in or "stay private" in " ".join(late.said())
+    used += 2 * is_in
+    new = person()
+    try:
+        new.watch()
+    except AssertionError as error:
+        assert "StoreUnavailableError" in str(error), error
+        assert what == "store"
+    else:
+        check(new.scrape(), used)
+
+    if what == "slab of a dead one" and not path.exists():
+        assert how in {"read-only", "open to all", "root's, and readable"}  # it could be folded
+    else:
+        put_back(path)
+    writers = [worker, parent, *([late] if is_in else [])]
+    for each in writers:
+        for _ in range(100):
+            if not each.flush():
+                break
+            time.sleep(0.05)
+        assert 0 == each.flush()
+        each.use("all", "at last")
+        used += 2
+    watchers.append(person())
+    watchers[-1].watch()
+    for each in watchers:
+        values = each.scrape()
+        assert (used, used, used) == (values["hits_total"], values["level"], values["took_count"]), each.said()
+        assert (0, 1) == (values["mpmetrics_unreadable_files"], values["mpmetrics_store_up"])
+    for each in (*writers, *watchers, late, new):
+        lines = each.said()
+        assert len(lines) == len(set(lines)) <= 4, lines
+    for each in writers:
+        each.kill()
+    assert used == watchers[0].scrape()["hits_total"]
+    assert [] == list(epoch.glob("slab-[0-9]-*"))
+
+
+def check(values: dict[str, float], used: int) -> None:
+    """A scrape shows what there is, or it says that something is missing; and nothing twice."""
+    hits, took = values.get("hits_total", 0), values.get("took_count", 0)
+    assert hits <= used
+    is_said = values["mpmetrics_unreadable_files"] or not values["mpmetrics_store_up"]
+    assert hits == used == took == values.get("level", 0) or is_said or values["mpmetrics_drops_total"], values
+
+
+def slabs_by_pid(store: Path) -> Iterator[tuple[int, Path]]:
+    """The slabs by the process ids in their heads, which are labels only, but here they do."""
+    from mpmetrics.storage.reader import SlabReader  # noqa: PLC0415 (of this alone)
+
+    for path in store.glob("epoch-*/slab-*"):
+        slab = SlabReader(str(path))
+        yield slab.pid, path
+        slab.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "write-only"])
+@pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
+def test_a_collector_that_sees_nothing_new_stays_right_while_root_folds(
+    how: str, store_directory: str, person: Callable[..., Any], *, is_naive: bool
+) -> None:
+    """What the collector has open, it shows, once: before each fold and after. Else counters would go back to zero."""
+    store = Path(store_directory, "store")
+    keeper, *workers = (person() for _ in range(5))
+    for each in (keeper, *workers):
+        each.work()
+        each.use("all")
+    owner, root = person(), person(0)
+    owner.watch(is_naive=is_naive)
+    root.watch()
+    assert 5 == owner.scrape()["hits_total"]
+    (epoch,) = store.glob("epoch-*")
+    epoch.chmod(MODES[how])
+    used, seen = 5, []
+    for each in workers:
+        keeper.use("all")
+        each.use("all")
+        each.kill()
+        used += 2
+        seen.append(owner.scrape()["hits_total"] - used)
+        assert used == root.scrape()["hits_total"]  # which folds
+        seen.append(owner.scrape()["hits_total"] - used)
+    assert is_naive == any(seen), seen
+    put_back(epoch)
+    assert used == owner.scrape()["hits_total"] == root.scrape()["hits_total"]
+    assert {(NOBODY, NOBODY)} == {(entry.stat().st_uid, entry.stat().st_gid) for entry in epoch.iterdir()}
+
+
+def begin(person: Callable[..., Any]) -> str:
+    """What a new server is told that wants to begin an epoch."""
+    server = person()
+    try:
+        return str(server.begin())
+    except AssertionError as error:
+        return str(error).splitlines()[-1]
+
+
+@pytest.mark.parametrize("what", ["store", "epoch"])
+def test_a_new_process_refuses_what_others_can_write_or_own(
+    what: str, store_directory: str, person: Callable[..., Any]
+) -> None:
+    """A directory in which others could plant values is refused by name, and used again once it is put right."""
+    store = Path(store_directory, "store")
+    running = person()
+    running.work()
+    path = store if what == "store" else store / "epoch-1"
+    for how, words in (("open to all", f"run: chmod 0700 {path}"), ("root's, and readable", "belongs to user 0")):
+        change(path, how)
+        late = person()
+        assert not late.work(default=True)
+        (line,) = late.said()
+        assert words in line
+        assert str(path) in line
+        assert "stay private" in line
+        late.use("all")
+        running.use("all")
+        if what == "store":
+            assert words in begin(person)
+        put_back(path)
+    assert person().work()
+    watcher = person()
+    watcher.watch()
+    assert 2 == watcher.scrape()["hits_total"]
+    running.kill()
+
+
+@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("what", ["epoch", "lease", "series"])
+def test_an_old_epoch_that_cannot_be_looked_at_keeps_no_server_from_its_own(
+    what: str, how: str, store_directory: str, person: Callable[..., Any]
+) -> None:
+    """The next start begins its epoch beside it, and what it left is removed when that is possible."""
+    store = Path(store_directory, "store")
+    old = person()
+    old.work()
+    old.use("all")
+    old.kill()
+    path = store / "epoch-1" if what == "epoch" else store / "epoch-1" / what
+    change(path, how)
+    assert "2" == begin(person)
+    if (store / "epoch-1").exists():
+        put_back(store / "epoch-1")
+        if path.exists():
+            put_back(path)
+    assert "3" == begin(person)
+    assert ["epoch-3"] == [entry.name for entry in store.glob("*epoch-*")]
