@@ -130,12 +130,18 @@ class Endpoint:
             beat.cancel()
 
     async def _win(self, elected: contextlib.ExitStack, stop: asyncio.Event) -> bool:
-        """Wait for the election lock; False when it is time to go first."""
+        """Wait for the election lock; False when it is time to go first.
+
+        Where it cannot be had at all we serve without it: two collectors harm nobody, and none leaves scrapes waiting.
+        """
         while self._election is not None and not stop.is_set():
             try:
                 elected.enter_context(mutex(self._election, 0.0))
-            except (LockTimeoutError, OSError):
+            except LockTimeoutError:
                 await _sleep(stop, BEAT)
+            except OSError as error:
+                log.warning("metrics are served without an election among collectors: %s", error)
+                break
             else:
                 break
         return not stop.is_set()

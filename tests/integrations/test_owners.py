@@ -1,0 +1,94 @@
+"""A server of an ordinary user whose store somebody closes or takes away while it serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Serve = Callable[..., Any]
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def ordinary(serve: Serve) -> Serve:
+    """Makes servers that run as an ordinary user from the start."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("becomes another user")
+
+    def make(*arguments: str) -> Any:
+        server = serve(*arguments)
+        os.chown(server.home, NOBODY, NOBODY)
+        server.command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *server.command]
+        return server
+
+    return make
+
+
+def said(server: Any, words: str) -> int:
+    """How many lines of the log have these words."""
+    return sum(words in line for line in Path(server.log).read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("what", ["store", "epoch"])
+@pytest.mark.parametrize("how", ["closed", "root's"])
+def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: str, how: str) -> None:
+    """Workers and the collector are replaced meanwhile, the server is reloaded, and in the end all is exact."""
+    server = ordinary("-w", "2").start()
+    served: list[int] = []
+
+    def visit() -> None:
+        served.extend(int(server.get("/page")) for _ in range(10))
+
+    visit()
+    server.wait_for(lambda: visit() or len(set(served)) == 2, what="requests to each worker, which have a slab then")
+    used, leased = len(served), set(served)
+    assert used == server.value('hits_total{path="/page"}')
+    store = server.home / "store"
+    path = store if what == "store" else next(store.glob("epoch-*"))
+    if how == "closed":
+        path.chmod(0)
+    else:
+        os.chown(path, 0, 0)
+    visit()
+    used = len(served)
+    text = server.scrape()
+    assert used == server.value('hits_total{path="/page"}', text)  # it has the slabs open
+    assert 1 <= server.value("mpmetrics_unreadable_files", text)
+
+    os.kill(server.workers()[0], signal.SIGKILL)
+    first = server.collector()
+    os.kill(first, signal.SIGKILL)
+    server.wait_for(lambda: server.collector() not in (None, first))
+    text = server.wait_for(server.scrape)
+    assert 0 == server.value("mpmetrics_store_up", text)
+    assert 1 == said(server, "without an election")
+    server.wait_for(lambda: len(server.workers()) == 2)
+    visit()
+    second, before = server.collector(), set(server.workers())
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: len(server.workers()) == 2 and not before & set(server.workers()))
+    server.wait_for(lambda: server.collector() not in (None, second))
+    visit()
+    assert 0 == server.value("mpmetrics_store_up")
+
+    path.chmod(0o700)
+    os.chown(path, NOBODY, NOBODY)
+    # But for those that came and went meanwhile: they had no place for what they counted.
+    kept = leased | set(server.workers())
+    served = [pid for pid in served if pid in kept]
+    server.wait_for(lambda: server.value('hits_total{path="/page"}') >= len(served), what="what is private to move in")
+    visit()
+    text = server.scrape()
+    assert len(served) == server.value('hits_total{path="/page"}', text)
+    assert 1 == server.value("mpmetrics_store_up", text)
+    assert 0 == server.value("mpmetrics_unreadable_files", text)
+    assert 0 == server.stop()
