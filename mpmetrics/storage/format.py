@@ -5,7 +5,7 @@ This page is the specification. A test holds its tables against the code below.
 A store is a directory::
 
     lock                   begin lock: taken to begin or join an epoch, and to clean up dead ones
-    epoch-N/               N = 1, 2, ...: one server's life; the highest N is the current epoch
+    epoch-N/               one server's life; N, from the time of its start in ms, is the highest of the current one
         lease              every process of the epoch holds a shared flock on it: no holder, dead epoch
         series             the series directory
         series.lock        append lock: taken to append to ``series`` and to link a slab

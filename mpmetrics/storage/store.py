@@ -207,7 +207,9 @@ class Store:
         return None
 
     def _begin(self) -> Epoch:
-        number = max(_epochs(self.path), default=0) + 1  # before the dead go: a number never comes back
+        # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
+        # who still has the old one open would take the new one's files for its own.
+        number = max([1, time.time_ns() // 1_000_000, *(number + 1 for number in _epochs(self.path))])
         self._remove_leftovers()
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)

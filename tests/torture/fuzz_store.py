@@ -83,7 +83,8 @@ def build(directory: str) -> str:
         provider.meter("m").counter("metered", unit="By").add(1, {"a": "b"})
         os._exit(0)
     os.waitpid(pid, 0)
-    return os.path.join(directory, "epoch-1")
+    (name,) = (name for name in os.listdir(directory) if name.startswith("epoch-"))
+    return os.path.join(directory, name)
 
 
 class Harness:

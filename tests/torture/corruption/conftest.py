@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import fcntl
 import json
 import os
@@ -171,7 +172,7 @@ class Store:
         self.directory = os.path.join(directory, "store")
         shutil.copytree(whole, self.directory, symlinks=True)
         os.chmod(self.directory, 0o700)
-        self.path = os.path.join(self.directory, "epoch-1")
+        (self.path,) = glob.glob(os.path.join(self.directory, "epoch-*"))
         self._held: list[int] = []
         slabs = sorted(name for name in os.listdir(self.path) if name.startswith("slab-"))
         self.names = {"series": "series", "retired": "retired", "live": slabs[0], "dead": slabs[1]}
