@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -148,6 +149,17 @@ class Person:
 
         return tell
 
+    def refusal(self, name: str) -> str:
+        """What the store says against its doing ``name``; empty when it was done."""
+        try:
+            self.__getattr__(name)()
+        except AssertionError as error:
+            last = str(error).strip().splitlines()[-1]
+            if "StoreUnavailableError: " not in last:
+                raise
+            return last
+        return ""
+
     def kill(self) -> None:
         """End it with SIGKILL, or the child in its place, after which it ends by itself."""
         if not self._is_gone:
@@ -161,13 +173,14 @@ class Person:
 @pytest.fixture
 def person(store_directory: str) -> Iterator[Callable[..., Person]]:
     """Starts processes of an ordinary user, for a store that is not made yet; they are gone at the end."""
-    os.chmod(store_directory, 0o711)  # noqa: PTH101 (a string)
-    os.mkdir(store := os.path.join(store_directory, "store"), 0o700)  # noqa: PTH102, PTH118 (as above)
+    Path(store_directory).chmod(0o755)
+    store = Path(store_directory, "store")
+    store.mkdir(0o700)
     os.chown(store, NOBODY, NOBODY)
     started: list[Person] = []
 
     def start(user: int = NOBODY) -> Person:
-        started.append(Person(store, user))
+        started.append(Person(str(store), user))
         return started[-1]
 
     yield start

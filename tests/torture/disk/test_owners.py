@@ -51,95 +51,121 @@ def put_back(path: Path) -> None:
     path.chmod(0o700 if path.is_dir() else 0o600)
 
 
+class Crew:
+    """Workers and collectors of one store, and how often each metric was used, as far as it has to be there."""
+
+    def __init__(self, store: Path, person: Callable[..., Any]) -> None:
+        self.person = person
+        self.worker, self.parent, self.victim, self.early, folded = (person() for _ in range(5))
+        for number, each in enumerate((self.worker, self.parent, self.victim, self.early, folded)):
+            assert each.work()
+            each.use("all", f"own-{number}")
+        self.used = 10
+        self.watchers = [person(), person()]
+        self.watchers[0].watch()
+        self.watchers[1].watch_provider()
+        folded.kill()
+        for each in self.watchers:
+            assert self.used == each.scrape()["hits_total"]
+        self.writers = [self.worker, self.parent]
+        self.others: list[Any] = []
+        slabs = dict(slabs_by_pid(store))
+        (self.epoch,) = store.glob("epoch-*")
+        self.places = {
+            "store": store,
+            "epoch": self.epoch,
+            "lock": store / "lock",
+            "slab of one that lives": slabs[self.worker.pid],
+            "slab of a dead one": slabs[self.early.pid],
+        }
+        self.early.kill()  # nobody looks, so it is not folded yet
+
+    def place(self, what: str) -> Path:
+        """The path of one of the things."""
+        return self.places.get(what, self.epoch / what)
+
+    def go_on(self) -> None:
+        """Work and scrape while something is wrong, with a child that is forked now and a worker that is killed."""
+        shown = [float(self.used) for _ in self.watchers]
+        self.worker.declare("later")
+        for turn in range(3):
+            if turn == 1:
+                self.parent.fork()  # the child counts for itself, with what it can have now
+                self.victim.use("all", "before its end")
+                self.victim.kill()
+                self.used += 2
+            for each in self.writers:
+                each.use("all", f"later-{turn}")
+                self.used += 2
+            for number, each in enumerate(self.watchers):
+                values = each.scrape()
+                check(values, self.used)
+                assert values["hits_total"] >= shown[number]
+                shown[number] = values["hits_total"]
+
+    def come_late(self) -> None:
+        """A worker that begins while something is wrong."""
+        late = self.person()
+        self.others.append(late)
+        is_in = late.work(default=True)
+        late.use("all", "late")
+        late.declare("latest")
+        if is_in:
+            self.used += 2
+            self.writers.append(late)
+        else:
+            assert "stay private" in " ".join(late.said())
+
+    def look_anew(self) -> None:
+        """A collector that begins while something is wrong: it is told so, or says what is missing."""
+        new = self.person()
+        self.others.append(new)
+        refusal = new.refusal("watch")
+        if not refusal:
+            check(new.scrape(), self.used)
+
+    def end_well(self) -> None:
+        """With all as it was everything is there, once; and each process has said what was wrong, once."""
+        for each in self.writers:
+            for _ in range(100):
+                if not each.flush():
+                    break
+                time.sleep(0.05)
+            each.use("all", "at last")
+            self.used += 2
+        self.watchers.append(self.person())
+        self.watchers[-1].watch()
+        expected = (self.used, self.used, self.used, 0, 1)
+        for each in self.watchers:
+            values = each.scrape()
+            names = ("hits_total", "level", "took_count", "mpmetrics_unreadable_files", "mpmetrics_store_up")
+            assert expected == tuple(values[name] for name in names), each.said()
+        for each in (*self.writers, *self.watchers, *self.others):
+            lines = each.said()
+            assert len(lines) == len(set(lines)) <= 4, lines
+        for each in self.writers:
+            each.kill()
+        assert self.used == self.watchers[0].scrape()["hits_total"]
+        assert [] == list(self.epoch.glob("slab-[0-9]-*"))
+
+
 @pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("what", WHAT)
 def test_whoever_runs_goes_on_and_all_is_exact_once_it_is_put_back(
     what: str, how: str, store_directory: str, person: Callable[..., Any]
 ) -> None:
     """Uses succeed, scrapes never go back and say what is missing, and nothing of the living or the dead is lost."""
-    store = Path(store_directory, "store")
-    worker, parent, victim, early, folded = (person() for _ in range(5))
-    for number, each in enumerate((worker, parent, victim, early, folded)):
-        assert each.work()
-        each.use("all", f"own-{number}")
-    watchers = [person(), person()]
-    watchers[0].watch()
-    watchers[1].watch_provider()
-    folded.kill()
-    for each in watchers:
-        assert 10 == each.scrape()["hits_total"]
-    slabs = dict(slabs_by_pid(store))
-    early.kill()  # nobody looks, so it is not folded yet
-
-    (epoch,) = store.glob("epoch-*")
-    victims = {
-        "store": store,
-        "epoch": epoch,
-        "lock": store / "lock",
-        "slab of one that lives": slabs[worker.pid],
-        "slab of a dead one": slabs[early.pid],
-    }
-    path = victims.get(what, epoch / what)
+    crew = Crew(Path(store_directory, "store"), person)
+    path = crew.place(what)
     change(path, how)
-    used = 10
-    shown = [{"hits_total": 10.0} for _ in watchers]
-    worker.declare("later")
-    for turn in range(3):
-        worker.use("all", f"later-{turn}")
-        parent.use("all", f"later-{turn}")
-        used += 4
-        if turn == 0:
-            parent.fork()  # the child counts for itself, with what it can have now
-            parent.use("all", "child")
-            victim.use("all", "before its end")
-            victim.kill()
-            used += 4
-        for number, each in enumerate(watchers):
-            now = each.scrape()
-            check(now, used)
-            assert now.get("hits_total", used) >= shown[number]["hits_total"]
-            shown[number] = now
-    late = person()
-    is_in = late.work(default=True)
-    late.use("all", "late")
-    late.declare("latest")
-    assert is_in or "stay private" in " ".join(late.said())
-    used += 2 * is_in
-    new = person()
-    try:
-        new.watch()
-    except AssertionError as error:
-        assert "StoreUnavailableError" in str(error), error
-        assert what == "store"
-    else:
-        check(new.scrape(), used)
-
+    crew.go_on()
+    crew.come_late()
+    crew.look_anew()
     if what == "slab of a dead one" and not path.exists():
         assert how in {"read-only", "open to all", "root's, and readable"}  # it could be folded
     else:
         put_back(path)
-    writers = [worker, parent, *([late] if is_in else [])]
-    for each in writers:
-        for _ in range(100):
-            if not each.flush():
-                break
-            time.sleep(0.05)
-        assert 0 == each.flush()
-        each.use("all", "at last")
-        used += 2
-    watchers.append(person())
-    watchers[-1].watch()
-    for each in watchers:
-        values = each.scrape()
-        assert (used, used, used) == (values["hits_total"], values["level"], values["took_count"]), each.said()
-        assert (0, 1) == (values["mpmetrics_unreadable_files"], values["mpmetrics_store_up"])
-    for each in (*writers, *watchers, late, new):
-        lines = each.said()
-        assert len(lines) == len(set(lines)) <= 4, lines
-    for each in writers:
-        each.kill()
-    assert used == watchers[0].scrape()["hits_total"]
-    assert [] == list(epoch.glob("slab-[0-9]-*"))
+    crew.end_well()
 
 
 def check(values: dict[str, float], used: int) -> None:
@@ -192,15 +218,6 @@ def test_a_collector_that_sees_nothing_new_stays_right_while_root_folds(
     assert {(NOBODY, NOBODY)} == {(entry.stat().st_uid, entry.stat().st_gid) for entry in epoch.iterdir()}
 
 
-def begin(person: Callable[..., Any]) -> str:
-    """What a new server is told that wants to begin an epoch."""
-    server = person()
-    try:
-        return str(server.begin())
-    except AssertionError as error:
-        return str(error).splitlines()[-1]
-
-
 @pytest.mark.parametrize("what", ["store", "epoch"])
 def test_a_new_process_refuses_what_others_can_write_or_own(
     what: str, store_directory: str, person: Callable[..., Any]
@@ -221,7 +238,7 @@ def test_a_new_process_refuses_what_others_can_write_or_own(
         late.use("all")
         running.use("all")
         if what == "store":
-            assert words in begin(person)
+            assert words in person().refusal("begin")
         put_back(path)
     assert person().work()
     watcher = person()
@@ -244,10 +261,10 @@ def test_an_old_epoch_that_cannot_be_looked_at_keeps_no_server_from_its_own(
     (epoch,) = store.glob("epoch-*")
     path = epoch if what == "epoch" else epoch / what
     change(path, how)
-    assert int(epoch.name[6:]) < int(begin(person))
+    assert int(epoch.name[6:]) < person().begin()
     if epoch.exists():
         put_back(epoch)
         if path.exists():
             put_back(path)
-    last = begin(person)
+    last = person().begin()
     assert [f"epoch-{last}"] == [entry.name for entry in store.glob("*epoch-*")]
