@@ -30,6 +30,7 @@ from mpmetrics.exposition.security import Security
 from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners, resolve
+from mpmetrics.integrations.logs import log_through
 from mpmetrics.integrations.privileges import acting_as
 from mpmetrics.integrations.protect import protect
 from mpmetrics.integrations.settings import Settings
@@ -166,7 +167,11 @@ class _Server:
     def on_starting(self, server: Any) -> None:
         """In the master, before it forks anything: begin the epoch."""
         self._started = True
-        _log_through(server.log)
+        log_through(server.log)
+        self._begin(server)
+
+    def _begin(self, server: Any) -> None:
+        """Begin the epoch and have all metrics in it; where there can be none, say why, and the server serves."""
         try:
             store, upgraded = self._find_store(server.cfg)
             # What is in the store belongs to the workers' user, who could put links in the way of a privileged hand.
@@ -178,8 +183,9 @@ class _Server:
             log.error("%s", error)
         except (StoreError, OSError) as error:
             self.provider.unavailable = str(error)
-            log.error("%s; the server serves, its metrics stay private to each process", error)
+            log.error("%s; the server serves, its metrics stay private to each process until a reload", error)
             return
+        self.provider.unavailable = None
         self._environ["MPMETRICS_DIR"] = os.path.dirname(epoch.path)
         self._environ["MPMETRICS_EPOCH"] = str(epoch.number)
         if self._is_ours:
@@ -272,6 +278,8 @@ class _Server:
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
+        if self._started and self.provider.epoch is None:
+            self._begin(server)  # for the workers that are about to be forked
         if self._supervisor is not None:
             self._listeners.set(self._settings.addresses, self._settings.scheme)
             self._listeners.open()
@@ -308,11 +316,3 @@ class _Server:
         self.provider.shutdown()
         if self._is_ours and self._store is not None:
             self._store.remove_if_dead()
-
-
-def _log_through(logger: Any) -> None:
-    """Have our messages stand in gunicorn's error log, unless the application has its own idea of where they go."""
-    if not log.hasHandlers():
-        for handler in logger.error_log.handlers:
-            log.addHandler(handler)
-        log.setLevel(logger.error_log.level)

@@ -9,8 +9,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from mpmetrics.storage.store import Store
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Serve = Callable[..., Any]
 
@@ -58,3 +62,71 @@ def test_a_stopped_worker_holds_no_scrape_up(serve: Serve) -> None:
         os.kill(stopped, signal.SIGCONT)
     server.wait_for(lambda: server.get("/page"))
     assert 11 == server.value('hits_total{path="/page"}')
+
+
+@pytest.fixture
+def stopped_server(serve: Serve) -> Iterator[Callable[[], tuple[Any, int]]]:
+    """A server that is not started yet, and a process that is stopped while it holds its store's begin lock."""
+    pids = []
+
+    def make(*arguments: str) -> tuple[Any, int]:
+        server = serve(*arguments)
+        pid = os.fork()
+        if not pid:
+            Store._begin = lambda _: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment,method-assign]
+            try:
+                Store(server.home / "store").begin()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        return server, pid
+
+    yield make
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
+def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
+    stopped_server: Callable[..., tuple[Any, int]], preload: list[str]
+) -> None:
+    """It comes up in time and says why once; scrapes say that there is no store. Each reload tries again."""
+
+    def said() -> list[str]:
+        return [line for line in server.log.read_text().splitlines() if "private" in line or "Traceback" in line]
+
+    server, pid = stopped_server("-w", "2", *preload)
+    server.start()
+    for _ in range(10):
+        server.get("/page")
+    (line,) = said()
+    for words in ("[ERROR]", str(server.home / "store"), "is one stopped?", "the server serves", "stay private"):
+        assert words in line
+    text = server.scrape()
+    assert 0 == server.value("mpmetrics_store_up", text)
+    assert "hits_total{" not in text  # what each worker counts, only that one knows
+
+    old = set(server.workers())
+    server.signal(signal.SIGHUP)  # it is stopped still
+    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()), 30.0)
+    server.get("/page")
+    assert 2 == len(said())
+    assert 0 == server.value("mpmetrics_store_up", server.wait_for(server.scrape))
+
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+    old = set(server.workers())
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()), 30.0)
+    for _ in range(10):
+        server.get("/after")
+    server.wait_for(lambda: server.value("mpmetrics_store_up"))
+    assert 10 == server.value('hits_total{path="/after"}')
+    os.kill(server.workers()[0], signal.SIGKILL)
+    server.get("/after")
+    assert 11 == server.value('hits_total{path="/after"}')
+    assert 2 == len(said())
+    assert 0 == server.stop()
