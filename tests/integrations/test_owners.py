@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Serve = Callable[..., Any]
 
@@ -31,6 +32,24 @@ def ordinary(serve: Serve) -> Serve:
         return server
 
     return make
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Puts an empty file system that is read-only in the place of a directory."""
+    mounts: list[Path] = []
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        options = f"ro,size=4m,mode=0700,uid={NOBODY},gid={NOBODY}"
+        command = ["/bin/mount", "-t", "tmpfs", "-o", options, "none", str(path)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here")
+        mounts.append(path)
+
+    yield make
+    for path in mounts:
+        subprocess.run(["/bin/umount", "-l", str(path)], check=True)
 
 
 def said(server: Any, words: str) -> int:
@@ -91,4 +110,28 @@ def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: st
     assert len(served) == server.value('hits_total{path="/page"}', text)
     assert 1 == server.value("mpmetrics_store_up", text)
     assert 0 == server.value("mpmetrics_unreadable_files", text)
+    assert 0 == server.stop()
+
+
+def test_a_server_on_a_read_only_disk_serves_and_has_a_store_after_a_reload(
+    ordinary: Serve, read_only: Callable[[Path], None]
+) -> None:
+    """It says why once, and scrapes say that there is no store; when the disk can be written, a reload makes one."""
+    server = ordinary("-w", "2")
+    read_only(server.home / "store")
+    server.start()
+    for _ in range(5):
+        server.get("/page")
+    assert 1 == said(server, "Read-only file system") == said(server, "the server serves")
+    assert 0 == server.value("mpmetrics_store_up")
+    assert 0 == server.value('hits_total{path="/page"}')
+
+    subprocess.run(["/bin/mount", "-o", "remount,rw", str(server.home / "store")], check=True)
+    old = set(server.workers())
+    server.signal(signal.SIGHUP)
+    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))
+    server.wait_for(lambda: server.value("mpmetrics_store_up"))
+    for _ in range(10):
+        server.get("/page")
+    assert 10 == server.value('hits_total{path="/page"}')
     assert 0 == server.stop()

@@ -99,6 +99,10 @@ class Roles:
         """Be a collector in the store, as a server's is."""
         self.collector = mpmetrics.Collector(mpmetrics.Provider(self.store))
 
+    def watch_own(self) -> None:
+        """Be a collector of our own provider, which shows what is private to us, too."""
+        self.collector = mpmetrics.Collector(self.provider)
+
     def scrape(self) -> dict[str, float]:
         """What the collector shows."""
         return totals(self.collector)
