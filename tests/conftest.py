@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import pickle
+import select
 import shutil
 import signal
 import ssl
+import sys
 import tempfile
 import traceback
 from collections import defaultdict
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 # How long an example takes says how busy the machine is; what hangs, the time limit of the test ends.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+PATIENCE = 45.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
+"""Seconds after which a child hangs; never a measure of speed."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -153,6 +160,52 @@ def child() -> Iterator[Callable[[Callable[[], object]], Child]]:
     yield start
     for one in started:
         one.kill()
+
+
+@pytest.fixture
+def in_child() -> Iterator[Callable[..., Any]]:
+    """Runs a function in a forked child and returns its result; one that hangs is killed, says where, and fails."""
+    pids: list[int] = []
+
+    def run(function: Callable[..., Any], *arguments: object) -> Any:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.close(reader)
+                faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+                try:
+                    outcome: tuple[bool, object] = (True, function(*arguments))
+                except BaseException:  # noqa: BLE001 (reported to the parent, which fails)
+                    outcome = (False, traceback.format_exc())
+                with os.fdopen(writer, "wb") as stream:
+                    pickle.dump(outcome, stream)
+            finally:
+                os._exit(0)
+        pids.append(pid)
+        os.close(writer)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        with os.fdopen(reader, "rb") as stream:
+            said = stream.read() if poll.poll(1000 * (PATIENCE + 5)) else b""
+        assert said, "the child hangs, or died"
+        done, value = pickle.loads(said)  # noqa: S301 (our own child's)
+        assert done, value
+        return value
+
+    yield run
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ import gc
 import itertools
 import math
 import os
-import pickle
 import random
-import select
 import signal
 import threading
 import time
-import traceback
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +20,7 @@ from mpmetrics._cells import DistributionCell, Guard, RecentCell, Segment, pure
 from mpmetrics._cells.arithmetic import distribution_sum, is_set, latest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 PATIENCE = 40.0
 BOUNDS = (1.0, 2.0, math.inf)
@@ -38,42 +35,6 @@ def heap(width: int) -> memoryview:
 def guard() -> Guard:
     """A guard of a process."""
     return Guard()
-
-
-@pytest.fixture
-def in_child() -> Iterator[Callable[..., Any]]:
-    """Runs a function in a forked child, where it may do with signals as it likes, and returns its result."""
-    left: list[int] = []
-
-    def run(function: Callable[..., object], *arguments: object) -> Any:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                outcome: tuple[bool, object]
-                try:
-                    outcome = (True, function(*arguments))
-                except BaseException:  # noqa: BLE001 (reported to the parent, which fails)
-                    outcome = (False, traceback.format_exc())
-                os.write(writer, pickle.dumps(outcome))
-            finally:
-                os._exit(0)
-        left.append(pid)
-        os.close(writer)
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        answered = poll.poll(1000 * PATIENCE)
-        if not answered:
-            os.kill(pid, signal.SIGKILL)
-        with os.fdopen(reader, "rb") as stream:
-            assert answered, "the child hangs"
-            done, value = pickle.load(stream)  # noqa: S301 (our own child's)
-        assert done, value
-        return value
-
-    yield run
-    for pid in left:
-        os.waitpid(pid, 0)
 
 
 def cells(guard: Any) -> tuple[Any, Any, Any, Any]:

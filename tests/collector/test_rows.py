@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,19 +16,7 @@ from mpmetrics.exposition.text import render_openmetrics, render_text
 from mpmetrics.instruments import Counter, Gauge
 from mpmetrics.provider import Provider
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SERIES = 400
-
-
-@pytest.fixture
-def restless() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def grow(provider: Provider, start: int, end: int) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,15 +16,6 @@ from mpmetrics.storage.catalog import Catalog, Family
 
 Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 THREADS, TIMES = 4, 2000
-
-
-@pytest.fixture
-def restless() -> Iterator[None]:
-    """Threads take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def _in_threads(work: Callable[[], object]) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import itertools
 import os
-import pickle
 import random
-import select
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -225,48 +221,6 @@ def rounds(seconds: float) -> Callable[..., Iterator[int]]:
             yield number
 
     return count
-
-
-@pytest.fixture
-def in_child() -> Iterator[Callable[..., Any]]:
-    """Runs a function in a forked child and returns its result; one that hangs is killed, says where, and fails."""
-    running: list[int] = []
-
-    def run(function: Callable[..., Any], *arguments: object, patience: float = PATIENCE) -> Any:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if not pid:
-            try:
-                os.close(reader)
-                faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
-                try:
-                    outcome: tuple[bool, object] = (True, function(*arguments))
-                except BaseException:  # noqa: BLE001 (reported to the parent, which fails)
-                    outcome = (False, traceback.format_exc())
-                with os.fdopen(writer, "wb") as stream:
-                    pickle.dump(outcome, stream)
-            finally:
-                os._exit(0)
-        running.append(pid)
-        os.close(writer)
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        with os.fdopen(reader, "rb") as stream:
-            said = stream.read() if poll.poll(1000 * (patience + 5)) else b""
-        assert said, "the child hangs, or died"
-        done, value = pickle.loads(said)  # noqa: S301 (our own child's)
-        assert done, value
-        return value
-
-    yield run
-    for pid in running:
-        with_pid_gone(pid)
-
-
-def with_pid_gone(pid: int) -> None:
-    """End a child of ours, if it has not ended, and reap it."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
 
 
 @pytest.fixture
