@@ -319,9 +319,12 @@ def test_the_soak_finds_a_fold_that_counts_twice(soak: Soak, monkeypatch: pytest
 
     monkeypatch.setattr(os, "unlink", stay)
     monkeypatch.setattr("mpmetrics.storage.fold._unlink", _unlink_quietly)
-    said = soak.run(2.0)
-    low, high = soak.bounds()
-    assert not all(isinstance(scrapes, int) for scrapes in said) or not low <= soak.totals()[0] <= high
+    for _ in range(8):  # on a busy machine hardly anybody folds in two seconds
+        said = soak.run(2.0)
+        low, high = soak.bounds()
+        if not all(isinstance(scrapes, int) for scrapes in said) or not low <= soak.totals()[0] <= high:
+            return
+    pytest.fail("nothing was found")
 
 
 def _unlink_quietly(path: str, names: list[str]) -> dict[str, OSError]:
