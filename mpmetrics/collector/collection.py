@@ -24,7 +24,7 @@ from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
-from mpmetrics.storage.fold import fold
+from mpmetrics.storage.fold import fold, put_back
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -222,7 +222,10 @@ class Collection(PrometheusCollector):
             return
         try:
             status = os.stat(path)
-            fold(path, owner=(status.st_uid, status.st_gid))
+            owner = status.st_uid, status.st_gid
+            if self._reader is not None and self._reader.path == path and put_back(path, self._reader.retired, owner):
+                self._say("retired", f"{path}/retired was removed; it is put back as it was read last")
+            fold(path, owner=owner)
         except (OSError, FormatError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
 

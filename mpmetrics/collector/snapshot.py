@@ -9,6 +9,7 @@ while the slabs were read are left out of this view: their slots may have change
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from array import array
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class EpochReader:
         self._slabs: dict[str, SlabReader] = {}
         self._orphans: dict[str, SlabReader] = {}
         """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
-        self._retired = Retired()
+        self.retired = Retired()
+        """As it was read last."""
         self._retired_file = Descriptor(-1)
         self._is_lost = False
 
@@ -111,15 +113,21 @@ class EpochReader:
         number = self._retired_file.fileno()
         held = os.fstat(number) if number >= 0 else None
         if held is None or (held.st_dev, held.st_ino) != identity:
-            before = self._retired.incarnation
             try:
-                self._retired, self._retired_file = read_retired(self.path)
-                self._is_lost |= self._retired.incarnation < before
+                self._take_retired()
             except (OSError, FormatError) as error:  # what was read last stands
                 snapshot.unreadable["retired"] = str(error)
         if self._is_lost:
             snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
-        snapshot.retired = self._retired
+        snapshot.retired = self.retired
+
+    def _take_retired(self) -> None:
+        retired, file = read_retired(self.path)
+        before = self.retired
+        if before.incarnation and not retired.incarnation:
+            raise FileNotFoundError(errno.ENOENT, "it was removed, and is shown as it was read last")
+        self._is_lost |= retired.incarnation < before.incarnation or retired.folded < before.folded
+        self.retired, self._retired_file = retired, file
 
     def _read_series(self, snapshot: Snapshot) -> None:
         try:

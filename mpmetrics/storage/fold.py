@@ -22,7 +22,9 @@ from mpmetrics.storage.survey import is_alive, list_slabs
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["fold"]
+    from mpmetrics.storage.retired import Retired
+
+__all__ = ["fold", "put_back"]
 
 DAMAGED_AT = 64
 """Dead slabs that have to be there before they are folded although records are damaged: a collector that read those
@@ -48,6 +50,28 @@ def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, 
             return _fold(path, owner, at_least)
     except LockTimeoutError:
         return 0
+
+
+def put_back(path: str, retired: Retired, owner: tuple[int, int] | None) -> bool:
+    """Write the retired file of the epoch at ``path`` as it was when it was ``retired``, if it is gone; whether it was.
+
+    It names the slabs that it contains, so none of them counts twice, whether it is still there or not. What others
+    folded since is not in it. OSError when it cannot be written.
+    """
+    if not retired.incarnation or _has_retired(path):
+        return False
+    try:
+        with mutex(os.path.join(path, "fold.lock"), 1.0):
+            if _has_retired(path):
+                return False
+            write_retired(path, retired, owner)
+    except LockTimeoutError:
+        return False
+    return True
+
+
+def _has_retired(path: str) -> bool:
+    return os.path.lexists(os.path.join(path, "retired"))
 
 
 def _dead(path: str) -> list[str]:

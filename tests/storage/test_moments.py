@@ -13,7 +13,6 @@ import mpmetrics
 from mpmetrics.storage import segments
 from mpmetrics.storage.bindings import Bindings
 from mpmetrics.storage.catalog import Catalog, Family
-from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import AppendLock
 from mpmetrics.storage.reader import SeriesReader
 
@@ -204,22 +203,3 @@ def test_a_lock_whose_file_was_removed_is_the_new_files(fast_dir: Path) -> None:
     old.release()
     old.close()
     new.close()
-
-
-def test_a_retired_file_that_was_removed_is_said(
-    fork: Callable[..., Any], provider: Callable[[], mpmetrics.Provider]
-) -> None:
-    """A collector that saw it counts it as unreadable from then on: what the dead had counted is missing."""
-    mine = provider()
-    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
-    fork(hits.inc).result()
-    assert mine.epoch is not None
-    collector = mpmetrics.Collector(mine)
-    fold(mine.epoch.path, timeout=5.0)
-
-    def unreadable() -> float:
-        return next(one for one in collector.readings() if one.name == "mpmetrics_unreadable_files").samples[0].value
-
-    assert 0.0 == unreadable()
-    os.unlink(f"{mine.epoch.path}/retired")  # noqa: PTH108
-    assert [1.0, 1.0] == [unreadable(), unreadable()]
