@@ -53,7 +53,7 @@ class Packer:
             if held is not None and len(held.text) == end - start and text.startswith(held.text, start):
                 chunks.append(held._replace(text=chunk))
             else:
-                line = text.rfind(b"\n", start, end - 1)
+                line = max(start, text.rfind(b"\n", start, end - 1))
                 chunks.append(_Chunk(chunk, _deflate(chunk), text[line : text.rfind(b" ", line, end) + 1]))
             start = end
         self._chunks = chunks

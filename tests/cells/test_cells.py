@@ -22,7 +22,6 @@ from mpmetrics._cells.arithmetic import distribution_sum, is_set, latest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = 40.0
 BOUNDS = (1.0, 2.0, math.inf)
 
 
