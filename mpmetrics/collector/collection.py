@@ -24,7 +24,7 @@ from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
-from mpmetrics.storage.fold import fold, put_back
+from mpmetrics.storage.keeper import Keeper
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Collection(PrometheusCollector):
             msg = f"there is no store at {os.fspath(source)!r}; is MPMETRICS_DIR the one that the server uses?"
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
+        self._keeper = Keeper()
         self._said: set[str] = set()
         self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
@@ -221,11 +222,8 @@ class Collection(PrometheusCollector):
         if path is None:
             return
         try:
-            status = os.stat(path)
-            owner = status.st_uid, status.st_gid
-            if self._reader is not None and self._reader.path == path and put_back(path, self._reader.retired, owner):
+            if self._keeper.fold(path):
                 self._say("retired", f"{path}/retired was removed; it is put back as it was read last")
-            fold(path, owner=owner)
         except (OSError, FormatError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
 

@@ -67,8 +67,7 @@ class EpochReader:
         self._slabs: dict[str, SlabReader] = {}
         self._orphans: dict[str, SlabReader] = {}
         """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
-        self.retired = Retired()
-        """As it was read last."""
+        self._retired = Retired()
         self._retired_file = Descriptor(-1)
         self._is_lost = False
 
@@ -119,15 +118,18 @@ class EpochReader:
                 snapshot.unreadable["retired"] = str(error)
         if self._is_lost:
             snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
-        snapshot.retired = self.retired
+        snapshot.retired = self._retired
 
     def _take_retired(self) -> None:
         retired, file = read_retired(self.path)
-        before = self.retired
+        before = self._retired
         if before.incarnation and not retired.incarnation:
             raise FileNotFoundError(errno.ENOENT, "it was removed, and is shown as it was read last")
-        self._is_lost |= retired.incarnation < before.incarnation or retired.folded < before.folded
-        self.retired, self._retired_file = retired, file
+        # One that was put back as it was is no loss; an older one, or one that others began anew, is.
+        is_older = retired.incarnation < before.incarnation or retired.folded < before.folded
+        is_another = retired.incarnation == before.incarnation and retired.encode() != before.encode()
+        self._is_lost |= is_older or is_another
+        self._retired, self._retired_file = retired, file
 
     def _read_series(self, snapshot: Snapshot) -> None:
         try:

@@ -14,6 +14,7 @@ import mpmetrics
 from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage.fold import fold, put_back
+from mpmetrics.storage.retired import load_retired, write_retired
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Server:
     """A counter in a store, which the dead count up to 3, and a collector that has seen that."""
 
-    def __init__(self, provider: mpmetrics.Provider, fork: Callable[..., Any]) -> None:
+    def __init__(self, provider: mpmetrics.Provider, fork: Callable[..., Any], gate: Callable[[], Any]) -> None:
+        self.gate = gate
         self.hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=provider)
         self.fork = fork
         assert provider.epoch is not None
@@ -37,6 +39,19 @@ class Server:
         """Have another process count one, and end."""
         self.fork(self.hits.labels("dead").inc).result()
 
+    def live(self) -> Any:
+        """Have another process count one, and live on."""
+        ready, leave = self.gate(), self.gate()
+
+        def work() -> None:
+            self.hits.labels("dead").inc()
+            ready.open()
+            leave.wait()
+
+        child = self.fork(work)
+        ready.wait()
+        return child
+
     def shown(self, collector: mpmetrics.Collector | None = None) -> tuple[float, float]:
         """The counter, and how many files could not be read."""
         readings = {reading.name: reading for reading in (collector or self.collector).readings()}
@@ -49,9 +64,11 @@ class Server:
 
 
 @pytest.fixture
-def server(provider: Callable[[], mpmetrics.Provider], fork: Callable[..., Any]) -> Server:
+def server(
+    provider: Callable[[], mpmetrics.Provider], fork: Callable[..., Any], gate: Callable[[], Any]
+) -> Server:
     """A server of which three workers died."""
-    return Server(provider(), fork)
+    return Server(provider(), fork, gate)
 
 
 def test_the_collector_puts_it_back(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +85,7 @@ def test_the_collector_puts_it_back(server: Server, caplog: pytest.LogCaptureFix
 
 def test_without_that_it_is_gone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control; who has read it goes on showing it even so, and says that it is not there."""
-    monkeypatch.setattr("mpmetrics.collector.collection.put_back", lambda *_: False)
+    monkeypatch.setattr("mpmetrics.storage.keeper.put_back", lambda *_: False)
     server.retired.unlink()
     assert (3.0, 1.0) == server.shown()
     assert (0.0, 0.0) == server.anew()
@@ -93,6 +110,37 @@ def test_another_folder_was_first(server: Server) -> None:
     assert (1.0, 1.0) == server.shown()
     server.die()
     assert (2.0, 1.0) == server.shown()
+
+
+@pytest.mark.parametrize("more", [1, 3, 4])
+def test_another_folder_was_first_with_as_many_folds(
+    server: Server, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that it began is told from the one before, which was of the first fold, too."""
+    monkeypatch.setattr("mpmetrics.storage.segments.FOLD_AT", 1000)  # else those who are to die do it
+    server.collector = mpmetrics.Collector(os.path.dirname(server.path))  # noqa: PTH120
+    assert (3.0, 0.0) == server.shown()
+    whole = load_retired(server.path)
+    whole.incarnation = 1
+    write_retired(server.path, whole, None)
+    server.collector = mpmetrics.Collector(os.path.dirname(server.path))  # noqa: PTH120
+    assert (3.0, 0.0) == server.shown()
+    server.retired.unlink()
+    for _ in range(more):
+        server.die()
+    assert more == fold(server.path, timeout=5.0)
+    assert (more, 1.0) == server.shown()
+
+
+def test_what_was_folded_between_scrapes_is_put_back(server: Server) -> None:
+    """A worker that a scrape has shown dies, the collector folds it by itself, and the file goes before the next."""
+    for total in (4.0, 5.0):
+        child = server.live()
+        assert (total, 0.0) == server.shown()
+        child.stop()
+        server.collector.fold()
+        server.retired.unlink()
+        assert (total, 0.0) == server.shown() == server.anew()
 
 
 def test_removed_series_do_not_come_back(server: Server) -> None:
