@@ -197,6 +197,7 @@ class EpochReader:
             with contextlib.suppress(OSError, FormatError):
                 alive = reader.alive
                 words = reader.read(snapshot.catalog.next_slot, snapshot.catalog.spans if alive else _NONE)
+                words = _held(words, snapshot.catalog, reader.bound)
                 snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, reader.identity))
 
     def _measure(self, snapshot: Snapshot) -> None:
@@ -220,3 +221,16 @@ class EpochReader:
             self._series.close()
             self._series = None
         self._retired_file.close()
+
+
+def _held(words: Vector, catalog: Catalog, bound: int) -> Vector:
+    """A copy without the words of series that their owner never held, those with serials above ``bound``.
+
+    Who gives slots of removed series away asks those whose slabs it finds whether they have let go of them.
+    """
+    held = array("d", words)
+    for series in catalog.by_slot.values():
+        end = series.first + series.width
+        if series.serial > bound and end <= len(held):
+            held[series.first : end] = array("d", bytes(8 * series.width))
+    return held

@@ -21,6 +21,7 @@ import pytest
 import mpmetrics
 from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.registry import Registry
+from mpmetrics.storage import directory as directory_module
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.store import Store
 
@@ -257,6 +258,40 @@ def test_a_cleaner_that_removes_files_stops_nobody(
     assert {1.0} == uses(shown(store_directory))  # the next start is as any
     assert 0 == shown(store_directory)["mpmetrics_unreadable_files"]
     later.shutdown()
+
+
+@pytest.mark.parametrize("is_bound", [True, False], ids=["", "control"])
+def test_slots_that_others_use_again_hold_nothing_of_a_removed_slabs_owner(
+    store_directory: str, child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_bound: bool
+) -> None:
+    """Nobody can ask that process whether it has let go of a removed series; its words are not another series'."""
+    monkeypatch.setattr(directory_module, "REUSE_AT", 1)
+    if not is_bound:
+        monkeypatch.setattr(SlabReader, "bound", 2**62)
+    provider = mpmetrics.Provider(store_directory)
+    hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=provider)
+
+    def work() -> None:
+        hits.labels("stays").inc(3)
+        hits.labels("goes").inc(5)
+
+    child(work)  # and lives on, and does nothing
+    collector = mpmetrics.Collector(store_directory)
+    assert {"stays": 3.0, "goes": 5.0} == by_who(collector)
+    (slab,) = Path(str(provider.epoch.path)).glob("slab-*")  # type: ignore[union-attr]
+    slab.unlink()
+    assert {"stays": 3.0, "goes": 5.0} == by_who(collector)
+    hits.remove("goes")
+    for name in ("new", "newer"):
+        hits.labels(name).inc()
+    values = by_who(collector)
+    assert is_bound == ({"stays": 3.0, "new": 1.0, "newer": 1.0} == values), values
+
+
+def by_who(collector: mpmetrics.Collector) -> dict[str, float]:
+    """What there is of ``hits``, by its label."""
+    (family,) = [family for family in collector.collect() if family.name == "hits"]
+    return {sample.labels["who"]: sample.value for sample in family.samples if sample.name == "hits_total"}
 
 
 def test_without_a_second_look_a_removed_slab_would_be_missing(
