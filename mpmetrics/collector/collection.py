@@ -223,7 +223,7 @@ class Collection(PrometheusCollector):
             return
         try:
             if self._keeper.fold(path):
-                self._say("retired", f"{path}/retired was removed; it is put back as it was read last")
+                self._say("put back", f"{path}/retired was removed; it is put back as it was read last")
         except (OSError, FormatError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
 

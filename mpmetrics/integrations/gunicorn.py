@@ -196,12 +196,12 @@ class _Server:
         uid, gid = cfg.uid, cfg.gid
         directory = self._settings.directory or self._environ.get("MPMETRICS_DIR")
         upgraded = self._environ.get("MPMETRICS_EPOCH", "") if "GUNICORN_PID" in self._environ else ""
+        self._is_ours = not directory  # at a reload that tries again, what the one before made is no reason
         if not directory:
             base = default_base(self._environ)
             for path in remove_dead_stores(base, uid):
                 log.info("removed the store %s of a server that is gone", path)
             directory = new_default_directory(base, uid)
-            self._is_ours = True
         self._store = Store(directory, owner=(uid, gid))
         if self._store.owner[0] != uid:
             msg = f"the store {directory} belongs to user {self._store.owner[0]}, but the workers run as user {uid}"
