@@ -20,7 +20,7 @@ from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retired import Retired, read_retired
+from mpmetrics.storage.retired import Retired, is_same, read_retired, retired_identity
 from mpmetrics.storage.survey import SlabName, list_slabs
 
 if TYPE_CHECKING:
@@ -86,13 +86,13 @@ class EpochReader:
     def _attempt(self, *, last: bool = False) -> Snapshot | None:
         """A snapshot, or None when folding came in between and it is not the ``last`` attempt."""
         snapshot = Snapshot()
-        retired = self._identity()
+        retired = retired_identity(self.path)
         self._read_retired(retired, snapshot)
         self._read_series(snapshot)
         if self._series is not None:
             snapshot.catalog.touched.clear()
         complete = self._read_slabs(snapshot)
-        if not last and (not complete or retired != self._identity()):
+        if not last and (not complete or retired != retired_identity(self.path)):
             return None
         if self._series is not None:
             self._read_series(snapshot)
@@ -100,18 +100,8 @@ class EpochReader:
         self._measure(snapshot)
         return snapshot
 
-    def _identity(self) -> tuple[int, int]:
-        """Which file is the retired one now. Ours stays open, so that its number is not given to another."""
-        try:
-            status = os.stat(os.path.join(self.path, "retired"), follow_symlinks=False)
-        except OSError:
-            return 0, 0
-        return status.st_dev, status.st_ino
-
     def _read_retired(self, identity: tuple[int, int], snapshot: Snapshot) -> None:
-        number = self._retired_file.fileno()
-        held = os.fstat(number) if number >= 0 else None
-        if held is None or (held.st_dev, held.st_ino) != identity:
+        if not is_same(self._retired_file, identity):
             try:
                 self._take_retired()
             except (OSError, FormatError) as error:  # what was read last stands

@@ -12,7 +12,7 @@ import os
 from mpmetrics.errors import FormatError
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.fold import fold, put_back
-from mpmetrics.storage.retired import Retired, read_retired
+from mpmetrics.storage.retired import Retired, is_same, read_retired, retired_identity
 
 __all__ = ["Keeper"]
 
@@ -42,10 +42,6 @@ class Keeper:
 
     def _look(self, path: str) -> None:
         where, _, file = self._kept
-        try:
-            now = os.stat(os.path.join(path, "retired"), follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        known = os.fstat(file.fileno()) if file.fileno() >= 0 and where == path else None
-        if known is None or (known.st_dev, known.st_ino) != (now.st_dev, now.st_ino):
+        identity = retired_identity(path)
+        if any(identity) and not (where == path and is_same(file, identity)):
             self._kept = (path, *read_retired(path))

@@ -17,7 +17,7 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 from mpmetrics.storage.series_file import write_all
 
-__all__ = ["Retired", "load_retired", "read_retired", "write_retired"]
+__all__ = ["Retired", "is_same", "load_retired", "read_retired", "retired_identity", "write_retired"]
 
 
 @dataclass
@@ -91,6 +91,23 @@ class Retired:
 
 
 _is_identity = re.compile(r"[0-9a-f]{32}\Z").match
+
+
+def retired_identity(path: str) -> tuple[int, int]:
+    """Which file is the retired one of the epoch at ``path`` now: its device and number, or zeros for none."""
+    try:
+        status = os.stat(os.path.join(path, "retired"), follow_symlinks=False)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+def is_same(file: Descriptor, identity: tuple[int, int]) -> bool:
+    """Whether ``file`` is open, and the one of this identity: as long as it is open, no other one has its number."""
+    if file.fileno() < 0:
+        return False
+    status = os.fstat(file.fileno())
+    return (status.st_dev, status.st_ino) == identity
 
 
 def read_retired(path: str) -> tuple[Retired, Descriptor]:

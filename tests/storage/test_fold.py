@@ -126,7 +126,7 @@ def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
 
     monkeypatch.setattr(snapshot_module, "list_slabs", cut)
     if not checked:
-        monkeypatch.setattr(EpochReader, "_identity", lambda _: (0, 0))
+        monkeypatch.setattr(snapshot_module, "retired_identity", lambda _: (0, 0))
         read_slabs = EpochReader._read_slabs
         monkeypatch.setattr(EpochReader, "_read_slabs", lambda *arguments: read_slabs(*arguments) or True)
     reader = EpochReader(path)
