@@ -84,9 +84,8 @@ def stopped_server(serve: Serve) -> Iterator[Callable[[], tuple[Any, int]]]:
 
     yield make
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
@@ -117,7 +116,7 @@ def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
     assert 0 == server.value("mpmetrics_store_up", server.wait_for(server.scrape))
 
     os.kill(pid, signal.SIGCONT)
-    os.waitpid(pid, 0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped: so its number is not given to another
     old = set(server.workers())
     server.signal(signal.SIGHUP)
     server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()), 30.0)

@@ -28,9 +28,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -539,9 +539,8 @@ class Sweep:
             trouble = sum(memory.directory._trouble[fmt.TROUBLE :].tolist())
             start = time.monotonic()
             operation(self.world, ledger)  # what was disturbed works when it is tried again, also by another thread
-            other = threading.Thread(target=operation, args=(self.world, ledger))
-            other.start()
-            other.join(PATIENCE / 2)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(operation, self.world, ledger).result(PATIENCE / 2)
             ledger.do("h", lambda: self.world.hits.labels("again").inc())
             ledger.do("s", lambda: self.world.sizes.labels("again").observe(0.25))
             self.world.passing.labels("again").inc()
