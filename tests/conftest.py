@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import pickle
@@ -32,6 +33,9 @@ settings.load_profile("unhurried")
 
 PATIENCE = 45.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
 """Seconds after which a child hangs; never a measure of speed."""
+
+ANSWERS = float(os.environ.get("MPMETRICS_PATIENCE", "50"))
+"""Seconds in which one that is waited for has to answer."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -79,6 +83,91 @@ class Child:
         if self._alive:
             os.kill(self.pid, signal.SIGKILL)
         self._reap()
+
+
+def _ready(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read within so many seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
+
+
+class Forked:
+    """A forked child that runs one function and hands its result back; it leaves without any clean-up."""
+
+    def __init__(self, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        self._reader, writer = os.pipe()
+        self._status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._reader)
+                outcome: tuple[bool, object]
+                try:
+                    outcome = (True, function(*arguments))
+                except BaseException:  # noqa: BLE001 (reported to the parent, which fails)
+                    outcome = (False, traceback.format_exc())
+                with os.fdopen(writer, "wb") as stream:
+                    pickle.dump(outcome, stream)
+            finally:
+                os._exit(0)
+        os.close(writer)
+
+    def result(self, seconds: float = ANSWERS) -> Any:
+        """What the function returned, in so many seconds; fails with its traceback when it raised."""
+        if not _ready(self._reader, seconds):
+            pytest.fail("the child gives no answer")
+        with os.fdopen(self._reader, "rb", closefd=False) as stream:
+            done, value = pickle.load(stream)  # noqa: S301 (our own child's)
+        assert done, value
+        self.wait()
+        return value
+
+    def wait(self) -> int:
+        """Its exit code; that of a signal is negative."""
+        if self._status is None:
+            _, status = os.waitpid(self.pid, 0)
+            self._status = os.waitstatus_to_exitcode(status)
+        return self._status
+
+    def stop(self, number: int = signal.SIGKILL) -> int:
+        """Send it a signal that ends it; returns its exit code."""
+        if self._status is None:
+            os.kill(self.pid, number)
+        return self.wait()
+
+    def close(self) -> None:
+        """End it, if it has not."""
+        self.stop()
+        with contextlib.suppress(OSError):
+            os.close(self._reader)
+
+
+class Gate:
+    """Processes wait at it until it is opened, or for one another."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def open(self, count: int = 1) -> None:
+        """Let ``count`` waiters through."""
+        os.write(self._writer, b"." * count)
+
+    def wait(self, count: int = 1) -> None:
+        """Wait for ``count`` openings."""
+        for _ in range(count):
+            assert _ready(self._reader, ANSWERS), "nobody opened the gate"
+            os.read(self._reader, 1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened; takes nothing away."""
+        return _ready(self._reader, 0)
+
+    def close(self) -> None:
+        """Close its pipe."""
+        os.close(self._reader)
+        os.close(self._writer)
 
 
 class Certificates:
@@ -163,40 +252,45 @@ def child() -> Iterator[Callable[[Callable[[], object]], Child]]:
 
 
 @pytest.fixture
-def in_child() -> Iterator[Callable[..., Any]]:
-    """Runs a function in a forked child and returns its result; one that hangs is killed, says where, and fails."""
-    pids: list[int] = []
+def fork() -> Iterator[Callable[..., Forked]]:
+    """Runs a function in a forked child; those that are left over are killed."""
+    children: list[Forked] = []
 
-    def run(function: Callable[..., Any], *arguments: object) -> Any:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if not pid:
-            try:
-                os.close(reader)
-                faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
-                try:
-                    outcome: tuple[bool, object] = (True, function(*arguments))
-                except BaseException:  # noqa: BLE001 (reported to the parent, which fails)
-                    outcome = (False, traceback.format_exc())
-                with os.fdopen(writer, "wb") as stream:
-                    pickle.dump(outcome, stream)
-            finally:
-                os._exit(0)
-        pids.append(pid)
-        os.close(writer)
-        poll = select.poll()
-        poll.register(reader, select.POLLIN)
-        with os.fdopen(reader, "rb") as stream:
-            said = stream.read() if poll.poll(1000 * (PATIENCE + 5)) else b""
-        assert said, "the child hangs, or died"
-        done, value = pickle.loads(said)  # noqa: S301 (our own child's)
-        assert done, value
-        return value
+    def start(function: Callable[..., object], *arguments: object) -> Forked:
+        children.append(Forked(function, arguments))
+        return children[-1]
 
-    yield run
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    yield start
+    for child in children:
+        child.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[Callable[[], Gate]]:
+    """Makes gates."""
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        gates.append(Gate())
+        return gates[-1]
+
+    yield make
+    for each in gates:
+        each.close()
+
+
+@pytest.fixture
+def in_child(fork: Callable[..., Forked]) -> Callable[..., Any]:
+    """Runs a function in a forked child and returns its result; one that hangs is ended, says where, and fails."""
+
+    def watched(function: Callable[..., object], arguments: tuple[object, ...]) -> object:
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+        return function(*arguments)
+
+    def run(function: Callable[..., object], *arguments: object) -> Any:
+        return fork(watched, function, arguments).result(PATIENCE + 5)
+
+    return run
 
 
 @pytest.fixture
