@@ -13,7 +13,8 @@ from array import array
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError
-from mpmetrics.storage.locks import mutex, remove_unheld
+from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import remove_unheld
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retire import retire
 from mpmetrics.storage.retired import load_retired, write_retired
