@@ -84,7 +84,11 @@ class Asynchronous:
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot, with what was observed for it."""
         self._refreshed.forget_stale(snapshot)
-        return self._with_observed(merge(snapshot, self._is_shown, self._cache), snapshot, self._observed)
+        # Not kept while it is in use: an exception out of a signal handler may leave it half done.
+        cache, self._cache = self._cache, RowsCache()
+        merged = self._with_observed(merge(snapshot, self._is_shown, cache), snapshot, self._observed)
+        self._cache = cache
+        return merged
 
     def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot for which no callback was run; may be called in the middle of a collection."""

@@ -69,10 +69,28 @@ class EpochReader:
         """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
         self._retired = Retired()
         self._retired_file = Descriptor(-1)
+        self._is_torn = False
         self._is_lost = False
 
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
+        if self._is_torn:
+            self._begin_anew()
+        self._is_torn = True
+        snapshot = self._whole()
+        self._is_torn = False
+        return snapshot
+
+    def _begin_anew(self) -> None:
+        """The last snapshot was cut short, by an exception out of a signal handler: trust nothing that it read."""
+        self._series = None
+        for file, reader in self._slabs.items():
+            with contextlib.suppress(OSError, ValueError):  # closed already
+                if reader.is_orphaned:
+                    self._orphans[file] = reader
+        self._slabs = {}
+
+    def _whole(self) -> Snapshot:
         for _ in range(ATTEMPTS):
             snapshot = self._attempt()
             if snapshot is not None:

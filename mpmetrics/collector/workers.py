@@ -67,9 +67,9 @@ class Workers:
         ``mine`` is not asked: that is this process.
         """
         refreshed = Refreshed()
-        known, self._known = self._known, {}
+        known: dict[str, _Known] = {}
         for slab, shown in ask(path, seconds, max_age, mine):
-            worker = self._known[slab.identity] = known.get(slab.identity, _Known())
+            worker = known[slab.identity] = self._known.get(slab.identity, _Known())
             if shown is not None:
                 worker.shown, worker.missed, worker.has_answered = shown, 0, True
             else:
@@ -79,4 +79,5 @@ class Workers:
                 refreshed.shown |= worker.shown
             else:
                 refreshed.stale[slab.identity] = worker.shown if worker.has_answered else None
+        self._known = known
         return refreshed

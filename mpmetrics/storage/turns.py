@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from types import FrameType
+from types import FrameType  # noqa: TC003 (the tuple below needs it)
 from typing import NamedTuple
 
 __all__ = ["Turns"]

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import filelock
 import pytest
 
 import mpmetrics
@@ -77,7 +78,15 @@ PURE = {"format.py", "geometry.py", "private.py", "records.py", "retire.py", "su
 UNSHARED = PURE | {"bindings.py", "catalog.py", "memory.py", "descriptor.py", "settled.py", "retry.py"}
 """Files that change nothing which outlives the process: a kill there is one at the line that calls."""
 
-_HERE = os.path.dirname(storage.__file__) + os.sep  # noqa: PTH120
+STORAGE = (os.path.dirname(storage.__file__) + os.sep,)  # noqa: PTH120
+"""Where failpoints are, unless a sweep says otherwise."""
+
+EVERYWHERE = (
+    *STORAGE,
+    *(os.path.dirname(module.__file__) + os.sep for module in (mpmetrics, filelock)),  # noqa: PTH120
+)
+"""In all that a scrape runs through, the library that its locks are from, too."""
+
 _write = os.write
 _close = os.close
 
@@ -92,11 +101,20 @@ class Point:
 
 
 class Failpoints:
-    """While it is entered, has ``act`` called before ``point`` in this thread, and keeps which points were passed."""
+    """While it is entered, has ``act`` called before ``point`` in this thread, and keeps which points were passed.
 
-    def __init__(self, point: Point | None = None, act: Callable[[], object] | None = None) -> None:
+    The files in the directories ``where`` have points.
+    """
+
+    def __init__(
+        self,
+        point: Point | None = None,
+        act: Callable[[], object] | None = None,
+        where: tuple[str, ...] = STORAGE,
+    ) -> None:
         self._point = point
         self._act = act
+        self._where = where
         self._times: collections.Counter[tuple[str, int]] = collections.Counter()
         self.passed: list[Point] = []
 
@@ -108,14 +126,16 @@ class Failpoints:
         sys.settrace(None)
 
     def _enter_frame(self, frame: Any, event: str, _: object) -> Any:
-        if event != "call" or not frame.f_code.co_filename.startswith(_HERE):
+        if event != "call" or not frame.f_code.co_filename.startswith(self._where):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = INSTRUCTIONS, not INSTRUCTIONS
         return self._step
 
     def _step(self, frame: Any, event: str, _: object) -> Any:
         if event in {"line", "opcode"}:
-            name = f"{frame.f_code.co_filename.removeprefix(_HERE)}:{frame.f_code.co_qualname}"
+            file = frame.f_code.co_filename
+            file = file[max(len(root) for root in self._where if file.startswith(root)) :]
+            name = f"{file}:{frame.f_code.co_qualname}"
             place = frame.f_lasti if INSTRUCTIONS else frame.f_lineno
             self._times[name, place] += 1
             point = Point(name, place, self._times[name, place])
@@ -443,15 +463,19 @@ class Sweep:
     """What counts the calls into the system, and has one of those that were made undisturbed fail."""
     samples: int = SAMPLES
     """How many failpoints the short form tries."""
+    where: tuple[str, ...] = STORAGE
+    """The directories whose files have failpoints."""
+    inspect: Callable[[World], object] = lambda _: None
+    """What the survivor of an interrupt or an error looks at in the end; fails where it is not as it should."""
     may_raise: tuple[type[BaseException], ...] = ()
     """What the operation may raise to its caller when a call into the system fails: nothing, when that is a request."""
 
-    def points(self, operation: Any, prepare: Any, skipped: set[str]) -> list[Point]:
+    def points(self, operation: Any, prepare: Any, skipped: set[str] = UNSHARED) -> list[Point]:
         """The failpoints of an operation, in order; in the short form without those in the files ``skipped``."""
 
         def profile(ledger: Ledger) -> object:
             prepare(self.world, ledger)
-            with Failpoints() as points:
+            with Failpoints(where=self.where) as points:
                 operation(self.world, ledger)
             return [(point.function, point.place, point.time) for point in points.passed]
 
@@ -477,7 +501,7 @@ class Sweep:
 
             def work(ledger: Ledger, point: Point = point) -> None:
                 prepare(self.world, ledger)
-                with Failpoints(point, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+                with Failpoints(point, lambda: os.kill(os.getpid(), signal.SIGKILL), self.where):
                     operation(self.world, ledger)
 
             outcome = self.world.child(work)
@@ -494,7 +518,7 @@ class Sweep:
         self._check_survivor(whole, whole, "undisturbed")
         interrupted = 0
         for point in points:
-            outcome = self._survive(operation, prepare, Failpoints(point, _interrupt))
+            outcome = self._survive(operation, prepare, Failpoints(point, _interrupt, self.where))
             what = f"interrupted at {point}"
             self._check_survivor(outcome, whole, what)
             interrupted += outcome.said["raised"] is not None
@@ -550,6 +574,7 @@ class Sweep:
                 time.sleep(0.002)
             if not memory._is_waiting():
                 ledger.keep()
+            self.inspect(self.world)
             gc.collect()
             return {
                 "raised": raised,
@@ -627,6 +652,12 @@ def traced(sweep: Sweep) -> Sweep:
         pytest.skip("strace is not installed, or may not trace processes that are there already")
     sweep.calls, sweep.samples = Traced, 12
     return sweep
+
+
+@pytest.fixture
+def sweep_everywhere(world: World, tally: Callable[..., None]) -> Sweep:
+    """The same, with failpoints in all that a scrape runs through."""
+    return Sweep(world, tally, where=EVERYWHERE)
 
 
 @pytest.fixture

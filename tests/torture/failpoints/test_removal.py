@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
 
+import mpmetrics
 from mpmetrics.errors import StoreError
+from mpmetrics.storage import departures
 from mpmetrics.storage import directory as directory_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.directory import SeriesDirectory
@@ -37,6 +41,126 @@ def compact(world: Any, ledger: Any) -> None:
 
 
 OPERATIONS = pytest.mark.parametrize(("operation", "prepare"), [(remove, doom), (compact, doom_and_compact)])
+
+
+def passing(world: Any) -> dict[str, float]:
+    """The series that come and go, by their label."""
+    fresh = mpmetrics.Collector(world.collector._store.path)
+    found = [sample for family in fresh.collect() for sample in family.samples if sample.name == "passing_total"]
+    fresh.close()
+    return {sample.labels["way"]: sample.value for sample in found}
+
+
+def doom_another(world: Any, ledger: Any) -> None:
+    """Have a series of those that come and go, too, with a value and somebody who holds it."""
+    doom(world, ledger)
+    world.held = world.passing.labels("held")
+    world.held.inc(5)
+
+
+def remove_both(world: Any, ledger: Any) -> None:
+    """Remove both, the one that is held first."""
+    world.passing.remove("held")
+    remove(world, ledger)
+
+
+def use_again(world: Any) -> None:
+    """What was removed counts from the start when it is used again, and nothing of it shows in who gets its slots."""
+    world.passing.labels("held").inc()
+    assert passing(world)["held"] in {1.0, 6.0}
+    world.passing.clear()
+    for number in range(70):
+        world.passing.labels(f"old-{number}").inc()
+        world.passing.remove(f"old-{number}")
+    world.held.inc(1000)
+    for number in range(140):
+        world.passing.labels(f"young-{number}").inc()
+    world.held.inc(1000)
+    assert dict.fromkeys((f"young-{number}" for number in range(140)), 1.0) == passing(world)
+    world.passing.clear()
+
+
+def test_interrupted_anywhere_and_used_again(sweep: Any) -> None:
+    """An exception out of a signal handler never leaves a series in slots that another one gets."""
+    sweep.inspect = use_again
+    sweep.interrupt(remove_both, doom_another)
+
+
+def test_the_sweep_finds_cells_that_are_not_let_go_of(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a process that forgets its cells before it has taken them from their slots."""
+    memory = sweep.world.memory
+
+    def hasty(slots: Any, generation: int) -> None:
+        going = memory._departures
+        cells = going._bindings.cells_of(slots)
+        going._bindings.forget(slots)
+        going.finish()
+        going._left.append(departures._Departure(cells, slots, generation))
+        going.finish()
+
+    monkeypatch.setattr(memory.directory, "_on_removed", hasty)
+    sweep.inspect = use_again
+    sweep.only = ("departures.py:Departures.finish", "departures.py:Departures._let_go")
+    with pytest.raises(AssertionError, match="use_again"):
+        sweep.interrupt(remove_both, doom_another)
+
+
+def kill_beside_a_witness(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> None:
+    """Kill a process anywhere in a removal, beside one that holds the series and only ever counts in it."""
+    world = sweep.world
+
+    def hold(world: Any, _: Any = None) -> None:
+        world.passing.labels("seen").inc(0)
+
+    def remove_it(world: Any, _: Any = None) -> None:
+        world.passing.remove("seen")
+
+    def count(ready: Any, killed: Any) -> None:
+        world.passing.labels("seen").inc()
+        ready.open()
+        killed.wait()
+        world.passing.labels("seen").inc()
+
+    hits = 0
+    for point in sweep.points(remove_it, hold):
+        ready, killed = gate(), gate()
+        witness = fork(count, ready, killed)
+        ready.wait()
+
+        def remove_and_die(_: Any, point: Any = point) -> None:
+            hold(world)
+            with failpoints(point, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+                remove_it(world)
+
+        hits += world.child(remove_and_die).status == -signal.SIGKILL
+        killed.open()
+        witness.result()
+        assert passing(world).get("seen") in {1.0, 2.0}, f"killed at {point}"
+        fork(world.passing.clear).result()
+    assert hits > 5, "the kills do not hit"
+    sweep.tally(hits)
+
+
+def test_killed_anywhere_others_count_on(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> None:
+    """Whoever holds the series counts on in it, or in a new one, but never in one that is gone."""
+    kill_beside_a_witness(sweep, failpoints, fork, gate)
+
+
+def test_the_sweep_finds_a_removal_that_is_not_announced(
+    sweep: Any, failpoints: Any, fork: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: with the word changed only once the records are there, a kill in between leaves others behind."""
+    take = SeriesDirectory._append
+
+    def unannounced(self: Any, kind: int, body: Any) -> None:
+        if kind == fmt.REMOVED:
+            self.words[fmt.GENERATION] -= 1
+        take(self, kind, body)
+
+    monkeypatch.setattr(SeriesDirectory, "_append", unannounced)
+    sweep.only = ("directory.py:SeriesDirectory._take_in",)
+    with pytest.raises(AssertionError, match="killed at"):
+        kill_beside_a_witness(sweep, failpoints, fork, gate)
 
 
 @OPERATIONS

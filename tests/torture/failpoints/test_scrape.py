@@ -1,0 +1,71 @@
+"""A whole scrape by a collector that goes on, interrupted at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.collector.snapshot import EpochReader
+
+
+def change_everything(world: Any, ledger: Any) -> None:
+    """Have the collector know the store, and then change all that it goes by: series, values, the dead."""
+    for number in range(3):
+        world.passing.labels(f"gone-{number}").inc()
+    world.collector.scrape(None, "gzip")
+    world.passing.remove("gone-1")
+    ledger.do("h", lambda: world.hits.labels(f"new-{ledger.step}").inc())
+    ledger.do("s", lambda: world.sizes.labels(f"new-{ledger.step}").observe(0.25))
+    world.bury(2, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
+
+
+def scrape(world: Any, _: Any) -> None:
+    """Scrape it."""
+    world.collector.scrape(None, "gzip")
+
+
+def look(world: Any) -> None:
+    """What the collector shows is what one shows that has just been made."""
+    fresh = mpmetrics.Collector(world.collector._store.path)
+    both = [collector.render()[1].decode().splitlines() for collector in (world.collector, fresh)]
+    shown, expected = ([line for line in lines if not line.startswith("mpmetrics_scrape_")] for lines in both)
+    assert expected == shown
+    fresh.close()
+
+
+@pytest.fixture
+def whole(sweep_everywhere: Any) -> Any:
+    """A sweep through all code that a scrape runs."""
+    sweep_everywhere.inspect = look
+    return sweep_everywhere
+
+
+def test_interrupted_anywhere(whole: Any) -> None:
+    """An exception out of a signal handler costs that scrape; the next ones, of any thread, are whole and exact."""
+    whole.interrupt(scrape, change_everything)
+
+
+def test_interrupted_in_the_library_of_locks(whole: Any) -> None:
+    """The same, in it alone."""
+    whole.only = tuple(
+        f"{file}:{name}"
+        for file, name in [
+            ("_descriptor.py", "lock_descriptor"),
+            ("_descriptor.py", "unlock_descriptor"),
+            ("_unix.py", "lock_fd_nonblocking"),
+            ("_unix.py", "unlock_fd"),
+        ]
+    )
+    whole.interrupt(scrape, change_everything)
+
+
+def test_the_sweep_finds_a_collector_that_goes_on_with_half_a_reading(
+    whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: records that were taken in twice, or series that nobody noticed, show in the scrapes after it."""
+    monkeypatch.setattr(EpochReader, "_begin_anew", lambda _: None)
+    whole.only = ("storage/reader.py:SeriesReader._read_to",)
+    with pytest.raises(AssertionError):
+        whole.interrupt(scrape, change_everything)
