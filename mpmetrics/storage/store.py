@@ -60,12 +60,12 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
     return removed
 
 
-def _remove_if_dead(path: str) -> bool:
+def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
     """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
     lock = os.path.join(path, "lock")
     with mutex(lock, 0.0) if os.path.exists(lock) else contextlib.nullcontext():
         epochs = _epochs(path)
-        if not epochs and time.time() - os.stat(path).st_mtime < _GRACE:
+        if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
         if not all(unheld(os.path.join(path, f"epoch-{number}", "lease")) for number in epochs):
             return False
@@ -143,7 +143,12 @@ class Store:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
             return
-        _secure_directory(self.path, owner)
+        try:
+            _secure_directory(self.path, owner)
+        except BaseException:
+            with contextlib.suppress(OSError):  # someone is in it already: so be it
+                os.rmdir(self.path)
+            raise
 
     def begin(self) -> Epoch:
         """Begin a new epoch, and remove dead ones. StoreUnavailableError when that cannot be done."""
@@ -230,8 +235,11 @@ class Store:
                 if dead or name.startswith("new-epoch-"):
                     shutil.rmtree(path, ignore_errors=True)
 
-    def remove_if_dead(self) -> bool:
-        """Remove the whole store when nobody is left in it; answers whether it is gone."""
+    def remove_if_dead(self, *, grace: float = _GRACE) -> bool:
+        """Remove the whole store when nobody is left in it; answers whether it is gone.
+
+        One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
+        """
         with contextlib.suppress(OSError, LockTimeoutError):
-            return _remove_if_dead(self.path)
+            return _remove_if_dead(self.path, grace)
         return False
