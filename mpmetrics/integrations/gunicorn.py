@@ -53,6 +53,9 @@ _OVERRIDDEN = (
     " call install() at the end of the configuration"
 )
 
+_HANDED = "MPMETRICS_LISTENERS"
+"""The variable that tells the next master which descriptors are the endpoint's sockets."""
+
 _UNIX_PATH_MAX = 100
 """Bytes that a unix socket's path may have on every system."""
 
@@ -133,6 +136,7 @@ class _Server:
         self._environ = environ
         self.provider = Provider.deferred()
         self._home = Home(environ)
+        self._handed = environ.pop(_HANDED, "{}")
         self._supervisor: Supervisor | None = None
         self._listeners = Listeners()
         self._settings: Settings
@@ -184,6 +188,8 @@ class _Server:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
             return  # which each worker says
+        # In another epoch than the master before we show other numbers: scrapes are its own until it ends.
+        self._listeners.take_over(self._handed, self._settings.addresses if self._home.is_shared else [])
         self._listeners.set(self._settings.addresses, self._settings.scheme)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
@@ -272,15 +278,19 @@ class _Server:
         self.provider.serve_callbacks()
 
     def pre_exec(self, server: Any) -> None:
-        """In the child that becomes the new master: tell it which epoch it goes on with."""
+        """In the child that becomes the new master: tell it which epoch and which sockets it goes on with."""
         for name in PASSED_ON:
             if name in self._environ:
                 server.cfg.env_orig[name] = self._environ[name]
+        server.cfg.env_orig[_HANDED] = self._listeners.hand_over()
 
     def on_exit(self, server: Any) -> None:
         """In the master, after the last worker: end the collector, leave the epoch, remove a store of our own."""
         if self._supervisor is not None:
             self._supervisor.stop(STOP_GRACE)
-        self._listeners.remove()
+        if server.reexec_pid or (server.master_pid and server.master_pid == os.getppid()):
+            self._listeners.close()  # the next master, or the one before, listens there, too
+        else:
+            self._listeners.remove()
         self.provider.shutdown()
         self._home.leave()
