@@ -85,6 +85,14 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
     secure(descriptor.fileno(), 0o700, owner)
 
 
+def _is_open_to_root(path: str) -> bool:
+    """Whether we, who are root, may use another user's directory; one on a read-only disk is another matter."""
+    mode = os.R_OK | os.X_OK
+    with contextlib.suppress(OSError):
+        mode |= 0 if os.statvfs(path).f_flag & os.ST_RDONLY else os.W_OK
+    return os.access(path, mode)
+
+
 def _check(path: str, status: os.stat_result, what: str = "store") -> None:
     """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
     if not stat.S_ISDIR(status.st_mode):
@@ -93,6 +101,13 @@ def _check(path: str, status: os.stat_result, what: str = "store") -> None:
     if os.geteuid() not in (status.st_uid, 0):
         owner, user = status.st_uid, os.geteuid()
         msg = f"the {what} {path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if status.st_uid != os.geteuid() and not _is_open_to_root(path):
+        msg = (
+            f"the {what} {path} belongs to user {status.st_uid}, over whose files root has no power here"
+            " (a user namespace without that user, or capabilities taken away); run as that user,"
+            " or choose another MPMETRICS_DIR"
+        )
         raise StoreUnavailableError(msg)
     if status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
@@ -123,11 +138,19 @@ class Store:
     """The store in ``directory``, which is created, with mode 0700, when it is not there.
 
     ``owner`` (uid, gid) is who the store belongs to when a privileged process creates it for others; by default the
-    user who creates it. Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the directory cannot be created,
-    is no directory, belongs to someone else, or can be written by others.
+    user who creates it. ``clock`` tells the seconds since 1970, by which epochs are numbered. Raises
+    :class:`~mpmetrics.errors.StoreUnavailableError` when the directory cannot be created, is no directory, belongs to
+    someone else, or can be written by others.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        owner: tuple[int, int] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self.path = os.path.abspath(directory)
         try:
             self._create(owner)
@@ -214,7 +237,7 @@ class Store:
     def _begin(self) -> Epoch:
         # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
         # who still has the old one open would take the new one's files for its own.
-        number = max([1, time.time_ns() // 1_000_000, *(number + 1 for number in _epochs(self.path))])
+        number = max([1, int(1000 * self._clock()), *(number + 1 for number in _epochs(self.path))])
         self._remove_leftovers()
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)

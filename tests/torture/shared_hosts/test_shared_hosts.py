@@ -194,23 +194,22 @@ def test_two_servers_in_one_store_count_each_for_itself(store_directory: str, ch
 
 @pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
 def test_a_store_that_is_removed_and_made_anew_is_another_to_everybody(
-    store_directory: str, child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
+    store_directory: str, child: Callable[..., Any], *, is_naive: bool
 ) -> None:
     """Neither a collector nor an old server, its next worker or its compaction takes the new files for its own.
 
     The control: with numbers that begin at one again, all of them do.
     """
-    if is_naive:
-        monkeypatch.setattr(time, "time_ns", lambda: 0)
+    clock = (lambda: 0.0) if is_naive else time.time
     store = os.path.join(store_directory, "store")  # noqa: PTH118 (as the store)
-    old = mpmetrics.Provider(store)
+    old = mpmetrics.Provider(store, clock=clock)
     gone = mpmetrics.Counter("gone", "Of the old one.", ["who"], provider=old)
     collector = mpmetrics.Collector(store)
     gone.labels("x").inc(5)
     assert 5 == readings(collector)["gone_total"]
     shutil.rmtree(store)
 
-    new = mpmetrics.Provider(store)
+    new = mpmetrics.Provider(store, clock=clock)
     hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=new)
     hits.labels("x").inc(7)
     wrong = readings(collector) != {"hits_total": 7}
