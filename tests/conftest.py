@@ -319,6 +319,21 @@ def shown() -> Callable[[Any], Samples]:
     return read
 
 
+@pytest.fixture
+def sums() -> Callable[[Any], dict[str, float]]:
+    """What a source shows, all series of a name added up, the collector's own, too."""
+
+    def add(source: Any) -> dict[str, float]:
+        collector = source if isinstance(source, Collector) else Collector(source)
+        found: dict[str, float] = {}
+        for family in collector.collect():
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    return add
+
+
 def pytest_report_header() -> str:
     """Which of the two cores is tested."""
     return f"core: {_cells.TWIN} ({_cells.WHY})"
