@@ -5,7 +5,7 @@ This page is the specification. A test holds its tables against the code below.
 A store is a directory::
 
     lock                   begin lock: taken to begin or join an epoch, and to clean up dead ones
-    epoch-N/               one server's life; N is the Unix time of its start in ms
+    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest of the current one
         lease              every process of the epoch holds a shared flock on it: no holder, dead epoch
         series             the series directory
         series.lock        append lock: taken to append to ``series`` and to link a slab
@@ -18,8 +18,7 @@ A store is a directory::
         new-WHAT-ID        a slab, series or retired file or a socket that is being made; no reader opens it
 
 Directories have mode 0700, files 0600; all belong to the owner of the store's directory. All numbers are in the
-machine's byte order (a store never leaves its host); a file of the other order fails its magic. The current epoch is the
-one with the highest N: where the clock has gone back, a new one's N is one more than the highest there.
+machine's byte order (a store never leaves its host); a file of the other order fails its magic.
 
 Every word that two processes touch at a time is 8 bytes long, 8-byte aligned, and is loaded and stored whole.
 
