@@ -54,7 +54,7 @@ asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with A
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=$$PWD \
-	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 \
+	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 MPMETRICS_REQUIRE_EXT=1 \
 	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -o timeout=300 -n auto $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/.installed-dev ## check the code with ruff
