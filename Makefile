@@ -11,7 +11,7 @@ TORTURE_LIMIT := 60
 ifeq ($(origin SECONDS),command line)
 RUN_ARGS := --seconds $(SECONDS)
 TORTURE_ENV := MPMETRICS_TORTURE_SECONDS=$(SECONDS)
-TORTURE_LIMIT = $$((60 + 10 * $(SECONDS)))
+TORTURE_LIMIT = $(shell awk 'BEGIN { print 60 + 10 * $(SECONDS) }')
 endif
 
 # What runs the compiled core most, and damaged files; ARGS=tests takes ten minutes.
@@ -39,9 +39,10 @@ test: $(VENV)/.installed-dev ## run the whole test suite, in parallel
 test-pure: $(VENV)/.installed-dev ## the same with the core in Python in the place of the compiled one
 	MPMETRICS_DISABLE_EXT=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
+# It asks for the compiled core: where that was not built, both runs would be of the one in Python.
 torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, and show what was lost; SECONDS=600 tries for longer
 	status=0; for pure in 0 1; do \
-	    $(TORTURE_ENV) MPMETRICS_DISABLE_EXT=$$pure \
+	    $(TORTURE_ENV) MPMETRICS_REQUIRE_EXT=1 MPMETRICS_DISABLE_EXT=$$pure \
 	    $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS) || status=1; \
 	done; exit $$status
 
@@ -53,7 +54,7 @@ asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with A
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
 	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc PYTHONPATH=$$PWD \
-	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 \
+	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 MPMETRICS_REQUIRE_EXT=1 \
 	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -o timeout=300 -n auto $(or $(ARGS),$(ASAN_TESTS))
 
 lint: $(VENV)/.installed-dev ## check the code with ruff

@@ -71,7 +71,7 @@ class Provider:
         self._closed = False
         fork.register(self)
         if directory is not None:
-            self.attach(Store(directory).join(epoch))
+            self.attach(Store(directory, clock=clock).join(epoch))
 
     @classmethod
     def deferred(cls) -> Provider:

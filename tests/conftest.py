@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from mpmetrics import Collector, Provider
+from mpmetrics import Collector, Provider, _cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     import trustme
 
@@ -319,6 +319,36 @@ def shown() -> Callable[[Any], Samples]:
     return read
 
 
+@pytest.fixture
+def sums() -> Callable[[Any], dict[str, float]]:
+    """What a source shows, all series of a name added up, the collector's own, too."""
+
+    def add(source: Any) -> dict[str, float]:
+        collector = source if isinstance(source, Collector) else Collector(source)
+        found: dict[str, float] = {}
+        for family in collector.collect():
+            for sample in family.samples:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+    return add
+
+
+def pytest_report_header() -> str:
+    """Which of the two cores is tested."""
+    return f"core: {_cells.TWIN} ({_cells.WHY})"
+
+
+def pytest_configure() -> None:
+    """With MPMETRICS_REQUIRE_EXT, as for the installation, end at once where the compiled core should be and is not."""
+    asked = {name: os.environ.get(f"MPMETRICS_{name}_EXT", "") not in ("", "0") for name in ("REQUIRE", "DISABLE")}
+    if asked["REQUIRE"] and not asked["DISABLE"] and _cells.TWIN != "compiled":
+        raise pytest.UsageError(
+            f"the compiled core was to be tested, but {_cells.WHY}; install a C compiler and then again:"
+            " MPMETRICS_REQUIRE_EXT=1 pip install --editable ."
+        )
+
+
 # A table of what the tests in the folder ``torture`` tried, how often, and what was lost. A line is a file, named by
 # the first line of its docstring. A test that tries one thing many times says so with ``tally``; else it has tried one.
 # It is printed from here, since a run of all tests in parallel reads the conftest of that folder in its workers only.
@@ -328,12 +358,20 @@ TITLE = "line of the table"
 HEADS = ("tests", "skipped", "tried", "lost", "failed")
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Have each report of a test in this folder say which line of the table it belongs to."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have each report of a test in this folder say which line of the table it belongs to; what lost, failed."""
     if call.when == "setup" and TORTURE in item.path.parents:
         module = getattr(item, "module", None)
         title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]
         item.user_properties.append((TITLE, title))
+    report = yield
+    lost = sum(float(value) for name, value in item.user_properties if name == "lost")
+    if call.when == "call" and report.passed and lost > 0:
+        report.outcome, report.longrepr = "failed", f"{lost:g} were lost of what had to be kept"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -11,7 +11,7 @@ With ``--plain``, names are shown without units and without the suffixes of coun
 from __future__ import annotations
 
 import argparse
-import time
+import signal
 from typing import TYPE_CHECKING
 
 import mpmetrics
@@ -43,14 +43,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to serve at (default: %(default)s; 0: any)")
     parser.add_argument("--plain", action="store_true", help="show names without units and counter suffixes")
     arguments = parser.parse_args()
+    # From here on, in all threads, a Ctrl-C waits until main() asks for it, whatever it comes in between.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     options = mpmetrics.ExporterOptions(without_counter_suffixes=arguments.plain, without_units=arguments.plain)
     server = mpmetrics.start_http_server(arguments.port, source=mpmetrics.Collector(options=options))
     print(f"http://127.0.0.1:{server.port}/metrics", flush=True)
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        server.close()
+    signal.sigwait([signal.SIGINT])
+    server.close()
 
 
 if __name__ == "__main__":

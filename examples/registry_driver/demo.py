@@ -9,7 +9,7 @@ With ``--style gauges``, the series have the names that go-metrics-plus gives th
 from __future__ import annotations
 
 import argparse
-import time
+import signal
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080, help="port to serve at (default: %(default)s; 0: any)")
     parser.add_argument("--style", choices=("native", "gauges"), default="native", help="default: %(default)s")
     arguments = parser.parse_args()
+    # From here on, in all threads, a Ctrl-C waits until main() asks for it, whatever it comes in between.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
     default_registry.get_or_register_timer("myTimer").update(1.0)
     default_registry.get_or_register_counter("myCounter").inc(50)
@@ -36,13 +38,10 @@ def main() -> None:
     driver.start()
     server, _ = start_http_server(arguments.port, "127.0.0.1", prometheus_registry)
     print(f"http://127.0.0.1:{server.server_port}/metrics", flush=True)
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        driver.stop()
-        server.shutdown()
-        server.server_close()
+    signal.sigwait([signal.SIGINT])
+    driver.stop()
+    server.shutdown()
+    server.server_close()
 
 
 if __name__ == "__main__":

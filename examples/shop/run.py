@@ -8,6 +8,7 @@ when something went wrong, 130 when it was interrupted before there was anything
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import signal
@@ -31,6 +32,7 @@ HOST = "127.0.0.1"
 CLIENTS = 8
 READY_SECONDS = 20
 ANSWER_SECONDS = 10
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # whoever ends this program ends gunicorn with it
 STOP_SECONDS = 40  # gunicorn itself gives its workers 30 seconds to finish
 TRICKLE_SECONDS = 0.5
 SEE_ABOVE = "gunicorn's messages above may say why"
@@ -98,6 +100,21 @@ def fetch(port: int, visit: Visit) -> tuple[int, str]:
         connection.close()
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Have signals that end this program wait until the block is done."""
+    came: list[int] = []
+    for number in ENDS:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number in ENDS:
+            signal.signal(number, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 @dataclass
 class Shop:
     """gunicorn with the shop in it: started by `start`, ended by `stop`."""
@@ -115,13 +132,14 @@ class Shop:
         command += ["-b", f"{HOST}:{self.port}", "examples.shop.app:app"]
         print("$", " ".join(["gunicorn", *command[3:]]), flush=True)
         # A process group of its own: Ctrl-C reaches this program, which then stops gunicorn in good order.
-        self.process = subprocess.Popen(  # noqa: S603 - the command is the one above
-            command,
-            cwd=ROOT,
-            env={**os.environ, "MPMETRICS_BIND": f"{HOST}:{self.metrics_port}"},
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
+        with uninterrupted():  # else it might run without this program knowing of it
+            self.process = subprocess.Popen(  # noqa: S603 - the command is the one above
+                command,
+                cwd=ROOT,
+                env={**os.environ, "MPMETRICS_BIND": f"{HOST}:{self.metrics_port}"},
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
         deadline = time.monotonic() + READY_SECONDS
         while (missing := self.missing()) is not None:
             self.require_alive()
@@ -180,7 +198,7 @@ class Shop:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
-        if status != 0:
+        if status not in (0, -signal.SIGTERM):  # the signal itself ends it where it comes before gunicorn listens to it
             raise Failure(f"gunicorn ended with exit status {status} after SIGTERM; {SEE_ABOVE}")
 
 
@@ -287,15 +305,16 @@ def main() -> int:
         "--metrics-port", type=positive, default=9464, help="the scrape endpoint (default: %(default)s)"
     )
     options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # whoever ends this program ends gunicorn with it
     try:
-        return run(options)
-    except Failure as failure:
-        for each in (failure.__context__, failure):  # what went wrong first, then what went wrong in the end
-            if isinstance(each, Failure):
-                print(f"\nfailed: {each}", file=sys.stderr)
-        return 1
+        for number in ENDS:
+            signal.signal(number, signal.default_int_handler)
+        try:
+            return run(options)
+        except Failure as failure:
+            for each in (failure.__context__, failure):  # what went wrong first, then what went wrong in the end
+                if isinstance(each, Failure):
+                    print(f"\nfailed: {each}", file=sys.stderr)
+            return 1
     except KeyboardInterrupt:
         return 130
 

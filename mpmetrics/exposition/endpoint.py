@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -40,6 +41,12 @@ log = logging.getLogger("mpmetrics")
 
 BEAT = 0.25
 """Seconds between heartbeats, and between looks at the parent."""
+
+PASSING = {errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EIO, errno.ENOMEM, errno.ENOLCK}
+"""Errors that may be gone at the next try."""
+
+PATIENT_BEATS = 4
+"""How often in a row the election is tried while it fails with one of them."""
 
 FOLD_EVERY = 2.0
 THREADS = 64
@@ -133,17 +140,22 @@ class Endpoint:
         """Wait for the election lock; False when it is time to go first.
 
         Where it cannot be had at all we serve without it: two collectors harm nobody, and none leaves scrapes waiting.
+        What may pass, as when descriptors have run out, gets a few beats to do so.
         """
+        tries = PATIENT_BEATS
         while self._election is not None and not stop.is_set():
             try:
                 elected.enter_context(mutex(self._election, 0.0))
             except LockTimeoutError:
-                await _sleep(stop, BEAT)
+                tries = PATIENT_BEATS
             except OSError as error:
-                log.warning("metrics are served without an election among collectors: %s", error)
-                break
+                tries -= 1
+                if error.errno not in PASSING or not tries:
+                    log.warning("metrics are served without an election among collectors: %s", error)
+                    break
             else:
                 break
+            await _sleep(stop, BEAT)
         return not stop.is_set()
 
     async def _serve(self, stop: asyncio.Event) -> None:

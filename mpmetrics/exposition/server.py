@@ -50,6 +50,7 @@ Answer = TypeVar("Answer")
 
 _ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
 _RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
+_LATE = 0.05  # seconds that a request may be behind its connection when we close
 _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
 
 
@@ -104,9 +105,10 @@ class HttpServer:
         self._listen(self._loop, sock)
 
     async def close(self, grace: float) -> None:
-        """Stop: accept nothing, drop who waits, give answers under way `grace` seconds, then drop these too.
+        """Stop: accept nothing, drop who sends nothing, give answers under way `grace` seconds, then drop these too.
 
-        A handler that still runs is left to itself; its thread ends when it returns.
+        A client that has just connected is about to send its request, so we listen for a moment more. A handler that
+        still runs is left to itself; its thread ends when it returns.
         """
         self._roster.closing = True
         for sock, retry in self._sockets.items():
@@ -116,11 +118,11 @@ class HttpServer:
                 self._loop.remove_reader(sock)
             sock.close()
         self._sockets.clear()
-        self._roster.dismiss(everyone=False)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self._roster.wait_empty()
-        self._roster.dismiss(everyone=True)
+        for seconds, everyone in ((_LATE, False), (grace, True)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._roster.wait_empty()
+            self._roster.dismiss(everyone=everyone)
         self._threads.close()
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)

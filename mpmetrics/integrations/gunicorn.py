@@ -22,21 +22,20 @@ from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.drivers.beside import check_drivers, sources
-from mpmetrics.errors import ConflictError, StoreError, StoreUnavailableError
+from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
 from mpmetrics.exposition.security import Security
 from mpmetrics.instrumentation.process import observe_process
+from mpmetrics.integrations.home import PASSED_ON, Home
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners, resolve
 from mpmetrics.integrations.logs import log_through
-from mpmetrics.integrations.privileges import acting_as
 from mpmetrics.integrations.protect import protect
 from mpmetrics.integrations.settings import Settings
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
-from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -53,6 +52,9 @@ _OVERRIDDEN = (
     "mpmetrics does not run: hooks that are defined below install() took the place of its own;"
     " call install() at the end of the configuration"
 )
+
+_HANDED = "MPMETRICS_LISTENERS"
+"""The variable that tells the next master which descriptors are the endpoint's sockets."""
 
 _UNIX_PATH_MAX = 100
 """Bytes that a unix socket's path may have on every system."""
@@ -133,8 +135,8 @@ class _Server:
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._environ = environ
         self.provider = Provider.deferred()
-        self._store: Store | None = None
-        self._is_ours = False
+        self._home = Home(environ)
+        self._handed = environ.pop(_HANDED, "{}")
         self._supervisor: Supervisor | None = None
         self._listeners = Listeners()
         self._settings: Settings
@@ -173,12 +175,7 @@ class _Server:
     def _begin(self, server: Any) -> None:
         """Begin the epoch and have all metrics in it; where there can be none, say why, and the server serves."""
         try:
-            store, upgraded = self._find_store(server.cfg)
-            # What is in the store belongs to the workers' user, who could put links in the way of a privileged hand.
-            with acting_as(server.cfg.uid, server.cfg.gid):
-                # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
-                epoch = store.begin() if upgraded is None else store.join(upgraded)
-                self.provider.attach(epoch)
+            self._home.enter(self.provider, self._settings.directory, server.cfg)
         except ConflictError as error:
             log.error("%s", error)
         except (StoreError, OSError) as error:
@@ -186,35 +183,13 @@ class _Server:
             log.error("%s; the server serves, its metrics stay private to each process until a reload", error)
             return
         self.provider.unavailable = None
-        self._environ["MPMETRICS_DIR"] = os.path.dirname(epoch.path)
-        self._environ["MPMETRICS_EPOCH"] = str(epoch.number)
-        if self._is_ours:
-            self._environ["MPMETRICS_TEMPORARY"] = "1"
-
-    def _find_store(self, cfg: Any) -> tuple[Store, int | None]:
-        """The store, and the epoch to go on with after SIGUSR2."""
-        uid, gid = cfg.uid, cfg.gid
-        directory = self._settings.directory or self._environ.get("MPMETRICS_DIR")
-        upgraded = self._environ.get("MPMETRICS_EPOCH", "") if "GUNICORN_PID" in self._environ else ""
-        self._is_ours = not directory  # at a reload that tries again, what the one before made is no reason
-        if not directory:
-            base = default_base(self._environ)
-            for path in remove_dead_stores(base, uid):
-                log.info("removed the store %s of a server that is gone", path)
-            directory = new_default_directory(base, uid)
-        self._store = Store(directory, owner=(uid, gid))
-        if self._store.owner[0] != uid:
-            msg = f"the store {directory} belongs to user {self._store.owner[0]}, but the workers run as user {uid}"
-            raise StoreUnavailableError(msg)
-        if not upgraded.isdecimal():
-            return self._store, None
-        self._is_ours = "MPMETRICS_TEMPORARY" in self._environ
-        return self._store, int(upgraded)
 
     def when_ready(self, server: Any) -> None:
         """In the master, before the first worker: start the collector process, and have the master's loop watch it."""
         if not self._started:
             return  # which each worker says
+        # In another epoch than the master before we show other numbers: scrapes are its own until it ends.
+        self._listeners.take_over(self._handed, self._settings.addresses if self._home.is_shared else [])
         self._listeners.set(self._settings.addresses, self._settings.scheme)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
@@ -303,16 +278,19 @@ class _Server:
         self.provider.serve_callbacks()
 
     def pre_exec(self, server: Any) -> None:
-        """In the child that becomes the new master: tell it which epoch it goes on with."""
-        for name in ("MPMETRICS_DIR", "MPMETRICS_EPOCH", "MPMETRICS_TEMPORARY"):
+        """In the child that becomes the new master: tell it which epoch and which sockets it goes on with."""
+        for name in PASSED_ON:
             if name in self._environ:
                 server.cfg.env_orig[name] = self._environ[name]
+        server.cfg.env_orig[_HANDED] = self._listeners.hand_over()
 
     def on_exit(self, server: Any) -> None:
         """In the master, after the last worker: end the collector, leave the epoch, remove a store of our own."""
         if self._supervisor is not None:
             self._supervisor.stop(STOP_GRACE)
-        self._listeners.remove()
+        if server.reexec_pid or (server.master_pid and server.master_pid == os.getppid()):
+            self._listeners.close()  # the next master, or the one before, listens there, too
+        else:
+            self._listeners.remove()
         self.provider.shutdown()
-        if self._is_ours and self._store is not None:
-            self._store.remove_if_dead()
+        self._home.leave()

@@ -1,21 +1,23 @@
 """The endpoint's listening sockets, which the master owns and each collector process inherits.
 
-So a collector can be replaced without a connection being refused: meanwhile they wait. A privileged port is opened
-while the master still may. Workers close their copies, so that a port is free as soon as master and collector are gone.
+So a collector can be replaced without a connection being refused: meanwhile they wait. So can a master, which hands
+them over to the next one. A privileged port is opened while the master still may. Workers close their copies, so that a
+port is free as soon as master and collector are gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import socket
 import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.exposition.address import parse
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable, Sequence
 
     from mpmetrics.exposition.address import Address
@@ -42,6 +44,19 @@ def resolve(bind: str | Iterable[str], held: list[Address] | None) -> list[Addre
             raise
         log.error("%s; the endpoint stays where it was", error)
         return held
+
+
+def _listening(number: int) -> socket.socket | None:
+    """The listening socket that has this descriptor, not inherited any further; None when there is none."""
+    try:
+        listener = socket.socket(fileno=number)
+    except OSError:
+        return None
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.detach()  # somebody else's
+        return None
+    listener.set_inheritable(False)
+    return listener
 
 
 class Listeners:
@@ -84,6 +99,23 @@ class Listeners:
             self._said.add(address)
             reason = error.strerror or error
             log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
+
+    def hand_over(self) -> str:
+        """In the child that becomes the next master: keep the sockets open, and say what it has to know of them."""
+        for listener in self._open.values():
+            listener.set_inheritable(True)
+        return json.dumps({str(address): listener.fileno() for address, listener in self._open.items()})
+
+    def take_over(self, said: str, wanted: Sequence[Address]) -> None:
+        """Have the sockets of the master before, which ``said`` this, at the ``wanted`` addresses; close the others."""
+        handed = {text: _listening(number) for text, number in json.loads(said).items()}
+        for address in wanted:
+            listener = handed.pop(str(address), None)
+            if listener is not None:
+                self._open[address] = listener
+        for listener in handed.values():
+            if listener is not None:
+                listener.close()
 
     def sockets(self) -> list[socket.socket]:
         """The sockets that listen now."""

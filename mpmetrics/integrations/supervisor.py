@@ -142,8 +142,15 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
+    def _is_stopped(self) -> bool:
+        """Whether a SIGSTOP keeps the child from hearing any other signal than SIGKILL; leaves it to others to reap."""
+        try:
+            return os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return False
+
     def stop(self, grace: float) -> None:
-        """End the child: SIGTERM, and SIGKILL after ``grace`` seconds. Waits until it is gone."""
+        """End the child and wait for it: SIGTERM, and SIGKILL after ``grace`` seconds, or at once if it is stopped."""
         if not self._pid or os.getpid() != self._owner:
             return
         self._signal(signal.SIGTERM)
@@ -155,7 +162,7 @@ class Supervisor:
                     break
             except BlockingIOError:
                 pass
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._is_stopped():
                 self._signal(signal.SIGKILL)
                 deadline = float("inf")
             time.sleep(0.01)

@@ -5,7 +5,7 @@ This page is the specification. A test holds its tables against the code below.
 A store is a directory::
 
     lock                   begin lock: taken to begin or join an epoch, and to clean up dead ones
-    epoch-N/               one server's life; N, from the time of its start in ms, is the highest of the current one
+    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest of the current one
         lease              every process of the epoch holds a shared flock on it: no holder, dead epoch
         series             the series directory
         series.lock        append lock: taken to append to ``series`` and to link a slab

@@ -61,12 +61,12 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
     return removed
 
 
-def _remove_if_dead(path: str) -> bool:
+def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
     """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
     lock = os.path.join(path, "lock")
     with mutex(lock, 0.0) if os.path.exists(lock) else contextlib.nullcontext():
         epochs = _epochs(path)
-        if not epochs and time.time() - os.stat(path).st_mtime < _GRACE:
+        if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
         if not all(unheld(os.path.join(path, f"epoch-{number}", "lease")) for number in epochs):
             return False
@@ -86,6 +86,14 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
     secure(descriptor.fileno(), 0o700, owner)
 
 
+def _is_open_to_root(path: str) -> bool:
+    """Whether we, who are root, may use another user's directory; one on a read-only disk is another matter."""
+    mode = os.R_OK | os.X_OK
+    with contextlib.suppress(OSError):
+        mode |= 0 if os.statvfs(path).f_flag & os.ST_RDONLY else os.W_OK
+    return os.access(path, mode)
+
+
 def _check(path: str, status: os.stat_result, what: str = "store") -> None:
     """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
     if not stat.S_ISDIR(status.st_mode):
@@ -94,6 +102,13 @@ def _check(path: str, status: os.stat_result, what: str = "store") -> None:
     if os.geteuid() not in (status.st_uid, 0):
         owner, user = status.st_uid, os.geteuid()
         msg = f"the {what} {path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if status.st_uid != os.geteuid() and not _is_open_to_root(path):
+        msg = (
+            f"the {what} {path} belongs to user {status.st_uid}, over whose files root has no power here"
+            " (a user namespace without that user, or capabilities taken away); run as that user,"
+            " or choose another MPMETRICS_DIR"
+        )
         raise StoreUnavailableError(msg)
     if status.st_mode & 0o022:
         mode = stat.S_IMODE(status.st_mode)
@@ -124,11 +139,19 @@ class Store:
     """The store in ``directory``, which is created, with mode 0700, when it is not there.
 
     ``owner`` (uid, gid) is who the store belongs to when a privileged process creates it for others; by default the
-    user who creates it. Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the directory cannot be created,
-    is no directory, belongs to someone else, or can be written by others.
+    user who creates it. ``clock`` tells the seconds since 1970, by which epochs are numbered. Raises
+    :class:`~mpmetrics.errors.StoreUnavailableError` when the directory cannot be created, is no directory, belongs to
+    someone else, or can be written by others.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        owner: tuple[int, int] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self.path = os.path.abspath(directory)
         try:
             self._create(owner)
@@ -144,7 +167,12 @@ class Store:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
             return
-        _secure_directory(self.path, owner)
+        try:
+            _secure_directory(self.path, owner)
+        except BaseException:
+            with contextlib.suppress(OSError):  # someone is in it already: so be it
+                os.rmdir(self.path)
+            raise
 
     def begin(self) -> Epoch:
         """Begin a new epoch, and remove dead ones. StoreUnavailableError when that cannot be done."""
@@ -210,7 +238,7 @@ class Store:
     def _begin(self) -> Epoch:
         # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
         # who still has the old one open would take the new one's files for its own.
-        number = max([1, time.time_ns() // 1_000_000, *(number + 1 for number in _epochs(self.path))])
+        number = max([1, int(1000 * self._clock()), *(number + 1 for number in _epochs(self.path))])
         self._remove_leftovers()
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
@@ -231,8 +259,11 @@ class Store:
                 if dead or name.startswith("new-epoch-"):
                     shutil.rmtree(path, ignore_errors=True)
 
-    def remove_if_dead(self) -> bool:
-        """Remove the whole store when nobody is left in it; answers whether it is gone."""
+    def remove_if_dead(self, *, grace: float = _GRACE) -> bool:
+        """Remove the whole store when nobody is left in it; answers whether it is gone.
+
+        One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
+        """
         with contextlib.suppress(OSError, LockTimeoutError):
-            return _remove_if_dead(self.path)
+            return _remove_if_dead(self.path, grace)
         return False

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpmetrics.exposition import server as server_module
 from mpmetrics.exposition.http import Conversation, Request, Response
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.server import HttpServer
@@ -680,7 +681,7 @@ def test_limits_are_above_zero(limits: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("finishes", [True, False])
 def test_close_waits_for_answers_under_way(handler: Answers, *, finishes: bool) -> None:
-    """Closing drops idle clients at once, and lets an answer finish within the grace, or drops that too."""
+    """Closing drops idle clients soon, and lets an answer finish within the grace, or drops that too."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = ServerThread(handler, [listener])
     with Client(("127.0.0.1", server.port)) as idle, Client(("127.0.0.1", server.port)) as busy:
@@ -700,3 +701,22 @@ def test_close_waits_for_answers_under_way(handler: Answers, *, finishes: bool) 
     server.close()
     with pytest.raises(ConnectionRefusedError):
         Client(("127.0.0.1", server.port))
+
+
+def test_close_hears_who_has_just_come(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that connected before the end and sends its request right after is answered, and then let go."""
+    monkeypatch.setattr(server_module, "_LATE", PATIENCE)
+    server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
+    with Client(("127.0.0.1", server.port)) as other, Client(("127.0.0.1", server.port)) as late:
+        assert 200 == other.ask()[0]
+        while len(server._server._roster) < 2:
+            time.sleep(0.001)
+        closing = threading.Thread(target=server.close, args=(PATIENCE,))
+        closing.start()
+        while not server._server._roster.closing:
+            time.sleep(0.001)
+        status, headers, _ = late.ask()
+        assert (200, "close") == (status, headers["connection"])
+        other.close()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +47,7 @@ def serve(directory: str, amount: float, ready: Any, leave: Any) -> None:
 
 
 def test_processes_that_find_a_store_share_its_first_epoch(store_dir: str, fork: Fork, scrape: Scrape) -> None:
-    """Whoever comes first begins epoch 1, the others join it."""
+    """Whoever comes first begins an epoch, the others join it."""
     children = [fork(write_in, store_dir, 1) for _ in range(5)]
     for child in children:
         child.result()
@@ -69,6 +72,17 @@ def test_a_restart_inherits_nothing(store_dir: str, fork: Fork, gate: Callable[.
     assert before < after
     assert 1 == scrape(store_dir)["hits_total"]
     second.stop()
+
+
+def test_epochs_are_numbered_by_the_time_of_their_start(store_dir: str) -> None:
+    """In ms; one more than the highest where the clock does not go on, or goes back."""
+    times = iter([1_700_000_000.1234, 1_700_000_000.1239, 5.0, 1_700_000_001.0])
+    store = Store(store_dir, clock=lambda: next(times))
+    held = [store.begin() for _ in range(4)]
+
+    assert [1_700_000_000_123, 1_700_000_000_124, 1_700_000_000_125, 1_700_000_001_000] == [
+        epoch.number for epoch in held
+    ]
 
 
 def test_a_live_neighbour_is_untouched(
@@ -259,6 +273,29 @@ def test_a_directory_of_another_user_is_refused(fast_dir: Path, fork: Fork) -> N
     message = fork(attempt).result()
     assert "belongs to user 0" in message
     assert "MPMETRICS_DIR" in message
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o755], ids=oct)
+def test_root_without_power_over_the_owner_is_refused(mode: int, fast_dir: Path) -> None:
+    """Root of a user namespace is root in name only: the error says whose the store is and what to do, like others."""
+    fast_dir.chmod(0o755)
+    path = fast_dir / "store"
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, NOBODY, NOBODY)
+    inside = [shutil.which("unshare") or "false", "-U", "-r"]
+    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace can be made here")
+    code = "import sys, mpmetrics; getattr(mpmetrics, sys.argv[1])(sys.argv[2])"
+    for what in ("Provider", "Collector"):
+        done = subprocess.run(
+            [*inside, sys.executable, "-c", code, what, str(path)], capture_output=True, text=True, check=False
+        )
+        last = done.stderr.splitlines()[-1]
+        for words in ("StoreUnavailableError", f"{path} belongs to user", "user namespace", "MPMETRICS_DIR"):
+            assert words in last
+    assert [] == list(path.iterdir())
 
 
 def test_a_store_that_cannot_be_made_says_where(fast_dir: Path, refused: Callable[[Path], str]) -> None:

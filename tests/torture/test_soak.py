@@ -1,7 +1,7 @@
 """Workers and folders killed at random moments, by the hundred, while others scrape: no scrape shows a wrong number.
 
-Ten seconds by default; ``MPMETRICS_TORTURE_SECONDS`` in the environment makes it longer, and then it is thousands. The
-accounts are kept outside of the store, in words that the workers share with the test.
+Eight seconds by default; ``MPMETRICS_TORTURE_SECONDS`` in the environment makes it longer, and then it is thousands.
+The accounts are kept outside of the store, in words that the workers share with the test.
 """
 
 from __future__ import annotations

@@ -20,23 +20,30 @@ from mpmetrics.storage.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Sums = Callable[[Any], dict[str, float]]
+
 NOBODY = 65534
 
 
-def totals(collector: mpmetrics.Collector) -> dict[str, float]:
-    """The sums of all series of each name."""
-    sums: dict[str, float] = {}
-    for family in collector.collect():
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    return sums
+@pytest.fixture
+def sums(sums: Sums) -> Sums:
+    """The sums of all series of each name; every distribution, here of uses that observe 1.5, is whole."""
+
+    def add(source: Any) -> dict[str, float]:
+        found = sums(source)
+        for name in ("took", "size"):
+            assert found.get(f"{name}_sum", 0.0) == 1.5 * found.get(f"{name}_count", 0.0)
+        return found
+
+    return add
 
 
 class Roles:
     """What a process of that user can be told to do."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, sums: Sums) -> None:
         self.store = store
+        self.sums = sums
         self.lines: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -105,13 +112,13 @@ class Roles:
 
     def scrape(self) -> dict[str, float]:
         """What the collector shows."""
-        return totals(self.collector)
+        return self.sums(self.collector)
 
 
 class Person:
     """A process of user ``user``; an exception of what it was told to do is raised here, as it was printed."""
 
-    def __init__(self, store: str, user: int = NOBODY) -> None:
+    def __init__(self, store: str, sums: Sums, user: int) -> None:
         self._here, there = socket.socketpair()
         self.pid = os.fork()
         if not self.pid:
@@ -120,7 +127,7 @@ class Person:
                 os.setgroups([])
                 os.setgid(user)
                 os.setuid(user)
-                roles = Roles(store)
+                roles = Roles(store, sums)
                 with there.makefile("rb") as told:
                     while True:
                         name, arguments, named = pickle.load(told)  # noqa: S301 (our own)
@@ -175,7 +182,7 @@ class Person:
 
 
 @pytest.fixture
-def person(store_directory: str) -> Iterator[Callable[..., Person]]:
+def person(store_directory: str, sums: Sums) -> Iterator[Callable[..., Person]]:
     """Starts processes of an ordinary user, for a store that is not made yet; they are gone at the end."""
     Path(store_directory).chmod(0o755)
     store = Path(store_directory, "store")
@@ -184,7 +191,7 @@ def person(store_directory: str) -> Iterator[Callable[..., Person]]:
     started: list[Person] = []
 
     def start(user: int = NOBODY) -> Person:
-        started.append(Person(str(store), user))
+        started.append(Person(str(store), sums, user))
         return started[-1]
 
     yield start

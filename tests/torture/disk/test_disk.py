@@ -28,6 +28,8 @@ from mpmetrics.storage.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Sums = Callable[[Any], dict[str, float]]
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems, becomes another user")
 NOBODY = 65534
 
@@ -78,17 +80,6 @@ class Used:
 NAMES = ("hits_total", "open", "level", "took_count", "size_count", "paid_total")
 
 
-def shown(source: Any) -> dict[str, float]:
-    """The sums of all series of each name."""
-    sums: dict[str, float] = {}
-    collector = source if isinstance(source, mpmetrics.Collector) else mpmetrics.Collector(source)
-    for family in collector.collect():
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    assert sums.get("took_sum", 0.0) == 1.5 * sums.get("took_count", 0.0)
-    return sums
-
-
 def uses(values: dict[str, float]) -> set[float]:
     """How often each metric was used, which is the same for all."""
     return {values.get(name, 0.0) for name in NAMES}
@@ -113,7 +104,7 @@ def flushed(provider: mpmetrics.Provider) -> list[object]:
 @needs_root
 @pytest.mark.parametrize("options", ["size=64k", "size=1m", "size=1m,nr_inodes=12"])
 def test_a_disk_that_is_full_stops_nobody_and_is_made_good(
-    options: str, store_directory: str, caplog: pytest.LogCaptureFixture
+    sums: Sums, options: str, store_directory: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Workers run into a full disk by themselves: all uses succeed, it is said once, and exact once there is room."""
     home = Path(store_directory)
@@ -145,17 +136,17 @@ def test_a_disk_that_is_full_stops_nobody_and_is_made_good(
                 wait_until(go_on.exists)
                 os._exit(not wait_until(lambda: not flushed(used.provider)))
         wait_until(lambda: len(list(home.glob("done-*"))) == 3)
-        full = shown(disk / "store")
+        full = sums(disk / "store")
         lines = [record.getMessage() for record in caplog.records]
         assert full["mpmetrics_drops_total"] >= 1 or "inodes" in options
         assert len(lines) <= 4, lines  # one a cause
-        assert {own + 1.0} == uses(shown(used.provider))  # with what is private, it is all there
+        assert {own + 1.0} == uses(sums(used.provider))  # with what is private, it is all there
         subprocess.run(["/bin/mount", "-o", "remount,size=64m,nr_inodes=1000", str(disk)], check=True)
         go_on.touch()
         assert {0} == {os.waitpid(pid, 0)[1] for pid in workers}
         wait_until(lambda: not flushed(used.provider))
         used.use("last")
-        values = shown(disk / "store")
+        values = sums(disk / "store")
         assert {own + 2.0 + 3 * 30} == uses(values)
         assert 0 == values["mpmetrics_damaged_records"]
         used.provider.shutdown()
@@ -185,7 +176,7 @@ def test_a_slab_has_its_blocks_before_it_is_written_to(store_directory: str, *, 
 
 
 @needs_root
-def test_a_file_system_that_becomes_read_only_stops_nobody(store_directory: str) -> None:
+def test_a_file_system_that_becomes_read_only_stops_nobody(sums: Sums, store_directory: str) -> None:
     """What is mapped already goes on; what would need the disk is private until it can be written again."""
     with mounted(Path(store_directory) / "disk", "size=4m") as disk:
         used = Used(mpmetrics.Provider(disk / "store"))
@@ -209,7 +200,7 @@ def test_a_file_system_that_becomes_read_only_stops_nobody(store_directory: str)
             assert (0, "on\n") == (ended.returncode, ended.stdout)
             assert 1 == ended.stderr.count("metrics of process")  # said once
             used.use("second")
-            assert {2.0} == uses(shown(view / "store"))  # a collector needs to write nothing
+            assert {2.0} == uses(sums(view / "store"))  # a collector needs to write nothing
         finally:
             subprocess.run(["/bin/umount", "-l", str(view)], check=True)
         used.provider.shutdown()
@@ -217,14 +208,14 @@ def test_a_file_system_that_becomes_read_only_stops_nobody(store_directory: str)
 
 @pytest.mark.parametrize("what", ["slab-", "series", "series.lock", "fold.lock", "lease", "", "everything"])
 def test_a_cleaner_that_removes_files_stops_nobody(
-    what: str, store_directory: str, child: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    sums: Sums, what: str, store_directory: str, child: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever is unlinked, uses succeed, and the running collector shows them; what is missing is counted and said."""
     used = Used(mpmetrics.Provider(store_directory))
     used.use("first")
     child(lambda: used.use("dead")).end()
     collector = mpmetrics.Collector(store_directory)
-    assert {2.0} == uses(shown(collector))
+    assert {2.0} == uses(sums(collector))
     path = Path(str(used.provider.epoch.path))  # type: ignore[union-attr]
     if what == "everything":
         shutil.rmtree(store_directory)
@@ -237,7 +228,7 @@ def test_a_cleaner_that_removes_files_stops_nobody(
             used.use("first")
             used.use(f"new-{number}")
             child(lambda: used.use("worker")).end()
-            values = shown(collector)
+            values = sums(collector)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len(set(lines)) <= 12, lines
     if what in {"slab-", "lease", "fold.lock", "series.lock"}:
@@ -255,8 +246,8 @@ def test_a_cleaner_that_removes_files_stops_nobody(
     epoch = Store(store_directory).begin()
     later = mpmetrics.Provider(store_directory, epoch=epoch.number)
     Used(later).use("first")
-    assert {1.0} == uses(shown(store_directory))  # the next start is as any
-    assert 0 == shown(store_directory)["mpmetrics_unreadable_files"]
+    assert {1.0} == uses(sums(store_directory))  # the next start is as any
+    assert 0 == sums(store_directory)["mpmetrics_unreadable_files"]
     later.shutdown()
 
 
@@ -326,7 +317,7 @@ def test_without_a_second_look_a_removed_slab_would_be_missing(
 @pytest.mark.parametrize("name", ["slab-", "series", "retired"])
 @pytest.mark.parametrize("size", [0, 1, 100, 4095])
 def test_a_file_that_is_cut_short_costs_a_collector_that_file_alone(
-    name: str, size: int, store_directory: str, child: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    sums: Sums, name: str, size: int, store_directory: str, child: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The collector has the file open: it is not ended, shows the rest, and says so once."""
 
@@ -336,7 +327,7 @@ def test_a_file_that_is_cut_short_costs_a_collector_that_file_alone(
     child(work).end()
     child(work)  # and lives on
     collector = mpmetrics.Collector(store_directory)
-    assert {2.0} == uses(shown(collector))
+    assert {2.0} == uses(sums(collector))
     (epoch,) = Path(store_directory).glob("epoch-*")
     (victim,) = [entry for entry in epoch.glob(name + "*") if entry.suffix != ".lock"]
     assert victim.stat().st_size > size
@@ -344,7 +335,7 @@ def test_a_file_that_is_cut_short_costs_a_collector_that_file_alone(
 
     with caplog.at_level(logging.WARNING, "mpmetrics"):
         for _ in range(3):
-            values = shown(collector)
+            values = sums(collector)
     # The retired file is read once and never changes: this collector has it, and does not look again.
     assert {"slab-": {1.0}, "series": {0.0}, "retired": {2.0}}[name] == uses(values)
     is_noticed = name != "retired"
@@ -354,7 +345,7 @@ def test_a_file_that_is_cut_short_costs_a_collector_that_file_alone(
 
 
 def test_a_worker_whose_mapped_file_is_cut_short_ends_and_takes_nobody_along(
-    store_directory: str, child: Callable[..., Any]
+    sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
     """The one thing that cannot be caught in Python: a SIGBUS of that process alone; others and scrapes go on."""
     used = Used(mpmetrics.Provider(store_directory))
@@ -375,7 +366,7 @@ def test_a_worker_whose_mapped_file_is_cut_short_ends_and_takes_nobody_along(
     assert signal.SIGBUS == os.WTERMSIG(status)
     used.use("first")
     child(lambda: used.use("another")).end()
-    values = shown(store_directory)
+    values = sums(store_directory)
     assert {3.0} == uses(values)
     assert 1 == values["mpmetrics_unreadable_files"]
     used.provider.shutdown()
@@ -408,7 +399,7 @@ def test_the_directory_is_locked_against_systemd_tmpfiles(store_directory: str, 
 
 @needs_root
 def test_planted_links_and_files_of_others_cost_themselves_alone(
-    store_directory: str, child: Callable[..., Any]
+    sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
     """Links, pipes, sockets, directories, devices and another user's files in the epoch: counted, never followed."""
     victim = Path(store_directory + "-victim")
@@ -430,7 +421,7 @@ def test_planted_links_and_files_of_others_cost_themselves_alone(
         used.use("first")
         child(lambda: used.use("worker")).end()
         child(lambda: used.use("worker")).end()
-        values = shown(store_directory)
+        values = sums(store_directory)
 
         assert {3.0} == uses(values)
         assert 6 == values["mpmetrics_unreadable_files"]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     Child = Callable[..., Any]
+    Sums = Callable[[Any], dict[str, float]]
 
 STEPS = {str(Path(mpmetrics.__file__).parent / "storage" / name) for name in ("keeper.py", "fold.py", "retired.py")}
 
@@ -70,26 +71,19 @@ def used(shared: mpmetrics.Provider, child: Child, monkeypatch: pytest.MonkeyPat
     return Used(shared, child)
 
 
-def sums(source: Any) -> dict[str, float]:
-    """The sums of all series of each name."""
-    collector = source if isinstance(source, mpmetrics.Collector) else mpmetrics.Collector(source)
-    found: dict[str, float] = {}
-    for family in collector.collect():
-        for sample in family.samples:
-            found[sample.name] = found.get(sample.name, 0.0) + sample.value
-    assert found.get("took_sum", 0) == 1.5 * found.get("took_count", 0)
-    assert found.get("size_sum", 0) == 1.5 * found.get("size_count", 0)
-    return found
+@pytest.fixture
+def count_of(sums: Sums) -> Callable[[Any], float]:
+    """How often a source says that each metric was used, which is the same for all."""
+
+    def look(source: Any) -> float:
+        values = sums(source)
+        (count,) = {values.get(name, 0.0) for name in ("hits_total", "level", "added", "took_count", "size_count")}
+        return count
+
+    return look
 
 
-def count_of(source: Any) -> float:
-    """How often each metric was used, which is the same for all."""
-    values = sums(source)
-    (count,) = {values.get(name, 0.0) for name in ("hits_total", "level", "added", "took_count", "size_count")}
-    return count
-
-
-def test_what_is_put_back_is_the_same_for_each_kind_of_metric(used: Used) -> None:
+def test_what_is_put_back_is_the_same_for_each_kind_of_metric(sums: Sums, used: Used) -> None:
     """Byte for byte, as often as it goes, and at once when the collector looks by itself."""
     collector = mpmetrics.Collector(used.store)
     for turn in range(5):
@@ -109,7 +103,9 @@ def test_what_is_put_back_is_the_same_for_each_kind_of_metric(used: Used) -> Non
         )
 
 
-def test_where_it_cannot_be_put_back_it_is_shown_and_said(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_cannot_be_put_back_it_is_shown_and_said(
+    sums: Sums, count_of: Callable[..., Any], used: Used, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As long as there is no room for it, the collector that has read it shows what it held."""
     collector = mpmetrics.Collector(used.store)
     used.die()
@@ -129,7 +125,9 @@ def test_where_it_cannot_be_put_back_it_is_shown_and_said(used: Used, monkeypatc
     assert 0 == sums(collector)["mpmetrics_unreadable_files"]
 
 
-def test_several_who_remember_never_show_too_much(used: Used, tally: Callable[..., None]) -> None:
+def test_several_who_remember_never_show_too_much(
+    count_of: Callable[..., Any], used: Used, tally: Callable[..., None]
+) -> None:
     """Collectors that have read files of different age, and folds and removals in any order: at most the truth."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
@@ -153,7 +151,9 @@ def test_several_who_remember_never_show_too_much(used: Used, tally: Callable[..
     tally(tried)
 
 
-def test_killed_at_any_line_the_next_one_puts_it_back(used: Used, tally: Callable[..., None]) -> None:
+def test_killed_at_any_line_the_next_one_puts_it_back(
+    count_of: Callable[..., Any], used: Used, tally: Callable[..., None]
+) -> None:
     """Of two who remember it one is killed while it puts the file back and folds: exact, once, and nothing is left."""
     keeper = Keeper()
     used.die()

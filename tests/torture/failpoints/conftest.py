@@ -32,7 +32,6 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import filelock
@@ -209,11 +208,12 @@ class Traced:
         self.made: list[str] = []
 
     def __enter__(self) -> Self:
-        descriptor, self._path = tempfile.mkstemp(prefix="mpmetrics-test-")
-        os.close(descriptor)
+        self._file = tempfile.TemporaryFile()  # without a name, so nothing stays when this process is killed
+        number = self._file.fileno()
         self._strace = subprocess.Popen(
-            ["strace", "-p", str(os.getpid()), "-o", self._path, "-e", f"trace={self.NAMES}", *self._inject],
+            ["strace", "-p", str(os.getpid()), "-o", f"/dev/fd/{number}", "-e", f"trace={self.NAMES}", *self._inject],
             stderr=subprocess.PIPE,
+            pass_fds=[number],
             text=True,
         )
         assert self._strace.stderr is not None
@@ -224,9 +224,10 @@ class Traced:
     def __exit__(self, *_: object) -> None:
         self._strace.terminate()
         self._strace.communicate()
-        path = Path(self._path)
-        self.made = re.findall(r"^([a-z_0-9]+)\(", path.read_text(errors="replace"), re.MULTILINE)
-        path.unlink()
+        with self._file:
+            self._file.seek(0)
+            said = self._file.read().decode(errors="replace")
+        self.made = re.findall(r"^([a-z_0-9]+)\(", said, re.MULTILINE)
 
 
 class Ledger:
@@ -647,9 +648,18 @@ def sweep(world: World, tally: Callable[..., None]) -> Sweep:
 @pytest.fixture
 def traced(sweep: Sweep) -> Sweep:
     """A sweep whose errors come out of the kernel; skips the test where strace cannot trace a process of ours."""
-    strace = shutil.which("strace")
-    if os.geteuid() or not strace or subprocess.run([strace, "-o", os.devnull, "true"], check=False).returncode:
-        pytest.skip("strace is not installed, or may not trace processes that are there already")
+
+    def try_it(_: Ledger) -> list[str]:
+        traced = Traced()
+        with traced:
+            os.chmod(sweep.world.path, 0o700)  # noqa: PTH101 (a call that is traced)
+        return traced.made
+
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    tried = sweep.world.child(try_it)
+    if tried.status or "chmod" not in str(tried.said):
+        pytest.skip(f"strace cannot be attached to a process: {str(tried.said).splitlines()[-1]}")
     sweep.calls, sweep.samples = Traced, 12
     return sweep
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-import mpmetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-def totals(store: str) -> dict[str, float]:
-    """Sums over all series, by name."""
-    sums: dict[str, float] = {}
-    for family in mpmetrics.Collector(store).collect():
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    return sums
+    Sums = Callable[[Any], dict[str, float]]
 
 
 ATEXIT = """
@@ -51,17 +42,17 @@ ATEXIT = """
 
 @pytest.mark.parametrize("blocked", [False, True], ids=["store", "values wait"])
 def test_what_atexit_functions_count_is_counted(
-    script: Callable[..., str], store_directory: str, *, blocked: bool
+    sums: Sums, script: Callable[..., str], store_directory: str, *, blocked: bool
 ) -> None:
     """Registered before the import and after it, with the store at hand and with values that wait for it."""
     script(textwrap.dedent(ATEXIT).format(blocked=blocked), fails=blocked)
 
-    values = totals(store_directory)
+    values = sums(store_directory)
     assert (3, 3, 4.5) == (values["hits_total"], values["took_count"], values["took_sum"])
 
 
 def test_without_a_last_attempt_of_its_own_the_latest_would_be_lost(
-    script: Callable[..., str], store_directory: str
+    sums: Sums, script: Callable[..., str], store_directory: str
 ) -> None:
     """The control: where nobody notices that the process ends, what comes after the last attempt stays private."""
     forgetful = """
@@ -70,7 +61,7 @@ def test_without_a_last_attempt_of_its_own_the_latest_would_be_lost(
     """
     script(textwrap.dedent(forgetful) + textwrap.dedent(ATEXIT).format(blocked=True), fails=True)
 
-    assert "hits_total" not in totals(store_directory)
+    assert "hits_total" not in sums(store_directory)
 
 
 DAEMONS = """
@@ -105,12 +96,14 @@ DAEMONS = """
 """
 
 
-def test_daemon_threads_at_the_end_neither_crash_nor_tear(script: Callable[..., str], store_directory: str) -> None:
+def test_daemon_threads_at_the_end_neither_crash_nor_tear(
+    sums: Sums, script: Callable[..., str], store_directory: str
+) -> None:
     """An interpreter that ends while daemon threads count and scrape ends well, and leaves whole distributions."""
     for _ in range(3):
         script(textwrap.dedent(DAEMONS))
 
-    values = totals(store_directory)
+    values = sums(store_directory)
     assert values["hits_total"] > 100
     assert values["took_sum"] == 1.5 * values["took_count"]
     assert 0 <= values["hits_total"] - 2 * values["took_count"] + 12
@@ -147,13 +140,13 @@ INTERPRETERS = """
 
 @pytest.mark.parametrize("arguments", ["", "isolated=False"], ids=["isolated", "legacy"])
 def test_interpreters_within_the_process_count_exactly(
-    arguments: str, script: Callable[..., str], store_directory: str
+    sums: Sums, arguments: str, script: Callable[..., str], store_directory: str
 ) -> None:
     """Each interpreter of a process is as a process of its own: with a slab of its own, and exactly counted."""
     said = script(textwrap.dedent(INTERPRETERS).format(arguments=arguments))
 
     assert said.split() == ["None"] * 3
-    values = totals(store_directory)
+    values = sums(store_directory)
     assert (3002, 3) == (values["hits_total"], values["took_count"])
 
 
@@ -213,13 +206,13 @@ PATCH = "from gevent import monkey; monkey.patch_all()"
 )
 @pytest.mark.parametrize("holds", [0, 2], ids=["free", "held up"])
 def test_greenlets_that_switch_within_callbacks_and_waits_are_exact(
-    before: str, after: str, holds: int, script: Callable[..., str], store_directory: str
+    sums: Sums, before: str, after: str, holds: int, script: Callable[..., str], store_directory: str
 ) -> None:
     """Twenty greenlets count, declare and scrape, switch in callbacks and in waits for the store: none hangs."""
     pytest.importorskip("gevent")
     said = script(textwrap.dedent(GEVENT).format(before=before, after=after, holds=holds), fails=bool(holds))
 
     assert "Traceback" not in said, said
-    values = totals(store_directory)
+    values = sums(store_directory)
     assert (800, 800, 1200) == (values["hits_total"], values["took_count"], values["took_sum"])
     assert 40 == sum(value for name, value in values.items() if name.startswith("made_") and name.endswith("_total"))

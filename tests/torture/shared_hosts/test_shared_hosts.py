@@ -21,6 +21,8 @@ from mpmetrics.storage.survey import list_slabs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Sums = Callable[[Any], dict[str, float]]
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, becomes another user")
 NOBODY = 65534
 
@@ -101,24 +103,16 @@ def space(store_directory: str) -> Iterator[Callable[[str], Space]]:
         each.kill()
 
 
-def shown(source: Any) -> dict[str, float]:
-    """Sums over all series, by name."""
-    sums: dict[str, float] = {}
-    collector = source if isinstance(source, mpmetrics.Collector) else mpmetrics.Collector(source)
-    for family in collector.collect():
-        for sample in family.samples:
-            sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    return sums
-
-
 @needs_root
-def test_two_pid_namespaces_share_a_store_exactly(space: Callable[[str], Space], store_directory: str) -> None:
+def test_two_pid_namespaces_share_a_store_exactly(
+    sums: Sums, space: Callable[[str], Space], store_directory: str
+) -> None:
     """Workers with one and the same process id count side by side; a namespace that is killed is dead to the other."""
     mine = mpmetrics.Provider(store_directory)
     spaces = [space("one"), space("two")]
     pids = {each.line() for each in spaces}
     assert {"1"} == pids  # both are the first process of their namespace
-    values = shown(store_directory)
+    values = sums(store_directory)
     assert (2 * 4 * 200, 2 * 4 * 100, 1.5 * 2 * 4 * 100, 2) == tuple(
         values[name] for name in ("hits_total", "took_count", "took_sum", "busy")
     )
@@ -126,15 +120,15 @@ def test_two_pid_namespaces_share_a_store_exactly(space: Callable[[str], Space],
     assert 2 == len({slab.ordinal for slab in list_slabs(path)}) == len(list_slabs(path))
 
     spaces[0].kill()
-    values = shown(store_directory)
+    values = sums(store_directory)
     assert (1600, 800, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
     spaces[1].go_on()
     assert "done" == spaces[1].line()
-    values = shown(store_directory)
+    values = sums(store_directory)
     assert (1800, 900, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
     spaces[1].go_on()
     spaces[1].process.wait(20)
-    values = shown(store_directory)
+    values = sums(store_directory)
     assert (1800, 900, 0, 0) == tuple(
         values[name] for name in ("hits_total", "took_count", "busy", "mpmetrics_unreadable_files")
     )
@@ -163,7 +157,9 @@ def test_process_ids_as_identity_would_mix_the_namespaces_up(
     mine.shutdown()
 
 
-def test_two_servers_in_one_store_count_each_for_itself(store_directory: str, child: Callable[..., Any]) -> None:
+def test_two_servers_in_one_store_count_each_for_itself(
+    sums: Sums, store_directory: str, child: Callable[..., Any]
+) -> None:
     """The second one begins an epoch of its own: neither sees, folds or removes what is the other's."""
     first = mpmetrics.Provider(store_directory)
     mpmetrics.Counter("hits", "Hits.", provider=first).inc(1)
@@ -179,38 +175,37 @@ def test_two_servers_in_one_store_count_each_for_itself(store_directory: str, ch
     for _ in range(3):
         child(work(first, 2)).kill()
         child(work(second, 20)).kill()
-        assert shown(first)["hits_total"] % 10 == shown(first)["hits_total"]
-        shown(second)
+        assert sums(first)["hits_total"] % 10 == sums(first)["hits_total"]
+        sums(second)
 
-    assert (7, 70) == (shown(first)["hits_total"], shown(second)["hits_total"])
-    assert 70 == shown(store_directory)["hits_total"]  # the current one
+    assert (7, 70) == (sums(first)["hits_total"], sums(second)["hits_total"])
+    assert 70 == sums(store_directory)["hits_total"]  # the current one
     numbers = [int(str(each.epoch.number)) for each in (first, second)]  # type: ignore[union-attr]
     second.shutdown()
     third = Store(store_directory).begin()
-    assert 7 == shown(first)["hits_total"]
+    assert 7 == sums(first)["hits_total"]
     assert numbers[0] < numbers[1] < third.number
     first.shutdown()
 
 
 @pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
 def test_a_store_that_is_removed_and_made_anew_is_another_to_everybody(
-    store_directory: str, child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
+    readings: Sums, store_directory: str, child: Callable[..., Any], *, is_naive: bool
 ) -> None:
     """Neither a collector nor an old server, its next worker or its compaction takes the new files for its own.
 
     The control: with numbers that begin at one again, all of them do.
     """
-    if is_naive:
-        monkeypatch.setattr(time, "time_ns", lambda: 0)
+    clock = (lambda: 0.0) if is_naive else time.time
     store = os.path.join(store_directory, "store")  # noqa: PTH118 (as the store)
-    old = mpmetrics.Provider(store)
+    old = mpmetrics.Provider(store, clock=clock)
     gone = mpmetrics.Counter("gone", "Of the old one.", ["who"], provider=old)
     collector = mpmetrics.Collector(store)
     gone.labels("x").inc(5)
     assert 5 == readings(collector)["gone_total"]
     shutil.rmtree(store)
 
-    new = mpmetrics.Provider(store)
+    new = mpmetrics.Provider(store, clock=clock)
     hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=new)
     hits.labels("x").inc(7)
     wrong = readings(collector) != {"hits_total": 7}
@@ -228,17 +223,20 @@ def test_a_store_that_is_removed_and_made_anew_is_another_to_everybody(
         each.shutdown()
 
 
-def readings(source: Any) -> dict[str, float]:
+@pytest.fixture
+def readings(sums: Sums) -> Sums:
     """The metrics' own sums."""
-    return {
+    return lambda source: {
         name: value
-        for name, value in shown(source).items()
+        for name, value in sums(source).items()
         if not name.startswith("mpmetrics_") and not name.endswith("_created")
     }
 
 
 @needs_root
-def test_a_second_user_is_refused_and_disturbs_nobody(store_directory: str, child: Callable[..., Any]) -> None:
+def test_a_second_user_is_refused_and_disturbs_nobody(
+    sums: Sums, store_directory: str, child: Callable[..., Any]
+) -> None:
     """Another user's server is told whose store it is, goes on without, and can neither read nor remove a thing."""
     Path(store_directory).chmod(0o711)
     store = Path(store_directory, "store")
@@ -262,13 +260,13 @@ def test_a_second_user_is_refused_and_disturbs_nobody(store_directory: str, chil
 
     child(other).end()
     hits.inc()
-    assert 2 == shown(store)["hits_total"]
+    assert 2 == sums(store)["hits_total"]
     mine.shutdown()
 
 
 @needs_root
 def test_root_beside_the_owner_counts_exactly_and_leaves_nothing_of_its_own(
-    store_directory: str, child: Callable[..., Any]
+    sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
     """A process of root's in another user's store: what it makes is the owner's, who can fold and remove it."""
     Path(store_directory).chmod(0o711)
@@ -283,14 +281,14 @@ def test_root_beside_the_owner_counts_exactly_and_leaves_nothing_of_its_own(
             hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=mine)
             for number in range(50):
                 hits.labels(f"{user}-{number}").inc()
-            shown(mine)
+            sums(mine)
 
         return act
 
     keeper = child(work(NOBODY))
     for user in (0, NOBODY, 0, NOBODY):
         child(work(user)).kill()
-    values = shown(store)
+    values = sums(store)
     assert 250 == values["hits_total"]
     assert 0 == values["mpmetrics_unreadable_files"]
     assert {(NOBODY, NOBODY)} == {(entry.stat().st_uid, entry.stat().st_gid) for entry in (store, *store.rglob("*"))}
