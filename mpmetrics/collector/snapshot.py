@@ -186,8 +186,13 @@ class EpochReader:
             )
             with contextlib.suppress(OSError, FormatError):
                 alive = reader.alive
+                # Before the words. Its owner makes the words of removed series zero, then says so, then says which
+                # series it holds, then writes to that one: what it says now holds for all words that are read later.
+                # A series that it comes to hold in between is missing this once, which has never been shown yet. The
+                # other way round, what it counted in a removed series would be shown as that series'.
+                acknowledged, bound = reader.acknowledged, reader.bound
                 words = reader.read(snapshot.catalog.next_slot, snapshot.catalog.spans if alive else _NONE)
-                words = _held(words, snapshot.catalog, reader.bound)
+                words = _held(words, snapshot.catalog, acknowledged, bound)
                 snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, reader.identity))
 
     def _measure(self, snapshot: Snapshot) -> None:
@@ -213,14 +218,18 @@ class EpochReader:
         self._retired_file.close()
 
 
-def _held(words: Vector, catalog: Catalog, bound: int) -> Vector:
-    """A copy without the words of series that their owner never held, those with serials above ``bound``.
+def _held(words: Vector, catalog: Catalog, acknowledged: int, bound: int) -> Vector:
+    """The words, without those of series that their owner never held but whose slots hold something of its.
 
+    Those are series with serials above ``bound``, in slots of others that were removed after what it ``acknowledged``.
     Who gives slots of removed series away asks those whose slabs it finds whether they have let go of them.
     """
+    others = [series for series in catalog.younger(acknowledged) if series.serial > bound]
+    if not others:
+        return words
     held = array("d", words)
-    for series in catalog.by_slot.values():
+    for series in others:
         end = series.first + series.width
-        if series.serial > bound and end <= len(held):
+        if end <= len(held):
             held[series.first : end] = array("d", bytes(8 * series.width))
     return held
