@@ -18,7 +18,7 @@ from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
+from mpmetrics.collector.snapshot import ATTEMPTS, LOST, EpochReader, Snapshot
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
@@ -235,7 +235,10 @@ class Collection(PrometheusCollector):
             if reader is not None:
                 reader.close()
             reader = self._reader = EpochReader(path)
-        return reader.snapshot()
+        snapshot = reader.snapshot()
+        if self._keeper.lacks(path):
+            snapshot.unreadable.setdefault("retired", LOST)
+        return snapshot
 
     def _say(self, cause: str, message: str) -> None:
         if cause not in self._said:

@@ -20,7 +20,7 @@ from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retired import Retired, is_same, read_retired, retired_identity
+from mpmetrics.storage.retired import Retired, is_same, join, read_retired, retired_identity
 from mpmetrics.storage.survey import SlabName, list_slabs
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Column", "EpochReader", "Snapshot"]
 
 ATTEMPTS = 10
+LOST = "it was removed, and what the dead had counted went with it"
 _NONE = array("q")
 
 
@@ -69,7 +70,8 @@ class EpochReader:
         """Slabs whose file somebody removed under their living owners: they are read for as long as this reader is."""
         self._retired = Retired()
         self._retired_file = Descriptor(-1)
-        self._is_lost = False
+        self._births: dict[str, int] = {}
+        """The births of all retired files that were read, of which there is to be nothing missing."""
 
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
@@ -106,19 +108,15 @@ class EpochReader:
                 self._take_retired()
             except (OSError, FormatError) as error:  # what was read last stands
                 snapshot.unreadable["retired"] = str(error)
-        if self._is_lost:
-            snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
+        if not self._retired.covers(self._births):
+            snapshot.unreadable.setdefault("retired", LOST)
         snapshot.retired = self._retired
 
     def _take_retired(self) -> None:
         retired, file = read_retired(self.path)
-        before = self._retired
-        if before.incarnation and not retired.incarnation:
+        if self._births and not retired.births:
             raise FileNotFoundError(errno.ENOENT, "it was removed, and is shown as it was read last")
-        # One that was put back as it was is no loss; an older one, or one that others began anew, is.
-        is_older = retired.incarnation < before.incarnation or retired.folded < before.folded
-        is_another = retired.incarnation == before.incarnation and retired.encode() != before.encode()
-        self._is_lost |= is_older or is_another
+        self._births = join(self._births, retired.births)
         self._retired, self._retired_file = retired, file
 
     def _read_series(self, snapshot: Snapshot) -> None:

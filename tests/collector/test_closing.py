@@ -41,7 +41,7 @@ def test_one_that_is_closed_amid_a_scrape_shows_all(
     collector = Closed(tmp_path / "store")
     expected = hits(collector)
     assert 1.0 in expected
-    reader = collector._reader  # noqa: SLF001 (which the other thread has closed)
+    reader = collector._reader
     with monkeypatch.context() as patch:
         if not is_listed:
 
@@ -49,7 +49,7 @@ def test_one_that_is_closed_amid_a_scrape_shows_all(
                 raise PermissionError(13, "Permission denied")
 
             patch.setattr(Store, "current", refuse)
-            collector._reader = reader  # noqa: SLF001 (it is used again)
+            collector._reader = reader
         assert expected == hits(collector)
     collector.close()
     provider.shutdown()

@@ -416,8 +416,9 @@ class World:
         """The dead are folded, in whatever order they are found."""
         shuffled.shuffle(self.dead)
         readings: Any = [(process, process.words.tolist()) for process in self.dead]
-        encoded = retire(self.retired, readings, self.catalog, 0).encode()
-        self.retired = Retired.decode(encoded, "here")
+        folded = retire([self.retired], readings, self.catalog, 0)
+        folded.births = self.retired.succeed()
+        self.retired = Retired.decode(folded.encode(), "here")
         self.dead = []
 
     def shown(self) -> dict[str, dict[tuple[str, Any], float]]:

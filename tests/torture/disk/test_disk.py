@@ -345,9 +345,9 @@ def test_the_words_of_a_removed_slab_are_not_copied_where_nothing_was_removed(
     for number in range(100):
         hits.labels(f"{number}")
     (column,) = reader.snapshot().columns
-    (orphan,) = reader._orphans.values()  # noqa: SLF001 (whose words they are)
+    (orphan,) = reader._orphans.values()
     assert orphan.bound < 100
-    assert column.words is orphan._loaded  # noqa: SLF001 (the very ones)
+    assert column.words is orphan._loaded
     reader.close()
 
 
