@@ -33,6 +33,9 @@ DAMAGED_AT = 64
 """Dead slabs that have to be there before they are folded although records are damaged: a collector that read those
 records before the damage still shows what the dead counted in their series, and a fold is the end of that."""
 
+PATIENCE = 0.1
+"""Seconds that who puts the retired file back waits for another folder: it remembers it, and comes again."""
+
 _NONE = array("q")
 """Nobody writes to a dead process's words any more, so none of them have to be read together."""
 
@@ -65,14 +68,16 @@ def put_back(path: str, kept: Retired, left: Collection[str], owner: tuple[int, 
     Where it is gone, it is written anew; where others began another one since, it is added to that. ``left`` are the
     slabs that ``kept`` names and that were there when it was. Whether there was something to do. Raises as :func:`fold`
     does, :class:`LostError` when something may count twice then, and :class:`~mpmetrics.errors.LockTimeoutError` when
-    others have the fold lock for a second.
+    others have the fold lock for longer than ``PATIENCE``.
     """
+    if load_retired(path).covers(kept.births):
+        return False
     is_left = unheld(os.path.join(path, "lease"))  # or a cleaner removed that, too
     if is_left and not any(is_alive(os.path.join(path, slab.file)) for slab in list_slabs(path)):
         # Who removes a dead epoch is not to find another file in it. That of one that dies at this very moment, the
         # next server to start removes.
         raise FileNotFoundError(errno.ENOENT, "nobody is in this epoch any more", path)
-    with mutex(os.path.join(path, "fold.lock"), 1.0):
+    with mutex(os.path.join(path, "fold.lock"), PATIENCE):
         current = load_retired(path)
         if current.covers(kept.births):
             return False

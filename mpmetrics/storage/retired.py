@@ -110,7 +110,7 @@ class Retired:
     def _take_tail(self, tail: dict[str, Any]) -> None:
         self.slabs = set(filter(_is_identity, tail["slabs"]))
         self.folded = tail["folded"]
-        self.births = dict(tail["births"].items())
+        self.births = {**tail["births"]}
         numbers = [self.folded, *(number for slot, ordinal, _ in tail["all"] for number in (slot, ordinal))]
         numbers += self.births.values()
         if len(self.slabs) != len(tail["slabs"]) or not all(type(n) is int and 0 <= n < fmt.MAX_COUNT for n in numbers):
