@@ -1,6 +1,6 @@
 """Folding for a collector, which remembers the retired file and puts it back when somebody removes it.
 
-It looks at the file before and after each of its folds, and not only with a scrape: a collector folds every two
+It looks at the file after each of its folds, and not only with a scrape: a collector folds every two
 seconds, and what it folded since the last scrape would be gone with the file, as a total that goes back. What it
 remembers it keeps until a file is there that holds all of that, whoever else folds meanwhile.
 """
@@ -56,7 +56,6 @@ class Keeper:
         owner = status.st_uid, status.st_gid
         if self._kept.path != path:
             self._begin(path)
-        self._look_if_it_can_be_read()
         try:
             is_back = self._put_back(owner)
         except LockTimeoutError:  # who has the lock may be beginning a new file, and goes on with that
@@ -64,7 +63,8 @@ class Keeper:
         try:
             fold(path, owner=owner)
         finally:
-            self._look_if_it_can_be_read()
+            with contextlib.suppress(OSError, FormatError):  # what was read last is what there is to remember
+                self._look()
         return is_back
 
     def lacks(self, path: str) -> bool:
@@ -86,10 +86,6 @@ class Keeper:
         self._is_waiting = False
         return is_back
 
-    def _look_if_it_can_be_read(self) -> None:
-        with contextlib.suppress(OSError, FormatError):  # what was read last is what there is to remember
-            self._look()
-
     def _look(self) -> None:
         """Remember the file that is there, if all that is remembered is in it."""
         path, kept, file, left = self._kept
@@ -100,7 +96,7 @@ class Keeper:
             retired = kept
         else:
             retired, file = read_retired(path)
-        # Slabs that are not there while the file is will never be in another one.
+        # A slab that is missing while the file is there was unlinked when no other file was in its place.
         left = retired.slabs & {slab.identity for slab in list_slabs(path)}
         if retired.covers(kept.births) and is_same(file, retired_identity(path)):
             self._kept = _Kept(path, retired, file, left)

@@ -23,6 +23,7 @@ from mpmetrics.storage.fold import fold, put_back
 from mpmetrics.storage.keeper import Keeper
 from mpmetrics.storage.retired import Retired, load_retired, new_birth, retired_identity, write_retired
 from mpmetrics.storage.store import Store
+from mpmetrics.storage.survey import list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,6 +229,84 @@ def test_a_slab_that_is_in_two_that_come_back_counts_once(
     assert one.lacks(server.path) == is_compared
 
 
+@pytest.mark.parametrize("is_asked", [True, False], ids=["", "control"])
+def test_a_slab_that_goes_while_the_keeper_looks_counts_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch, *, is_asked: bool
+) -> None:
+    """The file was read, and when the slabs are listed, it is gone, and they are in another one."""
+    server.die()
+    with monkeypatch.context() as patch:
+        patch.setattr(fold_module, "_unlink", lambda *_: {})
+        fold(server.path)
+    keeper = Keeper()
+
+    def list_late(path: str) -> Any:
+        server.retired.unlink()
+        assert 1 == fold(path)
+        return list_slabs(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_module, "list_slabs", list_late)
+        if not is_asked:
+            patch.setattr(keeper_module, "is_same", lambda file, _: file.fileno() >= 0)
+        patch.setattr(keeper_module, "fold", lambda *_, **__: 0)
+        keeper.fold(server.path)
+    server.die()
+    assert 1 == fold(server.path)
+    assert keeper.fold(server.path) != is_asked
+    total, _ = server.anew()
+    assert total == (2.0 if is_asked else 6.0)  # of 5 in all
+
+
+def test_slabs_that_others_unlink_later_do_not_keep_it_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder was killed before it unlinked them, and the keeper has seen both: they are there, and they are not."""
+    keeper = Keeper()
+    server.die()
+    with monkeypatch.context() as patch:
+        patch.setattr(fold_module, "_unlink", lambda *_: {})
+        keeper.fold(server.path)
+    assert 0 == fold(server.path)
+    assert not [name for name in os.listdir(server.path) if name.startswith("slab-")]
+    keeper.fold(server.path)
+    server.retired.unlink()
+    assert keeper.fold(server.path)
+    assert (4.0, 0.0) == server.anew()
+
+
+def test_two_put_it_back_at_the_same_moment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finds it there, and nothing is missing."""
+    one, other = Keeper(), Keeper()
+    for keeper in (one, other):
+        keeper.fold(server.path)
+    server.retired.unlink()
+    mutex = fold_module.mutex
+
+    def late(path: str, timeout: float) -> Any:
+        monkeypatch.setattr(fold_module, "mutex", mutex)
+        assert other.fold(server.path)
+        return mutex(path, timeout)
+
+    monkeypatch.setattr(fold_module, "mutex", late)
+    assert not one.fold(server.path)
+    assert not one.lacks(server.path)
+    assert (3.0, 0.0) == server.anew()
+
+
+def test_what_only_the_keeper_has_read_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that folds before its first scrape, and that finds no room to put the file back."""
+    server.collector = mpmetrics.Collector(os.path.dirname(server.path))  # noqa: PTH120
+    server.collector.fold()
+    server.retired.unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fold_module, "write_retired", full)
+        assert 1.0 == server.shown()[1]
+    assert (3.0, 0.0) == server.shown()
+
+
 def without_conditions(path: str, kept: Retired, _left: object, owner: Any) -> bool:
     """For controls: put back what was kept beside whatever there is."""
     return put_back(path, replace(kept, slabs=set(), births=new_birth()), (), owner)
@@ -248,7 +327,7 @@ def test_a_file_that_goes_between_two_looks_is_not_taken_for_empty(
 
     with monkeypatch.context() as patch:
         patch.setattr(keeper_module, "retired_identity", look)
-        keeper._look_if_it_can_be_read()
+        keeper._look()
     assert keeper.fold(server.path)
     assert (3.0, 0.0) == server.anew()
 
