@@ -1,8 +1,8 @@
 """Folding for a collector, which remembers the retired file and puts it back when somebody removes it.
 
-It looks at the file after each of its folds, and not only with a scrape: a collector folds every two
-seconds, and what it folded since the last scrape would be gone with the file, as a total that goes back. What it
-remembers it keeps until a file is there that holds all of that, whoever else folds meanwhile.
+It looks at the file after each of its folds, and not only with a scrape: a collector folds every two seconds, and what
+it folded since the last scrape would be gone with the file, as a total that goes back. What it remembers it keeps until
+a file is there that holds all of that, whoever else folds meanwhile.
 """
 
 from __future__ import annotations

@@ -274,21 +274,22 @@ def test_slabs_that_others_unlink_later_do_not_keep_it_away(server: Server, monk
 
 
 def test_two_put_it_back_at_the_same_moment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one finds it there, and nothing is missing."""
-    one, other = Keeper(), Keeper()
-    for keeper in (one, other):
-        keeper.fold(server.path)
+    """The second one finds it there, and nothing is missing; nor does it take the lock where that is seen at once."""
+    keeper = Keeper()
+    keeper.fold(server.path)
+    kept = load_retired(server.path)
     server.retired.unlink()
     mutex = fold_module.mutex
 
     def late(path: str, timeout: float) -> Any:
         monkeypatch.setattr(fold_module, "mutex", mutex)
-        assert other.fold(server.path)
+        assert keeper.fold(server.path)
         return mutex(path, timeout)
 
     monkeypatch.setattr(fold_module, "mutex", late)
-    assert not one.fold(server.path)
-    assert not one.lacks(server.path)
+    assert not put_back(server.path, kept, (), None)
+    with mutex(os.path.join(server.path, "fold.lock"), 1.0):  # noqa: PTH118
+        assert not put_back(server.path, kept, (), None)
     assert (3.0, 0.0) == server.anew()
 
 
