@@ -36,7 +36,7 @@ FRONT_DOOR = "__init__"  # mpmetrics/__init__.py gathers the public names and ma
 
 ONLY_IN = {
     "fcntl": "mpmetrics/storage/locks.py",
-    "filelock": "mpmetrics/storage/locks.py",
+    "filelock": "mpmetrics/storage/exclusive.py",
     "register_at_fork": "mpmetrics/storage/fork.py",
 }
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
@@ -290,7 +290,8 @@ GOOD = [
         "mpmetrics/integrations/gunicorn.py",
         "import mpmetrics\nfrom mpmetrics import get_provider\nimport gunicorn",
     ),
-    ("mpmetrics/storage/locks.py", "import fcntl\nimport filelock"),
+    ("mpmetrics/storage/locks.py", "import fcntl"),
+    ("mpmetrics/storage/exclusive.py", "import filelock"),
     ("mpmetrics/storage/fork.py", "import os\nos.register_at_fork(before=lambda: None)"),
     ("mpmetrics/provider.py", "import os\ndef bind():\n    return os.environ.get('MPMETRICS_BIND')"),
     ("mpmetrics/provider.py", "import os\ndef bind(at, environ=os.environ, *, more=None): ..."),

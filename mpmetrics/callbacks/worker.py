@@ -29,7 +29,7 @@ class WorkerCallbacks:
         self._provider = provider
         self._runner = Runner()
         self._figures: CallbackFigures | None = None
-        self._turns = Turns(patience=1.0)
+        self._turns = Turns(patience=5.0)
         self._is_running = False
         self._observed: dict[Callback, Observed] = {}
         self._missed: set[Callback] = set()

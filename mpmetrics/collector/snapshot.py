@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError, LockTimeoutError
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.exclusive import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retired import Retired, is_same, join, read_retired, retired_identity
 from mpmetrics.storage.survey import SlabName, list_slabs

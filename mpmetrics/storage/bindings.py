@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import Segment
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.catalog import Catalog
-from mpmetrics.storage.segments import heap
 from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from mpmetrics.storage.catalog import Family, Key
     from mpmetrics.storage.private import Cell
 
-__all__ = ["Bindings", "detach"]
+__all__ = ["Bindings"]
 
 
 class Bindings:
@@ -50,15 +48,18 @@ class Bindings:
         """A thread that held the lock is not here."""
         self.declaring.after_fork_in_child()
 
-    def release(self, gone: Iterable[tuple[int, int]]) -> list[tuple[Cell, int]]:
-        """Forget the series in these slots (first and width); returns their cells, to be detached, with the widths."""
-        released = []
-        for first, width in gone:
-            bound = self.slots.pop(first, None)
-            cell = None if bound is None else self.cells[bound[0]].pop(bound[1], None)
-            if cell is not None:
-                released.append((cell, width))
-        return released
+    def cells_of(self, gone: Iterable[tuple[int, int]]) -> list[tuple[Cell, int]]:
+        """The cells of the series in these slots (first and width), with the widths."""
+        bound = [(*self.slots[first], width) for first, width in gone if first in self.slots]
+        return [(self.cells[name][key], width) for name, key, width in bound if key in self.cells[name]]
+
+    def forget(self, gone: Iterable[tuple[int, int]]) -> None:
+        """Have no cells for the series in these slots any more."""
+        for first, _ in gone:
+            if first in self.slots:
+                name, key = self.slots[first]
+                self.cells[name].pop(key, None)
+                del self.slots[first]  # last: for as long as it is there, an interrupted removal is done again
 
     def missing(self, catalog: Catalog) -> list[tuple[int, int]]:
         """First slot and width of the series here that are not in ``catalog``."""
@@ -68,9 +69,3 @@ class Bindings:
             if series is None or (catalog.families[series.family].name, series.key) != (name, key):
                 gone.append((first, self.family(name).width))
         return gone
-
-
-def detach(argument: tuple[Cell, int]) -> None:
-    """Under the guard: let a cell of a removed series write to memory of its own, and so to nowhere."""
-    cell, width = argument
-    cell.place(Segment(heap(width)), 0)

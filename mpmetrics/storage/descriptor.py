@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ FILE_MODE = 0o600
 class Descriptor:
     """An open file descriptor, closed when this object goes, at the latest. For whatever takes a ``fileno()``."""
 
-    __slots__ = ("_number",)
+    _number = -1  # of one that an exception out of a signal handler left half made
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -34,8 +33,11 @@ class Descriptor:
         """Close it; again does nothing."""
         number, self._number = self._number, -1
         if number >= 0:
-            with contextlib.suppress(OSError):
+            # No ``suppress``: a signal handler that interrupts its call, and raises, would leave the file open.
+            try:  # noqa: SIM105
                 _close(number)
+            except OSError:
+                pass
 
     def __del__(self) -> None:
         self.close()

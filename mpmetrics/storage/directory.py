@@ -168,21 +168,15 @@ class SeriesDirectory:
         """Remove those series of family ``number`` that ``choose`` picks from the label values of all of them."""
         members = self.catalog.series[number]
         slots = [members[key].first for key in choose(members.keys())]
-        generation = self.words[fmt.GENERATION] + 1
-        gone: list[Series] = []
-        try:
+        if slots:
+            generation = self.words[fmt.GENERATION] + 2
+            # Everybody takes a changed generation for: once the lock is to be had, parse up to committed and let go of
+            # what is gone. So it changes before, to one of no records, whatever ends us in between; and after, when
+            # nothing can be added to the records' own any more.
+            self.words[fmt.GENERATION] = generation - 1
             for start in range(0, len(slots), 1000):
-                chunk = slots[start : start + 1000]
-                removed = [self.catalog.by_slot[first] for first in chunk]
-                self._append(fmt.REMOVED, [generation, chunk])
-                gone += removed
-        finally:
-            if gone:
-                # Others take a changed generation for: parse up to committed, drop what is gone. Only now, when nothing
-                # can be added to this generation any more, may anyone let go of it.
-                self.words[fmt.GENERATION] = generation
-                self._removals.seen = generation
-                self._on_removed([(series.first, series.width) for series in gone], generation)
+                self._append(fmt.REMOVED, [generation, slots[start : start + 1000]])
+            self._take_in(generation)
         if self.catalog.dead_records > COMPACT_AT + len(self.catalog.by_slot):
             with contextlib.suppress(OSError, FormatError):  # no room for another; the file is right as it is
                 self._compact()
@@ -250,21 +244,24 @@ class SeriesDirectory:
         known = fmt.check_next(generation, self._removals.seen, self._path, fmt.MAX_COUNT)
         if committed != self._position or generation != self._removals.seen:
             self._is_torn = True
-            gone = self._parse(committed)
+            self._parse(committed)
             # Whoever removed series and was killed before it said so left the word behind its records.
-            generation = self.words[fmt.GENERATION] = max(known, self.catalog.generation, self.catalog.youngest)
-            self._on_removed(gone, generation)
-            self._removals.seen = generation
+            self._take_in(max(known, self.catalog.generation, self.catalog.youngest))
             self._is_torn = False
 
-    def _parse(self, committed: int) -> list[tuple[int, int]]:
-        """Apply the records up to ``committed``; returns first slot and width of each series that they remove."""
+    def _parse(self, committed: int) -> None:
+        """Apply the records up to ``committed``."""
         data = os.pread(self._descriptor.fileno(), committed - self._position, self._position)
-        self.catalog.gone.clear()
         for _, kind, body in records.decode_records(data):
             self.catalog.apply(kind, body)
         self._position = committed
-        return self.catalog.gone.copy()
+
+    def _take_in(self, generation: int) -> None:
+        """Have what is gone up to ``generation`` let go of; cut short, it is all done again next time."""
+        self.words[fmt.GENERATION] = generation
+        self._on_removed(self.catalog.gone.copy(), generation)
+        self.catalog.gone.clear()
+        self._removals.seen = generation
 
     def _reopen(self) -> None:
         """The file was compacted, or a compaction of it was cut short; or it is the parent's, and we have none."""
@@ -284,6 +281,7 @@ class SeriesDirectory:
         self._parse(fmt.check_committed(self.words, self._descriptor.fileno(), self._path))
         generation = self.words[fmt.GENERATION] = max(generation, self.catalog.generation, self.catalog.youngest)
         self._on_reloaded(self.catalog, generation)
+        self.catalog.gone.clear()
         self._removals.seen = generation
         self._is_torn = False
 

@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
-from mpmetrics.storage.locks import mutex, remove_unheld, unheld
+from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import remove_unheld, unheld
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retire import retire
 from mpmetrics.storage.retired import load_retired, new_birth, write_retired

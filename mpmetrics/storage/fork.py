@@ -1,10 +1,10 @@
 """The one place that handles forks.
 
 Objects that hold something a forked child must not share register here: their ``after_fork_in_child`` is called in the
-child, before the application's code goes on there, and after filelock's own handler, which has let go of the parent's
-leases by then. Once all have put themselves right, those that have a ``resume_in_child`` may start what is to go on in
-the child. We lock nothing before a fork, so a fork never waits for us; each object replaces its own locks instead.
-Children that were started in another way (spawn, forkserver, exec) come with fresh memory and need no hook.
+child, before the application's code goes on there, in no particular order. Once all have put themselves right, those
+that have a ``resume_in_child`` may start what is to go on in the child. We lock nothing before a fork, so a fork never
+waits for us; each object replaces its own locks instead. Children that were started in another way (spawn, forkserver,
+exec) come with fresh memory and need no hook.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ offset       type    field
 24           u32     CRC-32 of bytes 0 to 23
 28           u32     zero
 32           u64     committed: offset of the first byte past the last valid record
-40           u64     generation: grows by one with each batch of removals
+40           u64     generation: grows before each batch of removals and, to theirs, after it
 48           u64     superseded: 1 once a compacted file is about to take this file's name
 56           u64     slots: the first slot that was never given to a series
 64           u64     families: the first number that was never given to a family

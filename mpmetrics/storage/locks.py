@@ -1,11 +1,9 @@
-"""Every lock of a store, and the only module that uses a lock library.
+"""The append lock, and shared locks; those that one process has alone for longer are in ``exclusive.py``.
 
-Three kinds, all of them flock underneath, which the kernel drops with the process, in any PID namespace:
+All of a store's locks are flock underneath, which the kernel drops with the process, in any PID namespace.
 
-* :func:`mutex` and :class:`Lease` are filelock's locks: taken rarely, held through a whole operation or for life.
-  filelock closes their descriptors in a forked child, so a lease never outlives its owner through one.
-* :class:`AppendLock` is flock on a descriptor that stays open. It is on the path of a series' first use, where opening
-  and closing the lock file each time, as filelock does, costs over 50 us and a flock alone half a microsecond.
+* :class:`AppendLock` is flock on a descriptor that stays open. It is on the path of a series' first use, where a flock
+  takes half a microsecond, and opening and closing the lock file each time many times that.
 * :func:`hold_shared` and :func:`probe` are shared locks, which filelock does not have: any number of processes may keep
   an epoch alive, and any number of readers may look whether a slab's owner lives, without disturbing each other.
 """
@@ -19,90 +17,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
-from mpmetrics.storage.descriptor import FILE_MODE, Descriptor, open_private
+from mpmetrics.errors import StoreUnavailableError
+from mpmetrics.storage.descriptor import Descriptor, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from types import FrameType
 
-__all__ = ["AppendLock", "Lease", "hold_shared", "mutex", "probe", "remove_unheld", "unheld"]
+__all__ = ["AppendLock", "hold_shared", "probe", "remove_unheld", "unheld"]
 
 MOST_PATIENT = 3.0
 """Seconds that one may wait for an append lock which others take and give back all the time."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.0001, 0.01
 """Seconds between two looks at an append lock that another process has."""
-
-
-def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
-    """An exclusive lock on ``path``, to be used in a ``with``; waits at most ``timeout`` seconds.
-
-    Raises :class:`LockTimeoutError` when someone else holds it for longer.
-    """
-    return _Mutex(path, timeout)
-
-
-def _check_directory(path: str) -> None:
-    """OSError unless the directory of ``path`` is there: filelock would bring back one that was deleted."""
-    os.stat(os.path.dirname(path))
-
-
-class _Mutex:
-    def __init__(self, path: str, timeout: float) -> None:
-        self._path = path
-        self._timeout = timeout
-        self._lock = FileLock(path, mode=FILE_MODE, thread_local=False, fallback_to_soft=False, poll_interval=0.005)
-
-    def __enter__(self) -> None:
-        _check_directory(self._path)
-        try:
-            self._lock.acquire(timeout=self._timeout)
-        except RuntimeError as error:  # a signal handler forked, and the child goes on here
-            raise LockTimeoutError(f"{self._path} cannot be locked: {error}") from error
-        except Timeout as error:
-            msg = f"{self._path} is held by another process for more than {self._timeout} s; is one stopped?"
-            raise LockTimeoutError(msg) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
-class Lease:
-    """An exclusive flock on a new file, for the life of the process; the kernel drops it with the process.
-
-    ``path`` is created with mode 0600. The lock belongs to the open file, so renaming the file keeps it.
-    """
-
-    def __init__(self, path: str) -> None:
-        _check_directory(path)
-        self._descriptor = -1
-        self._lock = FileLock(
-            path,
-            mode=FILE_MODE,
-            thread_local=False,
-            fallback_to_soft=False,
-            on_acquired=self._take,
-            preserve_lock_file=True,
-        )
-        try:
-            self._lock.acquire(timeout=1.0)
-        except RuntimeError as error:  # a signal handler forked, and the child goes on here
-            raise StoreUnavailableError(f"{path} cannot be leased: {error}") from error
-
-    def _take(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def fileno(self) -> int:
-        """The descriptor of the locked file; it is closed by :meth:`release`, and by filelock in a forked child."""
-        return self._descriptor
-
-    def release(self) -> None:
-        """Give the lease up; the file becomes a dead process's."""
-        self._lock.release(force=True)
 
 
 class AppendLock:

@@ -16,8 +16,9 @@ from mpmetrics._cells import Guard, Removals, Segment
 from mpmetrics.errors import ConflictError, StoreError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.bindings import Bindings, detach
+from mpmetrics.storage.bindings import Bindings
 from mpmetrics.storage.complaints import Complaints
+from mpmetrics.storage.departures import Departures, detach
 from mpmetrics.storage.directory import SeriesDirectory
 from mpmetrics.storage.holders import holders
 from mpmetrics.storage.moves import Moves
@@ -56,6 +57,7 @@ class Memory:
         self._retry = Retry(self.guard, self._attempt, self._is_waiting)
         self._complaints = Complaints()
         self.moves = Moves()
+        self._departures = Departures(self.guard, self._bindings, lambda: self.segments)
         fork.register(self)
 
     def expect_store(self) -> None:
@@ -79,7 +81,7 @@ class Memory:
             removals=self.removals,
             owner=epoch.owner,
             survey=lambda: holders(epoch.path, epoch.owner),
-            on_removed=self._removed,
+            on_removed=self._departures.add,
             on_reloaded=self._reloaded,
             clock=self._clock,
         )
@@ -151,7 +153,8 @@ class Memory:
         self, directory: SeriesDirectory, segments: Segments, which: tuple[Family, Key], make: Make, limit: int
     ) -> Cell | None:
         family, key = which
-        directory.look_for_free_slots()
+        if self._departures.finish():  # else ours may be among the slots that seem to be free
+            directory.look_for_free_slots()
         # Registered under the append lock: a removal by anyone comes before or after, never in between.
         with directory:
             series = directory.obtain(directory.declare(family), key, limit)
@@ -192,8 +195,9 @@ class Memory:
     def _remove_private(self, family: Family, choose: Choose) -> None:
         keys = [key for name, key in list(self._private) if name == family.name]
         for key in list(choose(keys)):
-            entry = self._private.pop((family.name, key), None)
+            # In this order: a cell without an entry would never move in.
             self._bindings.cells[family.name].pop(key, None)
+            entry = self._private.pop((family.name, key), None)
             if entry is not None:
                 self.guard.run(detach, (entry.cell, family.width))
 
@@ -206,24 +210,9 @@ class Memory:
             except StoreError as error:
                 self._complaints.say("store", error)
 
-    def _removed(self, gone: list[tuple[int, int]], generation: int) -> None:
-        """Under the append lock: series, by first slot and width, are gone, by our hand or another's."""
-        argument = (self._bindings.release(gone), gone, generation)
-        if self.segments is not None and self.segments.is_touching:
-            self._let_go(argument)
-        else:
-            self.guard.run(self._let_go, argument)
-
     def _reloaded(self, catalog: Catalog, generation: int) -> None:
         """Under the append lock: whatever of ours is not in ``catalog`` was removed."""
-        self._removed(self._bindings.missing(catalog), generation)
-
-    def _let_go(self, argument: tuple[list[tuple[Cell, int]], list[tuple[int, int]], int]) -> None:
-        detached, gone, generation = argument
-        for item in detached:
-            detach(item)
-        if self.segments is not None:
-            self.segments.let_go(gone, generation)
+        self._departures.add(self._bindings.missing(catalog), generation)
 
     def _is_waiting(self) -> bool:
         return self.segments is not None and (bool(self._private) or self.segments.incomplete)

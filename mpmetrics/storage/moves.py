@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from mpmetrics.storage.turns import Turns
@@ -30,12 +31,12 @@ class Moves:
         return self._turns
 
     def __enter__(self) -> None:
-        self._turns.__enter__()
+        self._turns.take(sys._getframe(1))  # noqa: SLF001 (whose ``with`` it is)
         self.count += 2 if self.count & 1 else 1  # an exception out of a signal handler may have left it odd
 
     def __exit__(self, *_: object) -> None:
         self.count += 1
-        self._turns.__exit__()
+        self._turns.give_back(sys._getframe(1))  # noqa: SLF001 (as above)
 
     def after_fork_in_child(self) -> None:
         """A thread that had its turn is not here."""

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, cast
 from mpmetrics.errors import StoreError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
-from mpmetrics.storage.descriptor import Descriptor, secure
-from mpmetrics.storage.locks import Lease
+from mpmetrics.storage.descriptor import Descriptor
+from mpmetrics.storage.exclusive import Lease
 from mpmetrics.storage.survey import live_ordinals, slab_name
 
 if TYPE_CHECKING:
@@ -55,9 +55,8 @@ class Slab:
         temporary = os.path.join(path, f"new-slab-{identity.hex()}")
         lease: Lease | None = None
         try:
-            lease = Lease(temporary)
+            lease = Lease(temporary, owner)
             self._lease = lease
-            secure(lease.fileno(), 0o600, owner)
             # A map keeps a duplicate of its descriptor, and a duplicate of the lease's would hold the lock on in a
             # forked child for as long as the map lives there: so the file is opened once more.
             self._descriptor = Descriptor(os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
@@ -112,7 +111,7 @@ class Slab:
         self._head[fmt.BOUND] = serial
 
     def abandon(self) -> None:
-        """In a forked child: close what belongs to the parent. Its lease, filelock has let go of already."""
+        """In a forked child: close what belongs to the parent, whose lease lets go by itself."""
         self._descriptor.close()
 
     def release(self) -> None:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor, open_private, secure
-from mpmetrics.storage.locks import hold_shared, mutex, unheld
+from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import hold_shared, unheld
 from mpmetrics.storage.series_file import create_series_file
 
 if TYPE_CHECKING:

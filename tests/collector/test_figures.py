@@ -16,7 +16,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Histogram, Info
 from mpmetrics.provider import Provider
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.exclusive import mutex
 
 Start = Callable[[Callable[[], object]], Any]
 

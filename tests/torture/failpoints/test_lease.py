@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from mpmetrics.storage import exclusive, geometry, retry, slab
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import geometry, locks, retry, slab
 from mpmetrics.storage.slab import Slab
 
 
@@ -101,10 +101,10 @@ def test_the_sweep_finds_a_capacity_that_is_not_there(sweep: Any, monkeypatch: p
 def test_the_sweep_finds_a_slab_without_a_lease(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a slab that is linked although it is not locked is folded while its owner still writes to it."""
 
-    class Loose(locks.Lease):
-        def __init__(self, path: str) -> None:
-            super().__init__(path)
-            locks.fcntl.flock(self.fileno(), locks.fcntl.LOCK_UN)
+    class Loose(exclusive.Lease):
+        def __init__(self, path: str, owner: Any) -> None:
+            super().__init__(path, owner)
+            exclusive.unlock_descriptor(self.fileno())
 
     def fold_and_write(world: Any, ledger: Any) -> None:
         lease(world, ledger)
