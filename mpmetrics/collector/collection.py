@@ -18,7 +18,7 @@ from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.snapshot import ATTEMPTS, EpochReader, Snapshot
+from mpmetrics.collector.snapshot import ATTEMPTS, LOST, EpochReader, Snapshot
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
@@ -212,9 +212,10 @@ class Collection(PrometheusCollector):
             return self._store.current() if self._store is not None else None
         except OSError as error:
             self._say("store", f"the store cannot be read: {error}")
-            if self._reader is None or isinstance(error, FileNotFoundError):
+            reader = self._reader  # which another thread may close
+            if reader is None or isinstance(error, FileNotFoundError):
                 return None
-            return self._reader.path  # of which files are open
+            return reader.path  # of which files are open
 
     def fold(self) -> None:
         """Fold the dead of the current epoch; what keeps it from doing so is said once in the log."""
@@ -229,11 +230,15 @@ class Collection(PrometheusCollector):
 
     def _read(self, path: str) -> Snapshot:
         self.fold()
-        if self._reader is None or self._reader.path != path:
-            if self._reader is not None:
-                self._reader.close()
-            self._reader = EpochReader(path)
-        return self._reader.snapshot()
+        reader = self._reader  # which another thread may close
+        if reader is None or reader.path != path:
+            if reader is not None:
+                reader.close()
+            reader = self._reader = EpochReader(path)
+        snapshot = reader.snapshot()
+        if self._keeper.lacks(path):
+            snapshot.unreadable.setdefault("retired", LOST)
+        return snapshot
 
     def _say(self, cause: str, message: str) -> None:
         if cause not in self._said:

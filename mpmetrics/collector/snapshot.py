@@ -20,7 +20,7 @@ from mpmetrics.storage.catalog import Catalog
 from mpmetrics.storage.descriptor import Descriptor
 from mpmetrics.storage.exclusive import mutex
 from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retired import Retired, is_same, read_retired, retired_identity
+from mpmetrics.storage.retired import Retired, is_same, join, read_retired, retired_identity
 from mpmetrics.storage.survey import SlabName, list_slabs
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Column", "EpochReader", "Snapshot"]
 
 ATTEMPTS = 10
+LOST = "it was removed, and what the dead had counted went with it"
 _NONE = array("q")
 
 
@@ -70,7 +71,8 @@ class EpochReader:
         self._retired = Retired()
         self._retired_file = Descriptor(-1)
         self._is_torn = False
-        self._is_lost = False
+        self._births: dict[str, int] = {}
+        """The births of all retired files that were read, of which there is to be nothing missing."""
 
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
@@ -124,19 +126,15 @@ class EpochReader:
                 self._take_retired()
             except (OSError, FormatError) as error:  # what was read last stands
                 snapshot.unreadable["retired"] = str(error)
-        if self._is_lost:
-            snapshot.unreadable.setdefault("retired", "it was removed, and what the dead had counted went with it")
+        if not self._retired.covers(self._births):
+            snapshot.unreadable.setdefault("retired", LOST)
         snapshot.retired = self._retired
 
     def _take_retired(self) -> None:
         retired, file = read_retired(self.path)
-        before = self._retired
-        if before.incarnation and not retired.incarnation:
+        if self._births and not retired.births:
             raise FileNotFoundError(errno.ENOENT, "it was removed, and is shown as it was read last")
-        # One that was put back as it was is no loss; an older one, or one that others began anew, is.
-        is_older = retired.incarnation < before.incarnation or retired.folded < before.folded
-        is_another = retired.incarnation == before.incarnation and retired.encode() != before.encode()
-        self._is_lost |= is_older or is_another
+        self._births = join(self._births, retired.births)
         self._retired, self._retired_file = retired, file
 
     def _read_series(self, snapshot: Snapshot) -> None:
@@ -204,8 +202,13 @@ class EpochReader:
             )
             with contextlib.suppress(OSError, FormatError):
                 alive = reader.alive
+                # Before the words. Its owner makes the words of removed series zero, then says so, then says which
+                # series it holds, then writes to that one: what it says now holds for all words that are read later.
+                # A series that it comes to hold in between is missing this once, which has never been shown yet. The
+                # other way round, what it counted in a removed series would be shown as that series'.
+                acknowledged, bound = reader.acknowledged, reader.bound
                 words = reader.read(snapshot.catalog.next_slot, snapshot.catalog.spans if alive else _NONE)
-                words = _held(words, snapshot.catalog, reader.bound)
+                words = _held(words, snapshot.catalog, acknowledged, bound)
                 snapshot.columns.append(Column(reader.ordinal, alive, reader.created, words, reader.identity))
 
     def _measure(self, snapshot: Snapshot) -> None:
@@ -231,14 +234,18 @@ class EpochReader:
         self._retired_file.close()
 
 
-def _held(words: Vector, catalog: Catalog, bound: int) -> Vector:
-    """A copy without the words of series that their owner never held, those with serials above ``bound``.
+def _held(words: Vector, catalog: Catalog, acknowledged: int, bound: int) -> Vector:
+    """The words, without those of series that their owner never held but whose slots hold something of its.
 
+    Those are series with serials above ``bound``, in slots of others that were removed after what it ``acknowledged``.
     Who gives slots of removed series away asks those whose slabs it finds whether they have let go of them.
     """
+    others = [series for series in catalog.younger(acknowledged) if series.serial > bound]
+    if not others:
+        return words
     held = array("d", words)
-    for series in catalog.by_slot.values():
+    for series in others:
         end = series.first + series.width
-        if series.serial > bound and end <= len(held):
+        if end <= len(held):
             held[series.first : end] = array("d", bytes(8 * series.width))
     return held

@@ -8,28 +8,34 @@ unlink them. A kill before the commit leaves everything as it was; after it, sla
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpmetrics.errors import FormatError, LockTimeoutError
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage.exclusive import mutex
-from mpmetrics.storage.locks import remove_unheld
+from mpmetrics.storage.locks import remove_unheld, unheld
 from mpmetrics.storage.reader import SeriesReader, SlabReader
 from mpmetrics.storage.retire import retire
-from mpmetrics.storage.retired import load_retired, write_retired
+from mpmetrics.storage.retired import load_retired, new_birth, write_retired
 from mpmetrics.storage.survey import is_alive, list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from mpmetrics.storage.catalog import Catalog
     from mpmetrics.storage.retired import Retired
 
-__all__ = ["fold", "put_back"]
+__all__ = ["LostError", "fold", "put_back"]
 
 DAMAGED_AT = 64
 """Dead slabs that have to be there before they are folded although records are damaged: a collector that read those
 records before the damage still shows what the dead counted in their series, and a fold is the end of that."""
+
+PATIENCE = 0.1
+"""Seconds that who puts the retired file back waits for another folder: it remembers it, and comes again."""
 
 _NONE = array("q")
 """Nobody writes to a dead process's words any more, so none of them have to be read together."""
@@ -53,26 +59,47 @@ def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, 
         return 0
 
 
-def put_back(path: str, retired: Retired, owner: tuple[int, int] | None) -> bool:
-    """Write the retired file of the epoch at ``path`` as it was when it was ``retired``, if it is gone; whether it was.
+class LostError(StoreError):
+    """A retired file cannot be put back, nor ever will be: part of what it held may be in another one."""
 
-    It names the slabs that it contains, so none of them counts twice, whether it is still there or not. What others
-    folded since is not in it. OSError when it cannot be written.
+
+def put_back(path: str, kept: Retired, left: Collection[str], owner: tuple[int, int] | None) -> bool:
+    """See to it that the retired file of the epoch at ``path`` holds what it held when it was ``kept``.
+
+    Where it is gone, it is written anew; where others began another one since, it is added to that. ``left`` are the
+    slabs that ``kept`` names and that were there when it was. Whether there was something to do. Raises as :func:`fold`
+    does, :class:`LostError` when something may count twice then, and :class:`~mpmetrics.errors.LockTimeoutError` when
+    others have the fold lock for longer than ``PATIENCE``.
     """
-    if not retired.incarnation or _has_retired(path):
+    if load_retired(path).covers(kept.births):
         return False
-    try:
-        with mutex(os.path.join(path, "fold.lock"), 1.0):
-            if _has_retired(path):
-                return False
-            write_retired(path, retired, owner)
-    except LockTimeoutError:
-        return False
+    is_left = unheld(os.path.join(path, "lease"))  # or a cleaner removed that, too
+    if is_left and not any(is_alive(os.path.join(path, slab.file)) for slab in list_slabs(path)):
+        # Who removes a dead epoch is not to find another file in it. That of one that dies at this very moment, the
+        # next server to start removes.
+        raise FileNotFoundError(errno.ENOENT, "nobody is in this epoch any more", path)
+    with mutex(os.path.join(path, "fold.lock"), PATIENCE):
+        current = load_retired(path)
+        if current.covers(kept.births):
+            return False
+        # A slab may be in both where the folder that put it into the first one was killed before it could unlink it,
+        # and the second one began without the first. While it is there, both files name it. It was unlinked when at
+        # most one of them was in its place; the other one is back since then, by this function, from somebody who had
+        # last seen it beside that slab: which is refused here, as it was gone.
+        is_apart = current.births.keys().isdisjoint(kept.births) and current.slabs.isdisjoint(kept.slabs)
+        if not is_apart or not {slab.identity for slab in list_slabs(path)}.issuperset(left):
+            raise LostError(f"{path}/retired was removed, and part of what it held may be in another one")
+        new = replace(kept)
+        if current.births:
+            catalog, generation = _read_series(path)
+            if catalog.damaged:
+                msg = f"{path}/retired was removed; what it held is not added to the new one beside damaged records"
+                raise FormatError(msg)
+            new = retire([kept, current], [], catalog, generation)
+            new.slabs = kept.slabs | current.slabs
+        new.births = kept.births | current.births | new_birth()
+        write_retired(path, new, owner)
     return True
-
-
-def _has_retired(path: str) -> bool:
-    return os.path.lexists(os.path.join(path, "retired"))
 
 
 def _dead(path: str) -> list[str]:
@@ -88,15 +115,12 @@ def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
         if len(fresh) < at_least:
             return _done(0, stay)
         # After the last of their writers died, and so with all the series that they can have written to.
-        series = SeriesReader(path)
-        try:
-            generation = series.sync()
-        finally:
-            series.close()
-        if series.catalog.damaged and len(fresh) < DAMAGED_AT:
+        catalog, generation = _read_series(path)
+        if catalog.damaged and len(fresh) < DAMAGED_AT:
             return _done(0, stay)
-        readings = [(slab, slab.read(series.catalog.next_slot, _NONE)) for slab in fresh]
-        new = retire(retired, readings, series.catalog, generation)
+        readings = [(slab, slab.read(catalog.next_slot, _NONE)) for slab in fresh]
+        new = retire([retired], readings, catalog, generation)
+        new.births = retired.succeed()
         # As long as they are there, they have to be known.
         new.slabs.update(name.rpartition("-")[2] for name in stay)
         write_retired(path, new, owner)
@@ -105,6 +129,16 @@ def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
     finally:
         for slab in fresh:
             slab.close()
+
+
+def _read_series(path: str) -> tuple[Catalog, int]:
+    """The series that there are, as of which generation of removals."""
+    series = SeriesReader(path)
+    try:
+        generation = series.sync()
+    finally:
+        series.close()
+    return series.catalog, generation
 
 
 def _open_dead(path: str, contained: Collection[str]) -> list[SlabReader]:

@@ -1,6 +1,4 @@
-"""The bytes of a store: the specification, and the code that packs and checks them.
-
-This page is the specification. A test holds its tables against the code below.
+"""The bytes of a store: the specification, and the code that packs and checks them. A test holds one against the other.
 
 A store is a directory::
 
@@ -129,7 +127,6 @@ What the slots of a series hold, by the kind of its family:
 * histogram, summary: ``sum, sum, bucket, ...``. Buckets are not cumulative. With n the sum of the buckets, the sum of
   the observations is the first word where n is even and the second where it is odd: a writer stores the new sum into
   the word that does not count yet, then the bucket, which is the commit. A summary has one bucket.
-
 * sketch: two records of six words ``sum, rest, sum of squares, rest, minimum, maximum``, then buckets on a log scale
   (:mod:`mpmetrics._cells.sketch`). The first record counts where the sum of the buckets is even and the second where it
   is odd: a writer fills the record that does not count yet, then adds to the bucket, which is the commit. A sum is its
@@ -155,12 +152,15 @@ offset       type    field
 52           u32     CRC-32 of bytes 0 to 51
 64           f64[]   values by slot
 ...          f64[]   remainders by slot: the exact sum less the value, so that folding loses nothing
-...          ...     tail: JSON ``{"slabs": [ID, ...], "all": [[slot, ordinal, value], ...], "folded": n}``
+...          ...     tail: JSON ``{"slabs": [ID], "all": [[slot, ordinal, value]], "folded": n, "births": {name: n}}``
 ===========  ======  =====================================================================================
 
 ``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
 ``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
-folded. The file is written under another name and renamed into place, which is the commit; it is never changed
+folded. ``births`` have names of 16 random digits: a file that began from nothing has one, with 1, and each fold adds
+one to the last. One that was removed and is put back, or added to what others began, makes a file with the births of
+both and a new one. A file holds all that is in another whose births it has, none with less, and nothing of one without
+a common birth. It is written under another name and renamed into place, which is the commit, and never changed
 afterwards. Histograms and summaries keep their sum in their first word only, sketches their record in the first one.
 """
 

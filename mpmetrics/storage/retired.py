@@ -1,4 +1,7 @@
-"""The retired file: what dead processes counted, as one immutable file that is replaced as a whole."""
+"""The retired file: what dead processes counted, as one immutable file that is replaced as a whole.
+
+Which file comes after which, its births tell: see :mod:`mpmetrics.storage.format`.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,24 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 from mpmetrics.storage.series_file import write_all
 
-__all__ = ["Retired", "is_same", "load_retired", "read_retired", "retired_identity", "write_retired"]
+__all__ = [
+    "Retired",
+    "is_same",
+    "join",
+    "load_retired",
+    "new_birth",
+    "read_retired",
+    "retired_identity",
+    "write_retired",
+]
 
 
 @dataclass
 class Retired:
-    """Values and remainders by slot; which slabs are contained; ``all`` gauges by slot and ordinal."""
+    """Values and remainders by slot; which slabs are contained; ``all`` gauges by slot and ordinal; its births.
+
+    One without births is no file's.
+    """
 
     values: array[float] = field(default_factory=lambda: array("d"))
     remainders: array[float] = field(default_factory=lambda: array("d"))
@@ -31,6 +46,18 @@ class Retired:
     generation: int = 0
     incarnation: int = 0
     folded: int = 0
+    births: dict[str, int] = field(default_factory=dict)
+
+    def covers(self, births: dict[str, int]) -> bool:
+        """Whether all that is in a file of these ``births`` is in this one, too."""
+        return all(self.births.get(birth, 0) >= count for birth, count in births.items() - self.births.items())
+
+    def succeed(self) -> dict[str, int]:
+        """The births of the file that is folded from this one."""
+        if not self.births:
+            return new_birth()
+        last = next(reversed(self.births))
+        return {**self.births, last: self.births[last] + 1}
 
     def encode(self) -> bytes:
         """The bytes of the file."""
@@ -43,6 +70,7 @@ class Retired:
                     for ordinal, value in values.items()
                 ],
                 "folded": self.folded,
+                "births": self.births,
             },
             separators=(",", ":"),
         ).encode("ascii")
@@ -82,15 +110,31 @@ class Retired:
     def _take_tail(self, tail: dict[str, Any]) -> None:
         self.slabs = set(filter(_is_identity, tail["slabs"]))
         self.folded = tail["folded"]
+        self.births = {**tail["births"]}
         numbers = [self.folded, *(number for slot, ordinal, _ in tail["all"] for number in (slot, ordinal))]
+        numbers += self.births.values()
         if len(self.slabs) != len(tail["slabs"]) or not all(type(n) is int and 0 <= n < fmt.MAX_COUNT for n in numbers):
             msg = "names that no slab has, or numbers that cannot be"
+            raise ValueError(msg)
+        if not self.births or not all(map(_is_birth, self.births)):
+            msg = "births that cannot be"
             raise ValueError(msg)
         for slot, ordinal, value in tail["all"]:
             self.by_ordinal.setdefault(slot, {})[ordinal] = float.fromhex(value)
 
 
+def join(births: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    """The births of all that is in a file of these births and in one of ``others``."""
+    return {**births, **{birth: max(count, births.get(birth, 0)) for birth, count in others.items()}}
+
+
 _is_identity = re.compile(r"[0-9a-f]{32}\Z").match
+_is_birth = re.compile(r"[0-9a-f]{16}\Z").match
+
+
+def new_birth() -> dict[str, int]:
+    """The birth of a file that is not folded from the one in its place: none, or one that is to be added to it."""
+    return {secrets.token_hex(8): 1}
 
 
 def retired_identity(path: str) -> tuple[int, int]:

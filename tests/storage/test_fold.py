@@ -29,7 +29,7 @@ from mpmetrics.storage import segments
 from mpmetrics.storage.catalog import Catalog, Family
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.retire import retire
-from mpmetrics.storage.retired import Retired, load_retired
+from mpmetrics.storage.retired import Retired, load_retired, new_birth
 
 Fork = Callable[..., Any]
 MakeProvider = Callable[[], mpmetrics.Provider]
@@ -363,6 +363,7 @@ class World:
             slot += family.width
         self.size = slot
         self.retired = Retired()
+        self.removed = Retired()
         self.live: list[SimpleNamespace] = []
         self.dead: list[SimpleNamespace] = []
         self.born = 0
@@ -416,9 +417,22 @@ class World:
         """The dead are folded, in whatever order they are found."""
         shuffled.shuffle(self.dead)
         readings: Any = [(process, process.words.tolist()) for process in self.dead]
-        encoded = retire(self.retired, readings, self.catalog, 0).encode()
-        self.retired = Retired.decode(encoded, "here")
+        folded = retire([self.retired], readings, self.catalog, 0)
+        folded.births = self.retired.succeed()
+        self.retired = Retired.decode(folded.encode(), "here")
         self.dead = []
+
+    def remove(self) -> None:
+        """The retired file is removed, and the next fold begins another one."""
+        self.put_back()
+        self.removed, self.retired = self.retired, Retired()
+
+    def put_back(self) -> None:
+        """What was removed is added to what there is now."""
+        births = self.removed.births | self.retired.births | new_birth()
+        self.retired = retire([self.removed, self.retired], [], self.catalog, 0)
+        self.retired.births = births
+        self.removed = Retired()
 
     def shown(self) -> dict[str, dict[tuple[str, Any], float]]:
         """What the merge makes of it, without creation times."""
@@ -475,6 +489,7 @@ EVENTS = st.lists(
         st.just(("start",)),
         st.tuples(st.just("kill"), st.integers(0, 7)),
         st.tuples(st.just("fold"), st.randoms(use_true_random=False)),
+        st.sampled_from([("remove",), ("put_back",)]),
         st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
         st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
         st.tuples(st.just("write"), st.integers(0, 7), st.integers(0, len(FAMILIES) - 1), quarters()),
@@ -486,7 +501,10 @@ EVENTS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(EVENTS)
 def test_merging_any_split_of_the_work_equals_one_process(events: list[tuple[Any, ...]]) -> None:
-    """Operations spread over processes of which some died and some were folded come to the same as in one process."""
+    """Operations spread over processes of which some died and some were folded come to the same as in one process.
+
+    Also where the retired file was gone for a while, and another one was begun.
+    """
     world = World()
     world.start()
     ticks = itertools.count(1)
@@ -495,6 +513,7 @@ def test_merging_any_split_of_the_work_equals_one_process(events: list[tuple[Any
         for name, *arguments in events:
             if name == "start" or world.live:
                 getattr(world, name)(*arguments)
+    world.put_back()
 
     assert world.oracle() == world.shown()
 

@@ -236,7 +236,7 @@ def test_a_retired_file_comes_back_as_it_was_written(
 ) -> None:
     """Values and remainders to the bit, slabs and gauges of each worker."""
     values, remainders = (array("d", column) for column in (zip(*pairs, strict=True) if pairs else ((), ())))
-    retired = Retired(values, remainders, slabs, by_ordinal, 3, 4, 5)
+    retired = Retired(values, remainders, slabs, by_ordinal, 3, 4, 5, {"0" * 16: 1, "f" * 16: 7})
 
     assert retired == Retired.decode(retired.encode(), "here")
 

@@ -60,6 +60,7 @@ WORDS = (
         "kind",
         "slabs",
         "folded",
+        "births",
     ),
 )
 """What an input may well have more of."""

@@ -321,22 +321,29 @@ def test_bytes_that_look_like_records_everywhere_are_not_searched_for_ever(
     assert computed > records.fmt.MAX_BODY * 2
 
 
+BORN = {"0" * 16: 1}
+
 TAILS: dict[str, object] = {
     "nested for ever": nested(20_000),
     "no object": b"[]",
     "no JSON": b"{",
-    "names that no slab has": {"slabs": ["x"], "all": [], "folded": 1},
-    "names that are text": {"slabs": "ab" * 16, "all": [], "folded": 1},
-    "names that are lists": {"slabs": [[]], "all": [], "folded": 1},
-    "folded past all bounds": {"slabs": [], "all": [], "folded": HUGE},
-    "folded of text": {"slabs": [], "all": [], "folded": "1"},
-    "folded below zero": {"slabs": [], "all": [], "folded": -1},
-    "a slot past all bounds": {"slabs": [], "all": [[HUGE, 0, "0x1p0"]], "folded": 1},
-    "a slot of NaN": {"slabs": [], "all": [[math.nan, 0, "0x1p0"]], "folded": 1},
-    "a worker past all bounds": {"slabs": [], "all": [[0, math.inf, "0x1p0"]], "folded": 1},
-    "a value past all numbers": {"slabs": [], "all": [[0, 0, "0x1p99999"]], "folded": 1},
-    "a value of a number": {"slabs": [], "all": [[0, 0, 1.0]], "folded": 1},
-    "values of two": {"slabs": [], "all": [[0, 0]], "folded": 1},
+    "names that no slab has": {"slabs": ["x"], "all": [], "folded": 1, "births": BORN},
+    "names that are text": {"slabs": "ab" * 16, "all": [], "folded": 1, "births": BORN},
+    "names that are lists": {"slabs": [[]], "all": [], "folded": 1, "births": BORN},
+    "folded past all bounds": {"slabs": [], "all": [], "folded": HUGE, "births": BORN},
+    "folded of text": {"slabs": [], "all": [], "folded": "1", "births": BORN},
+    "folded below zero": {"slabs": [], "all": [], "folded": -1, "births": BORN},
+    "a slot past all bounds": {"slabs": [], "all": [[HUGE, 0, "0x1p0"]], "folded": 1, "births": BORN},
+    "a slot of NaN": {"slabs": [], "all": [[math.nan, 0, "0x1p0"]], "folded": 1, "births": BORN},
+    "a worker past all bounds": {"slabs": [], "all": [[0, math.inf, "0x1p0"]], "folded": 1, "births": BORN},
+    "a value past all numbers": {"slabs": [], "all": [[0, 0, "0x1p99999"]], "folded": 1, "births": BORN},
+    "a value of a number": {"slabs": [], "all": [[0, 0, 1.0]], "folded": 1, "births": BORN},
+    "values of two": {"slabs": [], "all": [[0, 0]], "folded": 1, "births": BORN},
+    "no births": {"slabs": [], "all": [], "folded": 1, "births": {}},
+    "births without names": {"slabs": [], "all": [], "folded": 1, "births": [["0" * 16, 1]]},
+    "a birth of a name that none has": {"slabs": [], "all": [], "folded": 1, "births": {"x": 1}},
+    "a birth past all bounds": {"slabs": [], "all": [], "folded": 1, "births": {"0" * 16: HUGE}},
+    "a birth of text": {"slabs": [], "all": [], "folded": 1, "births": {"0" * 16: "1"}},
     "nothing": {},
 }
 
@@ -373,7 +380,7 @@ def test_a_tail_of_the_retired_file_that_makes_no_sense(what: str, store: Any, d
 @pytest.mark.parametrize("field", ["generation", "incarnation", "slots", "tail"])
 def test_a_head_of_the_retired_file_that_makes_no_sense(field: str, store: Any, differ: Differ) -> None:
     """Numbers past all bounds with a right checksum."""
-    rewrite(store, {"slabs": [], "all": [], "folded": 1}, **{field: (1 << 64) - 1})
+    rewrite(store, {"slabs": [], "all": [], "folded": 1, "births": BORN}, **{field: (1 << 64) - 1})
     store.let_fold()
     check_refused(store, differ)
 
@@ -489,12 +496,14 @@ def test_any_records_with_right_checksums(store: Any, differ: Differ, written: l
 def tails() -> st.SearchStrategy[dict[str, object]]:
     """Tails of retired files, near to right ones and far from them."""
     names = st.one_of(st.text("0123456789abcdef", min_size=32, max_size=32), anything)
+    births = st.text("0f", min_size=16, max_size=16)
     entry = st.one_of(st.tuples(st.integers(0, 40), st.integers(0, 9), st.floats().map(float.hex)).map(list), anything)
     return st.fixed_dictionaries(
         {
             "slabs": st.one_of(st.lists(names, max_size=3), anything),
             "all": st.one_of(st.lists(entry, max_size=5), anything),
             "folded": st.one_of(st.integers(0, 9), numbers, anything),
+            "births": st.one_of(st.just(BORN), st.dictionaries(births, numbers, max_size=3), anything),
         }
     )
 

@@ -279,6 +279,69 @@ def test_slots_that_others_use_again_hold_nothing_of_a_removed_slabs_owner(
     assert is_bound == ({"stays": 3.0, "new": 1.0, "newer": 1.0} == values), values
 
 
+def test_what_a_removed_slabs_owner_holds_is_asked_before_its_words_are_read(
+    store_directory: str, fork: Callable[..., Any], gate: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes to hold a series amid a scrape: what it counted in another one in the same slots is not that series'."""
+    monkeypatch.setattr(directory_module, "REUSE_AT", 1)
+    provider = mpmetrics.Provider(store_directory)
+    hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=provider)
+    ready, go, done, leave = (gate() for _ in range(4))
+
+    def work() -> None:
+        hits.labels("goes").inc(5)
+        ready.open()
+        go.wait()
+        hits.labels("new").inc(100)
+        done.open()
+        leave.wait()
+
+    child = fork(work)
+    ready.wait()
+    collector = mpmetrics.Collector(store_directory)
+    assert {"goes": 5.0} == by_who(collector)
+    (slab,) = Path(str(provider.epoch.path)).glob("slab-*")  # type: ignore[union-attr]
+    slab.unlink()
+    assert {"goes": 5.0} == by_who(collector)
+    hits.remove("goes")
+    hits.labels("new").inc()
+    read = SlabReader.read
+
+    def read_and_wait(reader: SlabReader, *arguments: Any) -> Any:
+        words = read(reader, *arguments)
+        if reader.pid == child.pid:
+            go.open()
+            done.wait()
+        return words
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SlabReader, "read", read_and_wait)
+        assert {"new": 1.0} == by_who(collector)
+    assert {"new": 101.0} == by_who(collector)
+    leave.open()
+    child.result()
+
+
+def test_the_words_of_a_removed_slab_are_not_copied_where_nothing_was_removed(
+    shared: mpmetrics.Provider, child: Callable[..., Any]
+) -> None:
+    """However many series others have made since: only slots that were another's before can hold anything."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=shared)
+    child(lambda: hits.labels("stays").inc(3))
+    path = Path(str(shared.epoch.path))  # type: ignore[union-attr]
+    reader = EpochReader(str(path))
+    assert [3.0] == [column.words[0] for column in reader.snapshot().columns]
+    (slab,) = path.glob("slab-*")
+    slab.unlink()
+    for number in range(100):
+        hits.labels(f"{number}")
+    (column,) = reader.snapshot().columns
+    (orphan,) = reader._orphans.values()
+    assert orphan.bound < 100
+    assert column.words is orphan._loaded
+    reader.close()
+
+
 def by_who(collector: mpmetrics.Collector) -> dict[str, float]:
     """What there is of ``hits``, by its label."""
     (family,) = [family for family in collector.collect() if family.name == "hits"]
