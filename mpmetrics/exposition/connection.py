@@ -21,6 +21,7 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("mpmetrics")
 
+_NOTHING = memoryview(b"")
 _LINGER = 1.0  # seconds in which a client that is still sending may fetch its refusal
 
 
@@ -52,7 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         self._refuse = refuse
         self._tls = tls
         self._talk = Conversation(limits.max_head)
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._paused = self._lingering = self._gone = self._idle = self._ended = False
         self._opening: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(limits.header_timeout, self._tardy)
@@ -96,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         self._gone = True
         self._timer.cancel()
         self._roster.leave(self)
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         if self._opening is not None:
             self._opening.cancel()
         else:
@@ -171,6 +172,10 @@ class Connection(asyncio.BufferedProtocol):
         self._limit(self._limits.write_timeout, self.drop)
         first = max(0, self._limits.chunk - len(head))
         self._unsent = body[first:]
+        if self._unsent:
+            self._roster.answer(self, cast("bytes", body.obj))
+        else:
+            self._unsent = _NOTHING  # an empty part would keep the whole body, too
         self._transport.write(b"".join((head, body[:first])))
         self._go_on()
 
@@ -184,6 +189,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._gone:
             return
         if not self._unsent:
+            # The transport kept a part of the body until now, perhaps, and an empty part is one.
+            self._unsent = _NOTHING
             self._sent()
             return
         chunk, self._unsent = self._unsent[: self._limits.chunk], self._unsent[self._limits.chunk :]
@@ -193,12 +200,12 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
         self._paused = True
-        self._roster.stall(self, self._loop.time())
+        self._roster.stall(self)
 
     def resume_writing(self) -> None:
         """The client has read all that was written."""
         self._paused = False
-        self._roster.stall(self, None)
+        self._roster.resume(self)
         self._go_on()
 
     def _sent(self) -> None:

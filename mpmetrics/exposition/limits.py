@@ -13,9 +13,12 @@ class Limits:
 
     max_connections: connections at a time, over all sockets; see `HttpServer` for what happens beyond.
     header_timeout: seconds for a whole request (head, and the short body that is thrown away), from accept or, on a
-        kept connection, from its first byte. Also how long a client may read nothing before its place can be taken.
+        kept connection, from its first byte.
     idle_timeout: seconds that a kept connection may wait for its next request.
-    write_timeout: seconds that a client has to read one whole response.
+    write_timeout: seconds that a client has to read one whole response, in however many pieces.
+    max_unsent: bytes of bodies that clients have not read yet, over all connections; a body that several are sent counts
+        once. Beyond that, the bodies go of which nobody has read anything for the longest time, together with the
+        clients they are for. One that is being read stays, and so do four bodies of any size.
     max_head: bytes of a request head.
     threads: threads that run the handler.
     chunk: bytes handed to a connection's transport at a time.
@@ -25,6 +28,7 @@ class Limits:
     header_timeout: float = 5.0
     idle_timeout: float = 30.0
     write_timeout: float = 30.0
+    max_unsent: int = 64 * 1024 * 1024
     max_head: int = 16 * 1024
     threads: int = 8
     chunk: int = 64 * 1024

@@ -73,7 +73,7 @@ class HttpServer:
     def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
         self._handler = handler
         self._limits = limits or Limits()
-        self._roster = Roster(self._limits.header_timeout)
+        self._roster = Roster(self._limits.max_unsent)
         self._threads = HandlerThreads(self._limits.threads)
         self._scratch = memoryview(bytearray(self._limits.max_head))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,14 +151,14 @@ class HttpServer:
             logger.error("cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
         short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
         # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
-        delay = 0.01 if short and self._roster.evict(now) else _RETRY
+        delay = 0.01 if short and self._roster.evict() else _RETRY
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
 
     def _admit(self, loop: asyncio.AbstractEventLoop, client: socket.socket, door: _Door) -> None:
         refuse = False
         while len(self._roster) >= self._limits.max_connections and not refuse:
-            refuse = not self._roster.evict(loop.time())
+            refuse = not self._roster.evict()
         # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
         # the next one takes its place, and there is never more than one too many.
         ask = functools.partial(self._ask, door.handler)
