@@ -39,9 +39,9 @@ class Roster:
         return len(self._open)
 
     @property
-    def unsent(self) -> int:
-        """Bytes that are kept until they are read."""
-        return self._unsent.size
+    def is_crowded(self) -> bool:
+        """Whether so much waits to be sent that it is better to make few answers."""
+        return self._unsent.many
 
     def wait(self, connection: Guest) -> None:
         """The connection owes us a request (or is new, or is only being heard out): it can be dropped."""

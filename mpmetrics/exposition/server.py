@@ -29,24 +29,22 @@ import functools
 import logging
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics.exposition.connection import Connection
-from mpmetrics.exposition.http import Handler, Request, Response, plain
+from mpmetrics.exposition.dispatch import Dispatch
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.roster import Roster
-from mpmetrics.exposition.threads import HandlerThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpmetrics.exposition.http import Handler, Request, Response
     from mpmetrics.exposition.protection import Protection
 
 __all__ = ["HttpServer"]
 
 logger = logging.getLogger("mpmetrics")
-
-Answer = TypeVar("Answer")
 
 _ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
 _RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
@@ -54,9 +52,9 @@ _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
 
 
 class _Door(NamedTuple):
-    """What is behind a listening socket: who answers there, and the certificates it is protected with, if any."""
+    """What is behind a listening socket: how it is answered there, and the certificates that protect it, if any."""
 
-    handler: Handler
+    ask: Callable[[Request, Callable[[Response], None]], None]
     protection: Protection | None
 
 
@@ -74,9 +72,9 @@ class HttpServer:
         self._handler = handler
         self._limits = limits or Limits()
         self._roster = Roster(self._limits.max_unsent)
-        self._threads = HandlerThreads(self._limits.threads)
         self._scratch = memoryview(bytearray(self._limits.max_head))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._dispatch: Dispatch | None = None
         self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._doors: dict[socket.socket, _Door] = {}
         self._complained = -_COMPLAINTS
@@ -86,6 +84,7 @@ class HttpServer:
         if self._loop is not None:
             raise RuntimeError("an HttpServer starts once; make another one")
         self._loop = asyncio.get_running_loop()
+        self._dispatch = Dispatch(self._limits, lambda: self._roster.is_crowded)
 
     async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
         """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
@@ -94,13 +93,13 @@ class HttpServer:
 
         Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
         """
-        if self._loop is None or self._roster.closing:
+        if self._loop is None or self._dispatch is None or self._roster.closing:
             raise RuntimeError("the HttpServer does not run: await start() first, and add nothing after close()")
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"{sock!r} does not listen: call bind() and listen() first")
         sock.setblocking(False)  # noqa: FBT003 (its only parameter)
         handler = self._handler if protection is None else protection.guard(self._handler)
-        self._doors[sock] = _Door(handler, protection)
+        self._doors[sock] = _Door(functools.partial(self._dispatch.ask, handler), protection)
         self._listen(self._loop, sock)
 
     async def close(self, grace: float) -> None:
@@ -121,7 +120,8 @@ class HttpServer:
             async with asyncio.timeout(grace):
                 await self._roster.wait_empty()
         self._roster.dismiss(everyone=True)
-        self._threads.close()
+        if self._dispatch is not None:
+            self._dispatch.close()
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
@@ -141,7 +141,7 @@ class HttpServer:
                 self._back_off(loop, sock, error)
                 return
             client.setblocking(False)  # noqa: FBT003 (its only parameter)
-            self._admit(loop, client, self._doors[sock])
+            self._admit(client, self._doors[sock])
 
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
         """Accept again later: the socket stays readable, and the loop would spin."""
@@ -155,45 +155,12 @@ class HttpServer:
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
 
-    def _admit(self, loop: asyncio.AbstractEventLoop, client: socket.socket, door: _Door) -> None:
+    def _admit(self, client: socket.socket, door: _Door) -> None:
         refuse = False
         while len(self._roster) >= self._limits.max_connections and not refuse:
             refuse = not self._roster.evict()
         # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
         # the next one takes its place, and there is never more than one too many.
-        ask = functools.partial(self._ask, door.handler)
         tls = None if door.protection is None else door.protection.context()
-        connection = Connection(self._limits, self._roster, ask, self._scratch, refuse=refuse, tls=tls)
+        connection = Connection(self._limits, self._roster, door.ask, self._scratch, refuse=refuse, tls=tls)
         connection.open(client)
-
-    # Answering
-
-    def _ask(self, handler: Handler, request: Request, reply: Callable[[Response], None]) -> None:
-        loop = asyncio.get_running_loop()
-        response = self._guard(handler.immediate, request)
-        if response is not None:
-            reply(response)
-            return
-
-        def finish(response: Response) -> None:
-            self._threads.finished()
-            reply(response)
-
-        def job() -> None:
-            response = self._guard(handler, request)
-            with suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(finish, response)
-
-        try:
-            self._threads.submit(job)
-        except RuntimeError as error:
-            logger.error("cannot answer %s: %s", request.path, error)
-            reply(plain(503))
-
-    def _guard(self, answer: Callable[[Request], Answer], request: Request) -> Answer | Response:
-        """What ``answer`` says to the request; a 500, without what went wrong, when it raises."""
-        try:
-            return answer(request)
-        except BaseException:
-            logger.exception("answering %s %s failed", request.method, request.path)
-            return plain(500)

@@ -56,6 +56,11 @@ class Unsent(Generic[Client]):
         """Whether somebody has to go without the rest of his answer."""
         return self.size > self._most and len(self._bodies) > _ALWAYS
 
+    @property
+    def many(self) -> bool:
+        """Whether it may soon be too many."""
+        return self.size > self._most // 2 and len(self._bodies) > _ALWAYS // 2
+
     def longest_unread(self, stalled: Iterable[Client]) -> list[Client]:
         """Those who have to go for the memory of one body; ``stalled`` are who read nothing, the longest first.
 

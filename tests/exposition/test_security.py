@@ -36,7 +36,7 @@ from mpmetrics.exposition.server_thread import ServerThread
 from mpmetrics.exposition.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
 TOKEN = "0123456789abcdef"
 PATIENCE = 15.0  # seconds after which a client in these tests gives up
@@ -61,8 +61,13 @@ class Answers:
         """Answer the health path."""
         return Response(200, (), b"OK\n") if request.path == "/-/healthy" else None
 
-    def __call__(self, request: Request) -> Response:
+    def kind(self, request: Request) -> Hashable | None:
+        """What has the same path."""
+        return request.path
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
         """Answer the others."""
+        request = requests[0]
         self.seen.append(request.path)
         if request.path == "/hold":
             self.held.release()

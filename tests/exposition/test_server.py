@@ -23,7 +23,7 @@ from mpmetrics.exposition.server import HttpServer
 from mpmetrics.exposition.server_thread import ServerThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -50,8 +50,15 @@ class Answers:
             raise ValueError("a secret")
         return Response(200, (), b"now") if request.path == "/now" else None
 
-    def __call__(self, request: Request) -> Response:
+    def kind(self, request: Request) -> Hashable | None:
+        """Each by itself; one with a query is large and nobody else's, and those that want so are answered together."""
+        if request.query:
+            return None
+        return "together" if request.path == "/together" else object()
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
         """Answer the others."""
+        request = requests[0]
         with self.lock:
             self.seen.append(request)
             self.running += 1
