@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics.exposition.http import Conversation, Request, Response, plain
 from mpmetrics.exposition.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
@@ -21,6 +23,8 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("mpmetrics")
 
+_RESET = struct.pack("ii", 1, 0)
+_UNSENT_MARK: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
 _NOTHING = memoryview(b"")
 _LINGER = 1.0  # seconds in which a client that is still sending may fetch its refusal
 
@@ -33,6 +37,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     _transport: asyncio.Transport
+    _client: socket.socket
 
     def __init__(
         self,
@@ -61,6 +66,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def open(self, client: socket.socket) -> None:
         """Take over an accepted socket."""
+        self._client = client
+        if _UNSENT_MARK is not None and client.family != socket.AF_UNIX:
+            # Else the system takes megabytes that a client does not read, and then has us wait until it has read a
+            # third of them, so that one behind a slow link would look like one that does not read.
+            with suppress(OSError):  # a connection that is gone already
+                client.setsockopt(socket.IPPROTO_TCP, _UNSENT_MARK, self._limits.chunk)
         self._opening = self._loop.create_task(self._open(client))
         # The task may be cancelled before it has begun, and then closes nothing itself.
         self._opening.add_done_callback(lambda task: client.close() if task.cancelled() else None)
@@ -98,6 +109,10 @@ class Connection(asyncio.BufferedProtocol):
         self._timer.cancel()
         self._roster.leave(self)
         self._unsent = _NOTHING
+        if self._paused:
+            # Reset it: the system would keep for minutes what the client does not read.
+            with suppress(OSError):  # gone already
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._opening is not None:
             self._opening.cancel()
         else:
