@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from mpmetrics.exposition.http import Conversation, Request, Response, plain
 from mpmetrics.exposition.tls_transport import TlsTransport
+from mpmetrics.exposition.transports import untie
 
 if TYPE_CHECKING:
     import ssl
@@ -121,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The transport is closed, by whomever."""
         self.drop()
+        untie(self._transport)
 
     # Reading
 

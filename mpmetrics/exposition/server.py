@@ -9,8 +9,8 @@ belongs to the server, which closes it; the file of a Unix socket stays the call
 
 Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
 a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
-most one request head, and one chunk of the response besides its body, which scrapes of the same thing share; with TLS,
-two heads, and what OpenSSL needs. Where credentials are asked for, refusals that come from the protocol itself (400,
+most one request head, and one chunk of the response besides its body; with TLS, two heads, and what OpenSSL needs. The
+bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`. Where credentials are asked for, refusals that come from the protocol itself (400,
 405, 408, 431, 503, 505) and the health path are all that is answered without.
 
 Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
@@ -61,9 +61,9 @@ class _Door(NamedTuple):
 class HttpServer:
     """Serves a handler on any number of listening sockets, within the running event loop.
 
-    A new connection beyond `limits.max_connections` takes the place of the one that has waited longest without a
-    complete request, or else of one whose client has read nothing for `limits.header_timeout`. When there is neither,
-    all are being answered, and the new one is refused with 503.
+    A new connection beyond `limits.max_connections` takes the place of the one that has kept us waiting longest, for a
+    complete request or for reading its answer. When there is none, all are being answered, and the new one is refused
+    with 503.
 
     All methods belong to the loop's thread. A server is started once and closed once.
     """

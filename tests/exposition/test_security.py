@@ -632,7 +632,8 @@ def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Se
     gc.collect()
 
     def there() -> list[Any]:
-        return [one for one in gc.get_objects() if isinstance(one, (TlsTransport, Connection, Conversation))]
+        kinds = (TlsTransport, Connection, Conversation, asyncio.Transport)
+        return [one for one in gc.get_objects() if isinstance(one, kinds)]
 
     others = there()  # of other tests
 
