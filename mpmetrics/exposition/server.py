@@ -10,8 +10,9 @@ belongs to the server, which closes it; the file of a Unix socket stays the call
 Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
 a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
 most one request head, and one chunk of the response besides its body; with TLS, two heads, and what OpenSSL needs. The
-bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`. Where credentials are asked for, refusals that come from the protocol itself (400,
-405, 408, 431, 503, 505) and the health path are all that is answered without.
+bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`.
+Where credentials are asked for, refusals that come from the protocol itself (400, 405, 408, 431, 503, 505) and the
+health path are all that is answered without.
 
 Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
 that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
