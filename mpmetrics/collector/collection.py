@@ -112,13 +112,24 @@ class Collection(PrometheusCollector):
         """
         if self._provider is not None and self._provider.closed:
             raise ShutdownError("there are no metrics to show: their provider was shut down")
+        with self.patience(timeout):
+            return self._shared()
+
+    @contextlib.contextmanager
+    def patience(self, timeout: float | None) -> Iterator[None]:
+        """For as long as it is held, collections keep to the time of one who is going to wait ``timeout`` seconds."""
         end = time.monotonic() + _budget(timeout)
         self._ends.append(end)
         try:
-            return self._shared()
+            yield
         finally:
             with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
                 self._ends.remove(end)
+
+    @property
+    def within(self) -> bool:
+        """Whether the caller is in a collection, or works for one, so that it cannot wait for it."""
+        return self._shared.within
 
     def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
         """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""

@@ -85,6 +85,12 @@ class SharedCall(Generic[Result]):
             if mine and lock is self._lock and self._runner == me:
                 self._runner = None
 
+    @property
+    def within(self) -> bool:
+        """Whether the caller is in the function, or works for who is: then a call gets the result of ``aside``."""
+        runner = self._runner
+        return runner is not None and runner in {threading.get_ident(), self._on_behalf_of()}
+
     def reset(self) -> None:
         """In a forked child: nobody is running or waiting here."""
         self._lock = threading.RLock()

@@ -10,10 +10,11 @@ from urllib.parse import parse_qs
 from mpmetrics.errors import ShutdownError
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.http import HEALTHY, Request, Response, plain
+from mpmetrics.exposition.negotiate import accepts_gzip, choose
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
     from mpmetrics.provider import Provider
 
@@ -46,12 +47,20 @@ class MetricsApp:
             return _text(404, f"not found; the metrics are at {self._path}")
         return None
 
-    def __call__(self, request: Request) -> Response:
-        """The metrics, in the format and coding that the request's headers ask for, of the names it asks for."""
-        return scrape(self._collector, request)
+    def kind(self, request: Request) -> Hashable | None:
+        """The format and coding; None for who asks for names of his choice, or may do so."""
+        if "name[]" in request.query or "%" in request.query:
+            return None
+        headers = request.headers
+        return request.query, choose(headers.get("accept")), accepts_gzip(headers.get("accept-encoding"))
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
+        """The metrics, in the format and coding that the requests' headers ask for, of the names that they ask for."""
+        told = [seconds for request in requests if (seconds := _timeout(request)) is not None]
+        return scrape(self._collector, requests[0], min(told, default=None))
 
 
-def scrape(collector: Collector, request: Request) -> Response:
+def scrape(collector: Collector, request: Request, timeout: float | None) -> Response:
     """The response to a scrape, wherever it came in."""
     try:
         names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
@@ -59,7 +68,7 @@ def scrape(collector: Collector, request: Request) -> Response:
         return _text(400, f"more than {_MOST_NAMES} fields in the query")
     accept, coding = request.headers.get("accept"), request.headers.get("accept-encoding")
     try:
-        headers, body = collector.scrape(accept, coding, names, _timeout(request))
+        headers, body = collector.scrape(accept, coding, names, timeout)
     except ShutdownError as error:
         return _text(503, str(error))
     return Response(200, tuple(headers.items()), body)
@@ -87,7 +96,7 @@ def _answer(collector: Collector, request: Request) -> Response:
     """Mounted in another application, the metrics are at whatever path they were mounted on."""
     if request.method not in ("GET", "HEAD"):
         return plain(405, ("Allow", "GET, HEAD"))
-    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request)
+    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request, _timeout(request))
 
 
 def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:

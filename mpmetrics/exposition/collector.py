@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from mpmetrics.callbacks.runner import at_work_for
 from mpmetrics.collector.collection import Collection
+from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.exposition.compress import Packer
 from mpmetrics.exposition.negotiate import accepts_gzip, choose
 from mpmetrics.exposition.text import render_openmetrics, render_text
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from mpmetrics.collector.reading import Reading
     from mpmetrics.exposition.negotiate import Format
 
+    _Coded = tuple[str, bytes]
+    """A content coding, or none, and a body in it."""
+
 __all__ = ["Collector"]
 
 _WORTH_COMPRESSING = 1400
@@ -25,8 +31,6 @@ _WORTH_COMPRESSING = 1400
 
 class Collector(Collection):
     """Collects the metrics of a whole server; arguments and errors as in its base class."""
-
-    _rendered: tuple[list[Reading], dict[tuple[Format, bool], bytes]] = ([], {})
 
     def render(self, accept: str | None = None, names: Sequence[str] = ()) -> tuple[str, bytes]:
         """Content type and body of a scrape whose ``Accept`` header is ``accept``; with ``names``, of these alone.
@@ -45,40 +49,66 @@ class Collector(Collection):
     ) -> tuple[dict[str, str], bytes]:
         """Headers and body for a scraper that sends these headers, which may be None, and waits ``timeout`` seconds.
 
-        Scrapes that share a collection share the work of rendering and compressing it, too. Errors as in
-        :meth:`readings`.
+        Scrapes of everything that are under way at the same time get the very same body, which was made once; it was
+        collected after each of them had asked. What a scraper picked out by ``names`` is its own: such bodies are made
+        one at a time, since each may be as large. Errors as in :meth:`readings`.
         """
-        chosen = choose(accept)
+        chosen, packed = choose(accept), accepts_gzip(accept_encoding)
         headers = {"Content-Type": chosen.content_type, "Vary": "Accept, Accept-Encoding"}
-        readings = self.readings(timeout)
-        cache = self._cache(readings)
-        key = (chosen, False)
-        body = cache.get(key) if not names else None
-        if body is None:
-            render = render_openmetrics if chosen.name == "openmetrics" else render_text
-            body = render(self.exported(readings, utf8=chosen.utf8), frozenset(names))
-            if not names:
-                cache[key] = body
-        if accepts_gzip(accept_encoding) and len(body) >= _WORTH_COMPRESSING:
-            headers["Content-Encoding"] = "gzip"
-            packed = cache.get((chosen, True)) if not names else None
-            if packed is None:
-                # What a scraper picked out is compressed by itself, else each would be held against another one's.
-                packed = (Packer() if names else self._packers[chosen.name]).pack(body)
-                if not names:
-                    cache[chosen, True] = packed
-            body = packed
+        with self.patience(timeout):
+            coding, body = self._pick(chosen, names, packed=packed) if names else self._share(chosen, packed=packed)
+        if coding:
+            headers["Content-Encoding"] = coding
         return headers, body
+
+    def _share(self, chosen: Format, *, packed: bool) -> _Coded:
+        """The metrics in this format, for all who ask while it is made for the first time."""
+        make = functools.partial(self._make, chosen, packed=packed)
+        if self.within:
+            # What such a scrape may not wait for is missing; others are not to be given that.
+            return make()
+        return self._shares.setdefault((chosen, packed), SharedCall(make, make, at_work_for))()
+
+    def _make(self, chosen: Format, *, packed: bool) -> _Coded:
+        if not packed:
+            return "", _render(chosen, self.exported(self.readings(), utf8=chosen.utf8))
+        return _pack(self._packers[chosen.name], self._share(chosen, packed=False)[1])
+
+    def _pick(self, chosen: Format, names: Sequence[str], *, packed: bool) -> _Coded:
+        """These names alone."""
+        readings = self.exported(self.readings(), utf8=chosen.utf8)
+        # Nothing in here waits, or asks for anything that does.
+        with self._turn:
+            body = _render(chosen, readings, frozenset(names))
+            # It is compressed by itself, else each would be held against another one's.
+            return _pack(Packer(), body) if packed else ("", body)
+
+    @functools.cached_property
+    def _shares(self) -> dict[tuple[Format, bool], SharedCall[_Coded]]:
+        """The scrapes under way, and the last ones, by format and by whether they are compressed."""
+        return {}
 
     @functools.cached_property
     def _packers(self) -> defaultdict[str, Packer]:
         """What compressed the scrapes before, by format."""
         return defaultdict(Packer)
 
-    def _cache(self, readings: list[Reading]) -> dict[tuple[Format, bool], bytes]:
-        """What was rendered of these very readings; of the latest ones only, so that it stays bounded."""
-        held, cache = self._rendered
-        if held is not readings:
-            cache = {}
-            self._rendered = (readings, cache)
-        return cache
+    @functools.cached_property
+    def _turn(self) -> threading.RLock:
+        """Held by who makes a body of picked names. Re-entrant, for the signal handlers of its thread."""
+        return threading.RLock()
+
+    def after_fork_in_child(self) -> None:
+        """As of the base class; who was rendering is rendering in the parent."""
+        super().after_fork_in_child()
+        self._shares = {}
+        self._turn = threading.RLock()
+
+
+def _render(chosen: Format, readings: list[Reading], names: frozenset[str] = frozenset()) -> bytes:
+    render = render_openmetrics if chosen.name == "openmetrics" else render_text
+    return render(readings, names)
+
+
+def _pack(packer: Packer, body: bytes) -> _Coded:
+    return ("gzip", packer.pack(body)) if len(body) >= _WORTH_COMPRESSING else ("", body)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics.exposition.http import Conversation, Request, Response, plain
 from mpmetrics.exposition.tls_transport import TlsTransport
+from mpmetrics.exposition.transports import untie
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
@@ -21,6 +24,9 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger("mpmetrics")
 
+_RESET = struct.pack("ii", 1, 0)
+_UNSENT_MARK: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
+_NOTHING = memoryview(b"")
 _LINGER = 1.0  # seconds in which a client that is still sending may fetch its refusal
 
 
@@ -32,6 +38,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     _transport: asyncio.Transport
+    _client: socket.socket
 
     def __init__(
         self,
@@ -52,7 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._refuse = refuse
         self._tls = tls
         self._talk = Conversation(limits.max_head)
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._paused = self._lingering = self._gone = self._idle = self._ended = False
         self._opening: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(limits.header_timeout, self._tardy)
@@ -60,6 +67,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def open(self, client: socket.socket) -> None:
         """Take over an accepted socket."""
+        self._client = client
+        if _UNSENT_MARK is not None and client.family != socket.AF_UNIX:
+            # Else the system takes megabytes that a client does not read, and then has us wait until it has read a
+            # third of them, so that one behind a slow link would look like one that does not read.
+            with suppress(OSError):  # a connection that is gone already
+                client.setsockopt(socket.IPPROTO_TCP, _UNSENT_MARK, self._limits.chunk)
         self._opening = self._loop.create_task(self._open(client))
         # The task may be cancelled before it has begun, and then closes nothing itself.
         self._opening.add_done_callback(lambda task: client.close() if task.cancelled() else None)
@@ -96,7 +109,11 @@ class Connection(asyncio.BufferedProtocol):
         self._gone = True
         self._timer.cancel()
         self._roster.leave(self)
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
+        if self._paused:
+            # Reset it: the system would keep for minutes what the client does not read.
+            with suppress(OSError):  # gone already
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._opening is not None:
             self._opening.cancel()
         else:
@@ -105,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The transport is closed, by whomever."""
         self.drop()
+        untie(self._transport)
 
     # Reading
 
@@ -171,6 +189,10 @@ class Connection(asyncio.BufferedProtocol):
         self._limit(self._limits.write_timeout, self.drop)
         first = max(0, self._limits.chunk - len(head))
         self._unsent = body[first:]
+        if self._unsent:
+            self._roster.answer(self, cast("bytes", body.obj))
+        else:
+            self._unsent = _NOTHING  # an empty part would keep the whole body, too
         self._transport.write(b"".join((head, body[:first])))
         self._go_on()
 
@@ -184,6 +206,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._gone:
             return
         if not self._unsent:
+            # The transport kept a part of the body until now, perhaps, and an empty part is one.
+            self._unsent = _NOTHING
             self._sent()
             return
         chunk, self._unsent = self._unsent[: self._limits.chunk], self._unsent[self._limits.chunk :]
@@ -193,12 +217,12 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
         self._paused = True
-        self._roster.stall(self, self._loop.time())
+        self._roster.stall(self)
 
     def resume_writing(self) -> None:
         """The client has read all that was written."""
         self._paused = False
-        self._roster.stall(self, None)
+        self._roster.resume(self)
         self._go_on()
 
     def _sent(self) -> None:

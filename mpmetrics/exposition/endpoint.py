@@ -50,7 +50,7 @@ PATIENT_BEATS = 4
 
 FOLD_EVERY = 2.0
 THREADS = 64
-"""Scrapes at a time that wait for, and share, the next collection."""
+"""Scrapes at a time that cannot be answered together, such as those whose passwords are to be checked."""
 
 MODULES_SECONDS = 5.0
 """How long the first scrape waits for the modules that register callbacks, before it is answered without them."""
@@ -211,14 +211,15 @@ class _Watched:
 
     def __init__(self, app: MetricsApp) -> None:
         self.immediate = app.immediate
+        self.kind = app.kind
         self._app = app
         self._since: dict[int, float] = {}
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, requests: Sequence[Request]) -> Response:
         me = threading.get_ident()
         self._since[me] = time.monotonic()
         try:
-            return self._app(request)
+            return self._app(requests)
         finally:
             del self._since[me]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.exposition.http import HEALTHY, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Sequence
 
     from mpmetrics.exposition.credentials import Credentials
     from mpmetrics.exposition.http import Handler, Request, Response
@@ -42,14 +42,21 @@ class Guard:
             return None
         return self._handler.immediate(request) if known else credentials.refusal
 
-    def __call__(self, request: Request) -> Response:
+    def kind(self, request: Request) -> Hashable | None:
+        """As the handler says; who is not known yet is answered by himself."""
+        known = self._credentials().glance(request.headers.get("authorization"))
+        return object() if known is None else self._handler.kind(request)
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
         """Check the password if there is one to be checked, and then answer."""
-        if request.path != HEALTHY:
+        request = requests[0]
+        # Several are only those who were known when they asked.
+        if len(requests) == 1 and request.path != HEALTHY:
             refusal = self._refuse(request.headers.get("authorization"))
             if refusal is not None:
                 return refusal
         response = self._handler.immediate(request)
-        return self._handler(request) if response is None else response
+        return self._handler(requests) if response is None else response
 
     def _refuse(self, authorization: str | None) -> Response | None:
         credentials = self._credentials()

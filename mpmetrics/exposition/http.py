@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
 HEALTHY = "/-/healthy"
 """The path that says that the endpoint is there, to everybody."""
@@ -63,8 +63,17 @@ class Handler(Protocol):
     def immediate(self, request: Request) -> Response | None:
         """Answer at once, on the event loop; None means: ask `__call__`. Must neither block nor compute for long."""
 
-    def __call__(self, request: Request) -> Response:
-        """Answer, on a worker thread; may block. While every worker thread is in here, further requests queue."""
+    def kind(self, request: Request) -> Hashable | None:
+        """Requests of equal kinds can be given the very same answer; None: this one's is large, and for nobody else.
+
+        Must neither block nor compute for long.
+        """
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
+        """One answer to all of these, on a worker thread; may block. While all threads are in here, others queue.
+
+        They are of one kind, or one request whose kind is None.
+        """
 
 
 def plain(status: int, *headers: tuple[str, str]) -> Response:

@@ -9,9 +9,10 @@ belongs to the server, which closes it; the file of a Unix socket stays the call
 
 Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
 a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
-most one request head, and one chunk of the response besides its body, which scrapes of the same thing share; with TLS,
-two heads, and what OpenSSL needs. Where credentials are asked for, refusals that come from the protocol itself (400,
-405, 408, 431, 503, 505) and the health path are all that is answered without.
+most one request head, and one chunk of the response besides its body; with TLS, two heads, and what OpenSSL needs. The
+bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`.
+Where credentials are asked for, refusals that come from the protocol itself (400, 405, 408, 431, 503, 505) and the
+health path are all that is answered without.
 
 Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
 that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
@@ -29,24 +30,22 @@ import functools
 import logging
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics.exposition.connection import Connection
-from mpmetrics.exposition.http import Handler, Request, Response, plain
+from mpmetrics.exposition.dispatch import Dispatch
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.roster import Roster
-from mpmetrics.exposition.threads import HandlerThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpmetrics.exposition.http import Handler, Request, Response
     from mpmetrics.exposition.protection import Protection
 
 __all__ = ["HttpServer"]
 
 logger = logging.getLogger("mpmetrics")
-
-Answer = TypeVar("Answer")
 
 _ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
 _RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
@@ -55,18 +54,18 @@ _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
 
 
 class _Door(NamedTuple):
-    """What is behind a listening socket: who answers there, and the certificates it is protected with, if any."""
+    """What is behind a listening socket: how it is answered there, and the certificates that protect it, if any."""
 
-    handler: Handler
+    ask: Callable[[Request, Callable[[Response], None]], None]
     protection: Protection | None
 
 
 class HttpServer:
     """Serves a handler on any number of listening sockets, within the running event loop.
 
-    A new connection beyond `limits.max_connections` takes the place of the one that has waited longest without a
-    complete request, or else of one whose client has read nothing for `limits.header_timeout`. When there is neither,
-    all are being answered, and the new one is refused with 503.
+    A new connection beyond `limits.max_connections` takes the place of the one that has kept us waiting longest, for a
+    complete request or for reading its answer. When there is none, all are being answered, and the new one is refused
+    with 503.
 
     All methods belong to the loop's thread. A server is started once and closed once.
     """
@@ -74,10 +73,10 @@ class HttpServer:
     def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
         self._handler = handler
         self._limits = limits or Limits()
-        self._roster = Roster(self._limits.header_timeout)
-        self._threads = HandlerThreads(self._limits.threads)
+        self._roster = Roster(self._limits.max_unsent)
         self._scratch = memoryview(bytearray(self._limits.max_head))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._dispatch: Dispatch | None = None
         self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._doors: dict[socket.socket, _Door] = {}
         self._complained = -_COMPLAINTS
@@ -87,6 +86,7 @@ class HttpServer:
         if self._loop is not None:
             raise RuntimeError("an HttpServer starts once; make another one")
         self._loop = asyncio.get_running_loop()
+        self._dispatch = Dispatch(self._limits, lambda: self._roster.is_crowded)
 
     async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
         """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
@@ -95,13 +95,13 @@ class HttpServer:
 
         Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
         """
-        if self._loop is None or self._roster.closing:
+        if self._loop is None or self._dispatch is None or self._roster.closing:
             raise RuntimeError("the HttpServer does not run: await start() first, and add nothing after close()")
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"{sock!r} does not listen: call bind() and listen() first")
         sock.setblocking(False)  # noqa: FBT003 (its only parameter)
         handler = self._handler if protection is None else protection.guard(self._handler)
-        self._doors[sock] = _Door(handler, protection)
+        self._doors[sock] = _Door(functools.partial(self._dispatch.ask, handler), protection)
         self._listen(self._loop, sock)
 
     async def close(self, grace: float) -> None:
@@ -123,7 +123,8 @@ class HttpServer:
                 async with asyncio.timeout(seconds):
                     await self._roster.wait_empty()
             self._roster.dismiss(everyone=everyone)
-        self._threads.close()
+        if self._dispatch is not None:
+            self._dispatch.close()
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
@@ -143,7 +144,7 @@ class HttpServer:
                 self._back_off(loop, sock, error)
                 return
             client.setblocking(False)  # noqa: FBT003 (its only parameter)
-            self._admit(loop, client, self._doors[sock])
+            self._admit(client, self._doors[sock])
 
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
         """Accept again later: the socket stays readable, and the loop would spin."""
@@ -153,49 +154,16 @@ class HttpServer:
             logger.error("cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
         short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
         # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
-        delay = 0.01 if short and self._roster.evict(now) else _RETRY
+        delay = 0.01 if short and self._roster.evict() else _RETRY
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
 
-    def _admit(self, loop: asyncio.AbstractEventLoop, client: socket.socket, door: _Door) -> None:
+    def _admit(self, client: socket.socket, door: _Door) -> None:
         refuse = False
         while len(self._roster) >= self._limits.max_connections and not refuse:
-            refuse = not self._roster.evict(loop.time())
+            refuse = not self._roster.evict()
         # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
         # the next one takes its place, and there is never more than one too many.
-        ask = functools.partial(self._ask, door.handler)
         tls = None if door.protection is None else door.protection.context()
-        connection = Connection(self._limits, self._roster, ask, self._scratch, refuse=refuse, tls=tls)
+        connection = Connection(self._limits, self._roster, door.ask, self._scratch, refuse=refuse, tls=tls)
         connection.open(client)
-
-    # Answering
-
-    def _ask(self, handler: Handler, request: Request, reply: Callable[[Response], None]) -> None:
-        loop = asyncio.get_running_loop()
-        response = self._guard(handler.immediate, request)
-        if response is not None:
-            reply(response)
-            return
-
-        def finish(response: Response) -> None:
-            self._threads.finished()
-            reply(response)
-
-        def job() -> None:
-            response = self._guard(handler, request)
-            with suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(finish, response)
-
-        try:
-            self._threads.submit(job)
-        except RuntimeError as error:
-            logger.error("cannot answer %s: %s", request.path, error)
-            reply(plain(503))
-
-    def _guard(self, answer: Callable[[Request], Answer], request: Request) -> Answer | Response:
-        """What ``answer`` says to the request; a 500, without what went wrong, when it raises."""
-        try:
-            return answer(request)
-        except BaseException:
-            logger.exception("answering %s %s failed", request.method, request.path)
-            return plain(500)

@@ -25,6 +25,16 @@ class HandlerThreads:
         self._started = 0
         self._open = 0
 
+    @property
+    def open(self) -> int:
+        """Jobs that run or wait."""
+        return self._open
+
+    @property
+    def idle(self) -> bool:
+        """Whether a job would begin at once."""
+        return self._open < self._most
+
     def submit(self, job: Callable[[], None]) -> None:
         """Run `job`, which must not raise. Raises RuntimeError if the system does not give us even one thread.
 

@@ -16,6 +16,8 @@ import logging
 import ssl
 from typing import cast
 
+from mpmetrics.exposition.transports import untie
+
 __all__ = ["TlsTransport"]
 
 logger = logging.getLogger("mpmetrics")
@@ -56,6 +58,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._protocol.connection_lost(exc)
         # Each holds the other, and OpenSSL's memory would stay until the garbage collector comes.
         del self._protocol
+        untie(self._raw)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where to put what arrives."""

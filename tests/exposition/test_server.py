@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from mpmetrics.exposition.server import HttpServer
 from mpmetrics.exposition.server_thread import ServerThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -44,6 +45,9 @@ class Answers:
         self.lock = threading.Lock()
         self.error: BaseException | None = None
         self.response: Any = None
+        self.asked: list[int] = []
+        self.pause = 0.0
+        self.hangs = False
 
     def immediate(self, request: Request) -> Response | None:
         """Answer `/now`; fail at `/fail-now`."""
@@ -51,14 +55,23 @@ class Answers:
             raise ValueError("a secret")
         return Response(200, (), b"now") if request.path == "/now" else None
 
-    def __call__(self, request: Request) -> Response:
+    def kind(self, request: Request) -> Hashable | None:
+        """Each by itself; one with a query is large and nobody else's, and those that want so are answered together."""
+        if request.query:
+            return None
+        return "together" if request.path == "/together" else object()
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
         """Answer the others."""
+        request = requests[0]
         with self.lock:
             self.seen.append(request)
+            self.asked.append(len(requests))
             self.running += 1
             self.most = max(self.most, self.running)
         try:
-            if request.path == "/hold":
+            time.sleep(self.pause)
+            if request.path == "/hold" or self.hangs:
                 self.held.release()
                 self.go.wait(PATIENCE)
             if request.path == "/fail" and self.error is not None:
@@ -125,6 +138,14 @@ class Client(socket.socket):
         """Close with a reset, as a client that crashes."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def request(path: str, *headers: str, method: str = "GET") -> bytes:
@@ -476,14 +497,18 @@ def test_refused_when_all_are_busy(serve: Callable[..., Any], handler: Answers) 
     assert 200 == connect().ask()[0]
 
 
-@pytest.mark.parametrize(("patience", "status"), [(0.2, 200), (60.0, 503)])
-def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], patience: float, status: int) -> None:
-    """Whoever reads nothing of his answer for header_timeout loses his place to a new client, and not before that."""
-    connect = serve(max_connections=2, header_timeout=patience)
-    for _ in range(2):
-        connect(receive=4096).sendall(request("/large"))
-    time.sleep(0.6)
-    assert status == connect().ask()[0]
+def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], handler: Answers) -> None:
+    """Whoever does not read his answer loses his place to a new client, and the one that has read nothing longest."""
+    connect = serve(max_connections=2)
+    first, second = connect(receive=4096), connect(receive=4096)
+    for number, client in enumerate((first, second), 1):
+        client.sendall(request("/large"))
+        until(lambda number=number: len(handler.seen) == number)
+        time.sleep(0.2)  # so that it has begun to read nothing
+    assert 200 == connect().ask()[0]
+    with pytest.raises(ConnectionError):
+        first.answer()
+    assert LARGE == second.answer()[2]
 
 
 def test_scrape_beside_slow_clients(serve: Callable[..., Any], stack: contextlib.ExitStack) -> None:
@@ -545,6 +570,99 @@ def test_clients_that_do_not_read_cost_no_memory(
         time.sleep(0.01)
     assert 200 == connect().ask()[0]
     assert bounded == (resident() - before < 40 * MIB)
+
+
+@pytest.mark.parametrize("ending", ["read", "aborted", "head", "short"])
+def test_nothing_of_an_answer_is_kept(serve: Callable[..., Any], handler: Answers, ending: str) -> None:
+    """Once it is sent or its client is gone, also where the connection waits for the next request."""
+    handler.response = Response(200, (), body := bytes(bytearray(1000 if ending == "short" else 8 * MIB)))
+    before = sys.getrefcount(body)
+    client = serve(write_timeout=0.5)(receive=4096)
+    if ending == "aborted":
+        client.sendall(request("/odd"))
+        until(lambda: sys.getrefcount(body) > before)
+    else:
+        client.ask(request("/odd", method="HEAD" if ending == "head" else "GET"), body=ending != "head")
+    until(lambda: sys.getrefcount(body) == before)
+
+
+def test_clients_that_do_not_read_are_dropped_for_memory(serve: Callable[..., Any], handler: Answers) -> None:
+    """Beyond max_unsent, the one that has read nothing longest; others, and who reads, get all of their answers."""
+    connect = serve(max_unsent=40 * MIB)
+    clients = []
+    for number in range(1, 8):
+        handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
+        clients.append(client := connect(receive=4096))
+        client.sendall(request("/odd"))
+        until(lambda number=number: len(handler.seen) == number)
+        time.sleep(0.15)  # so that it has begun to read nothing
+        assert LARGE == connect().ask(request("/large"))[2]
+        handler.seen.remove(handler.seen[-1])
+    for client in clients[:3]:
+        with pytest.raises(ConnectionError):
+            client.answer()
+    # There is room for five, of which one was for those who read.
+    assert [LARGE] * 4 == [client.answer()[2] for client in clients[3:]]
+
+
+def test_the_same_is_answered_once(serve: Callable[..., Any], handler: Answers) -> None:
+    """Requests that can be given the same answer get it from one call, which begins after all of them were there."""
+    handler.pause = 0.05
+    connect = serve(threads=1)
+    busy, *clients = [connect() for _ in range(30)]
+    busy.sendall(request("/together"))
+    until(lambda: bool(handler.seen))
+    for client in clients:
+        client.sendall(request("/together"))
+    assert [200] * 30 == [client.answer()[0] for client in (busy, *clients)]
+    assert len(handler.seen) < 10
+    assert 30 == sum(handler.asked)
+
+
+def test_the_same_is_answered_again_while_one_hangs(serve: Callable[..., Any], handler: Answers) -> None:
+    """Who came later does not wait for an answer to others that never ends."""
+    handler.hangs = True
+    connect = serve()
+    first, second = connect(), connect()
+    first.sendall(request("/together"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    handler.hangs = False
+    assert 200 == second.ask(request("/together"))[0]
+    handler.go.set()
+    assert 200 == first.answer()[0]
+
+
+def test_answers_for_one_keep_nobody_else_waiting(serve: Callable[..., Any], handler: Answers) -> None:
+    """They have four threads and a queue of their own; past that 503, and room again when they are done."""
+    connect = serve(apart=6)
+    clients = [connect() for _ in range(6)]
+    for client in clients:
+        client.sendall(request("/hold?alone"))
+    for _ in range(4):
+        assert handler.held.acquire(timeout=PATIENCE)
+    status, headers, _ = connect().ask(request("/?alone"))
+    assert (503, "1") == (status, headers["retry-after"])
+    assert 200 == connect().ask()[0]
+    assert 4 == handler.most - 1
+    handler.go.set()
+    assert [200] * 6 == [client.answer()[0] for client in clients]
+    assert 200 == connect().ask(request("/?alone"))[0]
+
+
+def test_few_answers_are_made_while_much_is_unsent(serve: Callable[..., Any], handler: Answers) -> None:
+    """Then they wait for others that come within a tenth of a second; nobody waits longer than that."""
+    connect = serve(max_unsent=MIB)
+    for number in range(1, 4):
+        handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
+        connect(receive=4096).sendall(request("/odd"))
+        until(lambda number=number: len(handler.seen) == number)
+    time.sleep(0.3)
+    clients = [connect() for _ in range(30)]
+    for client in clients:
+        client.sendall(request("/together"))
+    assert [200] * 30 == [client.answer()[0] for client in clients]
+    assert max(handler.asked) > 5
+    assert 200 == connect().ask(request("/?alone"))[0]
 
 
 def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers) -> None:

@@ -1,7 +1,7 @@
 """A crowd of hostile clients: `python crowd.py PORT CA-FILE-OR-EMPTY '{"idle": 500, ...}'`.
 
-A process of its own, so that what it costs is not the scraper's. It says "ready" once as many idle ones have come as
-were asked for, goes on until its standard input ends, and then says how often each kind came, as JSON.
+A process of its own, so that what it costs is not the scraper's. It says "ready" once as many of the first kind have
+come as were asked for, goes on until its standard input ends, and then says how often each kind came, as JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import random
 import resource
+import socket
 import ssl
 import sys
 from typing import TYPE_CHECKING
@@ -144,19 +145,58 @@ KINDS: dict[str, Callable[[Line], Awaitable[None]]] = {
 }
 
 
+# The readers: they ask for much, and take little of it at a time.
+
+ALL = "/metrics"
+
+
+def picked() -> str:
+    """Some of the metrics, in a choice that nobody else has."""
+    return "/metrics?" + "&".join(f"name[]=orders{number}" for number in random.sample(range(10), 9))
+
+
+READERS: dict[str, tuple[Callable[[], str], int, float]] = {
+    "deaf": (lambda: ALL, 1, 0.5),
+    "sip": (lambda: ALL, 16 * 1024, 0.5),
+    "picky": (picked, 1024, 0.5),
+}
+"""What they ask for, the bytes they take at a time, and the seconds in between."""
+
+
+async def read(port: int, name: str) -> None:
+    """Ask, and read as slowly as that."""
+    path, size, pause = READERS[name]
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        await loop.sock_sendall(sock, f"GET {path()} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        while await loop.sock_recv(sock, size):  # noqa: ASYNC110 (slowly is the point)
+            await asyncio.sleep(pause)
+
+
 async def attack(port: int, name: str, context: ssl.SSLContext | None, visits: dict[str, int]) -> None:
     """Come back for ever."""
-    host = None if context is None else "127.0.0.1"
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             # Whoever does not get as far as a TLS connection has been there, too.
             visits[name] += 1
-            line = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
-            try:
-                await KINDS[name](line)
-            finally:
-                line[1].transport.abort()
+            if name in READERS:
+                await read(port, name)
+            else:
+                await meet(port, name, context)
         await asyncio.sleep(0.2 + 0.2 * random.random())
+
+
+async def meet(port: int, name: str, context: ssl.SSLContext | None) -> None:
+    """Connect, and be one of those."""
+    host = None if context is None else "127.0.0.1"
+    line = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=host)
+    try:
+        await KINDS[name](line)
+    finally:
+        line[1].transport.abort()
 
 
 async def main(port: int, ca: str, counts: dict[str, int]) -> None:
@@ -169,7 +209,8 @@ async def main(port: int, ca: str, counts: dict[str, int]) -> None:
             # Of those that say nothing, every other one does not even shake hands.
             is_mute = name in ("idle", "drip") and number % 2 == 0
             tasks.append(asyncio.create_task(attack(port, name, None if is_mute else context, visits)))
-    while visits["idle"] < counts["idle"]:  # noqa: ASYNC110 (nothing tells)
+    first = next(iter(counts))
+    while visits[first] < counts[first]:  # noqa: ASYNC110 (nothing tells)
         await asyncio.sleep(0.05)
     print("ready", flush=True)  # noqa: T201 (to the test)
     await asyncio.to_thread(sys.stdin.read)
