@@ -28,17 +28,23 @@ class Bindings:
         self.slots: dict[int, tuple[str, Key]] = {}
 
     def declare(self, family: Family) -> None:
-        """Have a family; ConflictError when a different one was declared since that was checked."""
+        """Have a family; ConflictError when a different one was declared since that was checked.
+
+        To be done again where an exception out of a signal handler cut it short.
+        """
         self.cells.setdefault(family.name, {})
-        number = -1
-        while self.declared.check(family) is None:
-            # A signal handler, or a thread that ran out of patience, may have taken the number; then another will do.
-            before, number = number, self.declared.next_family
+        number = self.declared.next_family
+        while (known := self.declared.check(family)) is None:
+            # A signal handler, or a thread that ran out of patience, may have taken the number, or left it half taken;
+            # then another will do.
+            while number in self.declared.families:
+                number += 1
             try:
                 self.declared.take(fmt.FAMILY, [number, family.dump()])
             except FormatError:
-                if number == before:
+                if number not in self.declared.families:
                     raise
+        self.declared.complete(known, family)
 
     def family(self, name: str) -> Family:
         """The declared family of this name."""

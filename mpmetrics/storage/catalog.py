@@ -155,8 +155,12 @@ class Catalog:
             del self.families[number]
             msg = f"metric {family.name!r} is there already"
             raise ValueError(msg)
-        self.series[number] = {}
-        self.removals[number] = 0
+        self.complete(number, family)
+
+    def complete(self, number: int, family: Family) -> None:
+        """Have all that goes with a family that is there; does nothing more when it is done again."""
+        self.series.setdefault(number, {})
+        self.removals.setdefault(number, 0)
         for name in family.sample_names:
             self._sample_names[name] = number
         if family.original:

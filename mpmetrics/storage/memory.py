@@ -115,10 +115,9 @@ class Memory:
         known, in this process or another.
         """
         with self._bindings.declaring:
-            if self._bindings.declared.check(family) is None:
-                if self.directory is not None:
-                    self._declare(self.directory, family)
-                self._bindings.declare(family)
+            if self._bindings.declared.check(family) is None and self.directory is not None:
+                self._declare(self.directory, family)
+            self._bindings.declare(family)
             return self._bindings.cells[family.name]
 
     @settled
@@ -292,7 +291,9 @@ class Memory:
 
     def families(self) -> list[Family]:
         """The families declared in this process."""
-        return list(self._bindings.declared.families.values())
+        declared = self._bindings.declared
+        # By name: an exception out of a signal handler may have left one without.
+        return [declared.families[number] for number in list(declared.numbers.values())]
 
     def private_values(self) -> Iterator[PrivateValue]:
         """The series whose values are not in the store, with their words."""

@@ -1,0 +1,270 @@
+"""Signal handlers that raise, as a task's time limit does, wherever they hit a thread; and other threads beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.registry import Registry
+from mpmetrics.storage import exclusive, turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FOR_EVER = 60.0
+"""In the place of a wait for a thread: who waits for what an exception has ended does so until the test finds it."""
+
+SOON = 20.0
+"""Seconds within which another thread gets on, on however busy a machine."""
+
+
+class LateError(Exception):
+    """Raised by the signal handler."""
+
+
+class Limit:
+    """``with limit:`` raises a LateError in the middle, some time within the next milliseconds, or not at all."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._is_on = False
+        self.hits = 0
+        signal.signal(signal.SIGALRM, self._raise)
+
+    def _raise(self, *_: object) -> None:
+        if self._is_on:
+            self._is_on = False
+            raise LateError
+
+    def run(self, action: Callable[[], object]) -> bool:
+        """Carry it out; whether that was the whole of it."""
+        longest = self._chance.choice([2e-5, 1e-4, 5e-4, 2e-3, 6e-3])
+        self._is_on = True
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 + longest * self._chance.random())
+            action()
+        except LateError:
+            self.hits += 1
+            return False
+        finally:
+            self._is_on = False
+        return True
+
+
+class Work:
+    """What the thread does that is interrupted: all there is to do."""
+
+    def __init__(self, provider: mpmetrics.Provider, chance: random.Random) -> None:
+        of = {"provider": provider}
+        self._provider = provider
+        self._chance = chance
+        self._limit = Limit(chance)
+        self._mine = mpmetrics.Counter("mine", "Of the thread that is interrupted.", ["number"], **of)
+        self._sizes = mpmetrics.Histogram("sizes", "The same.", ["number"], buckets=(1, 2), **of)
+        self._passing = mpmetrics.Counter("passing", "Comes and goes.", ["number"], **of)
+        self._dead = mpmetrics.Counter("dead", "Of children.", **of)
+        self._depth = provider.meter("work").observable_gauge
+        self._depth("depth", callback=lambda observer: observer.observe(7))
+        self._registry = Registry("work", provider=provider)
+        self._collector = mpmetrics.Collector(provider)
+        self.begun = self.done = self.children = 0
+
+    @property
+    def hits(self) -> int:
+        """How often it was interrupted."""
+        return self._limit.hits
+
+    def step(self) -> None:
+        """Do one thing, interrupted perhaps."""
+        self._chance.choice([self._count, self._count, self._remove, self._declare, self._scrape, self._fold])()
+
+    def _count(self) -> None:
+        number = self._chance.randrange(2000)
+        self.begun += 1
+
+        def count() -> None:
+            self._mine.labels(number).inc()
+            self._sizes.labels(number).observe(1.5)
+
+        self.done += self._limit.run(count)
+
+    def _remove(self) -> None:
+        number = self._chance.randrange(30)
+        self._limit.run(lambda: self._passing.labels(number).inc())
+        self._limit.run(lambda: self._passing.remove(number))
+        if self._chance.random() < 0.1:
+            self._limit.run(self._passing.clear)
+
+    def _declare(self) -> None:
+        number = self._chance.randrange(300)
+        name, meter = f"made_{number}", self._provider.meter("work")
+        self._limit.run(lambda: mpmetrics.Gauge(name, "Made.", ["label"], provider=self._provider).labels("a").set(1))
+        self._limit.run(lambda: self._registry.get_or_register_timer(name).update(1))
+        self._limit.run(lambda: meter.counter(f"{name}_by_meter").add(1, {"number": number}))
+
+    def _scrape(self) -> None:
+        self._limit.run(lambda: self._collector.scrape(None, "gzip"))
+
+    def _fold(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._dead.inc()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        self.children += 1
+        self._limit.run(self._collector.fold)
+
+
+class Others:
+    """Threads beside it, each of which does one thing again and again; how often, and how long the slowest took."""
+
+    def __init__(self, **actions: Callable[[int], object]) -> None:
+        self.done = dict.fromkeys(actions, 0)
+        self.slowest = dict.fromkeys(actions, 0.0)
+        self.errors: list[str] = []
+        self._began = dict.fromkeys(actions, time.monotonic())
+        self._is_over = False
+        self._threads = [
+            threading.Thread(target=self._run, args=item, name=item[0], daemon=True) for item in actions.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, name: str, action: Callable[[int], object]) -> None:
+        while not self._is_over:
+            begin = self._began[name] = time.monotonic()
+            try:
+                action(self.done[name])
+                self.done[name] += 1
+            except BaseException as error:  # noqa: BLE001 (told to the test)
+                self.errors.append(f"{name}: {error!r}")
+            self.slowest[name] = max(self.slowest[name], time.monotonic() - begin)
+            time.sleep(0.002)
+        self._began[name] = float("inf")
+
+    @property
+    def hang(self) -> bool:
+        """Whether one of them does not get on."""
+        return time.monotonic() - min(self._began.values()) > SOON
+
+    def end(self) -> None:
+        """Have them end."""
+        self._is_over = True
+        for thread in self._threads:
+            thread.join(SOON)
+            if thread.is_alive():
+                self.errors.append(f"{thread.name} hangs")
+
+
+def storm(rounds: Callable[..., Iterator[int]], store_directory: str) -> dict[str, Any]:
+    """Have one thread interrupted again and again, and tell what came of all."""
+    sys.unraisablehook = lambda _: None  # an exception that hits a finaliser is printed, and that is all
+    provider = mpmetrics.Provider(store_directory)
+    chance = random.Random()
+    work = Work(provider, chance)
+    steady = mpmetrics.Counter("steady", "Counts.", provider=provider)
+    firsts = mpmetrics.Counter("firsts", "First uses.", ["number"], provider=provider)
+    collector = mpmetrics.Collector(provider)
+    seen = [0.0]
+
+    def scrape(_: int) -> None:
+        shown = sum(sample.value for family in collector.collect() for sample in family.samples)
+        assert shown
+        now = total(collector, "steady_total")
+        assert now >= seen[0], "a counter went back"
+        seen[0] = now
+
+    others = Others(
+        count=lambda _: steady.inc(),
+        first=lambda number: firsts.labels(number).inc(),
+        scrape=scrape,
+    )
+    for _ in rounds(lambda _: work.hits > 200, factor=2.0):
+        work.step()
+        if others.hang:
+            break
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    others.end()
+    provider.force_flush()
+    names = ("steady_total", "firsts_total", "dead_total", "mine_total", "sizes_count", "depth")
+    views = [{name: total(source, name) for name in names} for source in (work._collector, collector)]
+    return {
+        "hits": work.hits,
+        "errors": others.errors,
+        "slowest": max(others.slowest.values()),
+        "views": views,
+        "exact": {
+            "steady_total": others.done["count"],
+            "firsts_total": others.done["first"],
+            "dead_total": work.children,
+            "depth": 7,
+        },
+        "between": (work.done, work.begun),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
+
+
+def total(collector: mpmetrics.Collector, name: str) -> float:
+    """The sum of all series of this name."""
+    return sum(sample.value for family in collector.collect() for sample in family.samples if sample.name == name)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's wait for another thread's turn ends early."""
+    monkeypatch.setattr(turns, "PATIENCE", FOR_EVER)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_others_do_is_exact_and_goes_on(
+    rounds: Callable[..., Iterator[int]], in_child: Callable[..., Any], store_directory: str, tally: Callable[..., None]
+) -> None:
+    """Whatever is hit: other threads' counts are exact, the thread's own within what was hit, and nobody hangs."""
+    told = in_child(storm, rounds, store_directory)
+
+    assert [] == told["errors"]
+    assert told["slowest"] < SOON
+    assert told["hits"] > 100
+    low, high = told["between"]
+    for view in told["views"]:
+        assert told["exact"] == {name: view[name] for name in told["exact"]}
+        assert low <= view["mine_total"] <= high
+        assert low <= view["sizes_count"] <= high
+    tally(told["hits"])
+
+
+class OneForAll:
+    """Like a library's lock around the bookkeeping of all locks: for the control."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._gate = threading.Lock()
+
+    def __call__(self, descriptor: int, **options: Any) -> Any:
+        """Take or release the lock of a descriptor, one thread at a time."""
+        assert self._gate.acquire(timeout=2.0), "it hangs"
+        result = self._lock(descriptor, **options)
+        time.sleep(0.0005)  # like so much bookkeeping
+        self._gate.release()
+        return result
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_storm_finds_a_lock_that_stays_taken(
+    rounds: Callable[..., Iterator[int]],
+    in_child: Callable[..., Any],
+    store_directory: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control: with a lock around all locks, which an exception may leave taken, another thread hangs."""
+    monkeypatch.setattr(exclusive, "unlock_descriptor", OneForAll(exclusive.unlock_descriptor))
+    with pytest.raises(AssertionError, match="it hangs"):
+        assert [] == in_child(storm, rounds, store_directory)["errors"]
