@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpmetrics.callbacks.callback import check_callback
-from mpmetrics.errors import ConflictError, StoreError
+from mpmetrics.errors import ConflictError
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import check_text
 from mpmetrics.provider import get_provider
@@ -245,16 +244,9 @@ class _Shared:
         for metric in self._metrics.values():
             if metric.name == name and metric.role != kind.role and metric.is_registered():
                 _refuse(name, kind.role, metric.role)
-        directory = provider.memory.directory
-        if directory is None:
-            return
-        # Where the lock is not to be had, registering goes on: values stay in this process until it is.
-        with contextlib.suppress(StoreError), directory:  # reads what others appended
-            catalog = directory.catalog
-            for other in _KINDS:
-                number = catalog.numbers.get(family_name(other.role, self.name, name))
-                if other is not kind and number is not None and catalog.series[number]:
-                    _refuse(name, kind.role, other.role)
+        others = {family_name(other.role, self.name, name): other.role for other in _KINDS if other is not kind}
+        for taken in provider.memory.in_use(others):
+            _refuse(name, kind.role, others[taken])
 
     def get(self, name: str, labels: Labels) -> RegistryMetric | None:
         with self._lock:

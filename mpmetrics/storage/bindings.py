@@ -50,6 +50,10 @@ class Bindings:
         """The declared family of this name."""
         return self.declared.families[self.declared.numbers[name]]
 
+    def families(self) -> list[Family]:
+        """All declared families. By their names: an exception out of a signal handler may have left one without."""
+        return [self.declared.families[number] for number in list(self.declared.numbers.values())]
+
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
         self.declaring.after_fork_in_child()

@@ -201,6 +201,19 @@ class Memory:
                 self.guard.run(detach, (entry.cell, family.width))
 
     @settled
+    def in_use(self, names: Iterable[str]) -> list[str]:
+        """Those of these metrics of which any process has a series; none where the store cannot be asked."""
+        directory = self.directory
+        if directory is None:
+            return []
+        try:
+            with directory:  # reads what others appended
+                catalog = directory.catalog
+                return [name for name in names if catalog.series.get(catalog.numbers.get(name, -1))]
+        except StoreError:
+            return []
+
+    @settled
     def sync(self) -> None:
         """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
         if self.directory is not None and self.removals.is_due:
@@ -291,9 +304,7 @@ class Memory:
 
     def families(self) -> list[Family]:
         """The families declared in this process."""
-        declared = self._bindings.declared
-        # By name: an exception out of a signal handler may have left one without.
-        return [declared.families[number] for number in list(declared.numbers.values())]
+        return self._bindings.families()
 
     def private_values(self) -> Iterator[PrivateValue]:
         """The series whose values are not in the store, with their words."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
+from mpmetrics.errors import LockTimeoutError
 from mpmetrics.registry import Registry
 from mpmetrics.storage import exclusive, turns
 
@@ -76,6 +77,8 @@ class Work:
         self._registry = Registry("work", provider=provider)
         self._collector = mpmetrics.Collector(provider)
         self.begun = self.done = self.children = 0
+        self.left: list[str] = []
+        """After which of those things the append lock was left taken."""
 
     @property
     def hits(self) -> int:
@@ -84,7 +87,11 @@ class Work:
 
     def step(self) -> None:
         """Do one thing, interrupted perhaps."""
-        self._chance.choice([self._count, self._count, self._remove, self._declare, self._scrape, self._fold])()
+        action = self._chance.choice([self._count, self._count, self._remove, self._declare, self._scrape, self._fold])
+        action()
+        directory = self._provider.memory.directory
+        if directory is not None and directory.lock.is_mine:  # other processes would wait for it for ever
+            self.left.append(action.__name__)
 
     def _count(self) -> None:
         number = self._chance.randrange(2000)
@@ -99,9 +106,12 @@ class Work:
     def _remove(self) -> None:
         number = self._chance.randrange(30)
         self._limit.run(lambda: self._passing.labels(number).inc())
-        self._limit.run(lambda: self._passing.remove(number))
-        if self._chance.random() < 0.1:
-            self._limit.run(self._passing.clear)
+        try:
+            self._limit.run(lambda: self._passing.remove(number))
+            if self._chance.random() < 0.1:
+                self._limit.run(self._passing.clear)
+        except LockTimeoutError:  # on a very busy machine
+            pass
 
     def _declare(self) -> None:
         number = self._chance.randrange(300)
@@ -117,9 +127,9 @@ class Work:
         pid = os.fork()
         if pid == 0:
             self._dead.inc()
-            os._exit(0)
-        os.waitpid(pid, 0)
-        self.children += 1
+            os._exit("dead" in {value.family.name for value in self._provider.memory.private_values()})
+        # On a very busy machine the store is not to be had in time, and the value goes with the process.
+        self.children += os.waitpid(pid, 0)[1] == 0
         self._limit.run(self._collector.fold)
 
 
@@ -199,6 +209,7 @@ def storm(rounds: Callable[..., Iterator[int]], store_directory: str) -> dict[st
     return {
         "hits": work.hits,
         "errors": others.errors,
+        "left": work.left,
         "slowest": max(others.slowest.values()),
         "views": views,
         "exact": {
@@ -230,7 +241,7 @@ def test_what_others_do_is_exact_and_goes_on(
     """Whatever is hit: other threads' counts are exact, the thread's own within what was hit, and nobody hangs."""
     told = in_child(storm, rounds, store_directory)
 
-    assert [] == told["errors"]
+    assert [] == told["errors"] == told["left"]
     assert told["slowest"] < SOON
     assert told["hits"] > 100
     low, high = told["between"]
