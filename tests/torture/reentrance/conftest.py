@@ -134,14 +134,19 @@ class Storm:
     def __init__(self, setting: str, interrupt: Callable[[], object], pause: float = 0.00005) -> None:
         self.setting = setting
         self.interrupt = interrupt
-        self.count = 0
+        self._interruptions: list[None] = []
         self.pause = pause
         self._is_on = False
+
+    @property
+    def count(self) -> int:
+        """How often it did."""
+        return len(self._interruptions)
 
     def _interrupt(self, *_: object) -> None:
         if not self._is_on:
             return
-        self.count += 1
+        self._interruptions.append(None)  # in one step: finalisers run in whichever thread drops something
         if self.setting == "finaliser":
             self._is_on = False  # a finaliser's own rubbish does not count
         self.interrupt()
