@@ -1,0 +1,38 @@
+"""Scrapes at the same time, of which each format is made once, and callbacks that scrape meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import mpmetrics
+from mpmetrics.exposition.negotiate import choose
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mpmetrics.Provider) -> None:
+    """Somebody asks for another format while it runs, and then it does: it gets what there is, at once."""
+    collector = mpmetrics.Collector(provider)
+    others: list[threading.Thread] = []
+    nested: list[bytes] = []
+
+    def scrape() -> bytes:
+        return collector.scrape(OPENMETRICS, None)[1]
+
+    def look(observer: Any) -> None:
+        if not others:
+            others.append(threading.Thread(target=scrape))
+            others[0].start()
+            while (choose(OPENMETRICS), False) not in collector._shares:
+                time.sleep(0.001)
+            time.sleep(0.05)  # so that it has begun
+            nested.append(scrape())
+        observer.observe(1)
+
+    mpmetrics.Counter("hits", "Hits.", provider=provider).inc()
+    provider.meter("looking").observable_gauge("looked", callback=look)
+    assert b"\nlooked{" in collector.scrape(None, None)[1]
+    others[0].join()
+    assert b"hits_total 1" in nested[0]
