@@ -36,3 +36,18 @@ def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mp
     assert b"\nlooked{" in collector.scrape(None, None)[1]
     others[0].join()
     assert b"hits_total 1" in nested[0]
+
+
+def test_who_waits_for_a_turn_hurries_nobody(provider: mpmetrics.Provider) -> None:
+    """An impatient scraper of picked names has its values already: callbacks keep to the time of others."""
+    collector = mpmetrics.Collector(provider)
+    ends: list[float] = []
+    with collector._turn:
+        waiting = threading.Thread(target=lambda: collector.scrape(None, None, ["hits"], 60.0))
+        waiting.start()
+        while collector._shared._finished is None:
+            time.sleep(0.001)
+        time.sleep(0.05)  # so that it waits
+        ends += collector._ends
+    waiting.join()
+    assert [] == ends
