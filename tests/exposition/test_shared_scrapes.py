@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import mpmetrics
+from mpmetrics.exposition.app import MetricsApp
+from mpmetrics.exposition.http import Request
 from mpmetrics.exposition.negotiate import choose
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -51,3 +53,12 @@ def test_who_waits_for_a_turn_hurries_nobody(provider: mpmetrics.Provider) -> No
         ends += collector._ends
     waiting.join()
     assert [] == ends
+
+
+def test_what_a_query_says_besides_names_makes_no_kind_of_its_own(provider: mpmetrics.Provider) -> None:
+    """Nor does it have another one's too many fields refused to anybody else."""
+    app = MetricsApp(mpmetrics.Collector(provider))
+    queries = ("", "a=1", "&".join(["a=1"] * 1000), "&".join(["a=1"] * 1001))
+    plain, other, most, more = (Request("GET", "/metrics", query, {}) for query in queries)
+    assert app.kind(plain) == app.kind(other) == app.kind(most) != app.kind(more)
+    assert [200, 200, 200, 400] == [app([request]).status for request in (plain, other, most, more)]
