@@ -48,11 +48,12 @@ class MetricsApp:
         return None
 
     def kind(self, request: Request) -> Hashable | None:
-        """The format and coding; None for who asks for names of his choice, or may do so."""
+        """The format and coding, or that it is refused; None for who asks for names of his choice, or may do so."""
         if "name[]" in request.query or "%" in request.query:
             return None
-        headers = request.headers
-        return request.query, choose(headers.get("accept")), accepts_gzip(headers.get("accept-encoding"))
+        # Whatever else is asked for counts for nothing, unless it is too much.
+        refused, headers = request.query.count("&") >= _MOST_NAMES, request.headers
+        return refused, choose(headers.get("accept")), accepts_gzip(headers.get("accept-encoding"))
 
     def __call__(self, requests: Sequence[Request]) -> Response:
         """The metrics, in the format and coding that the requests' headers ask for, of the names that they ask for."""

@@ -55,8 +55,11 @@ class Collector(Collection):
         """
         chosen, packed = choose(accept), accepts_gzip(accept_encoding)
         headers = {"Content-Type": chosen.content_type, "Vary": "Accept, Accept-Encoding"}
-        with self.patience(timeout):
-            coding, body = self._pick(chosen, names, packed=packed) if names else self._share(chosen, packed=packed)
+        if names:
+            coding, body = self._pick(chosen, names, timeout, packed=packed)
+        else:
+            with self.patience(timeout):
+                coding, body = self._share(chosen, packed=packed)
         if coding:
             headers["Content-Encoding"] = coding
         return headers, body
@@ -74,9 +77,9 @@ class Collector(Collection):
             return "", _render(chosen, self.exported(self.readings(), utf8=chosen.utf8))
         return _pack(self._packers[chosen.name], self._share(chosen, packed=False)[1])
 
-    def _pick(self, chosen: Format, names: Sequence[str], *, packed: bool) -> _Coded:
+    def _pick(self, chosen: Format, names: Sequence[str], timeout: float | None, *, packed: bool) -> _Coded:
         """These names alone."""
-        readings = self.exported(self.readings(), utf8=chosen.utf8)
+        readings = self.exported(self.readings(timeout), utf8=chosen.utf8)
         # Nothing in here waits, or asks for anything that does.
         with self._turn:
             body = _render(chosen, readings, frozenset(names))

@@ -191,8 +191,6 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent = body[first:]
         if self._unsent:
             self._roster.answer(self, cast("bytes", body.obj))
-        else:
-            self._unsent = _NOTHING  # an empty part would keep the whole body, too
         self._transport.write(b"".join((head, body[:first])))
         self._go_on()
 
@@ -206,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._gone:
             return
         if not self._unsent:
-            # The transport kept a part of the body until now, perhaps, and an empty part is one.
+            # An empty part of a body would keep all of it.
             self._unsent = _NOTHING
             self._sent()
             return

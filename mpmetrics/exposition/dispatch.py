@@ -108,7 +108,6 @@ class Dispatch:
         loop = self._loop
 
         def finish(response: Response) -> None:
-            threads.finished()
             if key is not None:
                 self._running[key] -= 1
                 self._running += Counter()  # forgets those that do not run any more
@@ -116,10 +115,14 @@ class Dispatch:
                 asked.reply(response)
             self._begin(now=False)
 
+        def done(response: Response) -> None:
+            threads.finished()
+            finish(response)
+
         def job() -> None:
             response = _guard(handler, [asked.request for asked in group], group[0].request)
             with suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(finish, response)
+                loop.call_soon_threadsafe(done, response)
 
         try:
             threads.submit(job)

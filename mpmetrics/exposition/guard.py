@@ -45,7 +45,8 @@ class Guard:
     def kind(self, request: Request) -> Hashable | None:
         """As the handler says; who is not known yet is answered by himself."""
         known = self._credentials().glance(request.headers.get("authorization"))
-        return object() if known is None else self._handler.kind(request)
+        # Nor who was known a moment ago: the credentials may just have been read anew.
+        return self._handler.kind(request) if known else object()
 
     def __call__(self, requests: Sequence[Request]) -> Response:
         """Check the password if there is one to be checked, and then answer."""

@@ -157,11 +157,11 @@ offset       type    field
 
 ``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
 ``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
-folded. ``births`` have names of 16 random digits: a file that began from nothing has one, with 1, and each fold adds
-one to the last. One that was removed and is put back, or added to what others began, makes a file with the births of
-both and a new one. A file holds all that is in another whose births it has, none with less, and nothing of one without
-a common birth. It is written under another name and renamed into place, which is the commit, and never changed
-afterwards. Histograms and summaries keep their sum in their first word only, sketches their record in the first one.
+folded. ``births`` have names of 16 random hex digits: a file that began from nothing has one, with 1, and each fold
+adds one to the last. One that was removed and is put back, or added to what others began, makes a file with the births
+of both and a new one. A file holds all of another one when it has each of its births, none with a smaller number, and
+nothing of one with which it has none in common. Each is written under another name and renamed into place, which is the
+commit, and never changed. Histograms and summaries have their sum in the first word only, sketches in the first record.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class Turns:
     signal handler or finaliser has its turn within that of what it interrupted.
 
     An exception out of a signal handler may end a turn without its end. Whoever waits sees that the code whose turn it
-    was does not run any more.
+    was does not run any more. So a generator or coroutine must not pause within its turn: before Python 3.13, to look
+    at one that does would close it.
     """
 
     def __init__(self, patience: float | None = None) -> None:
