@@ -42,7 +42,7 @@ class Bindings:
             try:
                 self.declared.take(fmt.FAMILY, [number, family.dump()])
             except FormatError:
-                if number not in self.declared.families:
+                if number not in self.declared.families and self.declared.check(family) is None:
                     raise
         self.declared.complete(known, family)
 
