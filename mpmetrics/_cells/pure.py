@@ -1,36 +1,19 @@
 """The pure-Python twin of the hot words; see the package for the contract.
 
-Why the guard never waits: a lock that is waited for deadlocks when a signal handler or a finaliser interrupts its
-holder on the same thread, and a re-entrant lock lets the handler's addition fall between the load and the store of the
-one it interrupted, which then is lost. So an operation tries the lock once. Taken: it goes to the end of a queue, and
-the holder, who looks at the queue after giving the lock back, carries it out.
-
-An exception that a signal handler raises just between taking the lock and the ``try`` leaves the lock taken for ever.
-Operations then pile up in the queue; once the oldest has waited for a second the lock is taken for abandoned and
-replaced. Rejected: ``with`` on a re-entrant lock and a busy flag, which closes that gap but costs 100 ns more.
-
 Every store to ``words`` is one aligned 8-byte store: ``memoryview.cast("d")`` copies an item as a whole.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
-from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from mpmetrics._cells.amount import as_number
 from mpmetrics._cells.exemplars import say_not_kept
-from mpmetrics._cells.unraisable import Unraisable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mpmetrics._cells.guard import Guard, Queue
 
 __all__ = ["CounterCell", "DistributionCell", "GaugeCell", "Guard", "RecentCell", "Segment", "Words"]
-
-ABANDONED_AFTER = 1.0
-"""Seconds that a lock may be held, over a handful of bytecodes, before it counts as abandoned."""
 
 
 class Words(Protocol):
@@ -50,86 +33,6 @@ class Segment:
 
     def __init__(self, words: Words) -> None:
         self.words = words
-
-
-class Guard:
-    """Makes operations on cells atomic within a process, without ever waiting."""
-
-    __slots__ = ("_stalled", "is_slow", "lock", "queue")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.queue: deque[tuple[Callable[[Any], object], Any]] = deque()
-        self._stalled: tuple[object, float] | None = None
-        self.is_slow = False
-        """Set by the holder for as long as its operation may take its time: it waits for a lock or a disk."""
-
-    def run(self, operation: Callable[[Any], object], argument: Any) -> None:
-        """Carry out ``operation(argument)`` alone: now, or by whoever holds the guard as soon as it lets go."""
-        self.queue.append((operation, argument))
-        self.drain()
-
-    def settle(self, seconds: float = 0.1) -> bool:
-        """Wait, at most so long, until all operations that were queued before have been carried out; whether they were.
-
-        Not for the hot path, and not for whoever may have interrupted an operation.
-        """
-        # Not an Event: a signal handler that interrupts its wait, and then sets it, would wait for itself.
-        done: list[None] = []
-        self.run(done.append, None)
-        deadline = time.monotonic() + seconds
-        while not done and time.monotonic() < deadline:
-            time.sleep(0.0002)
-        return bool(done)
-
-    def drain(self) -> None:
-        """Carry out what is queued, unless another holder is going to.
-
-        An operation that raises does not keep the others from being carried out: what the first one raised is raised
-        in the end, what others raise goes to ``sys.unraisablehook``.
-        """
-        queue = self.queue
-        raised: BaseException | None = None
-        while queue and queue is self.queue:  # which a forked child begins anew: its parent's goes on in the parent
-            lock = self.lock
-            if not lock.acquire(False):
-                self._watch(lock)
-                break
-            try:
-                self._stalled = None
-                while queue and queue is self.queue:
-                    try:
-                        operation, argument = queue.popleft()
-                    except IndexError:  # emptied by a thread that took this lock for abandoned
-                        break
-                    try:
-                        operation(argument)
-                    except BaseException as error:  # noqa: BLE001 (raised below)
-                        if raised is None:
-                            raised = error
-                        else:
-                            Unraisable(error)
-            finally:
-                lock.release()
-        if raised is not None:
-            raise raised
-
-    def _watch(self, lock: threading.Lock) -> None:
-        """Replace the lock if it has been held, with the queue waiting, for longer than any operation takes."""
-        stalled = self._stalled
-        if stalled is None or stalled[0] is not lock or self.is_slow:
-            self._stalled = (lock, time.monotonic())
-        elif time.monotonic() - stalled[1] > ABANDONED_AFTER and self.lock is lock:
-            self.lock = threading.Lock()
-            self._stalled = None
-            self.drain()
-
-    def reset(self) -> None:
-        """In a forked child: a fresh lock, and none of the parent's queue, which the parent carries out."""
-        self.lock = threading.Lock()
-        self.queue = deque()
-        self._stalled = None
-        self.is_slow = False
 
 
 class _Cell:
@@ -166,19 +69,24 @@ class CounterCell(_Cell):
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
         guard = self._guard
-        lock = guard.lock
-        if lock.acquire(False):
-            try:
-                self._segment.words[self._index] += amount
-            finally:
-                lock.release()
-            if guard.queue:
-                guard.drain()
-        else:
-            guard.run(self._add, float(amount))
+        free = guard.free
+        try:
+            del free[0]
+        except KeyError:
+            guard.later(self._add, float(amount))
+            return
+        try:
+            self._segment.words[self._index] += amount
+        finally:
+            free[0] = None
+        if guard.queue:
+            guard.drain()
 
     def _add(self, amount: float) -> None:
+        queue = self._guard.queue
         self._segment.words[self._index] += amount
+        if queue:
+            del queue[0]
 
 
 class GaugeCell(_Cell):
@@ -191,17 +99,19 @@ class GaugeCell(_Cell):
         if amount.__class__ is not int and amount.__class__ is not float:
             amount = as_number(amount)
         guard = self._guard
-        lock = guard.lock
-        if lock.acquire(False):
-            try:
-                words, index = self._segment.words, self._index
-                words[index] = (words[index] + amount) or -0.0
-            finally:
-                lock.release()
-            if guard.queue:
-                guard.drain()
-        else:
-            guard.run(self._add, float(amount))
+        free = guard.free
+        try:
+            del free[0]
+        except KeyError:
+            guard.later(self._add, float(amount))
+            return
+        try:
+            words, index = self._segment.words, self._index
+            words[index] = (words[index] + amount) or -0.0
+        finally:
+            free[0] = None
+        if guard.queue:
+            guard.drain()
 
     def dec(self, amount: float = 1) -> None:
         """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
@@ -211,27 +121,34 @@ class GaugeCell(_Cell):
         """Set the value. Safe from any thread, signal handler or finaliser."""
         value = float(value) or -0.0
         guard = self._guard
-        lock = guard.lock
-        if lock.acquire(False):
-            try:
-                self._segment.words[self._index] = value
-            finally:
-                lock.release()
-            if guard.queue:
-                guard.drain()
-        else:
-            guard.run(self._set, value)
+        free = guard.free
+        try:
+            del free[0]
+        except KeyError:
+            guard.later(self._set, value)
+            return
+        try:
+            self._segment.words[self._index] = value
+        finally:
+            free[0] = None
+        if guard.queue:
+            guard.drain()
 
     def unset(self) -> None:
         """Be as if it had never been set."""
-        self._guard.run(self._set, 0.0)
+        self._guard.later(self._set, 0.0)
 
     def _add(self, amount: float) -> None:
-        words, index = self._segment.words, self._index
+        queue, words, index = self._guard.queue, self._segment.words, self._index
         words[index] = (words[index] + amount) or -0.0
+        if queue:
+            del queue[0]
 
     def _set(self, value: float) -> None:
+        queue = self._guard.queue
         self._segment.words[self._index] = value
+        if queue:
+            del queue[0]
 
 
 class RecentCell(_Cell):
@@ -241,10 +158,11 @@ class RecentCell(_Cell):
 
     def set(self, value: float) -> None:
         """Set the value as of now. Safe from any thread, signal handler or finaliser."""
-        self._guard.run(self._set, (float(value), time.time()))
+        self._guard.later(self._set, (float(value), time.time()))
 
     def _set(self, pair: tuple[float, float]) -> None:
         value, now = pair
+        queue = self._guard.queue
         words, index = self._segment.words, self._index
         first, second = words[index + 1], words[index + 3]
         older = index if first <= second else index + 2
@@ -253,16 +171,20 @@ class RecentCell(_Cell):
         words[older] = value
         # The commit: with the later time this copy counts, until then the other one does.
         words[older + 1] = now if now > latest else _next_time(latest)
+        if queue:
+            del queue[0]
 
     def unset(self) -> None:
         """Be as if it had never been set."""
-        self._guard.run(self._unset, None)
+        self._guard.later(self._unset, None)
 
     def _unset(self, _: None) -> None:
-        words, index = self._segment.words, self._index
+        queue, words, index = self._guard.queue, self._segment.words, self._index
         # The older copy first: while only the later one is left, it is the one that counts, as before.
         for at in sorted((index, index + 2), key=lambda at: words[at + 1]):
             words[at + 1] = 0.0
+        if queue:
+            del queue[0]
 
 
 def _next_time(latest: float) -> float:
@@ -292,18 +214,23 @@ class DistributionCell(_Cell):
             msg = f"{self._name!r} cannot observe {amount!r}, which is not a number: it belongs to no bucket"
             raise ValueError(msg)
         guard = self._guard
-        lock = guard.lock
-        if lock.acquire(False):
-            try:
-                self._observe(amount)
-            finally:
-                lock.release()
-            if guard.queue:
-                guard.drain()
-        else:
-            guard.run(self._observe, amount)
+        free = guard.free
+        try:
+            del free[0]
+        except KeyError:
+            guard.later(self._observe_queued, amount)
+            return
+        try:
+            self._observe(amount)
+        finally:
+            free[0] = None
+        if guard.queue:
+            guard.drain()
 
-    def _observe(self, amount: float) -> None:
+    def _observe_queued(self, amount: float) -> None:
+        self._observe(amount, self._guard.queue)
+
+    def _observe(self, amount: float, queue: Queue | tuple[()] = ()) -> None:
         words, index = self._segment.words, self._index
         bucket = index + 2 + bisect_left(self._bounds, amount)
         # Whether the number of observations is odd tells which of the two sums counts; see the format.
@@ -312,6 +239,8 @@ class DistributionCell(_Cell):
         words[index + 1 - odd] = words[index + odd] + amount
         # The commit: with one observation more, the other sum counts.
         words[bucket] += 1.0
+        if queue:
+            del queue[0]
         self._odd = 1 - odd
         self._counted = words
 

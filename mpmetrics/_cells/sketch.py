@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from mpmetrics._cells.pure import _Cell
 
 if TYPE_CHECKING:
-    from mpmetrics._cells.pure import Guard, Segment, Words
+    from mpmetrics._cells.guard import Guard, Queue
+    from mpmetrics._cells.pure import Segment, Words
 
 __all__ = ["LAYOUTS", "RECORD", "Layout", "SketchCell"]
 
@@ -103,18 +104,23 @@ class SketchCell(_Cell):
             msg = f"{self._name!r} cannot count {value!r}: {what}"
             raise ValueError(msg)
         guard = self._guard
-        lock = guard.lock
-        if lock.acquire(False):
-            try:
-                self._update(value)
-            finally:
-                lock.release()
-            if guard.queue:
-                guard.drain()
-        else:
-            guard.run(self._update, value)
+        free = guard.free
+        try:
+            del free[0]
+        except KeyError:
+            guard.later(self._update_queued, value)
+            return
+        try:
+            self._update(value)
+        finally:
+            free[0] = None
+        if guard.queue:
+            guard.drain()
 
-    def _update(self, value: float) -> None:
+    def _update_queued(self, value: float) -> None:
+        self._update(value, self._guard.queue)
+
+    def _update(self, value: float, queue: Queue | tuple[()] = ()) -> None:
         words, index = self._segment.words, self._index
         bucket = index + BUCKETS + self._layout.index(value)
         odd = self._odd if words is self._counted else self._count_odd(words, index)
@@ -143,6 +149,8 @@ class SketchCell(_Cell):
         words[new + 5] = most if most > value and _is_set(most) else value or -0.0
         # The commit: with one value more, the other record counts.
         words[bucket] += 1.0
+        if queue:
+            del queue[0]
         self._odd = 1 - odd
         self._counted = words
 

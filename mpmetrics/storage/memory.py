@@ -91,7 +91,6 @@ class Memory:
         self.segments = Segments(
             epoch,
             directory,
-            guard=self.guard,
             acknowledged=acknowledged,
             retry=self._retry,
             complain=self._complaints.say,
@@ -242,15 +241,12 @@ class Memory:
         directory, segments = self.directory, self.segments
         if directory is None or segments is None:
             return
-        self.guard.is_slow = True
         try:
             segments.move_in(self.moves)
             for entry in list(self._private.values()):
                 self._move_in(directory, segments, entry)
         except (StoreError, OSError) as error:
             self._complaints.say("store", error)
-        finally:
-            self.guard.is_slow = False
 
     @settled
     def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:

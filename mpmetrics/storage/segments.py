@@ -21,7 +21,6 @@ from mpmetrics.storage.survey import SlabName, slab_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mpmetrics._cells import Guard
     from mpmetrics.storage.catalog import Series
     from mpmetrics.storage.directory import SeriesDirectory
     from mpmetrics.storage.moves import Moves
@@ -58,8 +57,8 @@ class Refuge:
         return self.words[index]
 
     def __setitem__(self, index: int, value: float, /) -> None:
-        self.words[index] = value
         self._retry.wanted()
+        self.words[index] = value  # last, so that what raises has changed nothing
 
 
 class _Unleased:
@@ -95,7 +94,6 @@ class Segments:
         epoch: Epoch,
         directory: SeriesDirectory,
         *,
-        guard: Guard,
         acknowledged: int,
         retry: Retry,
         complain: Callable[[str, Exception], None],
@@ -103,7 +101,6 @@ class Segments:
     ) -> None:
         self._epoch = epoch
         self._directory = directory
-        self._guard = guard
         self._acknowledged = acknowledged
         self._bound = 0
         self._retry = retry
@@ -128,14 +125,11 @@ class Segments:
 
     def lease(self) -> None:
         """Lease the slab now rather than at the first touch; when that cannot be done, it is at the next."""
-        # As in touch(): else others take the guard for abandoned, and lease another slab.
-        was_slow, self._guard.is_slow = self._guard.is_slow, True
         try:
             self._lease()
         except StoreError:
             return
         finally:
-            self._guard.is_slow = was_slow
             self._directory.lock.settle()
 
     @property
@@ -166,7 +160,6 @@ class Segments:
         """The words of segment ``number``: of the slab, which is leased and grown as needed, else private ones."""
         segment = self._segments[number]
         if isinstance(segment.words, _Unleased):
-            was_slow, self._guard.is_slow = self._guard.is_slow, True
             self._touched = segment.words
             try:
                 segment.words = self._lease().words(number)
@@ -176,7 +169,6 @@ class Segments:
                 self._directory.trouble(1.0)
                 self._complain("store", error)
             finally:
-                self._guard.is_slow = was_slow
                 self._touched = None
                 self._directory.lock.settle()
         return segment.words

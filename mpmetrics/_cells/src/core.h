@@ -34,7 +34,6 @@ typedef struct {
     uint64_t held; /* 0, or the turn of the holder */
     uint64_t turn;
     PyObject *queue; /* a list of (operation, argument) */
-    PyObject *is_slow;
 } Guard;
 
 #define CELL_HEAD \

@@ -7,7 +7,6 @@ static PyObject *guard_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObje
     Guard *self = (Guard *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->is_slow = Py_NewRef(Py_False);
     self->queue = PyList_New(0);
     if (self->queue == NULL)
         Py_CLEAR(self);
@@ -92,17 +91,8 @@ static PyObject *guard_reset(Guard *self, PyObject *Py_UNUSED(none))
     if (queue == NULL)
         return NULL;
     self->held = 0;
-    Py_SETREF(self->is_slow, Py_NewRef(Py_False));
     Py_SETREF(self->queue, queue);
     Py_RETURN_NONE;
-}
-
-static PyObject *guard_is_slow(Guard *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->is_slow); }
-
-static int guard_set_is_slow(Guard *self, PyObject *value, void *Py_UNUSED(closure))
-{
-    Py_XSETREF(self->is_slow, Py_NewRef(value != NULL && PyObject_IsTrue(value) == 1 ? Py_True : Py_False));
-    return 0;
 }
 
 static int guard_traverse(Guard *self, visitproc visit, void *arg)
@@ -121,7 +111,6 @@ static void guard_dealloc(Guard *self)
 {
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->queue);
-    Py_CLEAR(self->is_slow);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -132,12 +121,6 @@ static PyMethodDef guard_methods[] = {
      "Carry out what is queued, unless another holder is going to."},
     {"reset", (PyCFunction)guard_reset, METH_NOARGS,
      "In a forked child: nobody holds it, and none of the parent's queue, which the parent carries out."},
-    {NULL},
-};
-
-static PyGetSetDef guard_fields[] = {
-    {"is_slow", (getter)guard_is_slow, (setter)guard_set_is_slow,
-     "Set by the holder for as long as its operation may take its time. Here it changes nothing.", NULL},
     {NULL},
 };
 
@@ -152,5 +135,4 @@ PyTypeObject Guard_Type = {
     .tp_traverse = (traverseproc)guard_traverse,
     .tp_clear = (inquiry)guard_clear,
     .tp_methods = guard_methods,
-    .tp_getset = guard_fields,
 };
