@@ -47,7 +47,10 @@ class _Lock:
         fork.register(self)
 
     def take(self, timeout: float) -> None:
-        """Lock it within ``timeout`` seconds; LockTimeoutError when somebody else has it for longer, else OSError."""
+        """Lock it within ``timeout`` seconds; LockTimeoutError when somebody else has it for longer, else OSError.
+
+        Whatever it raises, the caller releases: an exception out of a signal handler may come when it is locked.
+        """
         end = time.monotonic() + timeout
         try:
             while not self._try():
@@ -58,9 +61,6 @@ class _Lock:
             self._check()
         except (OSError, ValueError) as error:
             self._check(error)
-            raise
-        except BaseException:
-            self.release()
             raise
 
     def _check(self, error: Exception | None = None) -> None:
@@ -86,6 +86,13 @@ class _Lock:
 
     def release(self) -> None:
         """Unlock it; again does nothing."""
+        try:
+            self._release()
+        except BaseException:  # out of a signal handler, which somebody may keep, and with it us
+            self._release()
+            raise
+
+    def _release(self) -> None:
         descriptor = self._descriptor.fileno()
         if descriptor >= 0:
             # Not by closing alone: a process that is being started has the same open file until it executes.
@@ -131,7 +138,11 @@ class _Mutex:
         self._timeout = timeout
 
     def __enter__(self) -> None:
-        self._lock.take(self._timeout)
+        try:
+            self._lock.take(self._timeout)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -147,7 +158,11 @@ class Lease:
 
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
         self._lock = _Lock(path, owner)
-        self._lock.take(_LEASE_TIMEOUT)
+        try:
+            self._lock.take(_LEASE_TIMEOUT)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def fileno(self) -> int:
         """The descriptor of the locked file; -1 once it is released, and in a forked child."""
