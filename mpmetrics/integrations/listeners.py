@@ -107,8 +107,15 @@ class Listeners:
         return json.dumps({str(address): listener.fileno() for address, listener in self._open.items()})
 
     def take_over(self, said: str, wanted: Sequence[Address]) -> None:
-        """Have the sockets of the master before, which ``said`` this, at the ``wanted`` addresses; close the others."""
-        handed = {text: _listening(number) for text, number in json.loads(said).items()}
+        """Have the sockets of the master before, which ``said`` this, at the ``wanted`` addresses; close the others.
+
+        What nobody can have said is said in the log, and the addresses are opened as at any start.
+        """
+        try:
+            handed = {text: _listening(number) for text, number in json.loads(said).items()}
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            log.error("no sockets are taken over: %s from %r", error, said)
+            return
         for address in wanted:
             listener = handed.pop(str(address), None)
             if listener is not None:

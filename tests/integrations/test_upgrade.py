@@ -1,4 +1,4 @@
-"""SIGUSR2 and what follows: one master after the other behind the same address, and every scrape is answered."""
+"""SIGUSR2 and what follows: one master after the other behind the same address, and somebody always listens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+
+from mpmetrics.exposition.address import parse
+from mpmetrics.integrations.listeners import Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,3 +144,12 @@ def test_what_the_new_one_does_not_want_is_closed(serve: Serve, upgrade: Upgrade
     server.wait_for(server.scrape)
     with pytest.raises(ConnectionRefusedError):
         server.fetch(old, "/metrics")
+
+
+@pytest.mark.parametrize("said", ["", "[]", "{", '{"127.0.0.1:1": -1}', '{"127.0.0.1:1": "x"}'])
+def test_what_no_master_said_is_said_in_the_log(said: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A variable that somebody else set, or damaged, ends no start: the addresses are opened as at any other."""
+    listeners = Listeners()
+    listeners.take_over(said, [parse("127.0.0.1:1")])
+
+    assert "no sockets are taken over" in caplog.text
