@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import RecentCell
@@ -11,7 +12,7 @@ from mpmetrics.instruments.base import Instrument
 from mpmetrics.names.naming import check_label_names, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from mpmetrics._cells import Guard, Segment
     from mpmetrics.storage.catalog import Key
@@ -71,7 +72,7 @@ class Info(Instrument[InfoSeries]):
         cell = self._memory.bind(self._family, whole, self._make, self._max_series)
         if cell is None:  # full: what is to be replaced makes room
             with contextlib.suppress(StoreError):
-                self._forget(key, whole)
+                self._forget(key, None)
             cell = self._memory.bind(self._family, whole, self._make, self._max_series)
         if cell is None:
             cell = self._bind_overflow()
@@ -85,9 +86,16 @@ class Info(Instrument[InfoSeries]):
         self._forget(self._key(labelvalues, {}), None)
 
     def _forget(self, key: tuple[str, ...], latest: Key) -> None:
-        """Remove what was said about ``key``, but for ``latest``."""
+        """Remove what was said about ``key`` before ``latest``; all of it for None.
+
+        Not what came after: two processes that say something at the same moment would remove each other's.
+        """
         size = len(key)
-        self._memory.remove(
-            self._family,
-            lambda keys: [other for other in keys if other is not None and other[:size] == key and other != latest],
-        )
+
+        def choose(keys: Collection[Key]) -> list[Key]:
+            if latest is not None and latest not in keys:
+                return []  # somebody has said something later
+            before = itertools.takewhile(lambda other: other != latest, keys) if latest is not None else keys
+            return [other for other in before if other is not None and other[:size] == key]
+
+        self._memory.remove(self._family, choose)

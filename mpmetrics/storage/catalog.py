@@ -11,12 +11,15 @@ import math
 from array import array
 from dataclasses import astuple, dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpmetrics.errors import ConflictError, FormatError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import geometry
 from mpmetrics.storage.family import MAX_WIDTH, Family, Key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["Catalog", "Family", "Key", "Series"]
 
@@ -257,6 +260,12 @@ class Catalog:
         rest = Rest(_whole(generation, fmt.MAX_COUNT), width, _whole(serial, fmt.MAX_COUNT))
         self._take(_whole(first, fmt.MAX_SLOTS), _whole(width, fmt.MAX_SLOTS))
         self.resting[first] = rest
+
+    def keys(self, number: int) -> Collection[Key]:
+        """The label values of a family's series; of an info in the order in which they were made."""
+        members = self.series[number]
+        is_info = self.families[number].kind == "info"
+        return sorted(members, key=lambda key: members[key].serial) if is_info else members.keys()
 
     def younger(self, generation: int) -> list[Series]:
         """The series that were made after a later generation of removals."""

@@ -167,7 +167,7 @@ class SeriesDirectory:
     def remove(self, number: int, choose: Callable[[Collection[Key]], Iterable[Key]]) -> None:
         """Remove those series of family ``number`` that ``choose`` picks from the label values of all of them."""
         members = self.catalog.series[number]
-        slots = [members[key].first for key in choose(members.keys())]
+        slots = [members[key].first for key in choose(self.catalog.keys(number))]
         if slots:
             generation = self.words[fmt.GENERATION] + 2
             # Everybody takes a changed generation for: once the lock is to be had, parse up to committed and let go of

@@ -265,6 +265,26 @@ def test_info_shows_what_was_said_last(provider: Provider, shown: Shown) -> None
         assert expected == shown(provider)
 
 
+def test_info_said_by_two_at_the_same_moment(
+    provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes first to take back what was said before does not take back what has been said since."""
+    info = Info("build", "The build.", provider=provider)
+    info.info({"version": "0"})
+    forget = Info._forget
+
+    def late(self: Info, key: tuple[str, ...], latest: Any) -> None:
+        monkeypatch.setattr(Info, "_forget", forget)
+        info.info({"version": "2"})
+        monkeypatch.setattr(Info, "_forget", late)
+        forget(self, key, latest)
+
+    monkeypatch.setattr(Info, "_forget", late)
+    info.info({"version": "1"})
+
+    assert {("build_info", (("version", "2"),)): 1.0} == shown(provider)
+
+
 def test_info_with_labels(provider: Provider, shown: Shown) -> None:
     """Each set of label values has its pairs; one said anew leaves the others alone. No pairs are pairs, too."""
     info = Info("build", "", ["app"], provider=provider)
