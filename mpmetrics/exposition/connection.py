@@ -122,7 +122,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The transport is closed, by whomever."""
         self.drop()
-        untie(self._transport)
+        if self._tls is None:  # else its own protocol does
+            untie(self._transport)
 
     # Reading
 

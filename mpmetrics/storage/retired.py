@@ -50,7 +50,7 @@ class Retired:
 
     def covers(self, births: dict[str, int]) -> bool:
         """Whether all that is in a file of these ``births`` is in this one, too."""
-        return all(self.births.get(birth, 0) >= count for birth, count in births.items() - self.births.items())
+        return all(self.births.get(birth, 0) >= count for birth, count in births.items())
 
     def succeed(self) -> dict[str, int]:
         """The births of the file that is folded from this one."""
