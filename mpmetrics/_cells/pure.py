@@ -80,7 +80,11 @@ class CounterCell(_Cell):
         finally:
             free[0] = None
         if guard.queue:
-            guard.drain()
+            try:
+                guard.drain()
+            except BaseException:  # a signal that came in above is handled when the call begins
+                guard.drain()
+                raise
 
     def _add(self, amount: float) -> None:
         queue = self._guard.queue
@@ -111,7 +115,11 @@ class GaugeCell(_Cell):
         finally:
             free[0] = None
         if guard.queue:
-            guard.drain()
+            try:
+                guard.drain()
+            except BaseException:  # a signal that came in above is handled when the call begins
+                guard.drain()
+                raise
 
     def dec(self, amount: float = 1) -> None:
         """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
@@ -132,7 +140,11 @@ class GaugeCell(_Cell):
         finally:
             free[0] = None
         if guard.queue:
-            guard.drain()
+            try:
+                guard.drain()
+            except BaseException:  # a signal that came in above is handled when the call begins
+                guard.drain()
+                raise
 
     def unset(self) -> None:
         """Be as if it had never been set."""
@@ -225,7 +237,11 @@ class DistributionCell(_Cell):
         finally:
             free[0] = None
         if guard.queue:
-            guard.drain()
+            try:
+                guard.drain()
+            except BaseException:  # a signal that came in above is handled when the call begins
+                guard.drain()
+                raise
 
     def _observe_queued(self, amount: float) -> None:
         self._observe(amount, self._guard.queue)

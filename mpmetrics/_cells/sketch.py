@@ -115,7 +115,11 @@ class SketchCell(_Cell):
         finally:
             free[0] = None
         if guard.queue:
-            guard.drain()
+            try:
+                guard.drain()
+            except BaseException:  # a signal that came in above is handled when the call begins
+                guard.drain()
+                raise
 
     def _update_queued(self, value: float) -> None:
         self._update(value, self._guard.queue)
