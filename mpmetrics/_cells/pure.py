@@ -1,5 +1,7 @@
 """The pure-Python twin of the hot words; see the package for the contract.
 
+The way through the guard stands in each of the hot operations, and once more in the sketch's: a call has its price.
+
 Every store to ``words`` is one aligned 8-byte store: ``memoryview.cast("d")`` copies an item as a whole.
 """
 

@@ -35,7 +35,10 @@ _LEASE_TIMEOUT = 1.0
 
 
 class _Lock:
-    """An exclusive flock on the file ``path``, made with mode 0600 where it is not there; its directory is not made."""
+    """An exclusive flock on the file ``path``, made with mode 0600 where it is not there; its directory is not made.
+
+    A mutex has it through a ``with``, a lease from the start.
+    """
 
     _is_opening = False
     _descriptor = Descriptor(-1)
@@ -132,23 +135,23 @@ def mutex(path: str, timeout: float) -> AbstractContextManager[object]:
     return _Mutex(path, timeout)
 
 
-class _Mutex:
+class _Mutex(_Lock):
     def __init__(self, path: str, timeout: float) -> None:
-        self._lock = _Lock(path)
+        super().__init__(path)
         self._timeout = timeout
 
     def __enter__(self) -> None:
         try:
-            self._lock.take(self._timeout)
+            self.take(self._timeout)
         except BaseException:
-            self._lock.release()
+            self.release()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.release()
 
 
-class Lease:
+class Lease(_Lock):
     """An exclusive flock on a new file, for the life of the process; the kernel drops it with the process.
 
     ``path`` is created with mode 0600, and belongs to ``owner`` where a privileged process creates it for others. The
@@ -157,17 +160,9 @@ class Lease:
     """
 
     def __init__(self, path: str, owner: tuple[int, int] | None = None) -> None:
-        self._lock = _Lock(path, owner)
+        super().__init__(path, owner)
         try:
-            self._lock.take(_LEASE_TIMEOUT)
+            self.take(_LEASE_TIMEOUT)
         except BaseException:
-            self._lock.release()
+            self.release()
             raise
-
-    def fileno(self) -> int:
-        """The descriptor of the locked file; -1 once it is released, and in a forked child."""
-        return self._lock.fileno()
-
-    def release(self) -> None:
-        """Give the lease up; the file becomes a dead process's."""
-        self._lock.release()
