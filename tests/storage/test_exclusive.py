@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import signal
@@ -16,6 +15,7 @@ import pytest
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import descriptor, exclusive
 from mpmetrics.storage.exclusive import Lease, mutex
+from mpmetrics.storage.locks import unheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,19 +54,6 @@ def at_step(number: int, act: Callable[[], object], action: Callable[[], object]
     return left < 0
 
 
-def is_free(path: Path) -> bool:
-    """Whether nobody has that lock."""
-    number = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(number)
-
-
 def open_files() -> int:
     """How many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
@@ -75,7 +62,7 @@ def open_files() -> int:
 def use(path: Path) -> None:
     """Take a mutex and give it back."""
     with mutex(str(path), 0.0):
-        assert not is_free(path)
+        assert not unheld(str(path))
 
 
 def test_only_one_has_it(tmp_path: Path) -> None:
@@ -111,7 +98,7 @@ def test_a_file_that_is_removed_before_it_is_locked(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(exclusive, "lock_descriptor", late)
     with mutex(str(path), 1.0):
         assert removed
-        assert not is_free(path)
+        assert not unheld(str(path))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # interrupted in a finaliser
@@ -129,13 +116,13 @@ def test_interrupted_anywhere(tmp_path: Path) -> None:
         try:
             goes_on = at_step(step, interrupt, lambda: use(path))
         except KeyboardInterrupt as error:
-            if not is_free(path):
+            if not unheld(str(path)):
                 held.append(step)
             del error
         gc.collect()
         # Between the system opening a descriptor and our having it there is a moment for a signal to come in.
         assert open_files() <= before + 1, f"step {step}"
-        assert is_free(path), f"step {step}"
+        assert unheld(str(path)), f"step {step}"
         use(path)
         step += 1
     assert step > 100
@@ -190,7 +177,7 @@ def take(path: Path, taken: list[object]) -> None:
 def check_children(action: Callable[[], object], path: Path) -> None:
     """Fail unless the lock is free while such a child lives."""
     for step in forked_at_each_step(action):
-        assert is_free(path), f"a child that was forked at step {step} has its dead parent's lock"
+        assert unheld(str(path)), f"a child that was forked at step {step} has its dead parent's lock"
 
 
 def test_a_child_has_no_lock_of_its_parent(tmp_path: Path) -> None:
