@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.callback import Callback, Callbacks
-from mpmetrics.errors import ConflictError, MpmetricsError, StoreError
+from mpmetrics.errors import MpmetricsError, StoreError
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
 from mpmetrics.storage import fork
+from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
-from mpmetrics.storage.retry import SETTLE
 from mpmetrics.storage.store import Epoch, Store
 from mpmetrics.storage.turns import Turns
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Provider", "get_provider", "set_provider"]
 
 log = logging.getLogger("mpmetrics")
+
+FOLD_AT = 64
+"""Dead slabs that a process finds before it folds them itself."""
 
 
 class Provider:
@@ -57,7 +60,6 @@ class Provider:
     ) -> None:
         self.clock = clock
         self.memory = Memory(clock=clock)
-        self.epoch: Epoch | None = None
         self.unavailable: str | None = None
         self.callbacks = Callbacks(self._serve, self._withdraw)
         self.resource: dict[str, str] = {}
@@ -85,6 +87,11 @@ class Provider:
         return provider
 
     @property
+    def epoch(self) -> Epoch | None:
+        """The epoch of the store that this process is part of."""
+        return self.memory.epoch
+
+    @property
     def directory(self) -> str | None:
         """The store's directory, or None without one."""
         return None if self.epoch is None else os.path.dirname(self.epoch.path)
@@ -92,23 +99,26 @@ class Provider:
     def attach(self, epoch: Epoch) -> None:
         """Move everything into ``epoch`` and write there from now on.
 
-        Raises :class:`~mpmetrics.errors.StoreError` when that cannot be done, values stay here then; and
-        :class:`~mpmetrics.errors.ConflictError` when a metric of ours is a different one there: that metric's values
-        stay here, the others are attached.
+        Raises :class:`~mpmetrics.errors.StoreError` when that cannot be done; values stay here then.
         """
-        conflict = None
         try:
             self.memory.attach(epoch)
-        except ConflictError as error:
-            conflict = error
         except OSError as error:
             msg = f"the epoch {epoch.path} cannot be used: {error}"
             raise StoreError(msg) from error
-        self.epoch = epoch
+        self._fold(epoch)
         for callback in self.callbacks:
             self._serve(callback)
-        if conflict is not None:
-            raise conflict
+
+    def _fold(self, epoch: Epoch) -> None:
+        """At the start and at the end of a process, none of which a request waits for: fold the dead if they are many.
+
+        Else they would pile up where nobody collects.
+        """
+        try:
+            fold(epoch.path, at_least=FOLD_AT)
+        except (StoreError, OSError) as error:
+            log.warning("the dead of %s stay for the next process: %s", epoch.path, error)
 
     def meter(self, name: str, version: str = "", attributes: Mapping[str, object] | None = None) -> Meter:
         """The meter of this name, version and attributes, which go on each measurement of its instruments.
@@ -212,9 +222,8 @@ class Provider:
                 self._serve(callback)
 
     def force_flush(self) -> None:
-        """Move what is still private into the store now, as far as it can take it. Values are never buffered else."""
-        self.memory.retry()
-        self.memory.guard.settle(SETTLE)  # another thread may be at it
+        """Move what waits for room into the store now, as far as it has any. Values are never buffered else."""
+        self.memory.settle()
 
     def shutdown(self) -> None:
         """Give up the store; calling it again does nothing. What is written later stays in this process.
@@ -228,11 +237,10 @@ class Provider:
             agent, self._agent = self._agent, None
             if agent is not None:
                 agent.close()
-            self.memory.close()
-            epoch, self.epoch = self.epoch, None
+            epoch = self.epoch
             if epoch is not None:
-                epoch.lease.close()
-                epoch.shield.close()
+                self._fold(epoch)
+            self.memory.close()
 
     @property
     def closed(self) -> bool:

@@ -22,7 +22,7 @@ from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.drivers.beside import check_drivers, sources
-from mpmetrics.errors import ConflictError, StoreError
+from mpmetrics.errors import StoreError
 from mpmetrics.exposition.address import DEFAULT_BIND, Address
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.exposition.endpoint import Endpoint
@@ -176,8 +176,6 @@ class _Server:
         """Begin the epoch and have all metrics in it; where there can be none, say why, and the server serves."""
         try:
             self._home.enter(self.provider, self._settings.directory, server.cfg)
-        except ConflictError as error:
-            log.error("%s", error)
         except (StoreError, OSError) as error:
             self.provider.unavailable = str(error)
             log.error("%s; the server serves, its metrics stay private to each process until a reload", error)

@@ -41,8 +41,7 @@ class Home:
     def enter(self, provider: Provider, configured: str | None, cfg: Any) -> None:
         """Attach ``provider`` to an epoch of the store ``configured``, or the environment's, or else of a new one.
 
-        Raises StoreError and OSError where there is none, and what was made for it is gone then. ConflictError is
-        :meth:`Provider.attach`'s, which has attached the rest.
+        Raises StoreError and OSError where there is none, and what was made for it is gone then.
         """
         self._store, self._is_ours, self.is_shared = None, False, False
         directory, inherited = configured or self._environ.get("MPMETRICS_DIR"), self._environ.get("MPMETRICS_DIR")
@@ -64,7 +63,7 @@ class Home:
                 self._tell(provider.epoch)
             elif not directory:  # nobody else knows of it yet
                 if epoch is not None:
-                    epoch.lease.close()
+                    epoch.close()
                 self._store.remove_if_dead(grace=0.0)
 
     def _before(self) -> int | None:

@@ -1,17 +1,22 @@
-"""File descriptors that close with their owner, and files of a store opened as they have to be."""
+"""File descriptors that close with their owner, and files of a store opened as they have to be.
+
+A descriptor lives for one operation. What a process needs for longer it holds as a map: code that turns a process into
+a daemon closes all descriptors, and what stands under their numbers later is its own.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics.errors import FormatError
+from mpmetrics.errors import FormatError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FILE_MODE", "Descriptor", "open_private", "open_regular", "secure"]
+__all__ = ["FILE_MODE", "Descriptor", "Directory", "open_private", "open_regular", "secure", "write_all"]
 
 FILE_MODE = 0o600
 
@@ -39,30 +44,74 @@ class Descriptor:
             except OSError:
                 pass
 
+    def __enter__(self) -> int:
+        return self._number
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
         self.close()
 
 
-def open_regular(path: str, flags: int = os.O_RDONLY) -> Descriptor:
+@dataclass(frozen=True)
+class Directory:
+    """A directory of a store, which is opened anew for each use and has to be the same one each time.
+
+    ``identity`` is its device and number, ``owner`` the user and group that it belongs to. Nobody can have another
+    directory, or a link to one, taken for it.
+    """
+
+    path: str
+    identity: tuple[int, int]
+    owner: tuple[int, int]
+
+    @classmethod
+    def at(cls, path: str) -> Directory:
+        """The directory that is at ``path`` now; OSError when there is none, or a symbolic link."""
+        with Descriptor(os.open(path, _DIRECTORY)) as descriptor:
+            status = os.fstat(descriptor)
+        return cls(path, (status.st_dev, status.st_ino), (status.st_uid, status.st_gid))
+
+    def open(self) -> Descriptor:
+        """Open it; StoreUnavailableError when another one is in its place, else OSError."""
+        descriptor = Descriptor(os.open(self.path, _DIRECTORY))
+        status = os.fstat(descriptor.fileno())
+        if (status.st_dev, status.st_ino) != self.identity or status.st_uid != self.owner[0]:
+            msg = f"{self.path} is another directory than it was"
+            raise StoreUnavailableError(msg)
+        return descriptor
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether we are root and it belongs to another user, who has power over all that is in it."""
+        return 0 in (os.getuid(), os.geteuid()) and self.owner[0] != 0
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> Descriptor:
     """Open a regular file, never through a symbolic link; FormatError when it is something else, else OSError."""
-    descriptor = Descriptor(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = Descriptor(os.open(path, flags, dir_fd=dir_fd))
     if not stat.S_ISREG(os.fstat(descriptor.fileno()).st_mode):
         msg = f"{path}: not a regular file"
         raise FormatError(msg)
     return descriptor
 
 
-def open_private(path: str, flags: int, owner: tuple[int, int] | None) -> int:
+def open_private(path: str, flags: int, owner: tuple[int, int] | None, *, dir_fd: int | None = None) -> int:
     """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     create = flags & os.O_CREAT
     try:
         # Exclusively: what is made our owner's has to be what we made.
-        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE)
+        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE, dir_fd=dir_fd)
     except FileExistsError:
         if flags & os.O_EXCL:
             raise
-        return os.open(path, flags & ~os.O_CREAT)
+        return os.open(path, flags & ~os.O_CREAT, dir_fd=dir_fd)
     if create:
         try:
             secure(descriptor, FILE_MODE, owner)
@@ -77,3 +126,11 @@ def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
     os.fchmod(descriptor, mode)
     if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
         os.fchown(descriptor, *owner)
+
+
+def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,17 +1,16 @@
-"""A metric as all processes agree on it, and what makes the fields of a FAMILY record one. No input or output."""
+"""A metric as it is declared, and as a FAMILY record holds it. No input or output."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, fields
-from itertools import pairwise
-from operator import lt
-from typing import Any
+import struct
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from mpmetrics._cells import LAYOUTS, RECORD
 from mpmetrics.names.naming import check_label_names, check_metric_name
-from mpmetrics.names.translation import check_name, label_name
+from mpmetrics.names.translation import check_name
 from mpmetrics.storage import format as fmt
 
 __all__ = ["MAX_WIDTH", "Family", "Key"]
@@ -43,11 +42,13 @@ _SCOPES = frozenset({"", "host", "worker"})
 _TEMPORALITIES = frozenset({"", "cumulative", "delta", "observed"})
 _ROLE_NAME = re.compile(r"registry/[^/]+/[^/]*/", re.DOTALL)
 _TEXTS = ("name", "kind", "help", "unit", "mode", "original", "scope", "temporality", "role", "origin")
-_LATER = frozenset({"original", "scope", "temporality", "role"})
-"""Fields that a record may go without."""
+MAX_WIDTH = 1 << 17
+"""Words that a series may have."""
 
-MAX_WIDTH = fmt.MAX_SEGMENT // fmt.WORD
-"""Words that a series may have: those of one segment of a slab."""
+_RECENT = 4
+"""Words of what is said with its time, in two copies."""
+
+_COUNTS = struct.Struct("=III")
 
 _SUFFIXES = {
     "counter": ("", "_total", "_created"),
@@ -59,7 +60,7 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class Family:
-    """A metric as all processes agree on it.
+    """A metric as it is declared.
 
     ``kind`` is counter, updowncounter, gauge, histogram, summary, info, enum or sketch. ``mode`` is how a gauge or an
     up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a
@@ -69,7 +70,7 @@ class Family:
     ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck,
     or what a counter went down by, decrease. Such a family
     is named ``registry/role/registry's name/name``, and shows through a driver alone. ``origin`` says where it was
-    declared, for messages, and is no part of what must agree.
+    declared, for messages. Families are equal whatever their help and origin.
     """
 
     name: str
@@ -88,14 +89,25 @@ class Family:
 
     @property
     def width(self) -> int:
-        """Slots of one series."""
+        """Words of one series."""
         if self.kind in ("histogram", "summary"):
             return 2 + max(1, len(self.bounds))
         if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
-            return 4
+            return _RECENT
         if self.kind == "sketch":
             return 2 * RECORD + LAYOUTS[self.mode].size
         return 1
+
+    @property
+    def retired_width(self) -> int:
+        """Words of one series in the retired file; 0 where they differ from series to series."""
+        if self.kind in ("histogram", "summary"):
+            return self.width
+        if self.kind == "sketch":
+            return self.width - RECORD
+        if self.width == _RECENT or self.mode.startswith("live"):
+            return self.width
+        return {"all": 0, "min": 1, "max": 1}.get(self.mode, 2)
 
     @property
     def is_open(self) -> bool:
@@ -115,21 +127,46 @@ class Family:
         """Every name that the exposition of this family takes."""
         return frozenset(self.name + suffix for suffix in _SUFFIXES.get(self.kind, ("",)))
 
-    def dump(self) -> dict[str, Any]:
-        """The fields of a FAMILY record; bounds in ``float.hex`` form, so that they come back to the bit."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        values["bounds"] = [bound.hex() for bound in self.bounds]
-        return values
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What two families of one name must have in common for their series to be shown together."""
+        particulars = (self.mode, self.bounds, self.states)
+        return (self.kind, *particulars, self.original, self.scope, self.temporality, self.role)
+
+    def pack(self) -> bytes:
+        """The fields of a FAMILY record; ValueError when a record cannot take so much.
+
+        Three u32 with the numbers of labels, states and bounds, a u32 for the length of each text, the texts in UTF-8,
+        and the bounds as doubles.
+        """
+        texts = [text.encode() for text in (*(getattr(self, name) for name in _TEXTS), *self.labels, *self.states)]
+        counts = _COUNTS.pack(len(self.labels), len(self.states), len(self.bounds))
+        lengths = struct.pack(f"={len(texts)}I", *map(len, texts))
+        packed = b"".join((counts, lengths, *texts, struct.pack(f"={len(self.bounds)}d", *self.bounds)))
+        if len(packed) > fmt.MAX_BODY - fmt.WORD * 2:
+            msg = f"metric {self.name!r}: help, labels and buckets have {len(packed)} bytes, over {fmt.MAX_BODY}"
+            raise ValueError(msg)
+        return packed
 
     @classmethod
-    def load(cls, values: dict[str, Any]) -> Family:
-        """The family of a FAMILY record; TypeError, ValueError or KeyError when the fields are not a family's."""
-        family = cls(
-            **{name: _text(values.get(name, "") if name in _LATER else values[name]) for name in _TEXTS},
-            labels=_texts(values["labels"]),
-            bounds=tuple(map(float.fromhex, _texts(values["bounds"]))),
-            states=_texts(values["states"]),
-        )
+    def unpack(cls, packed: bytes) -> Family:
+        """The family of these fields; ValueError when they are none that a metric can have."""
+        try:
+            labels, states, bounds = _COUNTS.unpack_from(packed)
+            count = len(_TEXTS) + labels + states
+            lengths = struct.unpack_from(f"={count}I", packed, _COUNTS.size)
+            start = _COUNTS.size + 4 * count
+            ends = list(accumulate(lengths, initial=start))
+            if len(packed) != ends[-1] + fmt.WORD * bounds:
+                raise ValueError("its length is another than its parts have")
+            texts = [packed[low:high].decode() for low, high in pairwise(ends)]
+            numbers = struct.unpack_from(f"={bounds}d", packed, ends[-1])
+        except (struct.error, MemoryError, OverflowError) as error:
+            msg = f"no metric: {error}"
+            raise ValueError(msg) from error
+        named = dict(zip(_TEXTS, texts, strict=False))
+        rest = texts[len(_TEXTS) :]
+        family = cls(**named, labels=tuple(rest[:labels]), states=tuple(rest[labels:]), bounds=numbers)
         family.check()
         return family
 
@@ -181,24 +218,6 @@ class Family:
             msg = f"metric {self.name!r}: its name does not end in its unit, {self.unit!r}"
             raise ValueError(msg)
 
-    def key(self, values: object) -> Key:
-        """The label values of a SERIES record; TypeError or ValueError when no series of this family has them."""
-        if values is None:
-            return None
-        key = _texts(values)
-        size = len(self.labels)
-        names = key[size::2] if self.is_open else ()
-        ordered = sorted(names) if self.role else names
-        is_right = len(key) == size + 2 * len(names) and all(names) and all(map(lt, ordered, ordered[1:]))
-        if names and self.labels:
-            is_right = is_right and set(names).isdisjoint(self.labels)
-        if names and self._reserved:
-            is_right = is_right and set(map(label_name, names)).isdisjoint(self._reserved)
-        if not is_right:
-            msg = f"metric {self.name!r} cannot have a series {key}"
-            raise ValueError(msg)
-        return key
-
     def difference(self, other: Family) -> str:
         """In words, what keeps two families of one name apart."""
         for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality", "role"):
@@ -213,20 +232,3 @@ def _words(value: object) -> str:
         finite = [item for item in value if not (isinstance(item, float) and math.isinf(item))]
         return "(" + ", ".join(map(str, finite)) + ")"
     return repr(value)
-
-
-def _text(value: object) -> str:
-    """``value``, which has to be text that UTF-8 can carry."""
-    if not isinstance(value, str):
-        msg = f"{value!r:.50} is no text"
-        raise TypeError(msg)
-    value.encode()
-    return value
-
-
-def _texts(values: object) -> tuple[str, ...]:
-    if not isinstance(values, list | tuple):
-        msg = f"{values!r:.50} is no list of texts"
-        raise TypeError(msg)
-    "".join(values).encode()  # all at once: this is done for each series
-    return tuple(values)

@@ -1,188 +1,212 @@
-"""Folding: what dead processes counted moves into the retired file, exactly once, and their slabs go.
+"""Folding: what the dead counted moves into the retired file, exactly once, and their slabs go.
 
-Under the fold lock: read the retired file; unlink slabs that it names (a folder was killed before it could); read the
-slabs of the dead; add them up; write a new retired file that names them and rename it into place, which is the commit;
-unlink them. A kill before the commit leaves everything as it was; after it, slabs that nobody counts again.
+Under the fold lock a new retired file is written that names the slabs that it now contains, and renamed into its place:
+that is the commit. Then the slabs are marked and unlinked. A folder that is killed before the commit has changed
+nothing; after it, the next one finds the names and goes on unlinking. Readers see the old state or the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from array import array
-from dataclasses import replace
+import secrets
+import time
 from typing import TYPE_CHECKING
 
-from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
-from mpmetrics.storage.exclusive import mutex
-from mpmetrics.storage.locks import remove_unheld, unheld
-from mpmetrics.storage.reader import SeriesReader, SlabReader
-from mpmetrics.storage.retire import retire
-from mpmetrics.storage.retired import load_retired, new_birth, write_retired
-from mpmetrics.storage.survey import is_alive, list_slabs
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
+from mpmetrics.storage.locks import is_held, mutex
+from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.retire import Contents, retire
+from mpmetrics.storage.shapes import Shapes
+from mpmetrics.storage.shared import Shared
+from mpmetrics.storage.slabs import SlabName, is_alive, list_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from mpmetrics.storage.catalog import Catalog
-    from mpmetrics.storage.retired import Retired
-
-__all__ = ["LostError", "fold", "put_back"]
-
-DAMAGED_AT = 64
-"""Dead slabs that have to be there before they are folded although records are damaged: a collector that read those
-records before the damage still shows what the dead counted in their series, and a fold is the end of that."""
-
-PATIENCE = 0.1
-"""Seconds that who puts the retired file back waits for another folder: it remembers it, and comes again."""
-
-_NONE = array("q")
-"""Nobody writes to a dead process's words any more, so none of them have to be read together."""
+    from collections.abc import Iterable, Sequence
 
 
-def fold(path: str, *, owner: tuple[int, int] | None = None, at_least: int = 1, timeout: float = 0.0) -> int:
-    """Fold the dead of the epoch at ``path`` when there are ``at_least`` of them; returns how many were.
+__all__ = ["fold"]
 
-    With ``at_least=0`` the retired file is written anew in any case, which drops removed series from it. Waits
-    ``timeout`` seconds for another folder and returns 0 when it goes on longer. Slabs that cannot be read are left
-    where they are; where records of the series directory are damaged, so are the others, unless they are many. Raises
-    :class:`~mpmetrics.errors.FormatError` or OSError when the retired file or the series directory cannot be used or
-    written, or slabs that were folded cannot be removed; nothing is lost then.
+BATCH = 64
+"""Slabs that are folded with one commit."""
+
+SHORTEN_AT = 1 << 16
+"""Bytes of removals before it is looked which of them are needed."""
+
+
+def fold(path: str, *, at_least: int = 1, most: int = BATCH) -> int:
+    """Fold the dead of the epoch at ``path``, up to ``most``, if there are ``at_least``; returns how many were folded.
+
+    A long list of removals is shortened on the way. Returns 0 when another process folds. Slabs that cannot be read are
+    left where they are. Raises :class:`~mpmetrics.errors.StoreError` or OSError when the store cannot be read or
+    written; nothing is lost then.
     """
-    if at_least and len(_dead(path)) < at_least:
-        return 0
-    try:
-        with mutex(os.path.join(path, "fold.lock"), timeout):
-            return _fold(path, owner, at_least)
-    except LockTimeoutError:
-        return 0
-
-
-class LostError(StoreError):
-    """A retired file cannot be put back, nor ever will be: part of what it held may be in another one."""
-
-
-def put_back(path: str, kept: Retired, left: Collection[str], owner: tuple[int, int] | None) -> bool:
-    """See to it that the retired file of the epoch at ``path`` holds what it held when it was ``kept``.
-
-    Where it is gone, it is written anew; where others began another one since, it is added to that. ``left`` are the
-    slabs that ``kept`` names and that were there when it was. Whether there was something to do. Raises as :func:`fold`
-    does, :class:`LostError` when something may count twice then, and :class:`~mpmetrics.errors.LockTimeoutError` when
-    others have the fold lock for longer than ``PATIENCE``.
-    """
-    if load_retired(path).covers(kept.births):
-        return False
-    is_left = unheld(os.path.join(path, "lease"))  # or a cleaner removed that, too
-    if is_left and not any(is_alive(os.path.join(path, slab.file)) for slab in list_slabs(path)):
-        # Who removes a dead epoch is not to find another file in it. That of one that dies at this very moment, the
-        # next server to start removes.
-        raise FileNotFoundError(errno.ENOENT, "nobody is in this epoch any more", path)
-    with mutex(os.path.join(path, "fold.lock"), PATIENCE):
-        current = load_retired(path)
-        if current.covers(kept.births):
-            return False
-        # A slab may be in both where the folder that put it into the first one was killed before it could unlink it,
-        # and the second one began without the first. While it is there, both files name it. It was unlinked when at
-        # most one of them was in its place; the other one is back since then, by this function, from somebody who had
-        # last seen it beside that slab: which is refused here, as it was gone.
-        is_apart = current.births.keys().isdisjoint(kept.births) and current.slabs.isdisjoint(kept.slabs)
-        if not is_apart or not {slab.identity for slab in list_slabs(path)}.issuperset(left):
-            raise LostError(f"{path}/retired was removed, and part of what it held may be in another one")
-        new = replace(kept)
-        if current.births:
-            catalog, generation = _read_series(path)
-            if catalog.damaged:
-                msg = f"{path}/retired was removed; what it held is not added to the new one beside damaged records"
-                raise FormatError(msg)
-            new = retire([kept, current], [], catalog, generation)
-            new.slabs = kept.slabs | current.slabs
-        new.births = kept.births | current.births | new_birth()
-        write_retired(path, new, owner)
-    return True
-
-
-def _dead(path: str) -> list[str]:
-    return [slab.file for slab in list_slabs(path) if not is_alive(os.path.join(path, slab.file))]
-
-
-def _fold(path: str, owner: tuple[int, int] | None, at_least: int) -> int:
-    _sweep(path)
-    retired = load_retired(path)
-    stay = _unlink(path, [slab.file for slab in list_slabs(path) if slab.identity in retired.slabs])
-    fresh = _open_dead(path, stay)
-    try:
-        if len(fresh) < at_least:
-            return _done(0, stay)
-        # After the last of their writers died, and so with all the series that they can have written to.
-        catalog, generation = _read_series(path)
-        if catalog.damaged and len(fresh) < DAMAGED_AT:
-            return _done(0, stay)
-        readings = [(slab, slab.read(catalog.next_slot, _NONE)) for slab in fresh]
-        new = retire([retired], readings, catalog, generation)
-        new.births = retired.succeed()
-        # As long as they are there, they have to be known.
-        new.slabs.update(name.rpartition("-")[2] for name in stay)
-        write_retired(path, new, owner)
-        stay |= _unlink(path, [os.path.basename(slab.path) for slab in fresh])
-        return _done(len(fresh), stay)
-    finally:
-        for slab in fresh:
-            slab.close()
-
-
-def _read_series(path: str) -> tuple[Catalog, int]:
-    """The series that there are, as of which generation of removals."""
-    series = SeriesReader(path)
-    try:
-        generation = series.sync()
-    finally:
-        series.close()
-    return series.catalog, generation
-
-
-def _open_dead(path: str, contained: Collection[str]) -> list[SlabReader]:
-    """The slabs to fold, but for those that the retired file contains."""
-    fresh: list[SlabReader] = []
-    for name in _dead(path):
-        if name in contained:
-            continue
-        with contextlib.suppress(FormatError, OSError):
-            slab = SlabReader(os.path.join(path, name))
-            if not slab.alive:
-                slab.read(0, _NONE)  # whether it can be read
-                fresh.append(slab)
-    return fresh
-
-
-def _unlink(path: str, names: list[str]) -> dict[str, OSError]:
-    """Unlink these slabs, which the retired file contains; returns those that stay, which it has to go on naming."""
-    stay = {}
-    for name in names:
+    directory = Directory.at(path)
+    if directory.is_foreign:
+        return 0  # what is read and written here would be root's, in a directory of somebody else
+    with directory.open() as folder:
+        dead = [slab for slab in list_slabs(folder) if not is_alive(slab.file, dir_fd=folder)]
+        if len(dead) < at_least and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
+            return 0
         try:
-            os.unlink(os.path.join(path, name))
+            with mutex("fold.lock", 0.0, dir_fd=folder):
+                return _Fold(directory, folder).run(dead, most, at_least)
+        except LockTimeoutError:
+            return 0
+
+
+class _Fold:
+    """One fold, under its lock, in the directory that is open as ``folder``."""
+
+    def __init__(self, directory: Directory, folder: int) -> None:
+        self._directory = directory
+        self._folder = folder
+        self._shapes = Shapes()
+        self._removals = Removals(directory, Shared(directory))
+        self._retired: SlabReader | None = None
+        with contextlib.suppress(FileNotFoundError), open_regular("retired", dir_fd=folder) as descriptor:
+            self._retired = SlabReader(descriptor, f"{directory.path}/retired", is_retired=True)
+            self._retired.read(self._shapes.declare)
+
+    def run(self, dead: Sequence[SlabName], most: int, at_least: int) -> int:
+        self._sweep()
+        contained = set() if self._retired is None else self._retired.source.folded
+        fresh: dict[bytes, tuple[str, SlabReader]] = {}
+        stay: set[bytes] = set()
+        for slab in dead:
+            reader = self._open(slab)
+            identity = b"" if reader is None else bytes.fromhex(reader.identity)
+            if reader is None:
+                continue
+            if identity in contained or reader.is_folded or identity in fresh:  # the last: its second name
+                stay |= set() if self._remove(slab.file) else {identity}
+            elif len(fresh) < most:
+                fresh[identity] = slab.file, reader
+        is_long = os.stat("removals", dir_fd=self._folder).st_size >= SHORTEN_AT
+        if len(fresh) < at_least and not is_long:
+            return 0
+        readers = [reader for _, reader in fresh.values()]
+        for reader in readers:
+            reader.read(self._shapes.declare)
+        # After all slabs have been read: what was removed since a series was made is not to come back.
+        self._removals.read()
+        retired = [] if self._retired is None else [self._retired]
+        self._shapes.apply([reader.source for reader in (*retired, *readers)], self._removals)
+        self._write(readers, {*fresh, *stay})
+        for file, _ in fresh.values():
+            self._mark(file)
+            self._remove(file)
+        if is_long:
+            self._shorten()
+        return len(fresh)
+
+    def _open(self, slab: SlabName) -> SlabReader | None:
+        with contextlib.suppress(FormatError, OSError), open_regular(slab.file, dir_fd=self._folder) as descriptor:
+            if not is_held(descriptor):
+                reader = SlabReader(descriptor, f"{self._directory.path}/{slab.file}")
+                reader.ordinal = slab.ordinal
+                return reader
+        return None
+
+    def _write(self, readers: Sequence[SlabReader], names: Iterable[bytes]) -> None:
+        folded = len(readers) + (0 if self._retired is None else self._retired.folded)
+        contents = retire(self._shapes, self._retired, readers, self._living)
+        for identity in sorted(names):
+            contents.add_record(fmt.FOLDED, identity)
+        temporary = f"new-retired-{secrets.token_hex(16)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        descriptor = open_private(temporary, flags, self._directory.owner, dir_fd=self._folder)
+        try:
+            with Descriptor(descriptor):
+                _fill(descriptor, contents, folded)
+            # The commit: from here on these slabs count as part of the retired file, and not by themselves.
+            os.rename(temporary, "retired", src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except BaseException:
+            with contextlib.suppress(OSError):  # it has its name already
+                os.unlink(temporary, dir_fd=self._folder)
+            raise
+
+    def _read_all(self, shapes: Shapes) -> list[SlabReader]:
+        """Read all that there is now into ``shapes``: the retired file, and the slabs that are not in it.
+
+        FormatError or OSError when something cannot be read, or has another name by now.
+        """
+        found: dict[str, SlabReader] = {}
+        for name in ("retired", *(slab.file for slab in list_slabs(self._folder))):
+            with open_regular(name, dir_fd=self._folder) as descriptor:
+                reader = SlabReader(descriptor, name, is_retired=name == "retired")
+            found[reader.identity] = reader
+            reader.read(shapes.declare)
+        return list(found.values())
+
+    def _living(self, shapes: Shapes) -> list[SlabReader]:
+        """Read what the living show into ``shapes``: asked for only where not all of the dead can be kept."""
+        return [reader for reader in self._read_all(shapes) if reader.is_alive]
+
+    def _shorten(self) -> None:
+        """Forget the removals that end no series any more."""
+        shapes = Shapes()
+        with contextlib.suppress(FormatError, OSError, LockTimeoutError):  # it is done by a later fold
+            readers = self._read_all(shapes)
+            self._removals.read()
+            self._removals.shorten(shapes.needed([reader.source for reader in readers], self._removals))
+
+    def _owners(self) -> set[str]:
+        """Identities of the slabs whose owners may listen at a socket."""
+        found = set()
+        for slab in list_slabs(self._folder):
+            with contextlib.suppress(FormatError, OSError), open_regular(slab.file, dir_fd=self._folder) as descriptor:
+                if is_held(descriptor):
+                    found.add(SlabReader(descriptor, slab.file).identity)
+        return found
+
+    def _mark(self, file: str) -> None:
+        """Have readers that map the slab know that it was folded."""
+        with contextlib.suppress(OSError), open_regular(file, os.O_WRONLY, dir_fd=self._folder) as descriptor:
+            os.pwrite(descriptor, (1).to_bytes(fmt.WORD, fmt.BYTE_ORDER), fmt.WORD * fmt.RETIRED)
+
+    def _remove(self, file: str) -> bool:
+        """Unlink the file of a dead slab, while nobody gives its name to another one; whether it is gone."""
+        try:
+            with mutex("names.lock", 1.0, dir_fd=self._folder):
+                if not is_alive(file, dir_fd=self._folder):
+                    os.unlink(file, dir_fd=self._folder)
         except FileNotFoundError:
-            continue
-        except OSError as error:
-            stay[name] = error
-    return stay
+            return True
+        except (OSError, LockTimeoutError):
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left unfinished."""
+        names = os.listdir(self._folder)
+        owners = None
+        for name in names:
+            with contextlib.suppress(OSError):  # it has gone
+                is_slab = name.startswith("new-slab-") and not is_alive(name, dir_fd=self._folder)
+                if is_slab or name.startswith(("new-retired-", "new-removals-")):
+                    os.unlink(name, dir_fd=self._folder)
+                elif name.startswith(("ask-", "new-ask-")):
+                    owners = self._owners() if owners is None else owners
+                    if name.rpartition("-")[2] not in owners:
+                        os.unlink(name, dir_fd=self._folder)
 
 
-def _done(count: int, stay: dict[str, OSError]) -> int:
-    """So many were folded; raises what kept a file of theirs from being removed."""
-    for error in stay.values():
-        raise error
-    return count
-
-
-def _sweep(path: str) -> None:
-    """Remove what killed processes left unfinished. Retired files are made under the fold lock, which we hold."""
-    for name in os.listdir(path):
-        if name.startswith("new-retired-"):
-            _unlink(path, [name])
-        elif name.startswith("new-slab-"):
-            remove_unheld(os.path.join(path, name))
-        elif name.startswith(("ask-", "new-ask-")):
-            owners = (slab.file for slab in list_slabs(path) if slab.identity == name.rpartition("-")[2])
-            if not any(is_alive(os.path.join(path, owner)) for owner in owners):
-                _unlink(path, [name])
+def _fill(descriptor: int, contents: Contents, folded: int) -> None:
+    words, records = b"".join(contents.words), b"".join(contents.records)
+    if len(words) > fmt.AREA_0 - fmt.PAGE or len(records) > fmt.AREA_SIZE:
+        msg = f"the retired file would have {len(words)} bytes of words and {len(records)} of records: too many series"
+        raise StoreUnavailableError(msg)
+    page = bytearray(fmt.PAGE)
+    head = fmt.pack_slab(secrets.token_bytes(16), os.getpid(), time.time(), fmt.RETIRED_MAGIC, folded)
+    page[: len(head)] = head
+    numbers = memoryview(page).cast("Q")
+    numbers[fmt.WORDS_END] = fmt.PAGE + len(words)
+    numbers[fmt.COMMITTED] = numbers[fmt.ROOM] = len(records)
+    for data, offset in ((words, fmt.PAGE), (records, fmt.AREA_0), (page, 0)):
+        write_all(descriptor, data, offset)
+    if os.fstat(descriptor).st_size < fmt.AREA_0:
+        os.ftruncate(descriptor, fmt.AREA_0)

@@ -2,46 +2,65 @@
 
 A store is a directory::
 
-    lock                   begin lock: taken to begin or join an epoch, and to clean up dead ones
-    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest of the current one
-        lease              every process of the epoch holds a shared flock on it: no holder, dead epoch
-        series             the series directory
-        series.lock        append lock: taken to append to ``series`` and to link a slab
-        fold.lock          fold lock: taken to replace ``retired``
+    lock                   begin lock: held while an epoch begins, and while dead epochs are removed
+    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest for the current one
+        lease              each process of the epoch holds a shared flock on it; nobody does: the epoch is dead
+        server             each master of the epoch holds a shared flock on it; nobody does: there is no server
+        shared             one page that all processes map: the generation of removals, and the trouble words
+        removals           which series were removed
+        removals.lock      held by the process that removes
+        fold.lock          held by the process that folds
+        names.lock         held by the process that takes a dead slab's name away
         retired            what dead processes counted
-        slab-O-ID          the slab of one process: ordinal O, identity ID (32 hex digits)
-        ask-O-ID           the socket at which the owner of slab-O-ID is asked to run its callbacks
+        idle-ID            the slab of a process that has declared, but not counted; ID is its identity (32 hex digits)
+        slab-O             the slab of the process with ordinal O
+        dead-O-ID          the slab of a dead process whose ordinal another process has taken
+        ask-O-ID           the socket at which the owner of slab-O is asked to run its callbacks
         metrics.sock       the socket at which the collector serves the metrics
         collector.lock     held by the collector that serves them
-        new-WHAT-ID        a slab, series or retired file or a socket that is being made; no reader opens it
+        new-WHAT-ID        a file, directory or socket that is being made; no reader opens it
 
-Directories have mode 0700, files 0600; all belong to the owner of the store's directory. All numbers are in the
-machine's byte order (a store never leaves its host); a file of the other order fails its magic.
+Directories have mode 0700, files 0600; all belong to the owner of the store's directory, but for the slab of a root
+master beside workers of another user, which is root's own and has mode 0644. All numbers are in the machine's byte
+order (a store never leaves its host); a file of the other order fails its magic.
 
 Every word that two processes touch at a time is 8 bytes long, 8-byte aligned, and is loaded and stored whole.
 
-Series directory
-----------------
+Slab
+----
 
 ===========  ======  =====================================================================================
 offset       type    field
 ===========  ======  =====================================================================================
-0            8s      magic ``MPMSERIE``
-8            u32     format version, 1
+0            8s      magic ``MPMSLAB_``
+8            u32     format version, 2
 12           u32     size of the head, 4096
-16           u64     incarnation: 1, and one more with each compaction
-24           u32     CRC-32 of bytes 0 to 23
-28           u32     zero
-32           u64     committed: offset of the first byte past the last valid record
-40           u64     generation: grows before each batch of removals and, to theirs, after it
-48           u64     superseded: 1 once a compacted file is about to take this file's name
-56           u64     slots: the first slot that was never given to a series
-64           u64     families: the first number that was never given to a family
-72           u64     serials: the first serial that was never given to a series
-80           u64[]   six words, zero
-128          f64[]   496 trouble words: see below
-4096         ...     records
+16           16s     identity, random bytes, which no other slab has
+32           u64     process id, a label only
+40           f64     creation, Unix time in seconds
+48           u64     folded: of a retired file, how many slabs were ever folded into it; else 0
+56           u32     CRC-32 of bytes 0 to 55
+60           u32     zero
+64           u64     words end: where the allocated words end, in bytes from the start of the file
+72           u64     flips: how often the records moved to the other area; the area in use is its last bit
+80           u64     committed in area 0: where its last valid record ends, in bytes from the start of the area
+88           u64     committed in area 1
+96           u64     room in area 0: bytes that are allocated, from the start of the area
+104          u64     room in area 1
+112          u64     retired: 1 once the retired file contains this slab
+4096         f64[]   words; the number of a word is its offset divided by 8, so the first has number 512
+67108864     ...     area 0: records, at most 2^27 bytes
+201326592    ...     area 1: records, at most 2^27 bytes
 ===========  ======  =====================================================================================
+
+The file is sparse: words and areas have blocks as far as the head says. They grow by 4 KiB, then by as much as they
+have, at most by 128 KiB. Blocks are allocated before the head's word is stored, so that no store can meet a full disk.
+Nothing that is in use moves, and no file that has a name is ever cut.
+
+The owner holds an exclusive flock on the file for life: an unlocked slab is a dead process's. It locks the file and
+writes the head while the file is still called ``new-slab-ID``; linking it to its name is the commit. Only the owner
+writes to it. Ordinals from 900,000,000 belong to processes beside the workers, such as the collector. A slab may stand
+under two names for a moment: its identity tells that it is one.
 
 A record is a head of 16 bytes and a body, padded with zeros to a multiple of 8:
 
@@ -51,79 +70,43 @@ offset       type    field
 0            u32     magic 0x4D50524B
 4            u32     length of the body in bytes, without padding
 8            u32     CRC-32 of kind and body
-12           u32     kind: 1 FAMILY, 2 SERIES, 3 REMOVED, 4 FREE
+12           u32     kind: 1 FAMILY, 2 SERIES, 3 END, 4 FOLDED, 5 REMOVE
 ===========  ======  =====================================================================================
 
-The body is a JSON array in ASCII:
+*Texts* are a u16 that says how many there are, a u16 for the length of each in bytes, and the texts in UTF-8, one
+after the other. A number of texts of 65535 stands for the overflow series, and no lengths follow. The bodies:
 
-* FAMILY ``[id, fields]``: a metric; ``fields`` as in :class:`mpmetrics.storage.catalog.Family`.
-* SERIES ``[family id, label values or null, first slot, slots, created, generation, serial]``: ``null`` is the overflow
-  series; ``created`` is a Unix time in seconds; ``generation`` is that of the head when it was made; ``serial`` is
-  greater than that of all series made before.
-* REMOVED ``[generation, [first slot, ...]]``: these series are gone; their slots rest until nobody can write to them.
-* FREE ``[generation, first slot, slots, serial]``: written by a compaction, a range that is resting or free.
+* FAMILY: u32 number, u32 zero, u64 time of the declaration in ns, and the fields of a metric as
+  :meth:`mpmetrics.storage.family.Family.pack` writes them. Numbers are those of this slab.
+* SERIES: u32 number of the family, u32 words, u64 first word, f64 creation (Unix time in seconds, a multiple of 1 ms),
+  u64 generation of removals when it was made, and as texts its label values, in the order of the family's labels. A
+  metric whose labels are open goes on with the name and the value of each further label.
+* END: u64 first word. The series that began there is gone.
+* FOLDED: 16s identity of a slab that this retired file contains.
+* REMOVE: u64 generation, u32 flags, and as texts a metric's name and the names and values of labels, sorted by name. It
+  ends the series of this metric with these labels, or if flag 1 is set, each whose labels include these. A label
+  without a value is none.
 
-The slots of a removed series may be given to another one once each slab either acknowledges the generation of the
-removal, or has ``bound`` no series as late as this one. What the retired file holds in them is not the new series':
-values in it count for a series only if the file's generation is not below that of the series.
+Writer, alone and without a lock: zeroes the words, writes the record behind ``committed``, stores ``committed``. That
+store is the commit: readers never look past it, and a writer that is killed before it leaves bytes that the next record
+overwrites. A series that is removed gets an END; only after its commit are its words zeroed and used for another
+series of the owner. When more than half of the records are of no use any more, the owner copies the others to the other
+area, stores what is committed there, and then ``flips``, which is the commit.
 
-Writer: holding the append lock, reads what others appended, writes the record past ``committed``, then stores
-``committed``. That store is the commit: readers never look past it, and a writer that is killed before it leaves
-bytes that the next one overwrites. ``slots``, ``families`` and ``serials`` are stored before it, so that what a record
-gave out is not given out again even if the record is damaged later. Reader: loads ``committed`` and parses up to it,
-without a lock; a stale value only means that a record is seen at the next look. A record that fails its checks, or
-whose text UTF-8 cannot carry, costs itself alone: the reader goes on at the next 8-byte boundary at which a valid
-record starts, and counts the gap.
+Reader: parses records up to ``committed``, copies the words, and parses what was committed meanwhile. Words of a series
+that came or ended in between are left out, since they may have been another series' when they were copied. It takes no
+lock. If ``flips`` has changed, it begins with this slab again. A record that fails its checks, or whose text UTF-8
+cannot carry, costs itself alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and
+counts the gap. Records of unknown kinds are skipped.
 
-Compaction, holding the append lock: a new file with the live families, series and the free ranges is written beside
-the old one; the old one's ``superseded`` is set; the new one is renamed over it. Whoever meets ``superseded`` opens the
-name again, and if that still is the same file (the compaction was cut short) goes on with it.
-
-The trouble words count what processes could not put into the store. Each process picks a word by its process id and
-adds to it without a lock: the sum is a diagnosis, not an account.
-
-Limits: a file has at most 2^28 bytes, a store 2^27 slots. A series' first slot is at most 2^22 behind the last one
-that was given out before it, its slots lie within one segment of a slab, and generations and serials are below 2^53. A
-record that says otherwise makes no sense, as does one whose slots are another series' already; the latter would mix
-the values of two series. There is one exception: where records are damaged, a later series in exactly the slots of
-one shows that this one was removed, by a record that is lost.
-
-A reader that finds ``committed`` impossible, or two whole records behind it, where a killed writer leaves one at most,
-takes it for damaged and reads as far as records go. A writer that finds this keeps its series to itself.
-
-Slab
-----
-
-===========  ======  =====================================================================================
-offset       type    field
-===========  ======  =====================================================================================
-0            8s      magic ``MPMSLAB_``
-8            u32     format version, 1
-12           u32     size of the head, 128
-16           16s     identity, random bytes, the ID of the file's name
-32           u64     ordinal
-40           u64     process id, a label only
-48           f64     creation, Unix time in seconds
-56           u32     CRC-32 of bytes 0 to 55
-60           u32     zero
-64           u64     capacity: bytes of the file that are allocated and hold slots (head included)
-72           u64     generation up to which the owner has let go of removed series
-80           u64     bound: the greatest serial of a series that the owner has ever held
-88           u64[]   five words, zero
-128          f64[]   slots, slot 0 first
-===========  ======  =====================================================================================
-
-Capacity is 4096 bytes, doubled with each growth up to 2 MiB, then grown by 1 MiB at a time. Blocks are allocated
-before ``capacity`` is stored, so that no store to a slot can meet a full disk. The owner holds an exclusive flock on
-the file for life: an unlocked slab is a dead process's. Only the owner writes; only a slab of this head is ever linked.
-Ordinals from 900,000,000 belong to processes beside the workers, such as the collector.
-
-What the slots of a series hold, by the kind of its family:
+What the words of a series hold, by the kind of its family:
 
 * counter, up-down counter with mode ``sum``: one word, the sum of what was added.
 * gauge, up-down counter with mode ``livesum``: one word. All bits zero: never set. A value of zero is stored as -0.0.
 * gauge ``mostrecent``, ``livemostrecent``, enum, info: four words ``value, time, value, time``. The pair with the later
-  time counts; a writer overwrites the other one, value first: its time is the commit.
+  time counts; a writer overwrites the other one, value first: its time is the commit. Times are u64: nanoseconds of
+  CLOCK_MONOTONIC less the offset of the time namespace, and at least the writer's last time + 1. Of equal times of two
+  slabs, that of the greater identity counts.
 * histogram, summary: ``sum, sum, bucket, ...``. Buckets are not cumulative. With n the sum of the buckets, the sum of
   the observations is the first word where n is even and the second where it is odd: a writer stores the new sum into
   the word that does not count yet, then the bucket, which is the commit. A summary has one bucket.
@@ -135,38 +118,57 @@ What the slots of a series hold, by the kind of its family:
 A writer killed between any two stores leaves the series as before its last operation. A reader of several words reads
 them twice and takes them when nothing changed in between, else tries again, a bounded number of times.
 
-Retired file
-------------
+Shared page
+-----------
 
 ===========  ======  =====================================================================================
 offset       type    field
 ===========  ======  =====================================================================================
-0            8s      magic ``MPMRETIR``
-8            u32     format version, 1
-12           u32     size of the head, 64
-16           u64     slots
-24           u64     length of the tail in bytes
-32           u64     generation of the series directory up to which removed series were left out
-40           u64     incarnation of this file: one more with each fold
-48           u32     CRC-32 of everything from 64 to the end
-52           u32     CRC-32 of bytes 0 to 51
-64           f64[]   values by slot
-...          f64[]   remainders by slot: the exact sum less the value, so that folding loses nothing
-...          ...     tail: JSON ``{"slabs": [ID], "all": [[slot, ordinal, value]], "folded": n, "births": {name: n}}``
+0            8s      magic ``MPMSHARE``
+8            u32     format version, 2
+12           u32     size of the page, 4096
+16           u32     CRC-32 of bytes 0 to 15
+20           u32     zero
+24           u64     generation of removals
+32           u64     successor: the number of the epoch that took this one's place, else 0
+40           u64[]   eleven words, zero
+128          f64[]   496 trouble words: see below
 ===========  ======  =====================================================================================
 
-``slabs`` names what the file contains: a slab of that name is never counted again, even if it could not be unlinked.
-``all`` holds the gauges of mode ``all`` by ordinal, values in ``float.hex`` form; ``folded`` counts all slabs ever
-folded. ``births`` have names of 16 random hex digits: a file that began from nothing has one, with 1, and each fold
-adds one to the last. One that was removed and is put back, or added to what others began, makes a file with the births
-of both and a new one. A file holds all of another one when it has each of its births, none with a smaller number, and
-nothing of one with which it has none in common. Each is written under another name and renamed into place, which is the
-commit, and never changed. Histograms and summaries have their sum in the first word only, sketches in the first record.
+A removal has the generation after the last one's. Holding the removals lock, the remover writes its REMOVE record
+behind the last one of ``removals`` and then stores the generation: that is the commit. Records of later generations do
+not exist; the next remover overwrites them. A removal ends the series of a lower generation, in all slabs and in the
+retired file, once it is committed. Readers look at the removals after they have read the slabs, and drop such series.
+An owner compares the generation with the one it has seen whenever it looks a series up, and ends them.
+
+A series' first use loads the generation, commits the record with it, and loads it again: if it has moved, the series is
+ended and made anew. So a series that came before a removal is removed by it, and one that came after it is not.
+
+The process that folds shortens ``removals``, holding both locks: the records from the oldest one on that still ends a
+series of some slab are written to another file, which is renamed into place.
+
+The trouble words count what processes could not put into the store. Each process picks a word by its process id and
+adds to it without a lock: the sum is a diagnosis, not an account.
+
+Retired file
+------------
+
+A slab of magic ``MPMRETIR`` that is written as a whole under another name, renamed into place, which is the commit, and
+never changed. FOLDED records name the slabs that it contains and whose files were still there: a slab of that identity
+is not counted again. Before the folder removes such a file it stores 1 into its word ``retired``, so that a reader that
+still maps it can tell that from a file that somebody else removed. Its series have these words:
+
+* counter, up-down counter with mode ``sum``, gauge ``sum``: ``value, rest``; the rest is the exact sum less the value.
+* gauge ``min``, ``max``: one word. Gauge ``all``: ``ordinal, value`` for each ordinal, the ordinal as u64.
+* gauge ``mostrecent``, enum, info: ``value, time, identity``, the identity of the slab in two words.
+* histogram, summary: ``sum, rest, bucket, ...``. Sketch: the record that counts, then the buckets.
+* up-down counter and gauge ``livesum``: one word, zero. Other gauges of the live modes are not kept.
+
+A series has the earliest creation and the greatest generation of those that it was made of.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 import zlib
@@ -174,134 +176,80 @@ from typing import Final
 
 from mpmetrics.errors import FormatError
 
-__all__ = ["FAMILY", "FREE", "REMOVED", "SERIES", "pack_series_head", "pack_slab_head"]
+__all__ = ["END", "FAMILY", "FOLDED", "REMOVE", "SERIES", "check_shared", "check_slab", "pack_shared", "pack_slab"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 WORD: Final = 8
 BYTE_ORDER: Final = sys.byteorder
 
-SERIES_MAGIC: Final = b"MPMSERIE"
-SERIES_HEAD: Final = struct.Struct("=8sIIQ")
-SERIES_HEAD_SIZE: Final = 4096
-COMMITTED: Final = 32 // WORD
-GENERATION: Final = 40 // WORD
-SUPERSEDED: Final = 48 // WORD
-NEXT_SLOT: Final = 56 // WORD
-NEXT_FAMILY: Final = 64 // WORD
-NEXT_SERIAL: Final = 72 // WORD
-TROUBLE: Final = 128 // WORD
-TROUBLE_WORDS: Final = (SERIES_HEAD_SIZE - 128) // WORD
+PAGE: Final = 4096
+SLAB_MAGIC: Final = b"MPMSLAB_"
+RETIRED_MAGIC: Final = b"MPMRETIR"
+SLAB_HEAD: Final = struct.Struct("=8sII16sQdQ")
+WORDS_END: Final = 64 // WORD
+FLIPS: Final = 72 // WORD
+COMMITTED: Final = 80 // WORD
+ROOM: Final = 96 // WORD
+RETIRED: Final = 112 // WORD
+FIRST_WORD: Final = PAGE // WORD
+AREA_0: Final = 1 << 26
+AREA_SIZE: Final = 1 << 27
+SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
+FIRST_WORDS_END: Final = 2 * PAGE
+"""Where the words of a new slab end."""
+MAX_GROWTH: Final = 1 << 17
+BESIDE: Final = 900_000_000
 
 RECORD_MAGIC: Final = 0x4D50524B
 RECORD_HEAD: Final = struct.Struct("=IIII")
 FAMILY: Final = 1
 SERIES: Final = 2
-REMOVED: Final = 3
-FREE: Final = 4
-KINDS: Final = frozenset((FAMILY, SERIES, REMOVED, FREE))
+END: Final = 3
+FOLDED: Final = 4
+REMOVE: Final = 5
 MAX_BODY: Final = 1 << 20
-MAX_SERIES_FILE: Final = 1 << 28
-MAX_SLOTS: Final = 1 << 27
-MAX_GAP: Final = 1 << 22
-MAX_COUNT: Final = 1 << 53
+OVERFLOW: Final = 0xFFFF
+SUBSET: Final = 1
 
-SLAB_MAGIC: Final = b"MPMSLAB_"
-SLAB_HEAD: Final = struct.Struct("=8sII16sQQd")
-SLAB_HEAD_SIZE: Final = 128
-CAPACITY: Final = 64 // WORD
-ACKNOWLEDGED: Final = 72 // WORD
-BOUND: Final = 80 // WORD
-BESIDE: Final = 900_000_000
-FIRST_SEGMENT: Final = 4096
-MAX_SEGMENT: Final = 1 << 20
-MAX_CAPACITY: Final = 2 * MAX_SEGMENT + WORD * MAX_SLOTS
-
-RETIRED_MAGIC: Final = b"MPMRETIR"
-RETIRED_HEAD: Final = struct.Struct("=8sIIQQQQI")
-RETIRED_HEAD_SIZE: Final = 64
+SHARED_MAGIC: Final = b"MPMSHARE"
+SHARED_HEAD: Final = struct.Struct("=8sII")
+GENERATION: Final = 24 // WORD
+SUCCESSOR: Final = 32 // WORD
+TROUBLE: Final = 128 // WORD
+TROUBLE_WORDS: Final = (PAGE - 128) // WORD
 
 _CRC: Final = struct.Struct("=I")
 
 
-def pack_series_head(incarnation: int) -> bytes:
-    """Bytes 0 to 27 of a series directory."""
-    static = SERIES_HEAD.pack(SERIES_MAGIC, VERSION, SERIES_HEAD_SIZE, incarnation)
+def pack_slab(identity: bytes, pid: int, created: float, magic: bytes = SLAB_MAGIC, folded: int = 0) -> bytes:
+    """Bytes 0 to 59 of a slab or retired file."""
+    static = SLAB_HEAD.pack(magic, VERSION, PAGE, identity, pid, created, folded)
     return static + _CRC.pack(zlib.crc32(static))
 
 
-def check_series_head(head: bytes, where: str) -> int:
-    """Return the incarnation, or raise :class:`FormatError` that names ``where`` and what is wrong."""
-    _check_head(head, SERIES_HEAD.size, SERIES_MAGIC, where)
-    check_series_size(len(head), where)
-    return int(SERIES_HEAD.unpack_from(head)[3])
+def check_slab(head: bytes, where: str, magic: bytes = SLAB_MAGIC) -> tuple[bytes, int, float, int]:
+    """Return identity, process id, creation time and ``folded``, or raise :class:`FormatError` that names ``where``."""
+    _check_head(head, SLAB_HEAD.size, magic, where)
+    _, _, _, identity, pid, created, folded = SLAB_HEAD.unpack_from(head)
+    return identity, pid, created, folded
 
 
-def check_series_size(size: int, where: str) -> None:
-    """Raise :class:`FormatError` when a series directory of so many bytes is shorter than its head."""
-    if size < SERIES_HEAD_SIZE:
-        msg = f"{where}: {size} bytes are too few for a head"
-        raise FormatError(msg)
-
-
-def check_room(end: int, where: str) -> None:
-    """Raise :class:`FormatError` when no series directory may be so long."""
-    if end > MAX_SERIES_FILE:
-        msg = f"{where}: is full: it may have {MAX_SERIES_FILE} bytes"
-        raise FormatError(msg)
-
-
-def check_committed(words: memoryview, descriptor: int, where: str, least: int = SERIES_HEAD_SIZE) -> int:
-    """The word ``committed``; :class:`FormatError` when it cannot be that, after having been ``least`` before."""
-    committed = int(words[COMMITTED])
-    size = os.fstat(descriptor).st_size
-    if committed % WORD or not least <= committed <= min(size, MAX_SERIES_FILE):
-        msg = f"{where}: says that {committed} bytes of it are valid, of {size}, after {least}"
-        raise FormatError(msg)
-    return committed
-
-
-def check_next(word: int, known: int, where: str, gap: int = MAX_GAP) -> int:
-    """The first number that was never given out, by a word of the head and by the records.
-
-    :class:`FormatError` when they differ by more than ``gap``: no reader would believe a record with such a number.
-    """
-    if word > known + gap:
-        msg = f"{where}: its head is damaged: it says that {word} is next, after {known}"
-        raise FormatError(msg)
-    return max(word, known)
-
-
-def pack_slab_head(identity: bytes, ordinal: int, pid: int, created: float) -> bytes:
-    """Bytes 0 to 59 of a slab."""
-    static = SLAB_HEAD.pack(SLAB_MAGIC, VERSION, SLAB_HEAD_SIZE, identity, ordinal, pid, created)
+def pack_shared() -> bytes:
+    """Bytes 0 to 19 of a shared page."""
+    static = SHARED_HEAD.pack(SHARED_MAGIC, VERSION, PAGE)
     return static + _CRC.pack(zlib.crc32(static))
 
 
-def check_slab_head(head: bytes, where: str) -> tuple[bytes, int, int, float]:
-    """Return identity, ordinal, process id and creation time, or raise :class:`FormatError`."""
-    _check_head(head, SLAB_HEAD.size, SLAB_MAGIC, where)
-    _, _, _, identity, ordinal, pid, created = SLAB_HEAD.unpack_from(head)
-    return identity, ordinal, pid, created
+def check_shared(head: bytes, where: str) -> None:
+    """Raise :class:`FormatError` that names ``where`` unless ``head`` starts a shared page."""
+    _check_head(head, SHARED_HEAD.size, SHARED_MAGIC, where)
 
 
-def check_capacity(capacity: int, where: str) -> int:
-    """``capacity`` of a slab; :class:`FormatError` when no slab has such a one."""
-    step = FIRST_SEGMENT if capacity <= 2 * MAX_SEGMENT else MAX_SEGMENT
-    is_grown = capacity > 2 * MAX_SEGMENT or capacity.bit_count() == 1
-    if capacity % step or not is_grown or not FIRST_SEGMENT <= capacity <= MAX_CAPACITY:
-        msg = f"{where}: has a capacity of {capacity} bytes, which no slab can have"
-        raise FormatError(msg)
-    return capacity
-
-
-def check_retired_head(head: bytes, where: str) -> int:
-    """The size that the file has by its head; :class:`FormatError` unless ``head`` starts a retired file."""
-    _check_head(head, RETIRED_HEAD.size, RETIRED_MAGIC, where)
-    _, _, _, slots, tail, generation, incarnation, _ = RETIRED_HEAD.unpack_from(head)
-    if slots > MAX_SLOTS or tail > MAX_SERIES_FILE or max(generation, incarnation) >= MAX_COUNT:
-        msg = f"{where}: has {slots} slots, a tail of {tail} bytes, generation {generation}: that cannot be"
-        raise FormatError(msg)
-    return RETIRED_HEAD_SIZE + 2 * WORD * int(slots) + int(tail)
+def grown(end: int, wanted: int, start: int) -> int:
+    """Where words or an area end that began at ``start``, ended at ``end`` and have to reach ``wanted``."""
+    while end < wanted:
+        end += max(PAGE, min(end - start, MAX_GROWTH))
+    return end
 
 
 def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:

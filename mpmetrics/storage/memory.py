@@ -1,315 +1,478 @@
-"""Where the values of this process live: binds instruments' cells to slots of the store, or to private memory.
+"""Where the values of this process live: its slab in the store, or without a store a slab in memory.
 
-One :class:`Memory` a provider and process. Without a store, or before one is attached, or for as long as the store
-cannot take a series, its cells write to private memory; everything moves into the store when that becomes possible.
-Nothing here makes a request wait longer than the bounded wait for the append lock, and nothing raises into the hot
-path.
+One :class:`Memory` a provider. The cells (``mpmetrics._cells``) write by themselves; they come here for what is rare:
+the first write of a process, a metric's declaration, growth, removals that others have made, and a store that has no
+room. Nothing here waits for another process, except for :meth:`Memory.remove`.
+
+A forked child finds its process state empty, however it was forked, and so comes to :meth:`Memory.begin`: it begins
+with nothing of its own. Only a provider that is to be private goes on with its copy of its parent's values.
 """
 
 from __future__ import annotations
 
-import contextlib
+import _thread
+import logging
+import os
+import secrets
+import struct
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import Guard, Removals, Segment
-from mpmetrics.errors import ConflictError, StoreError
+from mpmetrics._cells import Children, Process, new_token
+from mpmetrics.errors import StoreError, StoreUnavailableError
 from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.bindings import Bindings
-from mpmetrics.storage.complaints import Complaints
-from mpmetrics.storage.departures import Departures, detach
-from mpmetrics.storage.directory import SeriesDirectory
-from mpmetrics.storage.holders import holders
-from mpmetrics.storage.moves import Moves
-from mpmetrics.storage.private import PrivateSeries, PrivateValue
-from mpmetrics.storage.retry import SETTLE, Retry
-from mpmetrics.storage.segments import Refuge, Segments, copy_words, heap
-from mpmetrics.storage.settled import settled
+from mpmetrics.storage.declared import Declared
+from mpmetrics.storage.fold import SHORTEN_AT, fold
+from mpmetrics.storage.removals import Removal
+from mpmetrics.storage.slab import SlabFile, anonymous_slab, grow
+from mpmetrics.storage.slabs import SlabName
+from mpmetrics.storage.waiting import WaitingRoom, waiting_slab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
-    from mpmetrics._cells import Words
-    from mpmetrics.storage.catalog import Catalog, Family, Key
-    from mpmetrics.storage.private import Cell
+    from mpmetrics._cells import Cell, Map, Slab
+    from mpmetrics.storage.family import Family, Key
     from mpmetrics.storage.store import Epoch
-
-    Make = Callable[[Guard, Segment, int], Cell]
-    Choose = Callable[[Collection[Key]], Iterable[Key]]
 
 __all__ = ["Memory"]
 
+log = logging.getLogger("mpmetrics")
+
+_FAMILY_HEAD = struct.Struct("=IIQ")
+_END_SIZE = fmt.RECORD_HEAD.size + fmt.WORD
+
 
 class Memory:
-    """The cells of one provider in this process; see the module. Any thread may call its methods."""
+    """The values of one provider in this process; see the module. Any thread may call its methods.
+
+    ``clock`` tells the Unix time in seconds, at which series are made.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self.guard = Guard()
-        self.removals = Removals()
-        self.directory: SeriesDirectory | None = None
+        self.epoch: Epoch | None = None
+        self.on_overflow: Callable[[str], None] | None = None
+        """Told the name of a metric each time that it has no room for a series."""
+        self.busy = False
+        """Set by the cells in Python while this thread makes a series, so that what interrupts it does not."""
+        self.process = Process(self)
+        self.process.clock = None if clock is time.time else clock
         self._clock = clock
-        self._bindings = Bindings()
-        self._private: dict[tuple[str, Key], PrivateSeries] = {}
-        self.segments: Segments | None = None
-        self._is_shared = False
-        self._lowest = 0
-        self._retry = Retry(self.guard, self._attempt, self._is_waiting)
-        self._complaints = Complaints()
-        self.moves = Moves()
-        self._departures = Departures(self.guard, self._bindings, lambda: self.segments)
+        self._locks: dict[int, _thread.RLock] = {}
+        self._declared = Declared()
+        self._children: dict[str, Children] = {}
+        self._times: dict[str, int] = {}
+        """When each metric was declared."""
+        self._is_deferred = False
+        self._beside = 0
+        self._file: SlabFile | None = None
+        self._map: Map | None = None
+        """Of the slab in memory."""
+        self._waiting: list[Cell] = []
+        self._room = WaitingRoom(self.settle)
+        self._said: set[str] = set()
         fork.register(self)
 
+    @property
+    def lock(self) -> _thread.RLock:
+        """What orders the threads of this process; a child that was forked while one had it has another."""
+        return self._locks.setdefault(os.getpid(), _thread.RLock())
+
+    def after_fork_in_child(self) -> None:
+        """Forget the locks of the parent, whose process id may come again."""
+        self._locks = {}
+
     def expect_store(self) -> None:
-        """Say that a store is going to be attached: until then private memory is a waiting room, not a home."""
-        self._is_shared = True
+        """Say that a store is going to be attached: until then, forked children have no part in our values."""
+        self._is_deferred = True
 
     def stand_beside(self) -> None:
-        """Be no worker until the next fork: a slab that is leased from now on has an ordinal beside theirs."""
-        self._lowest = fmt.BESIDE
+        """Be no worker: have an ordinal beside theirs from the first write on. Forked children are workers again."""
+        self._beside = os.getpid()
+
+    # What the cells call.
+
+    def begin(self, counting: bool) -> None:  # noqa: FBT001 (called from C)
+        """Have a slab, and if this process is ``counting``, an ordinal; without one, the values wait."""
+        process = self.process
+        with self.lock:
+            if not process.token or process.begun != process.token:
+                self._start()
+            if counting and process.counting != process.token:
+                self._claim()
+                process.counting = process.token
+
+    def _start(self) -> None:
+        process = self.process
+        before = process.token
+        process.time_offset = _time_offset()
+        if before and self.epoch is None and not self._is_deferred:
+            process.begun = before  # the copy of the parent's slab is this process's
+            return
+        self._waiting, self._file, self._map = [], None, None
+        self._room.reset()
+        slab = self._new_slab()
+        if process.begun and process.begun == process.token:
+            return  # a signal handler that came in above was quicker
+        process.slab = slab
+        process.token = new_token()
+        # From here on series are made in this slab.
+        process.begun = process.token
+
+    def _new_slab(self) -> Slab | None:
+        if self.epoch is None:
+            slab, self._map = anonymous_slab(secrets.token_bytes(16), self._clock())
+            return slab
+        try:
+            self._move_over()
+        except (StoreError, OSError) as error:  # ours is still there
+            self._complain(error)
+        try:
+            self._file = SlabFile(self.epoch.directory, self._clock())
+        except (StoreError, OSError) as error:
+            self._complain(error)
+            return None
+        return self._file.slab
+
+    def _claim(self) -> None:
+        file = self._file
+        if file is not None and file.ordinal is None:
+            try:
+                file.claim(fmt.BESIDE if self._beside == os.getpid() else 0)
+            except (StoreError, OSError) as error:  # what it counts is read all the same
+                self._complain(error)
+
+    def declare_in(self, children: Children) -> None:
+        """Write the FAMILY record of a metric into the slab; its series wait where there is no room for that."""
+        with self.lock:
+            process = self.process
+            token = process.token
+            number = list(self._children).index(children.family.name)
+            children.number = number if self._append_family(process.slab, children, number) else -1
+            children.stamp = token
+
+    def _append_family(self, slab: Slab | None, children: Children, number: int) -> bool:
+        family = children.family
+        body = _FAMILY_HEAD.pack(number, 0, self._times[family.name]) + family.pack()
+        if slab is None:
+            return False
+        return slab.append(fmt.FAMILY, body) or (
+            self._grow(slab, 0, fmt.RECORD_HEAD.size + len(body) + fmt.WORD) and slab.append(fmt.FAMILY, body)
+        )
+
+    def grow(self, words: int, size: int) -> bool:
+        """Have room for a series of so many words and a record of so many bytes; False when there is none."""
+        with self.lock:
+            slab = self.process.slab
+            return slab is not None and self._grow(slab, words, size)
+
+    def _grow(self, slab: Slab, words: int, size: int) -> bool:
+        try:
+            if self._file is not None and self._file.slab is slab:
+                return self._file.grow(words, size)
+            return self._map is not None and grow(slab, self._map, words, size)
+        except (StoreError, OSError) as error:
+            self._complain(error)
+            return False
+
+    def overflow(self, children: Children) -> Cell:
+        """The series of what is past the metric's cap; said once in the log, and counted."""
+        name = children.family.name
+        self._say(
+            f"overflow {name}",
+            f"metric {name!r} has no room for more series in process {os.getpid()}: those past {children.limit} series,"
+            f" or {children.budget} bytes of label values, count in one labelled otel_metric_overflow; raise"
+            " max_series, or use labels with fewer values",
+        )
+        if self.on_overflow is not None:
+            self.on_overflow(name)
+        return children.make(None)
+
+    def waits(self, cell: Cell) -> None:
+        """Have ``cell``, whose words are in memory, moved into the store when that has room."""
+        self._waiting.append(cell)
+        if self.busy or self.epoch is None:
+            return
+        self.epoch.shared.add_trouble(1.0)
+        self._room.open()
+
+    def settle(self) -> bool:
+        """Move what waits into the store, as far as it has room; whether nothing waits any more."""
+        with self.lock:
+            process, waiting = self.process, self._waiting
+            if process.begun != process.token or not process.token:
+                return True  # of a parent
+            if process.slab is None and not self._lease_again():
+                return not waiting
+            for children in list(self._children.values()):
+                if children.number < 0 and children.stamp == process.token:
+                    self.declare_in(children)
+            for cell in list(waiting):
+                if cell.gone or cell.place is not None or self._move(cell):
+                    waiting.remove(cell)
+            return not waiting
+
+    def _lease_again(self) -> bool:
+        slab = self._new_slab()
+        if slab is None:
+            return False
+        self._adopt(slab)
+        if self.process.counting == self.process.token:
+            self._claim()
+        return True
+
+    def _adopt(self, slab: Slab) -> None:
+        """Go on with another slab in the place of the one that there was; series stay where they are."""
+        for number, children in enumerate(list(self._children.values())):
+            children.number = number if self._append_family(slab, children, number) else -1
+            children.stamp = self.process.token
+        # All metrics are declared in it, so from here on series can be made there.
+        self.process.slab = slab
+
+    def _move(self, cell: Cell) -> bool:
+        children = cell._children  # noqa: SLF001 (a cell's own way to its metric)
+        if children.number < 0:
+            return False
+        return children.move(cell) or (self.grow(children.width, _record_size(cell)) and children.move(cell))
+
+    def notice(self) -> None:
+        """Take in what other processes removed, and move over when another epoch took this one's place."""
+        epoch, process = self.epoch, self.process
+        if epoch is None:
+            return
+        with self.lock:
+            generation = epoch.shared.generation
+            try:
+                if self._move_over():
+                    self._start_anew()
+                    return
+                for removal in epoch.removals.after(process.seen):
+                    self._end_matching(removal)
+            except (OSError, StoreError) as error:  # readers drop what is removed, all the same
+                self._complain(error)
+            process.seen = max(process.seen, generation)
+
+    def _move_over(self) -> bool:
+        """Join the epoch that took the place of ours, if one did."""
+        epoch = self.epoch
+        successor = None if epoch is None else epoch.successor()
+        if successor is None:
+            return False
+        if self.epoch is not epoch:  # a signal handler was quicker
+            successor.close()
+            return False
+        self.epoch = successor
+        successor.shared.watch(self.process)
+        if epoch is not None:
+            epoch.close()
+        return True
+
+    def _start_anew(self) -> None:
+        """Count from zero in another slab: what was counted so far is a dead process's from now on."""
+        file, process = self._file, self.process
+        is_counting = process.counting == process.token
+        process.begun = 0
+        self._start()
+        if is_counting:
+            self._claim()
+            process.counting = process.token
+        if file is not None:
+            file.release()
+
+    # What instruments and providers call.
 
     def attach(self, epoch: Epoch) -> None:
-        """Use ``epoch`` from now on; everything private moves in.
+        """Use ``epoch`` from now on, and move all values there. StoreError when this provider has a store already."""
+        if self.epoch is not None:
+            msg = f"this provider has a store already; make another one for {epoch.path}"
+            raise StoreError(msg)
+        with self.lock:
+            process = self.process
+            epoch.shared.watch(process)
+            self.epoch = epoch
+            if not process.token or process.begun != process.token:
+                if self._children:
+                    self.begin(counting=False)
+                    for children in list(self._children.values()):
+                        self._declare_now(children)
+                return
+            held = self._map  # until all have moved, some write there
+            slab = self._new_slab()
+            if slab is None:
+                process.slab = None
+                self._waiting += self._cells()
+                self._room.open()
+                return
+            self._adopt(slab)
+            if process.counting == process.token:
+                self._claim()
+            for cell in self._cells():
+                if not self._move(cell):
+                    self.waits(cell)
+            self._map = None
+            del held
 
-        Raises :class:`~mpmetrics.errors.StoreError` when its series directory cannot be used, and
-        :class:`~mpmetrics.errors.ConflictError` when a family of ours is another in it; the others are attached then.
+    def _cells(self) -> list[Cell]:
+        return [cell for children in list(self._children.values()) for cell in list(children.values())]
+
+    def declare(
+        self,
+        family: Family,
+        cell_type: type[Cell],
+        *,
+        limit: int,
+        budget: int,
+        context: object = None,
+    ) -> Children:
+        """The series of a metric in this process; the same ones for an equal metric.
+
+        Raises :class:`~mpmetrics.errors.ConflictError`, with nothing changed, when it clashes with another metric of
+        this process, and ValueError when no record can hold it.
         """
-        if self.directory is not None:
-            raise StoreError(f"this provider has a store already; make another one for {epoch.path}")
-        directory = SeriesDirectory(
-            epoch.path,
-            removals=self.removals,
-            owner=epoch.owner,
-            survey=lambda: holders(epoch.path, epoch.owner),
-            on_removed=self._departures.add,
-            on_reloaded=self._reloaded,
-            clock=self._clock,
-        )
-        with directory:
-            acknowledged = directory.seen
-        self._is_shared = True
-        self.segments = Segments(
-            epoch,
-            directory,
-            acknowledged=acknowledged,
-            retry=self._retry,
-            complain=self._complaints.say,
-            lowest=lambda: self._lowest,
-        )
-        self.directory = directory
-        conflicts: list[ConflictError] = []
-        for family in self.families():
-            try:
-                self._declare(directory, family)
-            except ConflictError as error:
-                conflicts.append(error)
-        self.retry()
-        if conflicts:
-            raise conflicts[0]
+        with self.lock:
+            known = self._declared.check(family)
+            if known is None:
+                family.pack()
+                made = Children(
+                    self.process, family, cell_type, width=family.width, limit=limit, budget=budget, context=context
+                )
+                self._times.setdefault(family.name, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - _time_offset())
+                self._children.setdefault(family.name, made)
+                self._declared.add(family)
+            children = self._children[family.name]
+            self._declare_now(children)
+            return children
 
-    def declare(self, family: Family) -> dict[Key, Cell]:
-        """Make ``family`` known to all processes and return the cells of its series, by label values.
+    def _declare_now(self, children: Children) -> None:
+        """Have a metric shown before it has any series."""
+        self.begin(counting=False)
+        if children.stamp != self.process.token:
+            self.declare_in(children)
 
-        Raises :class:`~mpmetrics.errors.ConflictError`, with nothing changed, when a different family of its name is
-        known, in this process or another.
-        """
-        with self._bindings.declaring:
-            if self._bindings.declared.check(family) is None and self.directory is not None:
-                self._declare(self.directory, family)
-            self._bindings.declare(family)
-            return self._bindings.cells[family.name]
-
-    @settled
-    def _declare(self, directory: SeriesDirectory, family: Family) -> None:
-        """Declare a family in the store; where the store cannot take it, that is done with its first series."""
-        try:
-            with directory:
-                directory.declare(family)
-        except ConflictError:
-            raise
-        except StoreError as error:
-            self._complaints.say("store", error)
-
-    def bind(self, family: Family, key: Key, make: Make, limit: int) -> Cell | None:
-        """The cell of a series of a declared family, made unless it is there; None when there are ``limit`` others."""
-        cells = self._bindings.cells[family.name]
-        cell = cells.get(key)
-        if cell is not None:
-            return cell
-        if self.directory is not None and self.segments is not None:
-            try:
-                return self._bind_shared(self.directory, self.segments, (family, key), make, limit)
-            except (StoreError, ConflictError, OSError) as error:
-                self.directory.trouble(1.0)
-                self._complaints.say("store", error)
-        if key is not None and len(cells) - (None in cells) >= limit:
-            return None
-        return self._bind_private(family, key, make)
-
-    @settled
-    def _bind_shared(
-        self, directory: SeriesDirectory, segments: Segments, which: tuple[Family, Key], make: Make, limit: int
-    ) -> Cell | None:
-        family, key = which
-        if self._departures.finish():  # else ours may be among the slots that seem to be free
-            directory.look_for_free_slots()
-        # Registered under the append lock: a removal by anyone comes before or after, never in between.
-        with directory:
-            series = directory.obtain(directory.declare(family), key, limit)
-            if series is None:
-                return None
-            place = segments.bind(series)
-            if (family.name, key) not in self._private:
-                self._bindings.slots[series.first] = (family.name, key)
-            return self._bindings.cells[family.name].setdefault(key, make(self.guard, *place))
-
-    def _bind_private(self, family: Family, key: Key, make: Make) -> Cell:
-        segment = Segment(self._private_words(family))
-        made = make(self.guard, segment, 0)
-        cell = self._bindings.cells[family.name].setdefault(key, made)
-        if cell is made:
-            self._private[family.name, key] = PrivateSeries(family, key, cell, segment, self._clock())
-            if self.segments is not None:
-                self._retry.wanted()
-        return cell
-
-    def _private_words(self, family: Family) -> Words:
-        return Refuge(self._retry, family.width) if self._is_shared else heap(family.width)
-
-    @settled
-    def remove(self, family: Family, choose: Choose) -> None:
-        """Remove those series of ``family``, in all processes, that ``choose`` picks from the label values of all.
+    def remove(self, family: Family, pairs: Sequence[tuple[str, str]], *, is_subset: bool = False) -> None:
+        """Remove the series of ``family`` with these labels, or all whose labels include them, in all processes.
 
         Raises :class:`~mpmetrics.errors.StoreError` when the store cannot take the removal; nothing is removed then.
         """
-        directory = self.directory
-        if directory is None:
-            self._remove_private(family, choose)
+        epoch = self.epoch
+        ordered = tuple(sorted(pairs))
+        if epoch is None:
+            with self.lock:
+                self._end_matching(Removal(0, family.name, ordered, is_subset))
             return
-        with directory:  # in which nothing moves in
-            directory.remove(directory.declare(family), choose)
-            self._remove_private(family, choose)
-
-    def _remove_private(self, family: Family, choose: Choose) -> None:
-        keys = [key for name, key in list(self._private) if name == family.name]
-        for key in list(choose(keys)):
-            # In this order: a cell without an entry would never move in.
-            self._bindings.cells[family.name].pop(key, None)
-            entry = self._private.pop((family.name, key), None)
-            if entry is not None:
-                self.guard.run(detach, (entry.cell, family.width))
-
-    @settled
-    def in_use(self, names: Iterable[str]) -> list[str]:
-        """Those of these metrics of which any process has a series; none where the store cannot be asked."""
-        directory = self.directory
-        if directory is None:
-            return []
         try:
-            with directory:  # reads what others appended
-                catalog = directory.catalog
-                return [name for name in names if catalog.series.get(catalog.numbers.get(name, -1))]
-        except StoreError:
-            return []
-
-    @settled
-    def sync(self) -> None:
-        """Take in what other processes removed. Cheap to ask for; that it is due, ``labels`` sees by itself."""
-        if self.directory is not None and self.removals.is_due:
+            epoch.removals.append(family.name, ordered, is_subset=is_subset)
+        except OSError as error:
+            msg = f"series of {family.name!r} cannot be removed: {error}"
+            raise StoreUnavailableError(msg) from error
+        self.notice()
+        if epoch.removals.size >= SHORTEN_AT:
             try:
-                self.directory.sync()
-            except StoreError as error:
-                self._complaints.say("store", error)
+                fold(epoch.path)
+            except (OSError, StoreError) as error:  # the next one shortens the list
+                self._say("fold", f"the removals cannot be shortened: {error}")
 
-    def _reloaded(self, catalog: Catalog, generation: int) -> None:
-        """Under the append lock: whatever of ours is not in ``catalog`` was removed."""
-        self._departures.add(self._bindings.missing(catalog), generation)
+    def forget(self, family: Family, key: Key) -> None:
+        """End one series in this process alone."""
+        with self.lock:
+            self._end(self._children[family.name], key)
 
-    def _is_waiting(self) -> bool:
-        return self.segments is not None and (bool(self._private) or self.segments.incomplete)
-
-    def retry(self) -> None:
-        """Move private values into the store, if there are any and it can take them."""
-        if self._is_waiting():
-            self._retry.now()
-        if self._is_waiting():
-            self._retry.wanted()
-
-    @settled
-    def _attempt(self, _: None) -> None:
-        """Under the guard: move in what can be moved."""
-        directory, segments = self.directory, self.segments
-        if directory is None or segments is None:
+    def _end_matching(self, removal: Removal) -> None:
+        children = self._children.get(removal.metric)
+        if children is None:
             return
-        try:
-            segments.move_in(self.moves)
-            for entry in list(self._private.values()):
-                self._move_in(directory, segments, entry)
-        except (StoreError, OSError) as error:
-            self._complaints.say("store", error)
+        family = children.family
+        if not removal.is_subset:
+            self._end(children, _key_of(family, removal.pairs))
+            return
+        wanted = set(removal.pairs)
+        for key in list(children):
+            if wanted.issubset(() if key is None else family.pairs(key)):
+                self._end(children, key)
 
-    @settled
-    def _move_in(self, directory: SeriesDirectory, segments: Segments, entry: PrivateSeries) -> None:
-        name = entry.family.name, entry.key
-        try:
-            with directory, self.moves:  # a series that comes while the words are read would be left out
-                series = directory.obtain(directory.declare(entry.family), entry.key, created=entry.created)
-                segment, index = segments.bind(series)
-            _ = segment.words[index]  # leases and grows the slab, which takes the append lock itself
-            with directory, self.moves:
-                if self._private.get(name) is not entry or directory.catalog.by_slot.get(series.first) != series:
-                    return  # removed meanwhile
-                source = entry.segment.words
-                words = source.words if isinstance(source, Refuge) else source
-                copy_words(words, segment.words, index, entry.family.width)
-                entry.cell.place(segment, index)
-                # Last, so that whatever ends this before is made good by doing it again.
-                self._bindings.slots[series.first] = name
-                del self._private[name]
-        except ConflictError as error:
-            self._complaints.say(f"conflict {entry.family.name}", error)
+    def _end(self, children: Children, key: Key) -> None:
+        cell = children.get(key)
+        if cell is not None:
+            slab = self.process.slab
+            if slab is not None and not slab.room_for(0, _END_SIZE):
+                self._grow(slab, 0, _END_SIZE)
+            children.end(key)
 
-    def after_fork_in_child(self) -> None:
-        """The parent's lease, locks and unsaved values are the parent's; the child begins with nothing of its own."""
-        self.guard.reset()
-        self.moves.after_fork_in_child()
-        self._bindings.after_fork_in_child()
-        self._lowest = 0
-        if self.directory is not None:
-            self.directory.after_fork_in_child()
-        if self.segments is not None:
-            self.segments.after_fork_in_child()
-        if self._is_shared:
-            for entry in self._private.values():
-                entry.segment.words = self._private_words(entry.family)
-        self._retry.reset()
+    def lease(self) -> None:
+        """Have a slab and an ordinal now rather than at the first write."""
+        self.begin(counting=True)
+
+    @property
+    def ordinal(self) -> int:
+        """Ordinal of this process; before it has one, the lowest that it may have."""
+        known = None if self._file is None else self._file.ordinal
+        return known if known is not None else fmt.BESIDE if self._beside == os.getpid() else 0
+
+    @property
+    def slab_name(self) -> SlabName | None:
+        """The slab of this process; None before it counts. Any thread may ask."""
+        file, process = self._file, self.process
+        if file is None or process.counting != process.token or file.ordinal is None:
+            return None
+        return SlabName(file.file, file.ordinal, file.identity)
+
+    def private_maps(self) -> Iterable[Map]:
+        """Slabs in memory: all that there is without a store, or with one what waits."""
+        process = self.process
+        if self._map is not None and self.epoch is None and process.token and process.begun == process.token:
+            yield self._map
+        waiting = [cell for cell in list(self._waiting) if cell.place is None and not cell.gone]
+        if waiting and process.begun == process.token:
+            yield waiting_slab(waiting, self._times, self._clock())
 
     def close(self) -> None:
         """Give up the store; values written from now on stay in this process and go nowhere."""
-        self.retry()
-        self.guard.settle(SETTLE)  # another thread may be at it
-        directory, self.directory = self.directory, None
-        segments, self.segments = self.segments, None
-        self._is_shared = False
-        if segments is not None:
-            self.guard.run(lambda _: segments.close(), None)
-        if directory is not None:
-            with contextlib.suppress(StoreError), directory:  # once nobody is in the middle of something
-                pass
-            directory.close()
+        with self.lock:
+            self.settle()
+            file, epoch = self._file, self.epoch
+            self.epoch = None
+            self.process.watch(None, 0)
+            self._is_deferred = True
+            if self.process.token:
+                self.process.begun = 0
+                self._start()
+                self.process.counting = self.process.token
+            if file is not None:
+                file.release()
+            if epoch is not None:
+                epoch.close()
 
-    def families(self) -> list[Family]:
-        """The families declared in this process."""
-        return self._bindings.families()
+    def _complain(self, error: Exception) -> None:
+        self._say("store", f"{error}; values stay in process {os.getpid()} until the store can take them")
 
-    def private_values(self) -> Iterator[PrivateValue]:
-        """The series whose values are not in the store, with their words."""
-        for entry in list(self._private.values()):
-            yield entry.value()
-        segments = self.segments
-        if segments is not None and segments.incomplete:
-            for first, (name, key) in list(self._bindings.slots.items()):
-                family = self._bindings.family(name)
-                found = segments.private_words(first, family.width)
-                if found is not None:
-                    yield PrivateValue(family, key, self._clock(), found)
+    def _say(self, cause: str, message: str) -> None:
+        """Say it in the log, once for each cause."""
+        if cause not in self._said:
+            self._said.add(cause)
+            log.warning("%s", message)
+
+
+def _key_of(family: Family, pairs: Sequence[tuple[str, str]]) -> Key:
+    """The label values, in this process, of the series with these labels."""
+    values = dict(pairs)
+    fixed = [values.pop(name, "") for name in family.labels]
+    rest = [text for pair in sorted(values.items()) for text in pair] if family.is_open else []
+    return (*fixed, *rest)
+
+
+def _record_size(cell: Cell) -> int:
+    """Bytes that its SERIES record has at most."""
+    key = cell._key or ()  # noqa: SLF001 (as above)
+    return fmt.RECORD_HEAD.size + 48 + sum(2 + len(text.encode()) for text in key)
+
+
+def _time_offset() -> int:
+    """Nanoseconds by which this process's monotonic clock is ahead of the machine's: that of its time namespace."""
+    try:
+        with open("/proc/self/timens_offsets", encoding="ascii") as lines:
+            fields = dict(line.split(maxsplit=1) for line in lines)
+        seconds, nanoseconds = map(int, fields["monotonic"].split())
+    except (OSError, KeyError, ValueError):  # a kernel without such namespaces
+        return 0
+    return seconds * 10**9 + nanoseconds

@@ -1,88 +1,57 @@
-"""Records of a series directory: packing one, and finding them in a run of bytes, damaged or not."""
+"""Records in Python: packing one, and finding them in a run of bytes, damaged or not.
+
+The hot ones, SERIES and END, are written and read by ``mpmetrics._cells``; what is here serves the rare ones.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import struct
 import zlib
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["check_end", "decode_records", "encode_record"]
+__all__ = ["Record", "decode_records", "encode_record", "pack_texts", "unpack_texts"]
 
-PATIENCE = 1 << 26
-"""Bytes of which the checksum may be computed in vain before a search for the next record is given up; and some more
-for each byte that there is."""
-
-
-def encode_record(kind: int, body: list[Any]) -> bytes:
-    """One record, padded to a multiple of 8 bytes."""
-    text = json.dumps(body, ensure_ascii=True, separators=(",", ":")).encode("ascii")
-    if len(text) > fmt.MAX_BODY:
-        msg = f"a record of {len(text)} bytes is over the limit of {fmt.MAX_BODY}"
-        raise FormatError(msg)
-    head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(text), zlib.crc32(text, kind), kind)
-    return head + text + b"\0" * (-len(text) % fmt.WORD)
+_COUNT = struct.Struct("=H")
+_MAGIC = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 0, 0, 0)[:4]
 
 
-def decode_records(data: bytes) -> Iterator[tuple[int, int, list[Any] | None]]:
-    """Yield ``(end offset, kind, body)`` for each record in ``data``; a damaged stretch comes as one with body None.
+class Record(NamedTuple):
+    """One record: where it ends, its kind and body; of a damaged stretch the body is None."""
 
-    ``data`` starts at a record's first byte and ends at a commit. Bytes that look like records everywhere are not
-    searched for ever: past a bound, all that is left counts as damaged.
-    """
-    position, size = 0, len(data)
-    patience = PATIENCE + _PATIENCE_PER_BYTE * size
-    while position < size:
-        head = _head_at(data, position)
-        body = None if head is None else _body(data, head)
-        if head is not None and body is not None:
-            position = head.end
-            yield position, head.kind, body
-            continue
-        while body is None and position < size:
-            position = _next_magic(data, position)
-            head = _head_at(data, position)
-            body = None if head is None else _body(data, head)
-            patience -= 0 if head is None else head.length
-            if patience < 0:
-                position, body = size, None
-        yield position, 0, None
-
-
-def check_end(descriptor: int, words: memoryview, where: str, end: int, sound: int | None = None) -> None:
-    """:class:`FormatError` when more records of a series directory were committed once than up to ``end``.
-
-    That is where its head's words say that they end, unless that has changed meanwhile: then nothing is wrong. A killed
-    writer leaves one record behind the end at most, and so does one that is at work. ``sound`` is where the last record
-    ends that is whole up to the end: one that is cut in two by the end is enough to tell.
-    """
-    committed = end
-    if committed >= fmt.MAX_SERIES_FILE:
-        return  # it is no offset at all, and refused as such
-    start = committed if sound is None else sound
-    found = [body for _, _, body in islice(decode_records(os.pread(descriptor, 2 * fmt.MAX_BODY, start)), 4)]
-    is_cut = start < committed and found[:1] not in ([], [None])
-    if (is_cut or sum(body is not None for body in found) > 1) and words[fmt.COMMITTED] == committed:
-        msg = f"{where}: its end was moved back to {committed}: there are records behind it"
-        raise FormatError(msg)
-
-
-class _Head(NamedTuple):
-    start: int
-    length: int
-    checksum: int
+    end: int
     kind: int
+    body: bytes | None
 
-    @property
-    def end(self) -> int:
-        return self.start + self.length + -self.length % fmt.WORD
+
+def encode_record(kind: int, body: bytes) -> bytes:
+    """One record, padded to a multiple of 8 bytes; FormatError when the body is over the limit."""
+    if len(body) > fmt.MAX_BODY:
+        msg = f"a record of {len(body)} bytes is over the limit of {fmt.MAX_BODY}"
+        raise FormatError(msg)
+    head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
+    return head + body + b"\0" * (-len(body) % fmt.WORD)
+
+
+def decode_records(data: bytes) -> Iterator[Record]:
+    """Yield the records of ``data``, which starts with one; a damaged stretch comes as one without a body."""
+    position = 0
+    while position < len(data):
+        record = _record_at(data, position)
+        if record is None:
+            while record is None and position < len(data):
+                position = _next_magic(data, position)
+                record = _record_at(data, position)
+            yield Record(position, 0, None)
+        if record is not None:
+            position = record.end
+            yield record
 
 
 def _next_magic(data: bytes, position: int) -> int:
@@ -93,30 +62,39 @@ def _next_magic(data: bytes, position: int) -> int:
     return len(data) if position < 0 else position
 
 
-def _head_at(data: bytes, position: int) -> _Head | None:
-    """The head of a record that may be one."""
+def _record_at(data: bytes, position: int) -> Record | None:
     start = position + fmt.RECORD_HEAD.size
     if start > len(data):
         return None
     magic, length, checksum, kind = fmt.RECORD_HEAD.unpack_from(data, position)
     end = start + length
-    if magic != fmt.RECORD_MAGIC or kind not in fmt.KINDS or not 2 <= length <= fmt.MAX_BODY or end > len(data):
+    if magic != fmt.RECORD_MAGIC or length > fmt.MAX_BODY or end > len(data):
         return None
-    # Cheaper than a checksum, and as good as that against bytes that were never a record.
-    return _Head(start, length, checksum, kind) if data[start] == _OPENING and data[end - 1] == _CLOSING else None
+    body = data[start:end]
+    return Record(end + -length % fmt.WORD, kind, body) if zlib.crc32(body, kind) == checksum else None
 
 
-def _body(data: bytes, head: _Head) -> list[Any] | None:
-    text = data[head.start : head.start + head.length]
-    if zlib.crc32(text, head.kind) != head.checksum:
-        return None
+def pack_texts(texts: Sequence[str]) -> bytes:
+    """Texts as records hold them; ValueError when one is too long, or UTF-8 cannot carry it."""
+    encoded = [text.encode() for text in texts]
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, list) else None
+        lengths = struct.pack(f"={len(encoded) + 1}H", len(encoded), *map(len, encoded))
+    except struct.error as error:
+        msg = f"{len(encoded)} texts of up to {max(map(len, encoded))} bytes are no texts of a record"
+        raise ValueError(msg) from error
+    return lengths + b"".join(encoded)
 
 
-_MAGIC = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 0, 0, 0)[:4]
-_OPENING, _CLOSING = b"[]"
-_PATIENCE_PER_BYTE = 8
+def unpack_texts(data: bytes, offset: int) -> list[str]:
+    """The texts at ``offset`` to the end of ``data``; ValueError when there are none."""
+    try:
+        (count,) = _COUNT.unpack_from(data, offset)
+        lengths = struct.unpack_from(f"={count}H", data, offset + _COUNT.size)
+    except struct.error as error:
+        msg = f"no texts: {error}"
+        raise ValueError(msg) from error
+    ends = list(accumulate(lengths, initial=offset + _COUNT.size * (1 + count)))
+    if ends[-1] != len(data):
+        msg = f"texts of {ends[-1]} bytes in {len(data)}"
+        raise ValueError(msg)
+    return [data[low:high].decode() for low, high in pairwise(ends)]

@@ -1,155 +1,264 @@
-"""Adding the words of dead slabs to what the retired file holds. A pure function; no files."""
+"""What the retired file and dead slabs add up to: the contents of the next retired file. No files."""
 
 from __future__ import annotations
 
 import math
+import struct
 from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import RECORD, sums
-from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, latest, sketch_record, total_and_rest
-from mpmetrics.storage.kept import kept_of
-from mpmetrics.storage.retired import Retired
+from mpmetrics._cells import (
+    LAYOUTS,
+    RECORD,
+    extremes,
+    folded_distributions,
+    levels,
+    pack_rows,
+    present,
+    recents,
+    retired_ordinals,
+    sums_and_rests,
+)
+from mpmetrics._cells.arithmetic import merged_sketch
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.records import encode_record
+from mpmetrics.storage.shapes import Shapes
 
 if TYPE_CHECKING:
-    from mpmetrics._cells.vectors import Vector
-    from mpmetrics.storage.catalog import Catalog, Series
+    from collections.abc import Callable, Sequence
+
+    from mpmetrics._cells import Source, Table
+    from mpmetrics.storage.family import Family
     from mpmetrics.storage.reader import SlabReader
+    from mpmetrics.storage.shapes import Shape
 
-__all__ = ["retire"]
+__all__ = ["Contents", "retire"]
+
+MOST_ROWS = 100_000
+"""Series of a metric that are kept of the dead; what comes past them goes to its overflow series."""
+
+MOST_SHAPES = 4
+"""Shapes of a metric that are kept although no living process declares them."""
+
+_FAMILY_HEAD = struct.Struct("=IIQ")
 
 
-def retire(olds: list[Retired], slabs: list[tuple[SlabReader, Vector]], catalog: Catalog, generation: int) -> Retired:
-    """What ``olds`` and the words of ``slabs`` add up to, for the series of ``catalog`` as of ``generation``.
+class Contents:
+    """Words and records of a retired file, as they come."""
 
-    Where the later one counts, that is the last of ``olds``. The births are the caller's to say.
+    def __init__(self) -> None:
+        self.words: list[bytes] = []
+        self.records: list[bytes] = []
+        self._first = fmt.FIRST_WORD
+        self._families = 0
+
+    def add_record(self, kind: int, body: bytes) -> None:
+        """Add a record without words."""
+        self.records.append(encode_record(kind, body))
+
+    def add_families(self, shape: Shape) -> list[int]:
+        """Add the declarations of a shape; returns their numbers, in the order of its table's families."""
+        numbers = {}
+        for family, declared in shape.families.items():
+            self.add_record(fmt.FAMILY, _FAMILY_HEAD.pack(self._families, 0, declared) + family.pack())
+            numbers[family.labels] = self._families
+            self._families += 1
+        return [numbers[labels] for labels, _ in shape.table.families]
+
+    def add_rows(
+        self,
+        table: Table,
+        sources: Sequence[Source],
+        values: Sequence[float],
+        mask: bytes,
+        width: int,
+        numbers: Sequence[int],
+    ) -> None:
+        """Add the series of all rows that ``mask`` has, with their ``width`` values."""
+        words, records = pack_rows(table, sources, values, mask, width, self._first, numbers)
+        self.words.append(words)
+        self.records.append(records)
+        self._first += len(words) // fmt.WORD
+
+    def add_overflow(self, number: int, values: Sequence[float], created: float) -> None:
+        """Add the overflow series of a family."""
+        head = struct.pack("=IIQdQH", number, len(values), self._first, created, 0, fmt.OVERFLOW)
+        self.add_record(fmt.SERIES, head)
+        self.words.append(array("d", values).tobytes())
+        self._first += len(values)
+
+
+def retire(
+    shapes: Shapes,
+    retired: SlabReader | None,
+    dead: Sequence[SlabReader],
+    read_living: Callable[[Shapes], Sequence[SlabReader]],
+) -> Contents:
+    """What the retired file holds once it contains ``dead``.
+
+    ``read_living(shapes)`` reads the slabs of the living, which are asked only where not all can be kept.
     """
-    # Nobody has counted anything in the slots past the end of all of them.
-    size = min(catalog.next_slot, max([*(len(old.values) for old in olds), *(len(words) for _, words in slabs)]))
-    zeros = bytes(8 * size)
-    new = Retired(array("d", zeros), array("d", zeros), generation=generation)
-    new.incarnation = max(old.incarnation for old in olds) + 1
-    new.slabs = {slab.identity for slab, _ in slabs}
-    new.folded = sum(old.folded for old in olds) + len(slabs)
-    readings = sorted(slabs, key=lambda reading: reading[0].created)
-    adding = array("q")
-    """Slots that are added up all at once: most of what there is."""
-    for series in catalog.by_slot.values():
-        first, end = series.first, series.first + series.width
-        if end > size:
-            continue
-        kind = catalog.families[series.family].kind
-        if kind == "counter":
-            adding.append(first)
-            continue
-        if kind in ("histogram", "summary"):
-            adding.extend(range(first + 2, end))
-        known = [old for old in olds if end <= len(old.values) and series.generation <= old.generation]
-        share = _Share(
-            olds=[old for old in olds if series.generation <= old.generation],
-            new=new,
-            series=series,
-            mode=catalog.families[series.family].mode,
-            before=[list(old.values[first:end]) for old in known],
-            rests=[list(old.remainders[first:end]) for old in known],
-            columns=[(slab.ordinal, words[first:end]) for slab, words in readings if len(words) >= end],
-        )
-        share.add(kind)
-    kept = [kept_of(old, catalog) for old in olds]
-    vectors = [vector for each in kept for vector in (each.values, each.remainders)]
-    _add_up(new, adding, [*vectors, *(words for _, words in readings)])
-    return new
+    contents = Contents()
+    readers = [*([] if retired is None else [retired]), *sorted(dead, key=lambda reader: reader.created)]
+    for rivals in shapes.by_name().values():
+        kept = rivals
+        if len(rivals) > MOST_SHAPES:
+            living = {(family.name, family.shape) for each in read_living(Shapes()) for family in each.families}
+            gone = [shape for shape in rivals if (shape.name, shape.family.shape) not in living]
+            dropped = sorted(gone, key=lambda shape: shape.latest)[:-MOST_SHAPES]
+            kept = [shape for shape in rivals if shape not in dropped]
+        for shape in kept:
+            _Share(contents, shape, readers, shapes, read_living).add()
+    return contents
 
 
-def _add_up(new: Retired, slots: array[int], vectors: list[Vector]) -> None:
-    """Store the sums of these slots, and what their rounding leaves over, as :func:`total_and_rest` has them."""
-    values = sums(vectors, slots, 1)
-    less = array("d", bytes(8 * len(new.values)))
-    for slot, value in zip(slots, values, strict=True):
-        new.values[slot] = value
-        less[slot] = -value if math.isfinite(value) else 0.0
-    for slot, value, rest in zip(slots, values, sums([*vectors, less], slots, 1), strict=True):
-        new.remainders[slot] = rest if math.isfinite(value) else 0.0
-
-
-@dataclass
 class _Share:
-    """One series: its words by retired file, and by dead slab, with the slab's ordinal, the oldest slab first."""
+    """One shape's part of it."""
 
-    olds: list[Retired]
-    new: Retired
-    series: Series
-    mode: str
-    before: list[list[float]]
-    rests: list[list[float]]
-    columns: list[tuple[int, Vector]]
+    def __init__(
+        self,
+        contents: Contents,
+        shape: Shape,
+        readers: Sequence[SlabReader],
+        shapes: Shapes,
+        read_living: Callable[[Shapes], Sequence[SlabReader]],
+    ) -> None:
+        self._contents = contents
+        self._family: Family = shape.family
+        self._table = shape.table
+        self._readers = readers
+        self._sources = [reader.source for reader in readers]
+        self._shapes = shapes
+        self._read_living = read_living
+        self._numbers = contents.add_families(shape)
 
-    def add(self, kind: str) -> None:
-        """Store what the series comes to. Gauges of the live modes come to nothing: zero bits, never set."""
-        if kind in ("histogram", "summary"):
-            self._add_distribution()
-        elif kind == "sketch":
-            self._add_sketch()
-        elif self.mode.startswith("live"):
+    def add(self) -> None:
+        """Add its series; of the live modes only the rows of sums, which show as zero."""
+        kind, mode, width = self._family.kind, self._family.mode, self._family.retired_width
+        table, sources = self._table, self._sources
+        if not len(table):
             return
-        elif self.series.width > 1:
-            self._keep_latest()
-        elif self.mode == "all":
-            self._keep_by_ordinal()
-        elif self.mode in ("min", "max"):
-            self._keep_extreme()
+        mask = present(table, sources)
+        if mode.startswith("live"):
+            if mode == "livesum":
+                self._add(array("d", bytes(8 * len(table))), mask, 1)
+        elif kind in ("histogram", "summary"):
+            self._add_capped(folded_distributions(table, sources, width - 2), mask, width)
+        elif kind == "sketch":
+            self._add_sketches(mask, width)
+        elif kind in ("info", "enum") or mode == "mostrecent":
+            self._add_recents(mask)
+        elif mode == "all":
+            self._add_levels()
+        elif mode in ("min", "max"):
+            values, mask = extremes(table, sources, mode == "max")
+            self._add(array("d", (value or -0.0 for value in values)), mask, 1)
         else:
-            self._add_total()
+            self._add_capped(sums_and_rests(table, sources), mask, width)
 
-    def _add_distribution(self) -> None:
-        self._store(0, [*self._kept(0), *(distribution_sum(words) for _, words in self.columns)])
+    def _add(self, values: Sequence[float], mask: bytes, width: int) -> None:
+        self._contents.add_rows(self._table, self._sources, values, mask, width, self._numbers)
 
-    def _add_sketch(self) -> None:
-        records = [sketch_record(words) for _, words in self.columns]
-        for position in range(4):
-            self._store(position, [*self._kept(position), *(words[position] for words in records)])
-        for position, mode in ((4, "min"), (5, "max")):
-            values = [words[position] for words in (*self.before, *records) if is_set(words[position])]
-            if values:
-                self.new.values[self.series.first + position] = extreme(mode, values) or -0.0
-        for bucket in self._used_buckets():
-            self._store(bucket, [*self._kept(bucket), *(words[bucket] for _, words in self.columns)])
+    def _add_capped(self, values: Sequence[float], mask: bytes, width: int) -> None:
+        """Add sums; of rows past the cap, those that nobody shows any more go to the overflow series."""
+        excess = self._excess(mask)
+        if excess:
+            table, row = self._table, self._table.overflow
+            added = [*excess, *([row] if row >= 0 and mask[row] else [])]
+            shown = bytearray(mask)
+            for each in added:
+                shown[each] = 0
+            columns = [[values[each * width + at] for each in added] for at in range(width)]
+            total = [math.fsum(column) for column in columns]
+            total[1 if self._family.kind not in ("histogram", "summary") else 0] += 0.0
+            self._contents.add_overflow(self._numbers[0], total, min(table.created(each) for each in added))
+            mask = bytes(shown)
+        self._add(values, mask, width)
 
-    def _used_buckets(self) -> list[int]:
-        """Positions of a sketch's buckets that are not zero everywhere, which is most of them."""
-        columns = [*self.before, *(words for _, words in self.columns)]
-        buckets = range(2 * RECORD, self.series.width)
-        return [bucket for bucket in buckets if any(words[bucket] for words in columns)]
+    def _excess(self, mask: bytes) -> list[int]:
+        """The rows past the cap that neither the retired file nor a living slab has."""
+        rows = sum(mask)
+        if rows <= MOST_ROWS:
+            return []
+        retired = [reader.source for reader in self._readers if reader.is_retired]
+        known = present(self._table, retired)
+        own = Shapes()
+        living = self._read_living(own)
+        others = own.find(self._family)
+        held = present(others.table, [reader.source for reader in living]) if others is not None else b""
+        excess = []
+        for row, is_there in enumerate(mask):
+            if is_there and not known[row] and row != self._table.overflow:
+                other = -1 if others is None else others.table.find(self._table.labels(row))
+                if other < 0 or not held[other]:
+                    excess.append(row)
+        return excess[: rows - MOST_ROWS]
 
-    def _add_total(self) -> None:
-        addends = [*self._kept(0), *(words[0] for _, words in self.columns)]
-        self._store(0, addends)
-        if self.new.values[self.series.first] == 0.0 and any(map(is_set, addends)):
-            self.new.values[self.series.first] = -0.0
+    def _add_sketches(self, mask: bytes, width: int) -> None:
+        values = array("d", bytes(8 * width * len(self._table)))
+        for row, is_there in enumerate(mask):
+            if is_there:
+                record, buckets = merged_sketch(self._table, row, self._sources, LAYOUTS[self._family.mode].size)
+                limits = [number or -0.0 for number in record[4:RECORD]] if any(buckets) else [0.0, 0.0]
+                values[row * width : (row + 1) * width] = array("d", [*record[:4], *limits, *buckets])
+        self._add(values, mask, width)
 
-    def _keep_latest(self) -> None:
-        words = max([*self.before, *(words for _, words in self.columns)], key=latest, default=[])
-        self.new.values[self.series.first : self.series.first + len(words)] = array("d", words)
+    def _add_recents(self, mask: bytes) -> None:
+        found, times, winners = recents(self._table, self._sources)
+        values = array("d", bytes(32 * len(self._table)))
+        numbers = memoryview(values).cast("B").cast("Q")
+        shown = bytearray(mask)
+        for row, winner in enumerate(winners):
+            if winner < 0:
+                # Never set. An enum shows its first state then, and so stays.
+                shown[row] &= self._family.kind == "enum"
+                continue
+            source = self._sources[winner]
+            values[4 * row] = found[row]
+            numbers[4 * row + 1] = times[row]
+            if self._readers[winner].is_retired:
+                words = source.words(self._table, row)
+                values[4 * row + 2 : 4 * row + 4] = array("d", words[2:4])
+            else:
+                values[4 * row + 2 : 4 * row + 4] = array("d", source.identity)
+        if self._family.kind == "info":
+            self._keep_latest(shown, times)
+        numbers.release()
+        self._add(values, bytes(shown), 4)
 
-    def _keep_by_ordinal(self) -> None:
-        values: dict[int, float] = {}
-        for old in self.olds:
-            values.update(old.by_ordinal.get(self.series.first, {}))
-        values.update((ordinal, words[0]) for ordinal, words in self.columns if is_set(words[0]))
-        if values:
-            self.new.by_ordinal[self.series.first] = values
+    def _keep_latest(self, shown: bytearray, times: Sequence[int]) -> None:
+        """Of an info, keep what was said last about each set of label values."""
+        size = len(self._family.labels)
+        latest: dict[object, int] = {}
+        for row, is_there in enumerate(shown):
+            if is_there:
+                about = self._table.labels(row)[:size]
+                other = latest.get(about)
+                if other is not None:
+                    shown[row if times[row] < times[other] else other] = 0
+                if other is None or times[row] >= times[other]:
+                    latest[about] = row
 
-    def _keep_extreme(self) -> None:
-        words = [*self.before, *(words for _, words in self.columns)]
-        values = [each[0] for each in words if is_set(each[0])]
-        if values:
-            self.new.values[self.series.first] = extreme(self.mode, values) or -0.0
-
-    def _kept(self, position: int) -> list[float]:
-        """What the retired files hold of one of the words, rests included."""
-        return [words[position] for words in (*self.before, *self.rests)]
-
-    def _store(self, position: int, addends: list[float]) -> None:
-        slot = self.series.first + position
-        self.new.values[slot], self.new.remainders[slot] = total_and_rest(addends)
+    def _add_levels(self) -> None:
+        """Add pairs of ordinal and value; rows with as many pairs together."""
+        retired = [reader.source for reader in self._readers if reader.is_retired]
+        own = array("q", (-1 if reader.ordinal is None else reader.ordinal for reader in self._readers))
+        columns = array("q", sorted({*own, *retired_ordinals(self._table, retired)} - {-1}))
+        found, mask = levels(self._table, self._sources, own, columns)
+        size = len(columns)
+        rows: dict[int, list[tuple[int, array[float]]]] = {}
+        for row in range(len(self._table)):
+            pairs = array("d")
+            for at, ordinal in enumerate(columns):
+                if mask[row * size + at]:
+                    pairs.frombytes(ordinal.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+                    pairs.append(found[row * size + at] or -0.0)
+            if pairs:
+                rows.setdefault(len(pairs), []).append((row, pairs))
+        for width, members in rows.items():
+            values = array("d", bytes(8 * width * len(self._table)))
+            shown = bytearray(len(self._table))
+            for row, pairs in members:
+                values[row * width : (row + 1) * width] = pairs
+                shown[row] = 1
+            self._add(values, bytes(shown), width)

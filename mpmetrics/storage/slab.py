@@ -1,127 +1,193 @@
-"""A process's slab: the file of words that it alone writes, and its lease.
+"""The file of this process's slab: made and leased, given an ordinal, grown. What is written into it is the cells'.
 
-Made at the first write of a process, and again in each forked child. The steps: a file under a temporary name, created
-and locked by the lease; blocks allocated; the head written; and, holding the append lock, the smallest ordinal that no
-live slab has, then the rename into place. A kill before the rename leaves an unlocked file that the next folder
-removes; after it, a slab like any other dead process's.
+The steps: a file under a temporary name, created and locked; blocks allocated; the head written; and linked to
+``idle-ID``, the commit. A kill before that leaves an unlocked file that the next fold removes; after it, a slab like
+any other dead process's. Nobody is waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import secrets
-import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from mpmetrics.errors import StoreError, StoreUnavailableError
+from mpmetrics._cells import Map, Slab
+from mpmetrics.errors import LockTimeoutError, StoreError, StoreUnavailableError
+from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import geometry
-from mpmetrics.storage.descriptor import Descriptor
-from mpmetrics.storage.exclusive import Lease
-from mpmetrics.storage.survey import live_ordinals, slab_name
+from mpmetrics.storage.descriptor import FILE_MODE, Descriptor, open_regular
+from mpmetrics.storage.locks import lease, mutex
+from mpmetrics.storage.slabs import is_alive, list_slabs, slab_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from mpmetrics.storage.descriptor import Directory
 
-    from mpmetrics._cells import Words
-
-__all__ = ["Slab"]
+__all__ = ["SlabFile", "anonymous_slab", "grow"]
 
 
-class Slab:
-    """A leased slab of the epoch at ``path``.
+class SlabFile:
+    """A leased slab in ``directory``, made now; ``created`` is a Unix time in seconds.
 
-    It is linked within ``with directory:``, where ``standing`` is asked which generation of removals the process has
-    let go of and the greatest serial that it ever held. Its ordinal is the smallest from ``lowest`` on.
-
-    Raises :class:`~mpmetrics.errors.StoreError` when the slab cannot be made; nothing is left behind then.
+    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when it cannot be made; nothing is left behind then.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        directory: AbstractContextManager[None],
-        owner: tuple[int, int] | None,
-        standing: Callable[[], tuple[int, int]],
-        lowest: int = 0,
-    ) -> None:
-        self._pid = os.getpid()
+    def __init__(self, directory: Directory, created: float) -> None:
+        self._directory = directory
+        self.ordinal: int | None = None
+        """None until :meth:`claim`."""
         identity = secrets.token_bytes(16)
         self.identity = identity.hex()
-        temporary = os.path.join(path, f"new-slab-{identity.hex()}")
-        lease: Lease | None = None
+        self.file = f"idle-{self.identity}"
+        self._opening = f"new-slab-{self.identity}"
+        fork.register(self)
         try:
-            lease = Lease(temporary, owner)
-            self._lease = lease
-            # A map keeps a duplicate of its descriptor, and a duplicate of the lease's would hold the lock on in a
-            # forked child for as long as the map lives there: so the file is opened once more.
-            self._descriptor = Descriptor(os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
-            os.posix_fallocate(self._descriptor.fileno(), 0, fmt.FIRST_SEGMENT)
-            self._map = mmap.mmap(self._descriptor.fileno(), fmt.FIRST_SEGMENT)
-            self._head = memoryview(self._map).cast("Q")
-            self._head[fmt.CAPACITY] = fmt.FIRST_SEGMENT
-            with directory:
-                self._head[fmt.ACKNOWLEDGED], self._head[fmt.BOUND] = standing()
-                self._link(path, temporary, identity, lowest)
+            with directory.open() as folder:
+                self._make(folder, identity, created)
         except (OSError, StoreError) as error:
-            if os.getpid() == self._pid:
-                _discard(temporary, lease)
-            msg = f"no slab can be leased in {path}: {error}"
+            msg = f"no slab can be made in {directory.path}: {error}"
             raise StoreUnavailableError(msg) from error
+        finally:
+            self._opening = ""
 
-    def _link(self, path: str, temporary: str, identity: bytes, lowest: int) -> None:
-        taken = live_ordinals(path)
-        self.ordinal = next(number for number in range(lowest, lowest + len(taken) + 1) if number not in taken)
-        head = fmt.pack_slab_head(identity, self.ordinal, self._pid, time.time())
-        self._map[: len(head)] = head
-        if os.getpid() != self._pid:  # a signal handler forked, and the child goes on here: this is the parent's
-            raise StoreUnavailableError("a child was forked in the middle of this")
-        # The commit: from here on readers open the file, and find it whole and locked.
-        os.rename(temporary, os.path.join(path, slab_name(self.ordinal, identity.hex())))
-
-    def words(self, number: int) -> Words:
-        """The words of segment ``number``, allocated and mapped; call it once a segment, in ascending order or not.
-
-        Raises :class:`~mpmetrics.errors.StoreUnavailableError` when there is no room; the slab stays as it was.
-        """
-        start, end = geometry.segment_span(number)
-        if number == 0:
-            return cast("Words", memoryview(self._map)[fmt.SLAB_HEAD_SIZE :].cast("d"))
+    def _make(self, folder: int, identity: bytes, created: float) -> None:
+        temporary = self._opening
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            capacity = self._head[fmt.CAPACITY]
-            if end > capacity:
-                os.posix_fallocate(self._descriptor.fileno(), capacity, end - capacity)
-                # Readers take the new capacity for: so many bytes are there, allocated, zero where not yet written.
-                self._head[fmt.CAPACITY] = end
-            return cast("Words", memoryview(mmap.mmap(self._descriptor.fileno(), end - start, offset=start)).cast("d"))
-        except OSError as error:
-            msg = f"the slab cannot grow to {end} bytes: {error}"
-            raise StoreUnavailableError(msg) from error
+            with Descriptor(os.open(temporary, flags, FILE_MODE, dir_fd=folder)) as descriptor:
+                # That of a root master beside workers of another user is root's, and the collector reads it.
+                os.fchmod(descriptor, 0o644 if self._directory.is_foreign else FILE_MODE)
+                self._lease: Map | None = lease(descriptor)
+                os.posix_fallocate(descriptor, 0, fmt.FIRST_WORDS_END)
+                os.posix_fallocate(descriptor, fmt.AREA_0, fmt.PAGE)
+                os.pwrite(descriptor, fmt.pack_slab(identity, os.getpid(), created), 0)
+                inode = os.fstat(descriptor).st_ino
+            # Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more.
+            with open_regular(temporary, os.O_RDWR, dir_fd=folder) as descriptor:
+                self.map = Map(descriptor, fmt.SLAB_SIZE, write=True)
+            _set_head(self.map)
+            self._inode = inode
+            self.slab = Slab(self.map)
+            os.link(temporary, self.file, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        finally:
+            with contextlib.suppress(OSError):  # never made, or its directory is gone
+                os.unlink(temporary, dir_fd=folder)
 
-    def acknowledge(self, generation: int) -> None:
-        """Tell others that this process writes to no series removed up to ``generation`` any more."""
-        self._head[fmt.ACKNOWLEDGED] = generation
+    def claim(self, lowest: int) -> None:
+        """Take the smallest ordinal from ``lowest`` on that no living process has. StoreUnavailableError, OSError.
 
-    def bind(self, serial: int) -> None:
-        """Tell others that this process holds the series of this serial, before it can write to it."""
-        self._head[fmt.BOUND] = serial
+        Linking is the claim. The name of a dead slab is taken away only where no other process does such a thing at
+        this moment; else the next ordinal will do.
+        """
+        with self._directory.open() as folder:
+            slabs = {slab.ordinal: slab for slab in list_slabs(folder) if slab.file.startswith("slab-")}
+            with contextlib.ExitStack() as stack:
+                try:
+                    if lowest < fmt.BESIDE and slabs and not self._directory.is_foreign:
+                        stack.enter_context(mutex("names.lock", 0.0, dir_fd=folder))
+                        _set_dead_aside(slabs, folder)
+                except (LockTimeoutError, OSError):
+                    stack.close()
+                ordinal = lowest
+                while not self._is_claimed(ordinal, folder):
+                    ordinal += 1
+        self.ordinal = ordinal
 
-    def abandon(self) -> None:
-        """In a forked child: close what belongs to the parent, whose lease lets go by itself."""
-        self._descriptor.close()
+    def _is_claimed(self, ordinal: int, folder: int) -> bool:
+        name = slab_name(ordinal)
+        try:
+            os.link(self.file, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        idle, self.file = self.file, name
+        with contextlib.suppress(OSError):  # a cleaner was quicker
+            os.unlink(idle, dir_fd=folder)
+        return True
+
+    def grow(self, words: int, size: int) -> bool:
+        """Have room for a series of so many words, and for a record of so many bytes; False when there is none.
+
+        OSError and StoreUnavailableError as well, when the file cannot be grown.
+        """
+        with self._directory.open() as folder, open_regular(self.file, os.O_RDWR, dir_fd=folder) as descriptor:
+            if os.fstat(descriptor).st_ino != self._inode:
+                msg = f"{self._directory.path}/{self.file} is another file than it was"
+                raise StoreUnavailableError(msg)
+            return grow(self.slab, self.map, words, size, descriptor)
 
     def release(self) -> None:
-        """Give up the lease: the slab becomes a dead process's, to be folded by whoever comes next."""
-        self._lease.release()
-        self._descriptor.close()
+        """Give up the lease: the slab becomes a dead process's."""
+        self._lease = None
+
+    def after_fork_in_child(self) -> None:
+        """A child that is forked while another thread makes the file shares its lock: let it go here."""
+        if self._opening:
+            with contextlib.suppress(OSError):
+                fork.blind(os.path.join(self._directory.path, self._opening))
 
 
-def _discard(temporary: str, lease: Lease | None) -> None:
-    with contextlib.suppress(OSError):  # never made, or its directory is gone
-        os.unlink(temporary)
-    if lease is not None:
-        lease.release()
+def _set_dead_aside(slabs: dict[int | None, object], folder: int) -> None:
+    """Give the slabs of the dead among the workers names without a claim, from the smallest ordinal to the first free.
+
+    Under the names lock: nobody else takes a slab's name away, so the file that is looked at is the one to be renamed.
+    """
+    for ordinal in range(len(slabs)):
+        if ordinal not in slabs:
+            return
+        name = slab_name(ordinal)
+        if is_alive(name, dir_fd=folder):
+            continue
+        with contextlib.suppress(OSError), open_regular(name, dir_fd=folder) as descriptor:
+            identity = os.pread(descriptor, 32, 0)[16:].hex()
+            os.rename(name, f"dead-{ordinal}-{identity}", src_dir_fd=folder, dst_dir_fd=folder)
+            return
+
+
+def grow(slab: Slab, words_map: Map, words: int, size: int, descriptor: int = -1) -> bool:
+    """Have room in ``slab`` for so many words and bytes of records, allocating blocks of the file first.
+
+    False when the slab is as large as it may be, OSError when there are no blocks. Without a descriptor it is memory.
+    """
+    head = memoryview(words_map).cast("Q")
+    if slab.needs_flip:
+        other = 1 - (head[fmt.FLIPS] & 1)
+        _allocate(descriptor, fmt.AREA_0 + other * fmt.AREA_SIZE, head[fmt.ROOM + 1 - other])
+        head[fmt.ROOM + other] = max(head[fmt.ROOM + other], head[fmt.ROOM + 1 - other])
+        slab.flip()
+    while not slab.room_for(words, 0):
+        end = head[fmt.WORDS_END]
+        new = fmt.grown(end, end + 1, fmt.PAGE)
+        if new > fmt.AREA_0:
+            return False
+        _allocate(descriptor, end, new - end)
+        # Readers take it for: so many bytes are there, allocated, zero where not yet written.
+        head[fmt.WORDS_END] = max(new, head[fmt.WORDS_END])
+    area = head[fmt.FLIPS] & 1
+    while not slab.room_for(0, size):
+        end = head[fmt.ROOM + area]
+        new = fmt.grown(end, end + 1, 0)
+        if new > fmt.AREA_SIZE:
+            return False
+        _allocate(descriptor, fmt.AREA_0 + area * fmt.AREA_SIZE + end, new - end)
+        head[fmt.ROOM + area] = max(new, head[fmt.ROOM + area])
+    return True
+
+
+def anonymous_slab(identity: bytes, created: float) -> tuple[Slab, Map]:
+    """A slab in memory of this process, and its map."""
+    words_map = Map(-1, fmt.SLAB_SIZE, write=True)
+    head = fmt.pack_slab(identity, os.getpid(), created)
+    memoryview(words_map)[: len(head)] = head
+    _set_head(words_map)
+    return Slab(words_map), words_map
+
+
+def _set_head(words_map: Map) -> None:
+    head = memoryview(words_map).cast("Q")
+    head[fmt.WORDS_END] = fmt.FIRST_WORDS_END
+    head[fmt.ROOM] = fmt.PAGE
+
+
+def _allocate(descriptor: int, offset: int, size: int) -> None:
+    if descriptor >= 0 and size > 0:
+        os.posix_fallocate(descriptor, offset, size)

@@ -1,13 +1,18 @@
 """Stores and their epochs: where they live, who may use them, how an epoch begins, is joined and is cleaned up.
 
-A store is a directory. A server begins an epoch in it; processes that merely find the store join the current one. Every
-process of an epoch holds a shared lock on its ``lease`` file, forked children included, for as long as any of them
-lives: an epoch whose lease nobody holds is dead, and the next server to begin one in that store removes it.
+A store is a directory. A server begins an epoch in it; processes that merely find the store, its *guests*, join the
+current one if it lives, and else begin one. Every process of an epoch holds a shared lock on its ``lease`` file, forked
+children included, for as long as any of them lives: an epoch whose lease nobody holds is dead, and the next one to
+begin in that store removes it.
+
+A guest may outlive its server. A server that begins takes over the guests of living epochs that have no server: it
+links their slabs into its own epoch, and names itself in their shared page, so that they move over when they look.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -15,24 +20,27 @@ import shutil
 import stat
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpmetrics.errors import LockTimeoutError, StoreUnavailableError
-from mpmetrics.storage.catalog import Catalog
-from mpmetrics.storage.descriptor import Descriptor, open_private, secure
-from mpmetrics.storage.exclusive import mutex
-from mpmetrics.storage.locks import hold_shared, unheld
-from mpmetrics.storage.series_file import create_series_file
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, secure
+from mpmetrics.storage.locks import Shield, Sole, hold, mutex
+from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.shared import Shared, create_shared
+from mpmetrics.storage.slabs import is_alive, list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mpmetrics._cells import Map
 
 __all__ = ["Epoch", "Store", "default_base", "new_default_directory", "remove_dead_stores"]
 
 _EPOCH = re.compile(r"epoch-(\d{1,18})\Z")
 _BEGIN_TIMEOUT = 5.0
+_PAUSE = 0.002
+"""Seconds between two looks at an epoch that another process is just removing."""
+
 _GRACE = 60.0
 """Seconds for which a default store without an epoch may be one that a server is about to begin."""
 
@@ -64,11 +72,14 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
 def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
     """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
     lock = os.path.join(path, "lock")
-    with mutex(lock, 0.0) if os.path.exists(lock) else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if os.path.exists(lock):
+            stack.enter_context(mutex(lock, 0.0))
         epochs = _epochs(path)
         if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
-        if not all(unheld(os.path.join(path, f"epoch-{number}", "lease")) for number in epochs):
+        leases = (os.path.join(path, f"epoch-{number}", "lease") for number in epochs)
+        if not all(stack.enter_context(Sole(lease)) for lease in leases):
             return False
         shutil.rmtree(path)
     return True
@@ -116,23 +127,55 @@ def _check(path: str, status: os.stat_result, what: str = "store") -> None:
         raise StoreUnavailableError(msg)
 
 
-@dataclass(frozen=True)
 class Epoch:
-    """An epoch that this process is part of: its directory, its files' owner, the descriptors that keep it alive.
+    """An epoch that this process is part of: its directory, what is shared in it, and what keeps it alive.
 
-    ``shield`` holds a shared flock on the store's directory: systemd-tmpfiles passes over directories that are locked,
-    with all that is in them (https://systemd.io/TEMPORARY_DIRECTORIES/).
+    ``is_server`` says whether this process is a master, or a worker that one told which epoch it is in; others are
+    guests.
     """
 
-    path: str
-    owner: tuple[int, int]
-    lease: Descriptor
-    shield: Descriptor
+    def __init__(self, store: Store, number: int, lease: Map, *, is_server: bool) -> None:
+        """Join epoch ``number`` of ``store``, whose lease is held; FormatError or OSError when it cannot be used."""
+        path = store.epoch_path(number)
+        self.store = store
+        self.number = number
+        self.is_server = is_server
+        self.directory = Directory.at(path)
+        _check(path, os.lstat(path), "epoch")
+        if self.directory.owner[0] != store.owner[0]:
+            msg = f"the epoch {path} belongs to user {self.directory.owner[0]}, the store to {store.owner[0]}"
+            raise StoreUnavailableError(msg)
+        self.shared = Shared(self.directory)
+        self.removals = Removals(self.directory, self.shared)
+        self._lease: Map | None = lease
+        self._server: Map | None = None
+        if is_server:
+            with contextlib.suppress(OSError), self.directory.open() as folder:  # without it, guests are taken over
+                self._server = hold("server", folder)
+        self._shield: Shield | None = None
+        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
+            self._shield = Shield(store.path)
 
     @property
-    def number(self) -> int:
-        """The epoch's number within its store."""
-        return int(os.path.basename(self.path).removeprefix("epoch-"))
+    def path(self) -> str:
+        """Its directory."""
+        return self.directory.path
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group that its files belong to."""
+        return self.directory.owner
+
+    def successor(self) -> Epoch | None:
+        """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
+        return self.store.join() if not self.is_server and self.shared.successor else None
+
+    def close(self) -> None:
+        """Leave it; again does nothing."""
+        self._lease = self._server = None
+        shield, self._shield = self._shield, None
+        if shield is not None:
+            shield.close()
 
 
 class Store:
@@ -175,95 +218,144 @@ class Store:
             raise
 
     def begin(self) -> Epoch:
-        """Begin a new epoch, and remove dead ones. StoreUnavailableError when that cannot be done."""
-        return self._locked(self._begin)
+        """Begin a new epoch as its server, and remove dead ones. StoreUnavailableError when that cannot be done."""
+        return self._guarded(lambda: self._locked(lambda: self._begin(is_server=True)))
 
     def join(self, number: int | None = None) -> Epoch:
-        """Join epoch ``number``, by default the current one, or begin the first one.
+        """Join epoch ``number`` as part of its server; or by default, as a guest, the current one, if it lives.
 
-        StoreUnavailableError when that cannot be done, and when there is no epoch of that number.
+        Else a new one begins. Nobody who joins a living epoch waits for another process. StoreUnavailableError when it
+        cannot be done, and when there is no epoch of that number.
         """
-        try:
-            return self._locked(lambda: self._join(number))
-        except StoreUnavailableError as error:
-            living = self._join_living(number) if isinstance(error.__cause__, LockTimeoutError) else None
-            if living is None:
-                raise
-            return living
+        if number is None:
+            return self._guarded(self._join_current)
+        if number not in _epochs(self.path):
+            msg = f"the store {self.path} has no epoch {number}"
+            raise StoreUnavailableError(msg)
+        return self._guarded(lambda: Epoch(self, number, self._hold(number), is_server=True))
 
     def current(self) -> str | None:
         """Directory of the current epoch, for a reader that takes no part in it; None when there is none."""
         epochs = _epochs(self.path)
-        return self._epoch_path(epochs[-1]) if epochs else None
+        return self.epoch_path(epochs[-1]) if epochs else None
 
-    def _locked(self, action: Callable[[], Epoch]) -> Epoch:
-        lock = os.path.join(self.path, "lock")
+    def epoch_path(self, number: int) -> str:
+        """Directory of epoch ``number``."""
+        return os.path.join(self.path, f"epoch-{number}")
+
+    def _guarded(self, action: Callable[[], Epoch]) -> Epoch:
         try:
-            os.close(open_private(lock, os.O_RDWR | os.O_CREAT, self.owner))
-            with mutex(lock, _BEGIN_TIMEOUT):
-                return action()
-        except (OSError, LockTimeoutError) as error:
+            return action()
+        except (OSError, LockTimeoutError, FormatError) as error:
             msg = f"the store {self.path} cannot be used: {error}"
             raise StoreUnavailableError(msg) from error
 
-    def _epoch_path(self, number: int) -> str:
-        return os.path.join(self.path, f"epoch-{number}")
+    def _locked(self, action: Callable[[], Epoch]) -> Epoch:
+        lock = os.path.join(self.path, "lock")
+        os.close(open_private(lock, os.O_RDWR | os.O_CREAT, self.owner))
+        with mutex(lock, _BEGIN_TIMEOUT):
+            return action()
 
-    def _join(self, number: int | None) -> Epoch:
-        epochs = _epochs(self.path)
-        if not epochs and number is None:
-            return self._begin()
-        if number is not None and number not in epochs:
-            msg = f"the store {self.path} has no epoch {number}"
-            raise StoreUnavailableError(msg)
-        path = self._epoch_path(epochs[-1] if number is None else number)
-        return self._epoch(path, hold_shared(os.path.join(path, "lease")))
+    def _hold(self, number: int) -> Map:
+        with Directory.at(self.epoch_path(number)).open() as folder:
+            return hold("lease", folder)
 
-    def _epoch(self, path: str, lease: Descriptor) -> Epoch:
-        _check(path, os.lstat(path), "epoch")
-        shield = Descriptor(-1)
-        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
-            shield = hold_shared(self.path)
-        return Epoch(path, self.owner, lease, shield)
+    def _join_current(self) -> Epoch:
+        end = time.monotonic() + _BEGIN_TIMEOUT
+        while True:
+            epochs = _epochs(self.path)
+            if not epochs:
+                return self._locked(self._begin_first)
+            latest = epochs[-1]
+            with Sole(os.path.join(self.epoch_path(latest), "lease")) as is_dead:
+                if is_dead:
+                    return self._locked(functools.partial(self._replace, latest))
+            try:
+                return Epoch(self, latest, self._hold(latest), is_server=False)
+            except (BlockingIOError, FileNotFoundError):  # somebody is just removing it, or has
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_PAUSE)
 
-    def _join_living(self, number: int | None) -> Epoch | None:
-        """Join without the lock, whose holder is stopped, an epoch that is nobody's to remove: others are in it."""
-        epochs = [each for each in _epochs(self.path) if number in {None, each}]
-        lease = os.path.join(self._epoch_path(epochs[-1]), "lease") if epochs else ""
-        with contextlib.suppress(OSError):
-            if lease and not unheld(lease):
-                return self._epoch(os.path.dirname(lease), hold_shared(lease))
-        return None
+    def _begin_first(self) -> Epoch:
+        """Under the begin lock: begin an epoch unless somebody has."""
+        return self._join_current() if _epochs(self.path) else self._begin(is_server=False)
 
-    def _begin(self) -> Epoch:
+    def _replace(self, dead: int) -> Epoch:
+        """Under the begin lock, with the lease of ``dead`` to ourselves: remove it, begin one unless somebody has."""
+        shutil.rmtree(self.epoch_path(dead), ignore_errors=True)
+        return self._begin_first()
+
+    def _begin(self, *, is_server: bool) -> Epoch:
         # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
         # who still has the old one open would take the new one's files for its own.
-        number = max([1, int(1000 * self._clock()), *(number + 1 for number in _epochs(self.path))])
+        before = _epochs(self.path)
+        number = max([1, int(1000 * self._clock()), *(number + 1 for number in before)])
         self._remove_leftovers()
+        guests = [] if not is_server else [each for each in _epochs(self.path) if self._has_no_server(each)]
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
         _secure_directory(temporary, self.owner)
-        for name in ("lease", "series.lock", "fold.lock"):
+        for name in ("lease", "server", "removals", "removals.lock", "fold.lock", "names.lock"):
             os.close(open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner))
-        os.close(create_series_file(os.path.join(temporary, "series"), Catalog(), (1, 0), self.owner))
-        lease = hold_shared(os.path.join(temporary, "lease"))
+        create_shared(temporary, self.owner, self._first_generation(guests))
+        with Directory.at(temporary).open() as folder:
+            lease = hold("lease", folder)
+        for guest in guests:
+            self._link_slabs(guest, temporary)
         # The commit: the epoch is there, whole and alive; a kill before leaves a directory that the next one removes.
-        os.rename(temporary, self._epoch_path(number))
-        return self._epoch(self._epoch_path(number), lease)
+        os.rename(temporary, self.epoch_path(number))
+        for guest in guests:
+            self._announce(guest, number)
+        return Epoch(self, number, lease, is_server=is_server)
 
     def _remove_leftovers(self) -> None:
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
-            with contextlib.suppress(OSError):  # what cannot be looked at is not ours to remove
-                dead = _EPOCH.match(name) and unheld(os.path.join(path, "lease"))
-                if dead or name.startswith("new-epoch-"):
+            with contextlib.suppress(OSError, FormatError):  # what cannot be looked at is not ours to remove
+                if name.startswith("new-epoch-"):
                     shutil.rmtree(path, ignore_errors=True)
+                elif _EPOCH.match(name):
+                    with Sole(os.path.join(path, "lease")) as is_dead:
+                        if is_dead:
+                            shutil.rmtree(path, ignore_errors=True)
+
+    def _has_no_server(self, number: int) -> bool:
+        with contextlib.suppress(OSError, FormatError), Sole(os.path.join(self.epoch_path(number), "server")) as had:
+            return had
+        return False
+
+    def _first_generation(self, guests: list[int]) -> int:
+        """One that no series of the guests has: so a removal in the new epoch ends theirs, too."""
+        generations = [0]
+        for number in guests:
+            with contextlib.suppress(OSError, FormatError, StoreUnavailableError):
+                generations.append(Shared(Directory.at(self.epoch_path(number))).generation + 2)
+        return max(generations)
+
+    def _link_slabs(self, number: int, target: str) -> None:
+        """Have the slabs of living guests in the new epoch at ``target``, too: what they count goes on to be read."""
+        path = self.epoch_path(number)
+        for slab in list_slabs(path):
+            source = os.path.join(path, slab.file)
+            with contextlib.suppress(OSError):  # it has gone, or the ordinal is another guest's
+                if is_alive(source):
+                    os.link(source, os.path.join(target, slab.file), follow_symlinks=False)
+
+    def _announce(self, number: int, successor: int) -> None:
+        """Have guests move to the epoch ``successor`` when they look a series up, or fork."""
+        with contextlib.suppress(OSError, FormatError, StoreUnavailableError, LockTimeoutError):
+            directory = Directory.at(self.epoch_path(number))
+            shared = Shared(directory)
+            shared.successor = successor
+            with directory.open() as folder, mutex("removals.lock", 1.0, dir_fd=folder):
+                shared.generation += 1
 
     def remove_if_dead(self, *, grace: float = _GRACE) -> bool:
         """Remove the whole store when nobody is left in it; answers whether it is gone.
 
         One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
         """
-        with contextlib.suppress(OSError, LockTimeoutError):
+        with contextlib.suppress(OSError, LockTimeoutError, FormatError):
             return _remove_if_dead(self.path, grace)
         return False

@@ -1,8 +1,9 @@
-"""Removed series are gone in all processes, their slots go to others only when nobody can hold them, nothing grows."""
+"""Removed series are gone in all processes, once and for all; their owners use the words again, and nothing grows."""
 
 from __future__ import annotations
 
 import gc
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.storage import directory as directory_module
-from mpmetrics.storage import memory as memory_module
-from mpmetrics.storage.reader import SeriesReader
+from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.memory import Memory
+from mpmetrics.storage.shared import Shared
 
 Fork = Callable[..., Any]
 MakeProvider = Callable[[], mpmetrics.Provider]
@@ -24,16 +27,6 @@ def epoch_of(provider: mpmetrics.Provider) -> Path:
     """The directory of the provider's epoch."""
     assert provider.epoch is not None
     return Path(provider.epoch.path)
-
-
-def slots(path: Path) -> dict[str, int]:
-    """First slot of each series, by its label value."""
-    reader = SeriesReader(str(path))
-    reader.sync()
-    reader.close()
-    return {
-        key[0]: series.first for members in reader.catalog.series.values() for key, series in members.items() if key
-    }
 
 
 def totals(values: dict[str, float]) -> dict[str, float]:
@@ -70,16 +63,8 @@ class Neighbour:
 
 
 @pytest.fixture
-def hits(provider: MakeProvider, monkeypatch: pytest.MonkeyPatch) -> mpmetrics.Counter:
-    """A counter; whether slots are free is looked up each time, not ten times a second."""
-    look = directory_module.SeriesDirectory.look_for_free_slots
-
-    def at_once(self: Any) -> None:
-        self._next_look = 0.0
-        look(self)
-
-    monkeypatch.setattr(directory_module.SeriesDirectory, "look_for_free_slots", at_once)
-    monkeypatch.setattr(directory_module, "REUSE_AT", 1)
+def hits(provider: MakeProvider) -> mpmetrics.Counter:
+    """A counter."""
     return mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider())
 
 
@@ -109,7 +94,7 @@ def test_who_holds_a_removed_series_writes_to_nowhere(
     store_dir: str,
     scrape: Scrape,
 ) -> None:
-    """A held child of a removed series never writes into a slot that another series has been given since."""
+    """A held child of a removed series never writes into words that another series has been given since."""
     held: list[Any] = []
 
     def hold() -> None:
@@ -134,62 +119,104 @@ def test_who_holds_a_removed_series_writes_to_nowhere(
     assert expected == totals(scrape(store_dir))
 
 
-def test_slots_rest_until_every_live_process_has_let_go(
-    hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any]
-) -> None:
-    """Slots of a removed series are not given out while a process that held it has not looked, and are afterwards."""
-    path = epoch_of(hits._provider)
-    neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(), lambda: hits.labels("first"))
-    hits.labels("first").inc()
-    neighbour.go()
-    slot = slots(path)["old"]
-
-    hits.remove("old")
-    hits.labels("early")
-    early = slots(path)["early"]
-    neighbour.go()
-    hits.labels("late")
-
-    assert slot != early
-    assert slot == slots(path)["late"]
-
-
-def test_a_dead_process_keeps_no_slots_back(
+def test_what_an_idle_process_holds_is_gone_for_good(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape
 ) -> None:
-    """What only a dead process held is free as soon as it is asked for, and starts at zero."""
-    path = epoch_of(hits._provider)
-    neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
+    """A process that never looks again goes on holding it: not shown while it lives, nor when it is dead and folded."""
+    held: list[Any] = []
+
+    def hold() -> None:
+        held.append(hits.labels("old"))
+        held[0].inc(100)
+
+    neighbour = Neighbour(fork, gate, hits, hold, lambda: held[0].inc(1000))
     hits.labels("first").inc()
     neighbour.go()
-    slot = slots(path)["old"]
     hits.remove("old")
+    hits.labels("old").inc(2)
+    neighbour.go()
+    assert {"first": 1, "old": 2} == totals(scrape(store_dir))
+
     neighbour.process.stop()
-
-    hits.labels("new").inc()
-
-    assert slot == slots(path)["new"]
-    assert {"first": 1, "new": 1} == totals(scrape(store_dir))
+    for _ in range(2):
+        assert {"first": 1, "old": 2} == totals(scrape(store_dir))
 
 
-def test_without_the_wait_another_series_would_get_the_values(
-    hits: mpmetrics.Counter,
-    fork: Fork,
-    gate: Callable[..., Any],
-    store_dir: str,
-    scrape: Scrape,
-    monkeypatch: pytest.MonkeyPatch,
+def test_counts_never_land_in_another_series(
+    hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape
 ) -> None:
-    """The control: slots that are given away at once show the values of who still holds them."""
-    monkeypatch.setattr(memory_module, "holders", lambda *_: [])
-    neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
-    hits.labels("first").inc()
-    neighbour.go()
-    hits.remove("old")
+    """One thread makes series and another one removes them, beside idle processes that hold some: each is its own."""
+    names = [f"held-{number}" for number in range(50)]
+    neighbours = [Neighbour(fork, gate, hits, lambda: [hits.labels(name).inc(1e6) for name in names]) for _ in range(5)]
+    for neighbour in neighbours:
+        neighbour.go()
+    kept = mpmetrics.Counter("kept", "x", ["x"], provider=hits._provider)
 
-    hits.labels("new").inc()
+    def remove() -> None:
+        for name in names:
+            hits.remove(name)
+            hits.labels(name).inc(1e9)
+            hits.remove(name)
 
-    assert {"first": 1, "new": 101} == totals(scrape(store_dir))
+    thread = threading.Thread(target=remove)
+    thread.start()
+    made = 0
+    while thread.is_alive() or made < 500:
+        kept.labels(str(made)).inc()
+        made += 1
+    thread.join()
+
+    found = scrape(store_dir)
+    assert {1.0} == {value for name, value in found.items() if name.startswith("kept_total")}
+    assert {} == totals(found)
+
+
+def test_a_removal_in_the_middle_of_a_first_use(
+    hits: mpmetrics.Counter, store_dir: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is committed after the series looked for removals, and before its record is: the count is shown."""
+    other = mpmetrics.Provider(store_dir)
+    same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
+    hits.labels("grow").inc()
+    grow = Memory.grow
+
+    def remove_and_grow(self: Memory, words: int, size: int) -> bool:
+        monkeypatch.setattr(Memory, "grow", grow)
+        same.remove("in-between")
+        return grow(self, words, size)
+
+    monkeypatch.setattr(Memory, "grow", remove_and_grow)
+    number = 0
+    while Memory.grow is remove_and_grow:
+        hits.labels("in-between").inc()
+        hits.labels(f"fill-{number}").inc()
+        number += 1
+    hits.labels("in-between").inc()
+
+    assert 1 <= totals(scrape(store_dir))["in-between"] <= number + 1
+    other.shutdown()
+
+
+def test_a_record_without_its_generation_removes_nothing(
+    hits: mpmetrics.Counter, store_dir: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remover that is killed before the commit has removed nothing, and the next removal takes its record's place."""
+    hits.labels("old").inc(5)
+    hits.labels("other").inc(6)
+
+    class Killed(BaseException):
+        """Stands for a kill."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shared, "generation", property(Shared.generation.fget, die))
+        with pytest.raises(Killed):
+            hits.remove("old")
+    assert {"old": 5, "other": 6} == totals(scrape(store_dir))
+    hits.remove("other")
+    assert {"old": 5} == totals(scrape(store_dir))
 
 
 def test_a_series_that_is_made_again_starts_at_zero(
@@ -249,30 +276,38 @@ def test_values_that_never_reached_the_store_can_be_removed(
 def test_a_removal_that_the_store_cannot_take_changes_nothing(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape
 ) -> None:
-    """While the append lock is not to be had a removal raises, and the series goes on."""
+    """While another process removes, and does not get on, a removal raises, and the series goes on."""
     hits.labels("200").inc()
-    lock = directory_module.AppendLock(str(epoch_of(hits._provider) / "series.lock"), lambda: 0)
-    assert lock.acquire(1.0)
-    with pytest.raises(mpmetrics.StoreError, match=r"series\.lock"):
+    with (
+        mutex(str(epoch_of(hits._provider) / "removals.lock"), 0.0),
+        pytest.raises(mpmetrics.StoreError, match=r"removals\.lock"),
+    ):
         hits.remove("200")
-    lock.release()
-    lock.close()
     hits.labels("200").inc()
 
     assert {"200": 2} == totals(scrape(store_dir))
 
 
 def sizes_of(path: Path) -> dict[str, int]:
-    """Bytes of each kind of file."""
-    return {entry.name.split("-")[0]: entry.stat().st_size for entry in path.iterdir()}
+    """Bytes of blocks of each kind of file."""
+    return {entry.name.split("-")[0]: 512 * entry.stat().st_blocks for entry in path.iterdir()}
 
 
-def test_thirty_thousand_removals_leave_memory_and_files_flat(
-    provider: MakeProvider, fork: Fork, store_dir: str, scrape: Scrape
+@pytest.mark.parametrize("is_scraped", [True, False])
+def test_removals_leave_memory_and_files_flat(
+    provider: MakeProvider,
+    fork: Fork,
+    gate: Callable[..., Any],
+    store_dir: str,
+    scrape: Scrape,
+    is_scraped: bool,  # noqa: FBT001 (a parameter)
 ) -> None:
-    """After 30,000 create and remove cycles files and memory are what they were after 10,000."""
+    """After 30,000 cycles files and memory are what they were after 10,000, beside an idle process that holds some."""
     mine = provider()
     path = epoch_of(mine)
+    held = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
+    idle = Neighbour(fork, gate, held, lambda: [held.labels(f"session-0-{number}").inc() for number in range(20)])
+    idle.go()
 
     def churn() -> list[tuple[int, dict[str, int]]]:
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
@@ -285,7 +320,8 @@ def test_thirty_thousand_removals_leave_memory_and_files_flat(
                 hits.labels(f"session-{batch}-{number}").inc()
             for number in range(20):
                 hits.remove(f"session-{batch}-{number}")
-            collector.readings()
+            if is_scraped:
+                collector.readings()
             hits.clear()
             hits.labels("kept").inc()
             gc.collect()
@@ -296,26 +332,49 @@ def test_thirty_thousand_removals_leave_memory_and_files_flat(
     early, late = readings[: len(readings) // 3], readings[len(readings) // 3 :]
 
     assert {"kept": 1} == totals(scrape(store_dir))
-    assert max(size["slab"] for _, size in late) <= max(size["slab"] for _, size in early) <= 8192
-    assert max(size["series"] for _, size in late) <= max(size["series"] for _, size in early) * 1.1 < 1 << 20
-    assert max(memory for memory, _ in late) <= max(memory for memory, _ in early) + (64 << 10)
+    assert max(size["slab"] for _, size in late) <= max(size["slab"] for _, size in early) <= 1 << 19
+    assert max(size["removals"] for _, size in late) <= 2 * fold_module.SHORTEN_AT
+    assert max(memory for memory, _ in late) <= max(memory for memory, _ in early) + (256 << 10)
 
 
-def test_series_that_are_removed_one_by_one_leave_files_flat(
+def test_series_that_are_removed_one_by_one_take_the_same_words(
     provider: MakeProvider, store_dir: str, scrape: Scrape
 ) -> None:
-    """Series that are made and removed one after the other take the same few slots again and again."""
+    """Series that are made and removed one after the other take no more room than one."""
     mine = provider()
-    path = epoch_of(mine)
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     hits.labels("kept").inc()
+    hits.labels("session").inc()
+    place = hits.labels("session").place
+    hits.remove("session")
     for number in range(1_500):
         hits.labels(f"session-{number}").inc()
-        if number == 1_000:
-            assert slots(path)[f"session-{number}"] <= 1 + directory_module.REUSE_AT
+        assert place == hits.labels(f"session-{number}").place
         hits.remove(f"session-{number}")
 
     hits.labels("last").inc()
-    assert slots(path)["last"] <= 1 + directory_module.REUSE_AT
     assert {"kept": 1, "last": 1} == totals(scrape(store_dir))
-    assert 4096 == sizes_of(path)["slab"]
+
+
+def test_removals_that_end_nothing_any_more_are_forgotten(
+    hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that an idle process's series need stay: nothing comes back when the list is shortened."""
+    idle = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
+    hits.labels("first").inc()
+    idle.go()
+    hits.remove("old")
+    for number in range(20):
+        hits.labels(str(number)).inc()
+        hits.remove(str(number))
+    monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
+    path = epoch_of(hits._provider)
+    before = (path / "removals").stat().st_size
+
+    fold(str(path))
+
+    assert (path / "removals").stat().st_size < before / 10
+    assert {"first": 1} == totals(scrape(store_dir))
+    idle.process.stop()
+    assert {"first": 1} == totals(scrape(store_dir))

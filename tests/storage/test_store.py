@@ -104,6 +104,112 @@ def test_a_live_neighbour_is_untouched(
     assert first == epochs(store_dir)[0]
 
 
+def test_a_join_of_a_dead_epoch_begins_a_new_one(store_dir: str, fork: Fork, scrape: Scrape) -> None:
+    """Without a server, too, a cold restart inherits nothing; the dead epoch is removed."""
+    fork(write_in, store_dir, 100).result()
+    assert 100 == scrape(store_dir)["hits_total"]
+    (first,) = epochs(store_dir)
+
+    fork(write_in, store_dir, 1).result()
+
+    assert 1 == scrape(store_dir)["hits_total"]
+    assert [first] != epochs(store_dir)
+    assert 1 == len(epochs(store_dir))
+
+
+def test_a_dead_epoch_cannot_be_joined_while_it_is_removed(
+    store_dir: str, fork: Fork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds an epoch dead keeps others out until its lease has no name: they join the new one."""
+    fork(write_in, store_dir, 100).result()
+    children = []
+    begin = Store._begin
+
+    def begin_slowly(self: Store, *, is_server: bool) -> Any:
+        if not children:
+            children.append(fork(lambda: Store(store_dir).join().number))
+            threading.Event().wait(0.2)
+        return begin(self, is_server=is_server)
+
+    monkeypatch.setattr(Store, "_begin", begin_slowly)
+    epoch = Store(store_dir).join()
+
+    assert epoch.number == children[0].result()
+    epoch.close()
+
+
+def test_a_guest_that_outlives_its_server_is_still_counted(
+    store_dir: str, fork: Fork, gate: Callable[..., Any], scrape: Scrape
+) -> None:
+    """A process that was started on its own goes on to be read after a restart, whether it looks series up or not."""
+    ready, leave = gate(), gate()
+    server = fork(serve, store_dir, 100, ready, leave)
+    ready.wait()
+    go_on, done = gate(), gate()
+
+    def live_on() -> None:
+        provider = mpmetrics.Provider(store_dir)
+        tasks = mpmetrics.Counter("tasks", "Tasks.", ["kind"], provider=provider)
+        held = tasks.labels("held")
+        held.inc()
+        done.open()
+        for _ in range(3):
+            go_on.wait()
+            held.inc()
+            done.open()
+        go_on.wait()
+        tasks.labels("looked-up").inc(5)
+        held.inc(10)
+        pid = os.fork()
+        if pid == 0:
+            tasks.labels("child").inc(7)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        done.open()
+        go_on.wait()
+
+    guest = fork(live_on)
+    done.wait()
+    server.stop()
+    assert 1 == len(epochs(store_dir))
+
+    fork(serve, store_dir, 3, ready, leave)
+    ready.wait()
+    assert 3 == scrape(store_dir)["hits_total"]
+    assert 1 == scrape(store_dir)["tasks_total{kind=held}"]
+    for count in (2, 3, 4):
+        go_on.open()
+        done.wait()
+        assert count == scrape(store_dir)["tasks_total{kind=held}"]
+    go_on.open()
+    done.wait()
+    for _ in range(2):
+        found = scrape(store_dir)
+        assert [14, 5, 7] == [found[f"tasks_total{{kind={kind}}}"] for kind in ("held", "looked-up", "child")]
+        guest.stop()
+    leave.open()
+
+
+def test_a_guest_of_a_living_server_stays_with_it(
+    store_dir: str, fork: Fork, gate: Callable[..., Any], peek: Callable[[str], dict[str, float]]
+) -> None:
+    """A second server in the same store takes nobody over while the first one lives."""
+    ready, leave = gate(), gate()
+    fork(serve, store_dir, 100, ready, leave)
+    ready.wait()
+    guest = mpmetrics.Provider(store_dir)
+    tasks = mpmetrics.Counter("tasks", "Tasks.", provider=guest)
+    tasks.inc()
+    fork(serve, store_dir, 1, ready, leave)
+    ready.wait()
+    tasks.inc()
+
+    first, second = (peek(f"{store_dir}/{name}") for name in epochs(store_dir))
+    assert [100, 2, 1] == [first["hits_total"], first["tasks_total"], second["hits_total"]]
+    assert "tasks_total" not in second
+    guest.shutdown()
+
+
 def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
     """``epoch`` joins a certain one though there is a later; one that is not there is an error that says so."""
     first, second = Store(store_dir).begin(), Store(store_dir).begin()
@@ -114,8 +220,8 @@ def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
     with pytest.raises(mpmetrics.StoreUnavailableError, match="no epoch 7"):
         mpmetrics.Provider(store_dir, epoch=7)
     provider.shutdown()
-    first.lease.close()
-    second.lease.close()
+    first.close()
+    second.close()
 
 
 def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fork, gate: Callable[..., Any]) -> None:
@@ -128,18 +234,18 @@ def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fo
         if pid == 0:
             ready.open()
             leave.wait()
-            epoch.lease.close()
+            epoch.close()
             os._exit(0)
         return pid
 
     fork(lead).result()
     ready.wait()
     (first,) = epochs(store_dir)
-    Store(store_dir).begin().lease.close()
+    Store(store_dir).begin().close()
     assert 2 == len(epochs(store_dir))
     leave.open()
     for _ in range(3000):
-        Store(store_dir).begin().lease.close()
+        Store(store_dir).begin().close()
         if first not in epochs(store_dir):
             break
         threading.Event().wait(0.01)
@@ -170,7 +276,9 @@ def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir
         found = [store, *store.rglob("*")]
         return {entry.name.split("-")[0]: oct(entry.lstat().st_mode & 0o7777) for entry in found}
 
-    directories, files = ("store", "epoch"), ("lock", "lease", "series", "series.lock", "fold.lock", "slab", "retired")
+    directories = ("store", "epoch")
+    files = ("lock", "lease", "server", "shared", "removals", "removals.lock", "fold.lock", "names.lock", "slab")
+    files += ("retired",)
     assert dict.fromkeys(directories, "0o700") | dict.fromkeys(files, "0o600") == fork(write).result()
 
 
@@ -304,7 +412,7 @@ def test_a_store_that_cannot_be_made_says_where(fast_dir: Path, refused: Callabl
     assert not (fast_dir / "missing").exists()
 
 
-@pytest.mark.parametrize("name", ["retired", f"slab-0-{'ab' * 16}", "series", "series.lock"])
+@pytest.mark.parametrize("name", ["retired", "slab-0", "shared", "removals", "removals.lock"])
 def test_a_planted_link_is_not_followed(
     name: str, provider: MakeProvider, fast_dir: Path, store_dir: str, fork: Fork, scrape: Scrape
 ) -> None:
@@ -322,14 +430,13 @@ def test_a_planted_link_is_not_followed(
     values = scrape(store_dir)
 
     assert b"precious" * 1024 == victim.read_bytes()
-    if name != "series.lock":
+    if name != "removals.lock":
         assert 1 == values["mpmetrics_unreadable_files"]
-    if name not in ("series", "series.lock"):
-        assert 2 == values["hits_total{code=200}"]
+    assert 2 == values["hits_total{code=200}"]
 
 
 @pytest.mark.timeout(5)
-@pytest.mark.parametrize("name", ["slab-0-" + "ab" * 16, "retired"])
+@pytest.mark.parametrize("name", ["slab-0", "retired"])
 def test_a_pipe_in_a_files_place_holds_nobody_up(
     name: str, provider: MakeProvider, store_dir: str, scrape: Scrape
 ) -> None:

@@ -1,0 +1,166 @@
+"""The removals of an epoch: appended by the process that removes, read by owners, readers and folders.
+
+Only removing takes a lock. A record counts once the generation in the shared page has reached its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpmetrics.errors import StoreUnavailableError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
+from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.records import decode_records, encode_record, pack_texts, unpack_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from mpmetrics.storage.shared import Shared
+
+__all__ = ["Pairs", "Removal", "Removals"]
+
+NAME = "removals"
+PATIENCE = 0.5
+"""Seconds that a process waits for another one that removes."""
+
+MOST_BYTES = 1 << 24
+_HEAD = struct.Struct("=QI")
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class Removal(NamedTuple):
+    """Series that are gone: those of ``metric`` with the labels ``pairs``, or all whose labels include these."""
+
+    generation: int
+    metric: str
+    pairs: Pairs
+    is_subset: bool
+
+    @property
+    def named(self) -> Pairs:
+        """The labels that are not empty: those that tell one series from another."""
+        return tuple(pair for pair in self.pairs if pair[1])
+
+    def encode(self) -> bytes:
+        """Its record; ValueError when the texts are none of a record."""
+        texts = [self.metric, *(text for pair in self.pairs for text in pair)]
+        return encode_record(fmt.REMOVE, _HEAD.pack(self.generation, self.is_subset) + pack_texts(texts))
+
+    @classmethod
+    def decode(cls, body: bytes) -> Removal:
+        """The removal of a record; ValueError when there is none in it."""
+        generation, flags = _HEAD.unpack_from(body)
+        metric, *rest = unpack_texts(body, _HEAD.size)
+        return cls(generation, metric, tuple(zip(rest[::2], rest[1::2], strict=True)), bool(flags & fmt.SUBSET))
+
+
+class Removals:
+    """The removals of the epoch in ``directory``. Keeps in mind how far it has read."""
+
+    def __init__(self, directory: Directory, shared: Shared) -> None:
+        self._directory = directory
+        self._shared = shared
+        self._file = (0, 0)
+        self._position = 0
+        self._known: list[Removal] = []
+        self.damaged = 0
+        """Stretches of the file that could not be read."""
+
+    def read(self) -> list[Removal]:
+        """All that the file holds, in order; OSError when it cannot be read."""
+        generation = self._shared.generation  # first: what is committed now is in the file that is opened next
+        with self._directory.open() as folder, open_regular(NAME, dir_fd=folder) as descriptor:
+            self._read(descriptor, generation)
+        return self._known
+
+    @property
+    def read_last(self) -> list[Removal]:
+        """What :meth:`read` returned last; another list whenever it has changed."""
+        return self._known
+
+    def after(self, generation: int) -> list[Removal]:
+        """Those of a later generation; OSError as above."""
+        known = self.read()
+        start = len(known)
+        while start and known[start - 1].generation > generation:
+            start -= 1
+        return known[start:]
+
+    def _read(self, descriptor: int, generation: int) -> None:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != self._file:  # somebody has shortened it
+            self._file, self._position, self._known, self.damaged = (status.st_dev, status.st_ino), 0, [], 0
+        known = self._known[-1].generation if self._known else -1
+        if known >= generation:
+            return
+        data = os.pread(descriptor, min(status.st_size, MOST_BYTES) - self._position, self._position)
+        start, found, is_damaged = self._position, [], 0
+        for record in decode_records(data):
+            removal = None
+            if record.body is not None and record.kind == fmt.REMOVE:
+                with contextlib.suppress(ValueError, struct.error):
+                    removal = Removal.decode(record.body)
+            if removal is None:
+                is_damaged += 1
+                continue
+            if removal.generation > generation:
+                break
+            found.append(removal)
+            self._position = start + record.end
+            self.damaged, is_damaged = self.damaged + is_damaged, 0
+        if found:
+            self._known = self._known + found  # anew: readers hold what was known
+
+    def append(self, metric: str, pairs: Sequence[tuple[str, str]], *, is_subset: bool) -> int:
+        """Remove series; returns the generation of that.
+
+        Raises :class:`~mpmetrics.errors.StoreError`, with nothing removed, when the store cannot take it, or when
+        another process removes for longer than half a second.
+        """
+        with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
+            with open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
+                self._read(descriptor, self._shared.generation)
+                generation = self._shared.generation + 1
+                record = Removal(generation, metric, tuple(pairs), is_subset).encode()
+                if self._position + len(record) > MOST_BYTES:
+                    msg = f"{self._directory.path}/{NAME} is full: no process folds, or one holds series long removed"
+                    raise StoreUnavailableError(msg)
+                # A killed remover may have left bytes of another record here, of this generation, too.
+                os.ftruncate(descriptor, self._position)
+                write_all(descriptor, record, self._position)
+            self._shared.generation = generation
+        return generation
+
+    def shorten(self, needed: Collection[int]) -> None:
+        """Forget all removals that were read so far but those of the generations that are ``needed``.
+
+        The caller holds the fold lock, and knows that the others end no series. StoreError and OSError as above.
+        """
+        last = self._known[-1].generation if self._known else 0
+        with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
+            with open_regular(NAME, dir_fd=folder) as descriptor:
+                self._read(descriptor, self._shared.generation)
+            kept = [each for each in self._known if each.generation > last or each.generation in needed]
+            temporary = f"new-removals-{secrets.token_hex(16)}"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = open_private(temporary, flags, self._directory.owner, dir_fd=folder)
+            try:
+                with Descriptor(descriptor):
+                    write_all(descriptor, b"".join(removal.encode() for removal in kept), 0)
+                # The commit. Who reads the old file meanwhile knows more than it needs.
+                os.rename(temporary, NAME, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with contextlib.suppress(OSError):  # renamed already
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+
+    @property
+    def size(self) -> int:
+        """Bytes that were read of the file."""
+        return self._position

@@ -1,0 +1,132 @@
+"""The one page that all processes of an epoch map: the generation of removals, the successor, the trouble words.
+
+A root master beside workers of another user maps nothing that these can cut short: it reads the page by ``pread``, and
+writes to it by ``pwrite``. So it notices removals whenever it makes a series, and not with each look-up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells import Map
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Directory, open_private, open_regular
+
+if TYPE_CHECKING:
+    from mpmetrics._cells import Process
+
+__all__ = ["Shared", "create_shared"]
+
+NAME = "shared"
+_MOST = float(1 << 53)
+
+
+def create_shared(path: str, owner: tuple[int, int], generation: int) -> None:
+    """Make the page of a new epoch in the directory ``path``."""
+    descriptor = open_private(os.path.join(path, NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
+    try:
+        page = bytearray(fmt.PAGE)
+        head = fmt.pack_shared()
+        page[: len(head)] = head
+        memoryview(page).cast("Q")[fmt.GENERATION] = generation
+        os.posix_fallocate(descriptor, 0, fmt.PAGE)
+        os.pwrite(descriptor, page, 0)
+    finally:
+        os.close(descriptor)
+
+
+class Shared:
+    """The page of the epoch in ``directory``, for reading or writing its words.
+
+    Raises :class:`~mpmetrics.errors.FormatError` or OSError when it cannot be used.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._map: Map | None = None
+        self._copy = Map(-1, fmt.PAGE, write=True) if directory.is_foreign else None
+        where = os.path.join(directory.path, NAME)
+        with directory.open() as folder, open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
+            head = os.pread(descriptor, fmt.PAGE, 0)
+            fmt.check_shared(head, where)
+            if os.fstat(descriptor).st_size != fmt.PAGE:
+                msg = f"{where}: has another size than {fmt.PAGE} bytes"
+                raise OSError(msg)
+            if not directory.is_foreign:
+                self._map = Map(descriptor, fmt.PAGE, write=True)
+
+    def watch(self, process: Process) -> None:
+        """Have ``process`` compare the generation whenever it looks a series up."""
+        process.seen = self.generation
+        if self._copy is None:
+            process.watch(self._map, fmt.GENERATION)
+            return
+        process.watch(self._copy, fmt.GENERATION)
+        clock = process.clock or time.time
+
+        def look_and_tell() -> float:
+            self._load(fmt.GENERATION)
+            return clock()
+
+        process.clock = look_and_tell  # which is asked for each series that is made
+
+    @property
+    def generation(self) -> int:
+        """The generation of the last removal."""
+        return self._load(fmt.GENERATION)
+
+    @generation.setter
+    def generation(self, generation: int) -> None:
+        # The commit of a removal: from here on its record counts, in this process and all others.
+        self._store(fmt.GENERATION, generation.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+
+    @property
+    def successor(self) -> int:
+        """Number of the epoch that took this one's place; 0 while none did."""
+        return self._load(fmt.SUCCESSOR)
+
+    @successor.setter
+    def successor(self, number: int) -> None:
+        self._store(fmt.SUCCESSOR, number.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+
+    @property
+    def trouble(self) -> float:
+        """Series that processes had to keep to themselves, roughly."""
+        words = memoryview(self._bytes()).cast("d")[fmt.TROUBLE :].tolist()
+        # What nobody counted is damage: it does not belong into a counter.
+        return math.fsum(word for word in words if 0 <= word < _MOST)
+
+    def add_trouble(self, amount: float) -> None:
+        """Count series that this process keeps to itself; roughly, and not for root."""
+        if self._map is not None:
+            words = memoryview(self._map).cast("d")
+            at = fmt.TROUBLE + os.getpid() % fmt.TROUBLE_WORDS
+            words[at] += amount
+
+    def _bytes(self) -> bytes:
+        if self._map is not None:
+            return memoryview(self._map).tobytes()
+        with self._directory.open() as folder, open_regular(NAME, dir_fd=folder) as descriptor:
+            return os.pread(descriptor, fmt.PAGE, 0)
+
+    def _load(self, word: int) -> int:
+        if self._map is not None:
+            return int(memoryview(self._map).cast("Q")[word])
+        # A word may be torn by ``pread``: what is the same twice is not.
+        before = after = -1
+        while before != after or after < 0:
+            before, after = after, int(memoryview(self._bytes()).cast("Q")[word])
+        if self._copy is not None:
+            memoryview(self._copy).cast("Q")[word] = after
+        return after
+
+    def _store(self, word: int, value: bytes) -> None:
+        number = int.from_bytes(value, fmt.BYTE_ORDER)
+        if self._map is not None:
+            memoryview(self._map).cast("Q")[word] = number
+            return
+        with self._directory.open() as folder, open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
+            os.pwrite(descriptor, value, fmt.WORD * word)

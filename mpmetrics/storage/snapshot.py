@@ -1,0 +1,281 @@
+"""A consistent view of an epoch: the words of every process and of the retired file, at one moment.
+
+The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, then the removals,
+and looks again: if the retired file was replaced meanwhile, it starts over, so that a value is never counted twice and
+never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_regular
+from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.shapes import Shape, Shapes
+from mpmetrics.storage.shared import Shared
+from mpmetrics.storage.slabs import SlabName, list_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpmetrics._cells import Source
+    from mpmetrics.storage.memory import Memory
+
+__all__ = ["Column", "EpochReader", "Shape", "Snapshot"]
+
+ATTEMPTS = 10
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_IDLE = fmt.BESIDE + 99_999_999
+"""Stands for the ordinal of a process that has none."""
+
+
+@dataclass(slots=True)
+class Column:
+    """The words of one process, or of the retired file."""
+
+    ordinal: int
+    alive: bool
+    is_retired: bool
+    created: float
+    identity: str
+    source: Source
+
+
+@dataclass
+class Snapshot:
+    """What an epoch held at one moment. ``columns``: the retired file, then by ordinal, and by age within one."""
+
+    shapes: dict[str, list[Shape]] = field(default_factory=dict)
+    """The shapes of each metric, the one that is shown first."""
+    hidden: list[tuple[Shape, str]] = field(default_factory=list)
+    """What is not shown, and why."""
+    columns: list[Column] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    damaged: int = 0
+    trouble: float = 0.0
+    files: int = 0
+    size: int = 0
+    folded: int = 0
+    up: bool = False
+
+    @property
+    def series(self) -> int:
+        """How many different series there are, over all processes."""
+        return sum(len(shape.table) for shapes in self.shapes.values() for shape in shapes)
+
+
+class EpochReader:
+    """Takes snapshots of the epoch at ``path``, and of what ``memory`` has beside it; one thread at a time.
+
+    Files stay mapped between two snapshots. Without a path, there is only the memory.
+    """
+
+    def __init__(self, path: str | None, memory: Memory | None = None) -> None:
+        self.path = path
+        self._memory = memory
+        self._begin()
+
+    def _begin(self) -> None:
+        self._shapes = Shapes()
+        self._retired: SlabReader | None = None
+        self._slabs: dict[tuple[int, int], SlabReader] = {}
+        """By device and inode."""
+        self._own: dict[int, SlabReader] = {}
+        self._shared: Shared | None = None
+        self._removals: Removals | None = None
+        self._is_torn = False
+
+    def snapshot(self) -> Snapshot:
+        """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
+        if self._is_torn or self._shapes.is_stale:
+            self._begin()  # an exception out of a signal handler cut the last one short, or most rows are gone
+        self._is_torn = True
+        snapshot = self._whole()
+        self._is_torn = False
+        return snapshot
+
+    def _whole(self) -> Snapshot:
+        for _ in range(ATTEMPTS):
+            snapshot = self._attempt()
+            if snapshot is not None:
+                return snapshot
+        try:
+            with mutex(os.path.join(self.path or "", "fold.lock"), 1.0):
+                return self._attempt(is_last=True) or Snapshot()
+        except (OSError, LockTimeoutError):
+            return self._attempt(is_last=True) or Snapshot()
+
+    def _attempt(self, *, is_last: bool = False) -> Snapshot | None:
+        """A snapshot, or None when folding came in between and it is not the last attempt."""
+        snapshot = Snapshot()
+        if self.path is not None:
+            try:
+                with Descriptor(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+                    if not self._read_epoch(snapshot, folder) and not is_last:
+                        return None
+            except OSError as error:
+                snapshot.unreadable["."] = str(error)
+                self._add(snapshot, [reader for reader in self._slabs.values() if not reader.is_folded])
+        self._read_memory(snapshot)
+        self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
+        snapshot.shapes, snapshot.hidden = self._shapes.chosen(self._readers())
+        snapshot.damaged += sum(column.source.damaged for column in snapshot.columns)
+        return snapshot
+
+    def _readers(self) -> Iterable[SlabReader]:
+        retired = [] if self._retired is None else [self._retired]
+        return (*retired, *self._slabs.values(), *self._own.values())
+
+    def _read_epoch(self, snapshot: Snapshot, folder: int) -> bool:
+        """Read all files; whether no folder has moved anything meanwhile."""
+        self._read_retired(snapshot, folder)
+        before = None if self._retired is None else self._retired.inode
+        is_complete = self._read_slabs(snapshot, folder)
+        self._measure(snapshot, folder)
+        self._read_shared(snapshot)
+        return is_complete and before == _inode("retired", folder)
+
+    def _read_retired(self, snapshot: Snapshot, folder: int) -> None:
+        inode = _inode("retired", folder)
+        if inode is None and self._retired is not None:
+            snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
+        elif inode is not None and (self._retired is None or self._retired.inode != inode):
+            try:
+                with open_regular("retired", dir_fd=folder) as descriptor:
+                    retired = SlabReader(descriptor, f"{self.path}/retired", is_retired=True)
+                retired.read(self._shapes.declare)
+                self._retired = retired
+            except (OSError, FormatError) as error:  # what was read last stands
+                snapshot.unreadable["retired"] = str(error)
+        if self._retired is not None:
+            snapshot.folded = self._retired.folded
+            self._add(snapshot, [self._retired])
+
+    def _read_slabs(self, snapshot: Snapshot, folder: int) -> bool:
+        is_complete = True
+        seen: dict[tuple[int, int], SlabReader] = {}
+        contained = set() if self._retired is None else self._retired.source.folded
+        for name in list_slabs(folder):
+            try:
+                reader = self._open(name, folder)
+                if bytes.fromhex(reader.identity) in contained or reader.is_folded:
+                    continue
+                if reader.inode in seen:
+                    continue  # under a second name, for a moment
+                seen[reader.inode] = reader
+                reader.ordinal = name.ordinal
+                reader.read(self._shapes.declare)
+            except FileNotFoundError:
+                is_complete = False  # folded, or renamed, since we listed it
+            except (OSError, FormatError) as error:
+                snapshot.unreadable[name.file] = str(error)
+        gone = [reader for inode, reader in self._slabs.items() if inode not in seen]
+        for reader in gone:
+            if self._is_orphan(reader, contained):
+                seen[reader.inode] = reader
+                snapshot.unreadable[f"removed {reader.identity}"] = (
+                    f"{reader.where}: was removed while its owner writes to it; what that process counts is shown until"
+                    " this collector ends, and lost then"
+                )
+                reader.read(self._shapes.declare)
+        self._slabs = seen
+        self._add(snapshot, seen.values())
+        return is_complete
+
+    def _open(self, name: SlabName, folder: int) -> SlabReader:
+        try:
+            with open_regular(name.file, dir_fd=folder) as descriptor:
+                status = os.fstat(descriptor)
+                reader = self._slabs.get((status.st_dev, status.st_ino))
+                if reader is None:
+                    return SlabReader(descriptor, f"{self.path}/{name.file}")
+                reader.look(descriptor)
+        except OSError as error:
+            # Without descriptors it cannot be told whether the owner lives: then it does.
+            known = [reader for reader in self._slabs.values() if reader.ordinal == name.ordinal]
+            if error.errno not in _NO_DESCRIPTORS or name.ordinal is None or not known:
+                raise
+            return known[0]
+        return reader
+
+    def _is_orphan(self, reader: SlabReader, contained: set[bytes]) -> bool:
+        """Whether a file that we still map was removed by somebody who did not fold it."""
+        if reader.is_folded or bytes.fromhex(reader.identity) in contained:
+            return False
+        reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # nothing but its label is left to ask
+        return True
+
+    def _add(self, snapshot: Snapshot, readers: Iterable[SlabReader]) -> None:
+        columns = [
+            Column(
+                _IDLE if reader.ordinal is None else reader.ordinal,
+                reader.is_alive,
+                reader.is_retired,
+                reader.created,
+                reader.identity,
+                reader.source,
+            )
+            for reader in readers
+        ]
+        snapshot.columns += columns
+        snapshot.columns.sort(key=lambda column: (not column.is_retired, column.ordinal, column.created))
+
+    def _read_memory(self, snapshot: Snapshot) -> None:
+        """Add what this process has in memory: a slab is read on, what waits is put together anew each time."""
+        own: dict[int, SlabReader] = {}
+        maps = [] if self._memory is None else list(self._memory.private_maps())
+        for words_map in maps:
+            reader = self._own.get(id(words_map))
+            reader = own[id(words_map)] = SlabReader.of_memory(words_map) if reader is None else reader
+            reader.ordinal = 0 if self._memory is None else self._memory.ordinal
+            reader.read(self._shapes.declare)
+        self._own = own
+        self._add(snapshot, own.values())
+
+    def _read_shared(self, snapshot: Snapshot) -> None:
+        try:
+            if self._shared is None or self._removals is None:
+                directory = Directory.at(self.path or "")
+                self._shared = Shared(directory)
+                self._removals = Removals(directory, self._shared)
+            snapshot.trouble = self._shared.trouble
+            snapshot.up = True
+        except (OSError, StoreError) as error:
+            snapshot.unreadable["shared"] = str(error)
+
+    def _known_removals(self, snapshot: Snapshot) -> Removals | None:
+        if self._removals is not None:
+            try:
+                self._removals.read()
+            except (OSError, StoreError) as error:  # those read last are known
+                snapshot.unreadable["removals"] = str(error)
+            snapshot.damaged += self._removals.damaged
+        return self._removals
+
+    def _measure(self, snapshot: Snapshot, folder: int) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    snapshot.files += 1
+                    snapshot.size += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:
+            return  # something vanished meanwhile; the figures are of what was seen
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._begin()
+
+
+def _inode(name: str, folder: int) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,76 @@
+"""uWSGI forks without Python's hooks, unless it is told otherwise: exact with and without that option."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpmetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UWSGI = Path(sys.executable).with_name("uwsgi")
+APPLICATION = """
+import mpmetrics
+
+HITS = mpmetrics.Counter("hits", "Requests served.")
+PATHS = mpmetrics.Counter("paths", "Requests by path.", ["path"])
+HITS.inc(0)
+
+def application(environ, start_response):
+    HITS.inc()
+    PATHS.labels(environ["PATH_INFO"]).inc()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"ok"]
+"""
+
+pytestmark = pytest.mark.skipif(not UWSGI.exists(), reason="needs uwsgi: pip install pyuwsgi")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--py-call-osafterfork"], ["--lazy-apps"], ["--enable-threads", "--threads", "2"]],
+    ids=["plain", "hooks", "lazy", "threads"],
+)
+def test_uwsgi_counts_exactly(
+    options: list[str], fast_dir: Path, port: int, wait_for: Callable[..., object], request: pytest.FixtureRequest
+) -> None:
+    """400 requests on four workers are all there; after a HUP, which is a restart of the application, 100 more are."""
+    (fast_dir / "app.py").write_text(APPLICATION)
+    store = str(fast_dir / "store")
+    environ = {**os.environ, "MPMETRICS_DIR": store, "PYTHONPATH": f"{Path(__file__).parents[2]}"}
+    command = [str(UWSGI), "--http-socket", f"127.0.0.1:{port}", "--master", "--processes", "4", "--module", "app"]
+    command += ["--need-app", "--die-on-term", *options]
+    with (fast_dir / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=fast_dir, env=environ, stdout=log, stderr=log)
+    request.addfinalizer(server.kill)
+
+    def get(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return bytes(response.read())
+
+    wait_for(lambda: get("/"), what=f"uwsgi: {(fast_dir / 'log').read_text()}")
+    for number in range(400):
+        get(f"/{number % 7}")
+    collector = mpmetrics.Collector(store)
+    assert [401, 401] == [collector.value("hits_total"), sum(collector.value("paths_total", {"path": f"/{p}"}) or 0 for p in ["", *range(7)])]
+    server.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    wait_for(lambda: get("/"), what="uwsgi after HUP")
+    for _ in range(100):
+        get("/late")
+
+    assert 100 == mpmetrics.Collector(store).value("paths_total", {"path": "/late"})
+    server.send_signal(signal.SIGTERM)
+    server.wait(20)
+    assert re.search(r"spawned uWSGI worker 4", (fast_dir / "log").read_text())

@@ -1,0 +1,124 @@
+"""Code that turns a process into a daemon closes all descriptors: what it opens then is its own, and counts go on."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Scrape = Callable[..., dict[str, float]]
+
+CONTENT = b"A" * 20_000
+
+
+def _close_and_open(home: Path) -> list[Any]:
+    """Close all, and open files of one's own under the same numbers."""
+    os.closerange(3, 4096)
+    files = []
+    for number in range(40):
+        file = (home / f"own-{number}").open("wb+", buffering=0)
+        file.write(CONTENT)
+        files.append(file)
+    return files
+
+
+@pytest.mark.parametrize("counts_before", [False, True])
+@pytest.mark.parametrize("forks_twice", [False, True])
+def test_a_daemon_counts_on_and_its_files_are_its_own(
+    fast_dir: Path,
+    store_dir: str,
+    provider: Callable[[], Any],
+    scrape: Scrape,
+    counts_before: bool,  # noqa: FBT001 (a parameter)
+    forks_twice: bool,  # noqa: FBT001 (a parameter)
+) -> None:
+    """Whether it counted before or not: 3,000 series, which grow its slab, are all seen; its files are not written to."""
+    mine = provider()
+    jobs = mpmetrics.Counter("jobs", "x", ["q"], provider=mine)
+    jobs.labels("a").inc(5)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if counts_before:
+                jobs.labels("a").inc(0)
+            if forks_twice:
+                child = os.fork()
+                if child:
+                    os.waitpid(child, 0)
+                    os._exit(0)
+            files = _close_and_open(fast_dir)
+            for number in range(3000):
+                jobs.labels(f"b{number}").inc()
+            jobs.labels("a").inc(7)
+            grandchild = os.fork()
+            if grandchild == 0:
+                is_open = all(os.fstat(file.fileno()).st_size == len(CONTENT) for file in files)
+                jobs.labels("a").inc(100 if is_open else 0)
+                os._exit(0)
+            os.waitpid(grandchild, 0)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert {CONTENT} == {path.read_bytes() for path in fast_dir.glob("own-*")}
+    found = scrape(store_dir)
+    assert 112 == found["jobs_total{q=a}"]
+    assert 3000 == sum(found[f"jobs_total{{q=b{number}}}"] for number in range(3000))
+
+
+def test_a_reader_needs_no_descriptor_for_each_process(
+    provider: Callable[[], Any], fork: Callable[..., Any], gate: Callable[..., Any]
+) -> None:
+    """With 24 descriptors to be had, the values of 60 living processes are all shown, again and again."""
+    mine = provider()
+    hits = mpmetrics.Counter("hits", "x", provider=mine)
+    ready, leave = gate(), gate()
+
+    def work() -> None:
+        hits.inc()
+        ready.open()
+        leave.wait()
+
+    for _ in range(60):
+        fork(work)
+    ready.wait(60)
+    path = str(mine.directory)
+
+    def read() -> list[Any]:
+        collector = mpmetrics.Collector(path)
+        number = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 8, number + 8))
+        return [(collector.value("hits_total"), collector.value("mpmetrics_unreadable_files")) for _ in range(3)]
+
+    assert [(60.0, 0.0)] * 3 == fork(read).result()
+    leave.open(60)
+
+
+def test_a_dead_process_is_dead_although_its_child_lives(
+    store_dir: str, provider: Callable[[], Any], fork: Callable[..., Any], gate: Callable[..., Any], scrape: Scrape
+) -> None:
+    """The lease is held by a map that no forked child has: live gauges go with the process that set them."""
+    mine = provider()
+    busy = mpmetrics.Gauge("busy", "x", multiprocess_mode="livesum", provider=mine)
+    ready, leave = gate(), gate()
+
+    def parent() -> None:
+        busy.set(1)
+        if os.fork() == 0:
+            ready.open()
+            leave.wait()
+            os._exit(0)
+
+    fork(parent).result()
+    ready.wait()
+
+    assert 0 == scrape(store_dir).get("busy", 0)
+    leave.open()

@@ -1,0 +1,134 @@
+"""A root master beside workers of another user: what is in the store is chosen by that user, and gives it no power."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import mpmetrics
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Scrape = Callable[..., dict[str, float]]
+
+NOBODY = 65534
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def _as_nobody(function: Callable[[], object]) -> None:
+    """Run it in a child that is nobody; fails with the child."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture
+def master(fast_dir: Path) -> Iterator[mpmetrics.Provider]:
+    """A provider of root's in a server's epoch of nobody's store."""
+    fast_dir.chmod(0o755)
+    store = Store(fast_dir / "store", owner=(NOBODY, NOBODY))
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    epoch = store.begin()
+    made = mpmetrics.Provider.deferred()
+    made.attach(epoch)
+    os.seteuid(0)
+    os.setegid(0)
+    yield made
+    made.shutdown()
+
+
+def _metric(master: mpmetrics.Provider) -> mpmetrics.Counter:
+    return mpmetrics.Counter("hooks", "x", ["hook"], provider=master)
+
+
+def test_masters_counts_are_read_by_workers(master: mpmetrics.Provider, scrape: Scrape) -> None:
+    """The master's slab is root's own, and the collector, which is nobody, reads it beside the workers'."""
+    hooks = _metric(master)
+    hooks.labels("start").inc(3)
+    found: Path = Path(str(master.directory), "found")
+
+    def collect() -> None:
+        hooks.labels("start").inc(4)
+        found.write_text(str(scrape(str(master.directory))["hooks_total{hook=start}"]))
+
+    _as_nobody(collect)
+    assert "7.0" == found.read_text()
+    path = Path(str(master.epoch.path if master.epoch else ""))
+    owners = {entry.stat().st_uid: oct(entry.stat().st_mode & 0o777) for entry in path.glob("idle-*")}
+    owners |= {entry.stat().st_uid: oct(entry.stat().st_mode & 0o777) for entry in path.glob("slab-*")}
+    assert {0: "0o644", NOBODY: "0o600"} == owners
+
+
+@pytest.mark.parametrize("plant", ["link", "directory"])
+def test_nothing_is_made_where_a_worker_points_to(master: mpmetrics.Provider, fast_dir: Path, plant: str) -> None:
+    """A link, or another directory, in the place of the epoch's: root makes no file there, and counts on in memory."""
+    target = fast_dir / "roots"
+    target.mkdir(0o755)
+    path = Path(str(master.epoch.path if master.epoch else ""))
+
+    def swap() -> None:
+        path.rename(f"{path}.away")
+        if plant == "link":
+            path.symlink_to(target)
+        else:
+            path.mkdir()
+
+    _as_nobody(swap)
+    _metric(master).labels("start").inc()
+
+    assert [] == list(target.iterdir())
+    if plant == "directory":
+        assert [] == list(path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["shared", "removals", "lease"])
+def test_a_file_that_workers_cut_short_does_not_end_the_master(master: mpmetrics.Provider, name: str) -> None:
+    """Root maps nothing that others can truncate: no SIGBUS, whatever is cut."""
+    hooks = _metric(master)
+    hooks.labels("start").inc()
+    path = Path(str(master.epoch.path if master.epoch else ""))
+    pid = os.fork()
+    if pid == 0:  # it stays root
+        try:
+            _as_nobody(lambda: os.truncate(path / name, 0))
+            for hook in ("start", "reload"):
+                hooks.labels(hook).inc()
+            mpmetrics.Gauge("later", "x", provider=master).set(1)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert -signal.SIGBUS != status
+    assert 0 == status
+
+
+def test_a_removal_by_a_worker_reaches_the_master(master: mpmetrics.Provider, scrape: Scrape) -> None:
+    """The master notices removals when it makes a series; what it counted in a removed one is not shown."""
+    hooks = _metric(master)
+    hooks.labels("start").inc(3)
+    _as_nobody(lambda: hooks.remove("start"))
+    hooks.labels("other").inc()
+    hooks.labels("start").inc(2)
+    copy = Path(str(master.directory) + ".copy")
+    shutil.copytree(str(master.directory), copy)
+
+    found = scrape(str(master.directory))
+    assert [2, 1] == [found["hooks_total{hook=start}"], found["hooks_total{hook=other}"]]

@@ -1,0 +1,116 @@
+"""Short-lived processes on a machine that others keep busy."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROUNDS = 1 + int(float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0) // 15)
+WORKERS, SERIES, AT_ONCE = 150, 100, 8
+
+
+def _fork(function: Callable[[], object]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def _spin() -> None:
+    os.setsid()  # a scheduling group of its own, as another container is
+    while True:
+        pass
+
+
+@pytest.fixture
+def neighbours() -> Iterator[None]:
+    """Two dozen processes that spin."""
+    pids = [_fork(_spin) for _ in range(24)]
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _values(directory: str) -> collections.Counter[float]:
+    """How often each total of the metric occurs."""
+    body = mpmetrics.Collector(directory).render()[1].decode()
+    return collections.Counter(float(line.split()[-1]) for line in body.splitlines() if line.startswith("hits_total{"))
+
+
+def _live_and_die(store: str) -> None:
+    """150 workers of a moment's life count 100 series each, beside a scraper; every other one is killed."""
+    provider = mpmetrics.Provider(store)
+    hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
+
+    def work(number: int) -> None:
+        for series in range(SERIES):
+            hits.labels(str(series)).inc()
+        if number % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch() -> None:
+        while True:
+            mpmetrics.Collector(store).render()
+
+    watcher = _fork(watch)
+    running: list[int] = []
+    try:
+        for number in range(WORKERS):
+            running.append(_fork(functools.partial(work, number)))
+            if len(running) == AT_ONCE:
+                os.waitpid(running.pop(0), 0)
+        for pid in running:
+            os.waitpid(pid, 0)
+    finally:
+        os.kill(watcher, signal.SIGKILL)
+        os.waitpid(watcher, 0)
+    assert {float(WORKERS): SERIES} == _values(store)
+    provider.shutdown()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("neighbours")
+def test_all_that_short_lived_workers_count_is_there(store_directory: str, tally: Any) -> None:
+    """Whatever they completed is shown, time and again."""
+    for number in range(ROUNDS):
+        _live_and_die(f"{store_directory}/{number}")
+        tally(tried=WORKERS * SERIES)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("neighbours")
+def test_eight_processes_that_make_series_at_the_same_moment(store_directory: str, tally: Any) -> None:
+    """Eight processes make the same 5,000 series each, all at once: every one counts."""
+    provider = mpmetrics.Provider(store_directory)
+    hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
+    start, go = os.pipe()
+
+    def work() -> None:
+        os.read(start, 1)
+        for series in range(5000):
+            hits.labels(str(series)).inc()
+
+    pids = [_fork(work) for _ in range(8)]
+    os.write(go, b"x" * 8)
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+    tally(tried=8 * 5000)
+    assert {8.0: 5000} == _values(store_directory)
+    os.close(start)
+    os.close(go)
+    provider.shutdown()
