@@ -193,7 +193,7 @@ class Provider:
             return
         with self._lock:
             if self._agent is None:
-                self._agent = agent.Agent(self, self.epoch.path)
+                self._agent = agent.Agent(self)
                 try:
                     self._agent.start()
                 except RuntimeError as error:  # the system gives us no thread: the application goes on

@@ -1,22 +1,30 @@
-"""Where a worker listens for collectors: a unix socket in the epoch, named like the worker's slab."""
+"""Where a worker listens for collectors: a unix socket in the epoch, named after the worker's slab."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-from typing import TYPE_CHECKING
-
-from mpmetrics.storage.survey import SlabName
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["list_workers", "short", "socket_name"]
+    from mpmetrics.storage.slabs import SlabName
+
+__all__ = ["Worker", "list_workers", "short", "socket_name"]
 
 _NAME = re.compile(r"ask-(\d{1,9})-([0-9a-f]{32})\Z")
 _PATH_MAX = 100
 """Bytes that a unix socket's path may have on every system."""
+
+
+class Worker(NamedTuple):
+    """A process that can be asked: the file name of its socket, ordinal and identity of its slab."""
+
+    file: str
+    ordinal: int
+    identity: str
 
 
 def socket_name(slab: SlabName) -> str:
@@ -24,13 +32,13 @@ def socket_name(slab: SlabName) -> str:
     return f"ask-{slab.ordinal}-{slab.identity}"
 
 
-def list_workers(path: str) -> list[SlabName]:
-    """The sockets in the epoch at ``path``, by the slabs they belong to; none when the directory cannot be read."""
+def list_workers(path: str) -> list[Worker]:
+    """Who listens in the epoch at ``path``; nobody when the directory cannot be read."""
     try:
         found = (_NAME.match(name) for name in os.listdir(path))
     except OSError:
         return []
-    return sorted(SlabName(match[0], int(match[1]), match[2]) for match in found if match)
+    return sorted(Worker(match[0], int(match[1]), match[2]) for match in found if match)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ One agent a provider and process, started by the provider. It leases the process
 see what the callbacks observe. Requests and answers are one line of JSON each, over a unix socket in the epoch::
 
     {"seconds": 0.2, "max_age": 0.0}          run your callbacks within 0.2 s
-    {"shown": [12, 13]}                       done; these are the first slots of the series that show
+    {"shown": [12, 13]}                       done; these are the first words of the series that show
 
 One request at a time. A request whose sender has given up meanwhile is not carried out: the callbacks would run for
 nobody.
@@ -22,7 +22,6 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.address import short, socket_name
-from mpmetrics.storage.segments import Segments
 
 if TYPE_CHECKING:
     from mpmetrics.provider import Provider
@@ -39,15 +38,20 @@ _PATIENCE = 1.0
 _LONGEST = 4096
 _BACKLOG = 64
 
+_LOOK = 1.0
+"""Seconds between two looks whether another epoch took the place of ours, which happens to guests alone."""
+
 
 class Agent:
-    """Answers for ``provider``'s worker callbacks, in the epoch at ``path``, from a daemon thread."""
+    """Answers for ``provider``'s worker callbacks, in the provider's epoch, from a daemon thread."""
 
-    def __init__(self, provider: Provider, path: str) -> None:
+    def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._path = path
         self._listener: socket.socket | None = None
-        self._name = ""
+        self._slab = ""
+        """Identity of the slab that the socket is named by."""
+        self._path = ""
+        """Of the socket."""
         self._is_closed = False
         self._has_said = False
         self._failed: set[type[Exception]] = set()
@@ -64,9 +68,7 @@ class Agent:
                     if self._is_closed:  # meanwhile
                         self.close()
                         return
-                connection, _ = self._listener.accept()
-                with connection:
-                    self._answer(connection)
+                self._accept(self._listener)
             except OSError as error:
                 # Whoever asked is gone; or there is no descriptor or no room for now, or we were closed.
                 if not self._is_closed and not isinstance(error, (ConnectionError, TimeoutError)):
@@ -77,6 +79,22 @@ class Agent:
                     self._failed.add(type(error))
                     log.exception("the callbacks of process %d could not be run", os.getpid())
 
+    def _accept(self, listener: socket.socket) -> None:
+        """Wait for a collector and answer; go on in another epoch if this process has moved over meanwhile."""
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            memory = self._provider.memory
+            if memory.process.is_due:
+                memory.notice()
+            slab = memory.slab_name
+            if slab is not None and slab.identity != self._slab:
+                self._listener = None
+                self._hang_up(listener)
+            return
+        with connection:
+            self._answer(connection)
+
     def _say(self, error: OSError) -> None:
         if not self._has_said:
             self._has_said = True
@@ -85,26 +103,23 @@ class Agent:
     def _listen(self) -> socket.socket:
         """Lease the slab and listen beside it; OSError when the store has no room for that now."""
         memory = self._provider.memory
-        segments = memory.segments
-        slab = None
-        if segments is not None:
-            memory.guard.run(Segments.lease, segments)
-            memory.guard.settle(_RETRY)
-            slab = segments.slab_name
-        if slab is None:
+        memory.lease()
+        slab, epoch = memory.slab_name, memory.epoch
+        if slab is None or epoch is None:
             raise OSError("no slab can be leased")
-        self._name = socket_name(slab)
+        self._slab, self._path = slab.identity, os.path.join(epoch.path, socket_name(slab))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Under its own name only once it listens: whoever finds it there is accepted.
             temporary = f"new-ask-{slab.identity}"
-            with short(self._path, temporary) as where:
+            with short(epoch.path, temporary) as where:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(where)  # of an attempt that did not come this far
                 listener.bind(where)
                 os.chmod(where, 0o600)
                 listener.listen(_BACKLOG)
-                os.rename(where, os.path.join(self._path, self._name))
+                os.rename(where, self._path)
+            listener.settimeout(None if epoch.is_server else _LOOK)
         except BaseException:
             listener.close()
             raise
@@ -129,8 +144,8 @@ class Agent:
         if _has_hung_up(connection):
             return
         observed = self._provider.worker_callbacks.refresh(seconds, max_age)
-        slots = (target.slot(key) for (_, key), target in observed.items())
-        shown = [slot for slot in slots if slot is not None]
+        places = (target.place(key) for (_, key), target in observed.items())
+        shown = [place for place in places if place is not None]
         connection.sendall(json.dumps({"shown": shown}).encode() + b"\n")
 
     def close(self) -> None:
@@ -138,11 +153,14 @@ class Agent:
         self._is_closed = True
         listener = self._listener
         if listener is not None:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._path, self._name))
+            self._hang_up(listener)
+
+    def _hang_up(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
 
     def abandon(self) -> None:
         """In a forked child: the socket is the parent's, and would outlive it here."""

@@ -9,13 +9,11 @@ import os
 import selectors
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mpmetrics.callbacks.address import list_workers, short
-from mpmetrics.storage.survey import is_alive, slab_name
-
-if TYPE_CHECKING:
-    from mpmetrics.storage.survey import SlabName
+from mpmetrics.callbacks.address import Worker, list_workers, short
+from mpmetrics.errors import FormatError
+from mpmetrics.storage.slabs import identity_of, is_alive, slab_name
 
 __all__ = ["Reply", "ask"]
 
@@ -29,9 +27,9 @@ _LONGEST = 1 << 24
 
 
 class Reply(NamedTuple):
-    """What a worker, known by its slab, said: first slots of the series that show; None when it did not answer."""
+    """What a worker said: first words of the series that show; None when it did not answer."""
 
-    slab: SlabName
+    worker: Worker
     shown: frozenset[int] | None
 
 
@@ -51,7 +49,7 @@ def ask(path: str, seconds: float, max_age: float, mine: str = "") -> list[Reply
 def _ask(path: str, seconds: float, max_age: float, mine: str) -> list[Reply]:
     deadline = time.monotonic() + seconds
     request = json.dumps({"seconds": seconds * _MARGIN, "max_age": max_age}).encode() + b"\n"
-    replies: dict[SlabName, frozenset[int] | None] = {}
+    replies: dict[Worker, frozenset[int] | None] = {}
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for worker in list_workers(path):
             connection = None if worker.identity == mine else _connect(path, worker)
@@ -72,7 +70,7 @@ def _ask(path: str, seconds: float, max_age: float, mine: str) -> list[Reply]:
     return [Reply(worker, shown) for worker, shown in replies.items()]
 
 
-def _connect(path: str, worker: SlabName) -> socket.socket | None:
+def _connect(path: str, worker: Worker) -> socket.socket | None:
     """A connection to a worker, or one that leads nowhere when it takes none; None when there is no such worker."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # A worker that does not accept, with a backlog that is full, is not waited for.
@@ -81,7 +79,7 @@ def _connect(path: str, worker: SlabName) -> socket.socket | None:
         with short(path, worker.file) as where:
             connection.connect(where)
     except ConnectionRefusedError:
-        if is_alive(os.path.join(path, slab_name(worker.ordinal, worker.identity))):
+        if _is_there(path, worker):
             return connection  # what is in the place of its socket is none
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(path, worker.file))
@@ -93,6 +91,17 @@ def _connect(path: str, worker: SlabName) -> socket.socket | None:
     except OSError:
         return connection
     return connection
+
+
+def _is_there(path: str, worker: Worker) -> bool:
+    """Whether this worker lives; where it cannot be told, it does."""
+    file = os.path.join(path, slab_name(worker.ordinal))
+    try:
+        return identity_of(file) == worker.identity and is_alive(file)
+    except (FileNotFoundError, FormatError):
+        return False
+    except OSError:
+        return True
 
 
 def _receive(connection: socket.socket, received: bytearray) -> bool:
@@ -110,5 +119,5 @@ def _receive(connection: socket.socket, received: bytearray) -> bool:
 def _read(received: bytearray) -> frozenset[int] | None:
     try:
         return frozenset(map(int, json.loads(received)["shown"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no slots: infinite, or nested for ever
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no words: infinite, or nested for ever
         return None

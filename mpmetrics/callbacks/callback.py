@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mpmetrics.storage.catalog import Family, Key
+    from mpmetrics.storage.family import Family, Key
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -57,8 +57,8 @@ class Target(Protocol):
     def withdraw(self, key: Key) -> None:
         """That series is observed here no more: take the value back, unless it is a total that has to stay."""
 
-    def slot(self, key: Key) -> int | None:
-        """First slot of a series in the store, None when it is not there."""
+    def place(self, key: Key) -> int | None:
+        """First word of a series in this process's slab, None when it is not there."""
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from mpmetrics.storage.turns import Turns
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback, Target
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Key
+    from mpmetrics.storage.family import Key
 
     Observed = dict[tuple[str, Key], Target]
 
@@ -69,8 +69,6 @@ class WorkerCallbacks:
         for (name, key), target in before.items():
             if (name, key) not in shown:
                 target.withdraw(key)
-        # Whoever reads the words next is to find them there, also those that another thread is going to store.
-        self._provider.memory.guard.settle()
         return shown
 
     def _store(self, runs: list[Run], figures: CallbackFigures) -> Observed:

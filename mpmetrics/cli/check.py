@@ -6,8 +6,8 @@ import platform
 from typing import TYPE_CHECKING
 
 from mpmetrics import _cells
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.errors import MpmetricsError
+from mpmetrics.storage.snapshot import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ def check(store: str | None, say: Callable[[str], object]) -> int:
     snapshot = reader.snapshot()
     reader.close()
     live = sum(column.alive for column in snapshot.columns)
-    say(f"store: {store}: {live} live processes, {len(snapshot.catalog.by_slot)} series, {snapshot.size} bytes")
+    say(f"store: {store}: {live} live processes, {snapshot.series} series, {snapshot.size} bytes")
     for name, problem in snapshot.unreadable.items():
         say(f"unreadable: {name}: {problem}")
-    if snapshot.catalog.damaged:
-        say(f"damaged: {snapshot.catalog.damaged} records of the series directory")
-    return 1 if snapshot.unreadable or snapshot.catalog.damaged else 0
+    if snapshot.damaged:
+        say(f"damaged: {snapshot.damaged} records")
+    for _, why in snapshot.hidden:
+        say(f"hidden: {why}")
+    return 1 if snapshot.unreadable or snapshot.damaged else 0

@@ -10,16 +10,14 @@ from mpmetrics.callbacks.figures import ANNOUNCED
 from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.collector.rows import RowsCache, labels_of
 from mpmetrics.collector.workers import Refreshed, Workers
 from mpmetrics.names.naming import RESERVED_PREFIX
 from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
-    from mpmetrics.collector.snapshot import Snapshot
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Family, Key, Series
+    from mpmetrics.storage.snapshot import Shape, Snapshot
 
 __all__ = ["Asynchronous"]
 
@@ -46,7 +44,6 @@ class Asynchronous:
         self._observed = Observed()
         self._refreshed = Refreshed()
         self._said: set[tuple[str, str]] = set()
-        self._cache = RowsCache()
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
@@ -75,42 +72,37 @@ class Asynchronous:
         provider = self._provider
         if provider is None or not provider.serves:
             return ""
-        own = provider.worker_callbacks.refresh(seconds, max_age)
-        self._observed.stored |= own.keys()
-        segments = provider.memory.segments
-        slab = None if segments is None else segments.slab_name
+        for (_, key), target in provider.worker_callbacks.refresh(seconds, max_age).items():
+            self._observed.add_stored(target.family, key)
+        slab = provider.memory.slab_name
         return "" if slab is None else slab.identity
 
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot, with what was observed for it."""
-        self._refreshed.forget_stale(snapshot)
-        # Not kept while it is in use: an exception out of a signal handler may leave it half done.
-        cache, self._cache = self._cache, RowsCache()
-        merged = self._with_observed(merge(snapshot, self._is_shown, cache), snapshot, self._observed)
-        self._cache = cache
-        return merged
+        refreshed, observed = self._refreshed, self._observed
+
+        def shown_rows(shape: Shape) -> set[int]:
+            return refreshed.rows(shape.table, snapshot.columns) | observed.rows(shape)
+
+        return self._with_observed(merge(snapshot, shown_rows, refreshed.stale), snapshot, observed)
 
     def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
         """The metrics of a snapshot for which no callback was run; may be called in the middle of a collection."""
-        return self._with_observed(merge(snapshot, lambda _family, _series: False), snapshot, Observed())
+        return self._with_observed(merge(snapshot, lambda _shape: ()), snapshot, Observed())
 
     def _with_observed(self, readings: list[Reading], snapshot: Snapshot, observed: Observed) -> list[Reading]:
-        numbers = snapshot.catalog.numbers
         merged = []
         for reading in readings:
-            family = snapshot.catalog.families[numbers[reading.name]]
-            # Of another metric of that name, which the store had first, they are no values.
-            values = observed.values.get(family)
-            if values:
-                reading.samples = _samples(family, values)
+            shape = snapshot.shapes[reading.name][0]
+            # Values of another shape of the metric are no values of this one.
+            samples = observed.samples(shape)
+            if samples:
+                reading.samples = samples
             if reading.name == ANNOUNCED:
                 self._say_served(reading)
-            if not family.scope or reading.samples:
+            if not shape.family.scope or reading.samples:
                 merged.append(reading)
         return sorted(merged, key=lambda reading: reading.name.startswith(RESERVED_PREFIX))
-
-    def _is_shown(self, family: Family, series: Series) -> bool:
-        return series.first in self._refreshed.shown or (family.name, series.key) in self._observed.stored
 
     def _say_served(self, reading: Reading) -> None:
         """Of each callback that a process has registered: 1 if it is run here, else 0, and the log says what to do."""
@@ -146,8 +138,3 @@ class Asynchronous:
         """What runs, runs in the parent."""
         if self._host is not None:
             self._host.reset()
-
-
-def _samples(family: Family, values: dict[Key, float]) -> list[Sample]:
-    suffix = "_total" if family.kind == "counter" else ""
-    return [Sample(suffix, labels_of(family, key), value + 0.0) for key, value in values.items()]

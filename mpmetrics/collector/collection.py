@@ -16,15 +16,14 @@ from mpmetrics.collector.asynchronous import Asynchronous
 from mpmetrics.collector.families import families
 from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
-from mpmetrics.collector.private import add_private
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.snapshot import ATTEMPTS, LOST, EpochReader, Snapshot
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT
-from mpmetrics.errors import FormatError, ShutdownError, StoreUnavailableError
+from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage import fork
-from mpmetrics.storage.keeper import Keeper
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.snapshot import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.callbacks.runner import Watch
     from mpmetrics.collector.reading import Reading
+    from mpmetrics.storage.snapshot import Snapshot
 
 __all__ = ["Collection"]
 
@@ -94,7 +94,6 @@ class Collection(PrometheusCollector):
             msg = f"there is no store at {os.fspath(source)!r}; is MPMETRICS_DIR the one that the server uses?"
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
-        self._keeper = Keeper()
         self._said: set[str] = set()
         self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
@@ -156,31 +155,31 @@ class Collection(PrometheusCollector):
 
     def _collect(self) -> list[Reading]:
         start = time.monotonic()
-        path = self._epoch_path()
+        path = self._current_path()
         # One who has been waiting for the last collection may be out of patience; the others are not.
         ends = [end for end in list(self._ends) if end > start]
         self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
-        snapshot = self._snapshot(path, self._read)
+        snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
-        for problem in snapshot.catalog.problems:
-            self._say(problem, f"{path}/series: {problem}")
+        for _, why in snapshot.hidden:
+            self._say(why, why)
         merged = self._asynchronous.merge(snapshot)
-        up = _is_up(path, snapshot)
         self._add_sources(merged)
         merged += self._asynchronous.figures() + self._modules.readings()
-        return merged + figures(snapshot, up=up, seconds=time.monotonic() - start)
+        return merged + figures(snapshot, seconds=time.monotonic() - start)
 
     def _collect_aside(self) -> list[Reading]:
-        """What there is, for who may not wait for the collection that goes on: it may be the one who keeps that up.
+        """What there is without waiting; the caller may be what keeps up the collection that is going on.
 
-        What that one has half done is left alone: files are opened anew, and nobody's callbacks or sources are asked.
+        What that one has half done is left alone: files are opened anew, and no callbacks or sources are asked.
         """
         start = time.monotonic()
-        path = self._epoch_path()
-        snapshot = self._snapshot(path, _read_once)
+        reader = self._new_reader(self._epoch_path())
+        snapshot = reader.snapshot()
         merged = self._asynchronous.merge_aside(snapshot) + self._modules.readings()
-        return merged + figures(snapshot, up=_is_up(path, snapshot), seconds=time.monotonic() - start)
+        reader.close()
+        return merged + figures(snapshot, seconds=time.monotonic() - start)
 
     def _add_sources(self, merged: list[Reading]) -> None:
         """Add what the other sources have; a name that is taken is not shown twice."""
@@ -198,23 +197,16 @@ class Collection(PrometheusCollector):
 
         One thread at a time, and not beside :meth:`readings`.
         """
-        path = self._epoch_path()
+        path = self._current_path()
         if ask:
             self._asynchronous.ask(path)
-        return self._snapshot(path, self._read)
+        return self._read(path)
 
-    def _snapshot(self, path: str | None, read: Callable[[str], Snapshot]) -> Snapshot:
-        """What the store holds and what is private, both before or both after a value that moves in."""
-        if self._provider is None:
-            return Snapshot() if path is None else read(path)
-        memory = self._provider.memory
-        for _ in range(ATTEMPTS):
-            with memory.moves.reading:
-                count = memory.moves.count
-                snapshot = add_private(Snapshot() if path is None else read(path), memory)
-            if memory.moves.count == count and not count & 1:
-                break
-        return snapshot
+    def _current_path(self) -> str | None:
+        """The epoch to read; this process itself moves over first, when another epoch took the place of its own."""
+        if self._provider is not None and self._provider.memory.process.is_due:
+            self._provider.memory.notice()
+        return self._epoch_path()
 
     def _epoch_path(self) -> str | None:
         if self._provider is not None:
@@ -234,22 +226,21 @@ class Collection(PrometheusCollector):
         if path is None:
             return
         try:
-            if self._keeper.fold(path):
-                self._say("put back", f"{path}/retired was removed; it is put back as it was read last")
-        except (OSError, FormatError) as error:
+            fold(path)
+        except (OSError, StoreError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
 
-    def _read(self, path: str) -> Snapshot:
+    def _read(self, path: str | None) -> Snapshot:
         self.fold()
         reader = self._reader  # which another thread may close
         if reader is None or reader.path != path:
             if reader is not None:
                 reader.close()
-            reader = self._reader = EpochReader(path)
-        snapshot = reader.snapshot()
-        if self._keeper.lacks(path):
-            snapshot.unreadable.setdefault("retired", LOST)
-        return snapshot
+            reader = self._reader = self._new_reader(path)
+        return reader.snapshot()
+
+    def _new_reader(self, path: str | None) -> EpochReader:
+        return EpochReader(path, None if self._provider is None else self._provider.memory)
 
     def _say(self, cause: str, message: str) -> None:
         if cause not in self._said:
@@ -261,19 +252,6 @@ class Collection(PrometheusCollector):
         self._shared.reset()
         self._ends = []
         self._reader = None
-
-
-def _read_once(path: str) -> Snapshot:
-    """A snapshot of the epoch at ``path``, with files that nobody else uses; the dead are counted where they are."""
-    reader = EpochReader(path)
-    try:
-        return reader.snapshot()
-    finally:
-        reader.close()
-
-
-def _is_up(path: str | None, snapshot: Snapshot) -> bool:
-    return path is not None and "series" not in snapshot.unreadable
 
 
 def _budget(timeout: float | None) -> float:

@@ -8,23 +8,20 @@ from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
-    from mpmetrics.collector.snapshot import Snapshot
+    from mpmetrics.storage.snapshot import Snapshot
 
 __all__ = ["figures"]
 
 
-def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
-    """Readings about a collection that took ``seconds`` so far; ``up`` is whether there was a store to read."""
-    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE]
-    live = sum(column.alive for column in workers)
+def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
+    """Readings about a collection that took ``seconds`` so far."""
+    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
+    # What waits for room in the store is another column of its process.
+    live = len({column.ordinal for column in workers if column.alive})
+    dead = sum(not column.alive for column in workers)
     return [
         _one("scrape_duration", "gauge", "Time that callbacks, reading and merging took.", seconds, "seconds"),
-        _one(
-            "damaged_records",
-            "gauge",
-            "Records of the series directory that could not be used.",
-            snapshot.catalog.damaged,
-        ),
+        _one("damaged_records", "gauge", "Records in the store's files that could not be used.", snapshot.damaged),
         _one(
             "drops",
             "counter",
@@ -35,7 +32,13 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
             "folds",
             "counter",
             "Dead processes whose values were folded into the retired file.",
-            snapshot.retired.folded,
+            snapshot.folded,
+        ),
+        _one(
+            "hidden_shapes",
+            "gauge",
+            "Declarations that are not shown: a later one of the metric has another type, mode, buckets or states.",
+            len(snapshot.hidden),
         ),
         Reading(
             "mpmetrics_processes",
@@ -43,14 +46,17 @@ def figures(snapshot: Snapshot, *, up: bool, seconds: float) -> list[Reading]:
             "Workers with values of their own in the store; the dead are to be folded.",
             samples=[
                 Sample("", (("state", "live"),), float(live)),
-                Sample("", (("state", "dead"),), float(len(workers) - live)),
+                Sample("", (("state", "dead"),), float(dead)),
             ],
         ),
-        _one("series", "gauge", "Series in the store.", len(snapshot.catalog.by_slot)),
+        _one("series", "gauge", "Series in the store.", snapshot.series),
         _one("store_bytes", "gauge", "Size of the store's files as allocated.", snapshot.size, "bytes"),
         _one("store_files", "gauge", "Files in the store's current epoch.", snapshot.files),
         _one(
-            "store_up", "gauge", "Whether there is a store: 0 means that every process counts for itself, unseen.", up
+            "store_up",
+            "gauge",
+            "Whether there is a store: 0 means that every process counts for itself, unseen.",
+            snapshot.up,
         ),
         _one(
             "unreadable_files",

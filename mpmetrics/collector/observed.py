@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from mpmetrics.callbacks.figures import CallbackFigures
 from mpmetrics.callbacks.runner import Runner
 from mpmetrics.callbacks.totals import Total, totals
+from mpmetrics.collector.reading import Sample
+from mpmetrics.collector.rows import OVERFLOW
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
+    from mpmetrics.collector.reading import Labels
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Family, Key
+    from mpmetrics.storage.family import Family, Key
+    from mpmetrics.storage.snapshot import Shape
 
 __all__ = ["HostCallbacks", "Observed"]
 
@@ -22,7 +26,30 @@ class Observed:
     """Values by metric and series, of this collection alone; and the stored series that were observed in it."""
 
     values: dict[Family, dict[Key, float]] = field(default_factory=dict)
-    stored: set[tuple[str, Key]] = field(default_factory=set)
+    stored: dict[Family, set[Key]] = field(default_factory=dict)
+
+    def add_stored(self, family: Family, key: Key) -> None:
+        """Have a series of the store that was observed."""
+        self.stored.setdefault(family, set()).add(key)
+
+    def rows(self, shape: Shape) -> set[int]:
+        """The rows of a metric's table that were observed of it in the store."""
+        table = shape.table
+        keys = ((family, key) for family in shape.families for key in self.stored.get(family, ()))
+        found = (table.overflow if key is None else table.find(family.pairs(key)) for family, key in keys)
+        return {row for row in found if row >= 0}
+
+    def samples(self, shape: Shape) -> list[Sample]:
+        """The values that were observed of a metric."""
+        return [
+            Sample("_total" if family.kind == "counter" else "", _labels(family, key), value + 0.0)
+            for family in shape.families
+            for key, value in self.values.get(family, {}).items()
+        ]
+
+
+def _labels(family: Family, key: Key) -> Labels:
+    return OVERFLOW if key is None else family.pairs(key)
 
 
 class HostCallbacks:
@@ -50,7 +77,7 @@ class HostCallbacks:
             for key, total in series.items():
                 family = total.target.family
                 if family.temporality == "delta":
-                    observed.stored.add((name, key))
+                    observed.add_stored(family, key)
                     continue
                 if family.kind == "counter":
                     counters[name, key] = total.value
@@ -59,8 +86,6 @@ class HostCallbacks:
                 observed.values.setdefault(family, {})[key] = total.value
         self._counters = counters
         self._figures.count(runs)
-        # The words are read next: what another thread is going to store of ours has to be there.
-        self._provider.memory.guard.settle()
         return observed
 
     def _falls(self, name: str, key: Key, total: Total) -> bool:

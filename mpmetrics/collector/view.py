@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from mpmetrics.collector.reading import Labels, Reading, Sample, Shape, Table
+from mpmetrics.collector.reading import Ending, Grid, Labels, Reading, Sample
 from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION
 from mpmetrics.names.translation import exposed_name, label_name, utf8_label, utf8_name
 
@@ -104,9 +104,9 @@ def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8
         original=reading.original,
         adds=reading.adds,
         bare=bare,
-        table=_table(reading.table, label, is_bare=bare),
+        grid=_grid(reading.grid, label, is_bare=bare),
     )
-    if made.table is not None:
+    if made.grid is not None:
         return made
     samples = []
     for suffix, labels, value in reading.samples:
@@ -133,18 +133,18 @@ class _Labelling(NamedTuple):
         return _renamed(labels, utf8_label if self.utf8 else label_name)
 
 
-def _table(table: Table | None, label: _Labelling, *, is_bare: bool) -> Table | None:
-    """The same table with labels as they are shown; None where samples have to be put together."""
+def _grid(grid: Grid | None, label: _Labelling, *, is_bare: bool) -> Grid | None:
+    """The same grid with labels as they are shown; None where samples have to be put together."""
     constant = {name for name, _ in label.constant}
-    if table is None or any(shape and shape.label and shape.label[0] in constant for shape in table.shapes):
+    if grid is None or any(ending and ending.label and ending.label[0] in constant for ending in grid.endings):
         return None
-    rows = table.rows.view(label, label.shown)
+    rows = grid.rows.view(label, label.shown)
     if rows is None:
         return None
     if not is_bare:
-        return table._replace(rows=rows)
-    shapes = tuple(Shape("") if shape and shape.suffix == "_total" else None for shape in table.shapes)
-    return table._replace(rows=rows, shapes=shapes, has_created=False)
+        return grid._replace(rows=rows)
+    endings = tuple(Ending("") if ending and ending.suffix == "_total" else None for ending in grid.endings)
+    return grid._replace(rows=rows, endings=endings, has_created=False)
 
 
 def _renamed(labels: Labels, rename: Callable[[str], str]) -> Labels:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.ask import ask
 
 if TYPE_CHECKING:
-    from mpmetrics.collector.snapshot import Snapshot
+    from collections.abc import Iterable
+
+    from mpmetrics._cells import Table
+    from mpmetrics.storage.snapshot import Column
 
 __all__ = ["WORKER_TIMEOUT", "Refreshed", "Workers"]
 
@@ -19,7 +21,7 @@ WORKER_TIMEOUT = 0.25
 
 @dataclass
 class _Known:
-    """The series that a worker's callbacks last observed, by first slot, and how often it has not answered since."""
+    """The series that a worker's callbacks last observed, by first word, and how often it has not answered since."""
 
     shown: frozenset[int] = frozenset()
     missed: int = 0
@@ -28,30 +30,24 @@ class _Known:
 
 @dataclass
 class Refreshed:
-    """Which series the workers' callbacks observed, by first slot.
+    """Which series the workers' callbacks observed: by the identity of the slab, their first words in it.
 
-    ``stale`` are those whose words a worker has not brought up to date for more than one collection, by the identity of
-    its slab; None for one that never answered. ``late`` are the ordinals of the workers that did not answer.
+    ``stale`` are the identities of the slabs whose words have not been brought up to date for more than one collection.
+    ``late`` are the ordinals of the workers that did not answer.
     """
 
-    shown: set[int] = field(default_factory=set)
-    stale: dict[str, frozenset[int] | None] = field(default_factory=dict)
+    shown: dict[str, frozenset[int]] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
     late: list[int] = field(default_factory=list)
 
-    def forget_stale(self, snapshot: Snapshot) -> None:
-        """Make the stale words of a snapshot as if they had never been set; totals stay, as they were true."""
-        for column in snapshot.columns:
-            if column.identity not in self.stale:
-                continue
-            slots = self.stale[column.identity]
-            column.words = array("d", column.words)  # what was read is kept for the next time, as it was
-            for series in list(snapshot.catalog.by_slot.values()):
-                family = snapshot.catalog.families[series.family]
-                is_ours = family.scope == "worker" if slots is None else series.first in slots
-                if is_ours and family.kind != "counter" and family.temporality != "delta":
-                    end = min(series.first + series.width, len(column.words))
-                    for slot in range(series.first, end):
-                        column.words[slot] = 0.0
+    def rows(self, table: Table, columns: Iterable[Column]) -> set[int]:
+        """The rows of a table that were observed."""
+        rows: set[int] = set()
+        for column in columns:
+            firsts = self.shown.get(column.identity)
+            if firsts:
+                rows.update(column.source.rows_at(table, firsts))
+        return rows
 
 
 class Workers:
@@ -68,16 +64,16 @@ class Workers:
         """
         refreshed = Refreshed()
         known: dict[str, _Known] = {}
-        for slab, shown in ask(path, seconds, max_age, mine):
-            worker = known[slab.identity] = self._known.get(slab.identity, _Known())
+        for asked, shown in ask(path, seconds, max_age, mine):
+            worker = known[asked.identity] = self._known.get(asked.identity, _Known())
             if shown is not None:
                 worker.shown, worker.missed, worker.has_answered = shown, 0, True
             else:
                 worker.missed += 1
-                refreshed.late.append(slab.ordinal)
+                refreshed.late.append(asked.ordinal)
             if worker.missed <= 1 and worker.has_answered:
-                refreshed.shown |= worker.shown
+                refreshed.shown[asked.identity] = worker.shown
             else:
-                refreshed.stale[slab.identity] = worker.shown if worker.has_answered else None
+                refreshed.stale.add(asked.identity)
         self._known = known
         return refreshed

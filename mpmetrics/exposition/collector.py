@@ -15,7 +15,7 @@ from mpmetrics.exposition.negotiate import accepts_gzip, choose
 from mpmetrics.exposition.text import render_openmetrics, render_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mpmetrics.collector.reading import Reading
     from mpmetrics.exposition.negotiate import Format
@@ -63,6 +63,20 @@ class Collector(Collection):
         if coding:
             headers["Content-Encoding"] = coding
         return headers, body
+
+    def value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
+        """The value of one sample over all processes, None where there is none.
+
+        ``name`` is the whole name that Prometheus sees, as ``http_requests_total``, and ``labels`` are all labels of
+        the sample. Costs as much as a scrape. Errors as in :meth:`readings`.
+        """
+        wanted = {pair for pair in (labels or {}).items() if pair[1]}
+        for reading in self.exported(self.readings()):
+            if name.startswith(reading.name):
+                for sample in reading.samples:
+                    if reading.name + sample.suffix == name and {pair for pair in sample.labels if pair[1]} == wanted:
+                        return sample.value
+        return None
 
     def _share(self, chosen: Format, *, packed: bool) -> _Coded:
         """The metrics in this format, for all who ask while it is made for the first time."""

@@ -24,7 +24,7 @@ from mpmetrics.errors import LockTimeoutError
 from mpmetrics.exposition.app import MetricsApp
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.server import HttpServer
-from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
     import socket

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import LAYOUTS
 from mpmetrics.collector.collection import Collection
 from mpmetrics.collector.merge import Merger
-from mpmetrics.collector.rows import labels_of
 from mpmetrics.errors import ShutdownError
 from mpmetrics.registry.distribution import Distribution
 from mpmetrics.registry.rates import TICK, Rates
@@ -22,11 +21,12 @@ from mpmetrics.storage import fork
 from mpmetrics.storage.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from mpmetrics.collector.snapshot import Snapshot
+    from mpmetrics.collector.reading import Labels
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Family, Key, Series
+    from mpmetrics.storage.family import Family
+    from mpmetrics.storage.snapshot import Shape, Snapshot
 
 __all__ = ["Reader", "decrease_name", "family_name"]
 
@@ -45,12 +45,20 @@ def decrease_name(name: str) -> str:
 
 @dataclass
 class _Track:
-    """What the ticks made of one series: it is another one when ``created`` is."""
+    """What the ticks made of one series: it is another one when it was created later."""
 
     created: float
     rates: Rates
     last: Buckets
     window: deque[tuple[float, Buckets]] = field(default_factory=deque)
+
+    def counted(self, buckets: Buckets) -> Buckets:
+        """What was counted within the window, up to ``buckets``."""
+        counted = _difference(buckets, self.last)
+        for _, tick in self.window:
+            for index, value in tick.items():
+                counted[index] = counted.get(index, 0.0) + value
+        return counted
 
 
 class Reader:
@@ -68,7 +76,7 @@ class Reader:
         self._lock = Turns(patience=5.0)
         self._ticked = clock()
         self._began = provider.clock()
-        self._tracks: dict[tuple[str, Key], _Track] = {}
+        self._tracks: dict[tuple[str, Labels], _Track] = {}
         self._has_functions = False
         self._is_reading = False
         self._latest: list[View] = []
@@ -108,116 +116,118 @@ class Reader:
     def _snapshot(self, *, ask: bool) -> Snapshot:
         """What there is, once the functions of gauges were asked for their values, if there are any."""
         snapshot = self._collection.snapshot(ask=ask and self._has_functions)
-        has_functions = any(map(self._has_function, snapshot.catalog.families.values()))
+        has_functions = any(shape.family.temporality == "observed" for shape in self._ours(snapshot))
         if ask and has_functions and not self._has_functions:
             snapshot = self._collection.snapshot(ask=True)
         self._has_functions = has_functions
         return snapshot
 
-    def _is_ours(self, family: Family) -> bool:
-        return bool(family.role) and family.name.split("/", 3)[2] == self._registry
-
-    def _has_function(self, family: Family) -> bool:
-        return self._is_ours(family) and family.temporality == "observed"
+    def _ours(self, snapshot: Snapshot) -> list[Shape]:
+        """The metrics of this registry."""
+        shapes = [shapes[0] for shapes in snapshot.shapes.values()]
+        return [each for each in shapes if each.family.role and each.name.split("/", 3)[2] == self._registry]
 
     def _read(self, *, ask: bool) -> list[View]:
         snapshot = self._snapshot(ask=ask)
+        shapes = {shape.name: shape for shape in self._ours(snapshot)}
         now = self._clock()
         due = int((now - self._ticked) / TICK)
-        first = self._provider.epoch is None
-        merger = Merger(snapshot)
-        views = []
-        known = self._tracks
-        self._tracks = {}
-        for number, family in snapshot.catalog.families.items():
-            if not self._is_ours(family) or family.role == "decrease":
-                continue
-            if family.role == "counter":
-                views += self._counters(family, merger, snapshot, number)
-                continue
-            for series in merger.settled(snapshot.catalog.series[number].values()):
-                views.append(self._view(family, series, merger, known, due, now, first=first))
-            for series in snapshot.catalog.series[number].values():
-                held = known.get((family.name, series.key))
-                if held is not None:  # unsettled: at the next look
-                    self._tracks.setdefault((family.name, series.key), held)
+        views: list[View] = []
+        known, self._tracks = self._tracks, {}
+        for name, shape in shapes.items():
+            merger = Merger(shape, snapshot.columns)
+            role = shape.family.role
+            if role == "counter":
+                decrease = shapes.get(decrease_name(name))
+                views += _counters(merger, None if decrease is None else Merger(decrease, snapshot.columns))
+            elif role in ("gauge", "healthcheck"):
+                views += _gauges(merger)
+            elif role != "decrease":
+                views += self._distributions(merger, known, due, now)
         self._ticked += due * TICK
         return sorted(views, key=lambda view: (view.name, view.labels))
 
-    def _counters(self, family: Family, merger: Merger, snapshot: Snapshot, number: int) -> list[View]:
-        catalog = snapshot.catalog
-        other = catalog.numbers.get(decrease_name(family.name))
-        decreases = {} if other is None else catalog.series[other]
-        settled = {series.first for series in merger.settled(decreases.values())}
-        views = []
-        for series in merger.settled(catalog.series[number].values()):
-            decrease = decreases.get(series.key)
-            if decrease is not None and decrease.first not in settled:
-                continue
-            down = 0.0 if decrease is None else merger.sum(decrease, 0)
-            labels = labels_of(family, series.key)
-            count = _whole(merger.sum(series, 0) - down)
-            views.append(View(_name(family), family.role, labels, series.created, count, has_fallen=down > 0))
-        return views
+    def _distributions(
+        self, merger: Merger, known: dict[tuple[str, Labels], _Track], due: int, now: float
+    ) -> Iterator[View]:
+        """Meters, histograms and timers, with their rates."""
+        family = merger.family
+        is_meter = family.role == "meter"
+        counts = merger.sums() if is_meter else []
+        for row, labels, created in _present(merger):
+            distribution = View("", "").distribution
+            buckets: Buckets = {}
+            if is_meter:
+                count = counts[row]
+            else:
+                record, words = merger.sketch(row)
+                buckets = {index: value for index, value in enumerate(words) if value}
+                distribution = Distribution(LAYOUTS[family.mode], record, buckets)
+                count = float(sum(buckets.values()))
+            track = known.get((family.name, labels))
+            if track is None or created > track.created:
+                # What was counted before anyone looked has no place in time.
+                is_new = created >= self._began
+                track = _Track(created, Rates(0.0 if is_new else count), {} if is_new else buckets)
+            self._tracks[family.name, labels] = track
+            self._tick(track, count, buckets, due, now)
+            age = self._provider.clock() - created
+            yield View(
+                _name(family),
+                family.role,
+                labels,
+                created,
+                _whole(count),
+                distribution=distribution,
+                window=track.counted(buckets),
+                rates=track.rates.rates,
+                rate_mean=count / age if age > 0 else 0.0,
+            )
 
-    def _view(
-        self,
-        family: Family,
-        series: Series,
-        merger: Merger,
-        known: dict[tuple[str, Key], _Track],
-        due: int,
-        now: float,
-        *,
-        first: bool,
-    ) -> View:
-        name, role = _name(family), family.role
-        labels = labels_of(family, series.key)
-        if role in ("gauge", "healthcheck"):
-            samples = merger.reading(family, [series]).samples
-            return View(name, role, labels, series.created, value=samples[0].value if samples else None)
-        distribution = None
-        buckets: Buckets = {}
-        if role == "meter":
-            count = merger.sum(series, 0)
-        else:
-            record, counts = merger.sketch(series)
-            buckets = {index: value for index, value in enumerate(counts) if value}
-            distribution = Distribution(LAYOUTS[family.mode], record, buckets)
-            count = float(sum(buckets.values()))
-        track = known.get((family.name, series.key))
-        if track is None or track.created != series.created:
-            # What was counted before anyone looked has no place in time.
-            is_new = series.created >= self._began
-            track = _Track(series.created, Rates(0.0 if is_new else count), {} if is_new else buckets)
-        self._tracks[family.name, series.key] = track
+    def _tick(self, track: _Track, count: float, buckets: Buckets, due: int, now: float) -> None:
+        """Make good the ticks that are due, and drop what has left the window."""
         if due > 0:
-            track.rates.tick(count, due, first=first)
+            track.rates.tick(count, due, first=self._provider.epoch is None)
             track.window.append((now, _difference(buckets, track.last)))
             track.last = buckets
         while track.window and track.window[0][0] <= now - self._window:
             track.window.popleft()
-        window = _difference(buckets, track.last)
-        for _, counted in track.window:
-            for index, value in counted.items():
-                window[index] = window.get(index, 0.0) + value
-        age = self._provider.clock() - series.created
-        return View(
-            name,
-            role,
-            labels,
-            series.created,
-            _whole(count),
-            distribution=distribution or View("", "").distribution,
-            window=window,
-            rates=track.rates.rates,
-            rate_mean=count / age if age > 0 else 0.0,
-        )
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""
         self._lock.after_fork_in_child()
         self._is_reading = False
+
+
+def _present(merger: Merger) -> Iterator[tuple[int, Labels, float]]:
+    """Row, labels and time of creation of each series."""
+    rows = merger.rows
+    for row, is_there in enumerate(rows.present):
+        if is_there:
+            yield row, rows.labels(row), rows.created[row]
+
+
+def _counters(up: Merger, down: Merger | None) -> Iterator[View]:
+    """Counters: what their series in ``up`` add up to, less those of the same labels in ``down``."""
+    counts, created = _by_labels(up), {labels: created for _, labels, created in _present(up)}
+    decreases = {} if down is None else _by_labels(down)
+    for labels, count in counts.items():
+        decrease = decreases.get(labels, 0.0)
+        whole = _whole(count - decrease)
+        yield View(_name(up.family), up.family.role, labels, created[labels], whole, has_fallen=decrease > 0)
+
+
+def _by_labels(counters: Merger) -> dict[Labels, float]:
+    """What each series adds up to."""
+    counts = counters.sums()
+    return {labels: counts[row] for row, labels, _ in _present(counters)}
+
+
+def _gauges(merger: Merger) -> Iterator[View]:
+    """Gauges and health checks; one that nobody has set has no value."""
+    values = {sample.labels: sample.value for sample in merger.reading().samples}
+    for _, labels, created in _present(merger):
+        yield View(_name(merger.family), merger.family.role, labels, created, value=values.get(labels))
 
 
 def _name(family: Family) -> str:
