@@ -21,7 +21,7 @@ setup(
         Extension(
             "mpmetrics._cells._native",
             sources=sorted(map(str, FOLDER.glob("*.c"))),
-            depends=[str(FOLDER / "core.h")],
+            depends=sorted(map(str, FOLDER.glob("*.h"))),
             # Sums are exact only where each operation is rounded by itself.
             extra_compile_args=["-O2", "-ffp-contract=off", "-fvisibility=hidden", *FLAGS],
             extra_link_args=FLAGS,

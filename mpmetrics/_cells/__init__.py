@@ -1,23 +1,31 @@
 """The hot words: what ``inc``, ``set`` and ``observe`` come down to, and what a scrape does with all of them.
 
-The contract, which both twins of this package keep:
+The contract, which both twins of this package keep. The writing part:
 
-* A :class:`Segment` is a run of 8-byte words, in a slab's map or in private memory. ``words`` may be replaced at any
-  time by its owner; cells look it up on every write. Before a process has leased its slab, ``words`` is a stand-in that
-  leases it at the first read or write of a word. For as long as a segment has them, its words cannot be unmapped.
-* A :class:`Guard`, one a process, makes each operation on a cell atomic among the threads of the process and whatever
-  interrupts them: signal handlers, finalisers, garbage collection callbacks. Nobody ever waits for it: an operation
-  that finds it taken is queued, and whoever has taken it carries the queue out.
-* A cell is a place of one or more words: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`,
-  :class:`DistributionCell`, :class:`SketchCell`.
-  ``place`` moves it. Its words mean what ``mpmetrics.storage.format`` says.
-* :class:`Labelled` finds a series by its label values, unless :class:`Removals` says that some were removed.
-* The functions of :mod:`mpmetrics._cells.vectors` merge the words of many processes, and write them down as lines. Both
-  twins give the same numbers to the last bit, and the same bytes.
+* A :class:`Map` maps a file, or memory, for as long as anything refers to it, and keeps no descriptor.
+* A :class:`Process` is the state of one provider in this process. Its words ``counting`` and ``begun`` are in memory
+  that a forked child finds wiped, whoever forked. For what is rare it has an ``owner``
+  (:class:`~mpmetrics._cells.process.Owner`): the first write of a process, a declaration, growth, removals.
+* A :class:`Slab` writes records into the process's slab, and gives its words to series.
+* :class:`Children` are the series of one metric in this process, by their keys. A series' first use writes its record;
+  when it returns, other processes see it. An ended series' words are another's only after its END is committed.
+* A cell is one series: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`, :class:`DistributionCell`,
+  :class:`SketchCell`. Its words mean what ``mpmetrics.storage.format`` says. An operation compares the cell's stamp
+  with ``counting``; while they are equal, the words are this process's, and the operation writes to them. Else the cell
+  gets words first: those of a forked child are its own. A cell that was ended has memory of its own, that nobody sees.
+* :class:`Labelled` finds a series by its label values, once the removals of other processes are taken in.
 
-``pure``, ``sketch``, ``labelled`` and ``vectors`` are the twin in Python, ``compiled`` is the one in C. The compiled
-one is used where it was built, unless ``MPMETRICS_DISABLE_EXT=1`` was set when this package was imported: that is the
-one variable which is read at import, since a class cannot change its base later.
+Each operation is one step among the threads of the process, signal handlers, finalisers and forks, without a lock: in C
+one stretch that calls nothing in Python, in Python a straight line that calls nothing at all. A process that is killed
+anywhere leaves a series as before the operation or as after it.
+
+The reading part: a :class:`Table` has the rows of a metric, a :class:`Source` follows one slab, and the functions of
+:mod:`mpmetrics._cells.merging` merge what many processes counted, and write it down as lines. Both twins give the same
+numbers to the last bit, and the same bytes.
+
+``compiled`` is the twin in C; the other modules are the one in Python. The compiled one is used where it was built,
+unless ``MPMETRICS_DISABLE_EXT=1`` was set when this package was imported: that is the one variable which is read at
+import, since a class cannot change its base later.
 """
 
 from __future__ import annotations
@@ -25,33 +33,45 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells.pure import Words
 from mpmetrics._cells.sketch import LAYOUTS, RECORD, Layout
+from mpmetrics._cells.source import FamilyRecord
 
 __all__ = [
     "LAYOUTS",
     "RECORD",
     "TWIN",
     "WHY",
+    "Cell",
+    "Children",
     "CounterCell",
     "DistributionCell",
+    "FamilyRecord",
     "GaugeCell",
-    "Guard",
     "Labelled",
     "Layout",
+    "Map",
+    "Process",
     "RecentCell",
-    "Removals",
-    "Segment",
     "SketchCell",
-    "Words",
+    "Slab",
+    "Source",
+    "Table",
+    "Texts",
+    "created",
     "distributions",
     "extremes",
+    "folded_distributions",
     "levels",
     "lines",
-    "load",
+    "new_token",
     "number",
+    "pack_levels",
+    "pack_rows",
+    "present",
     "recents",
+    "retired_ordinals",
     "sums",
+    "sums_and_rests",
 ]
 
 TWIN = "compiled"
@@ -69,27 +89,60 @@ else:
         TWIN, WHY = "pure", f"the extension cannot be imported: {error}"
 
 if TYPE_CHECKING or TWIN == "pure":
-    from mpmetrics._cells.labelled import Labelled, Removals
-    from mpmetrics._cells.pure import CounterCell, DistributionCell, GaugeCell, Guard, RecentCell, Segment
+    from mpmetrics._cells.children import Children
+    from mpmetrics._cells.index import Table, Texts
+    from mpmetrics._cells.labelled import Labelled
+    from mpmetrics._cells.maps import Map, new_token
+    from mpmetrics._cells.merging import (
+        created,
+        distributions,
+        extremes,
+        folded_distributions,
+        levels,
+        lines,
+        number,
+        pack_levels,
+        pack_rows,
+        present,
+        recents,
+        retired_ordinals,
+        sums,
+        sums_and_rests,
+    )
+    from mpmetrics._cells.process import Process
+    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell
     from mpmetrics._cells.sketch import SketchCell
-    from mpmetrics._cells.vectors import distributions, extremes, levels, lines, load, number, recents, sums
+    from mpmetrics._cells.slab import Slab
+    from mpmetrics._cells.source import Source
 else:
     from mpmetrics._cells.compiled import (
+        Cell,
+        Children,
         CounterCell,
         DistributionCell,
         GaugeCell,
-        Guard,
         Labelled,
+        Map,
+        Process,
         RecentCell,
-        Removals,
-        Segment,
         SketchCell,
+        Slab,
+        Source,
+        Table,
+        Texts,
+        created,
         distributions,
         extremes,
+        folded_distributions,
         levels,
         lines,
-        load,
+        new_token,
         number,
+        pack_levels,
+        pack_rows,
+        present,
         recents,
+        retired_ordinals,
         sums,
+        sums_and_rests,
     )

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from mpmetrics._cells import pure
-
 __all__ = [
+    "Cell",
+    "Children",
     "CounterCell",
     "DistributionCell",
     "GaugeCell",
-    "Guard",
     "Labelled",
+    "Map",
+    "Process",
     "RecentCell",
-    "Removals",
-    "Segment",
     "SketchCell",
+    "Slab",
+    "Source",
+    "Table",
+    "Texts",
+    "created",
     "distributions",
     "extremes",
+    "folded_distributions",
     "levels",
     "lines",
-    "load",
+    "new_token",
     "number",
+    "pack_levels",
+    "pack_rows",
+    "present",
     "recents",
+    "retired_ordinals",
     "sums",
+    "sums_and_rests",
 ]
 
-CONTRACT = 4
+CONTRACT = 5
 """What this package expects of the extension: one that was built for another is not used."""
 
 _native = import_module("mpmetrics._cells._native")
@@ -35,28 +45,32 @@ if _native.CONTRACT != CONTRACT:
     msg = f"{_native.__file__} was built from other sources than these: install the package anew"
     raise ImportError(msg)
 
-
-class Guard(_native.Guard):  # type: ignore[misc, name-defined]
-    """Makes operations on cells atomic within a process, without ever waiting."""
-
-    __slots__ = ()
-
-    settle = pure.Guard.settle
-
-
+Cell = _native.Cell
+Children = _native.Children
 CounterCell = _native.CounterCell
 DistributionCell = _native.DistributionCell
 GaugeCell = _native.GaugeCell
 Labelled = _native.Labelled
+Map = _native.Map
+Process = _native.Process
 RecentCell = _native.RecentCell
-Removals = _native.Removals
-Segment = _native.Segment
 SketchCell = _native.SketchCell
+Slab = _native.Slab
+Source = _native.Source
+Table = _native.Table
+Texts = _native.Texts
+created = _native.created
 distributions = _native.distributions
 extremes = _native.extremes
+folded_distributions = _native.folded_distributions
 levels = _native.levels
 lines = _native.lines
-load = _native.load
+new_token = _native.new_token
 number = _native.number
+pack_levels = _native.pack_levels
+pack_rows = _native.pack_rows
+present = _native.present
 recents = _native.recents
+retired_ordinals = _native.retired_ordinals
 sums = _native.sums
+sums_and_rests = _native.sums_and_rests

@@ -1,58 +1,91 @@
-"""The pure-Python twin of the hot words; see the package for the contract.
+"""The cells of the pure-Python twin; see the package for the contract.
 
-The way through the guard stands in each of the hot operations, and once more in the sketch's: a call has its price.
+What has to be one step stands in a straight line of code without calls, and begins with the comparison of a cell's
+stamp. The interpreter lets threads and signal handlers in where a function begins, after a call and where a loop begins
+anew; finalisers run where the garbage collector does, which is when an object is made that it looks after, such as a
+tuple; and a fork is a call. None of these is in the line, so nothing comes between its beginning and its end.
 
-Every store to ``words`` is one aligned 8-byte store: ``memoryview.cast("d")`` copies an item as a whole.
+Every store to words is one aligned 8-byte store: ``memoryview.cast("d")`` copies an item as a whole.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
-from typing import Protocol
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any, Self
 
 from mpmetrics._cells.amount import as_number
 from mpmetrics._cells.exemplars import say_not_kept
-from mpmetrics._cells.guard import Guard, Queue
 
-__all__ = ["CounterCell", "DistributionCell", "GaugeCell", "Guard", "RecentCell", "Segment", "Words"]
+if TYPE_CHECKING:
+    from mpmetrics._cells.children import Children
+    from mpmetrics._cells.slab import Slab
 
-
-class Words(Protocol):
-    """Words of 8 bytes: a ``memoryview`` of format ``d``, or what stands in for one before the slab is leased."""
-
-    def __getitem__(self, index: int, /) -> float:
-        """Load a word."""
-
-    def __setitem__(self, index: int, value: float, /) -> None:
-        """Store a word."""
+__all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "heap"]
 
 
-class Segment:
-    """A run of words that cells write to; ``words`` is replaced by the segment's owner only."""
-
-    __slots__ = ("words",)
-
-    def __init__(self, words: Words) -> None:
-        self.words = words
+def heap(width: int) -> tuple[memoryview, memoryview]:
+    """So many words in memory, all zero, as numbers and as bits."""
+    memory = memoryview(bytearray(8 * width))
+    return memory.cast("d"), memory.cast("Q")
 
 
-class _Cell:
-    __slots__ = ("_guard", "_index", "_name", "_segment")
+class Cell:
+    """One series in this process; made by :meth:`Children.make` alone."""
 
-    def __init__(self, guard: Guard, segment: Segment, index: int, name: str = "") -> None:
-        self._name = name
-        self._guard = guard
-        self._segment = segment
-        self._index = index
+    __slots__ = ("_at", "_bits", "_children", "_count", "_key", "_live", "_slab", "_stamp", "_words", "gone")
 
-    def place(self, segment: Segment, index: int) -> None:
-        """Have all later writes go to the words at ``index`` of ``segment``. Call it under the guard."""
-        self._segment = segment
-        self._index = index
+    _words: memoryview
+    _bits: memoryview
+    _slab: Slab | None
+
+    def __new__(cls, *_: object) -> Self:
+        """TypeError: only a metric makes its series."""
+        msg = f"a {cls.__name__} is made by Children.make"
+        raise TypeError(msg)
+
+    @classmethod
+    def new(cls, children: Children, key: tuple[str, ...] | None) -> Self:
+        """A cell without words yet."""
+        self = object.__new__(cls)
+        self._children = children
+        self._key = key
+        self._live = children.process._counting
+        self._stamp = -1  # no token
+        self._words = self._bits = None  # type: ignore[assignment]
+        self._slab = None
+        self._at = 0
+        self._count = 0
+        self.gone = False
+        return self
+
+    def _ready(self) -> None:
+        """See to it that the words are this process's."""
+        if self._words is None:
+            msg = f"this series of {self._name!r} is not made yet"
+            raise RuntimeError(msg)
+        if not self.gone:
+            self._children.bind(self)
+        if self.gone:  # it has memory of its own, in whatever process
+            self._stamp = self._live[0]
+
+    @property
+    def _name(self) -> str:
+        return self._children.name
+
+    @property
+    def place(self) -> int | None:
+        """Number of its first word in the process's slab; None: it is not there."""
+        process = self._children.process
+        is_there = self._slab is not None and self._slab is process.slab and process.begun == process.token
+        return self._at if is_there and self._stamp == process.token and not self.gone else None
+
+    def values(self) -> list[float]:
+        """Its words."""
+        return self._words[self._at : self._at + self._children.width].tolist()
 
 
-class CounterCell(_Cell):
+class CounterCell(Cell):
     """One word that only grows."""
 
     __slots__ = ()
@@ -70,32 +103,12 @@ class CounterCell(_Cell):
         if not amount >= 0:
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
-        guard = self._guard
-        free = guard.free
-        try:
-            del free[0]
-        except KeyError:
-            guard.later(self._add, float(amount))
-            return
-        try:
-            self._segment.words[self._index] += amount
-        finally:
-            free[0] = None
-        if guard.queue:
-            try:
-                guard.drain()
-            except BaseException:  # a signal that came in above is handled when the call begins
-                guard.drain()
-                raise
-
-    def _add(self, amount: float) -> None:
-        queue = self._guard.queue
-        self._segment.words[self._index] += amount
-        if queue:
-            del queue[0]
+        while self._live[0] != self._stamp:
+            self._ready()
+        self._words[self._at] += amount
 
 
-class GaugeCell(_Cell):
+class GaugeCell(Cell):
     """One word that goes up and down; all bits zero mean that it was never set, so zero is stored as -0.0."""
 
     __slots__ = ()
@@ -104,24 +117,10 @@ class GaugeCell(_Cell):
         """Add ``amount``. Safe from any thread, signal handler or finaliser."""
         if amount.__class__ is not int and amount.__class__ is not float:
             amount = as_number(amount)
-        guard = self._guard
-        free = guard.free
-        try:
-            del free[0]
-        except KeyError:
-            guard.later(self._add, float(amount))
-            return
-        try:
-            words, index = self._segment.words, self._index
-            words[index] = (words[index] + amount) or -0.0
-        finally:
-            free[0] = None
-        if guard.queue:
-            try:
-                guard.drain()
-            except BaseException:  # a signal that came in above is handled when the call begins
-                guard.drain()
-                raise
+        while self._live[0] != self._stamp:
+            self._ready()
+        words, at = self._words, self._at
+        words[at] = (words[at] + amount) or -0.0
 
     def dec(self, amount: float = 1) -> None:
         """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
@@ -130,91 +129,54 @@ class GaugeCell(_Cell):
     def set(self, value: float) -> None:
         """Set the value. Safe from any thread, signal handler or finaliser."""
         value = float(value) or -0.0
-        guard = self._guard
-        free = guard.free
-        try:
-            del free[0]
-        except KeyError:
-            guard.later(self._set, value)
-            return
-        try:
-            self._segment.words[self._index] = value
-        finally:
-            free[0] = None
-        if guard.queue:
-            try:
-                guard.drain()
-            except BaseException:  # a signal that came in above is handled when the call begins
-                guard.drain()
-                raise
+        while self._live[0] != self._stamp:
+            self._ready()
+        self._words[self._at] = value
 
     def unset(self) -> None:
         """Be as if it had never been set."""
-        self._guard.later(self._set, 0.0)
-
-    def _add(self, amount: float) -> None:
-        queue, words, index = self._guard.queue, self._segment.words, self._index
-        words[index] = (words[index] + amount) or -0.0
-        if queue:
-            del queue[0]
-
-    def _set(self, value: float) -> None:
-        queue = self._guard.queue
-        self._segment.words[self._index] = value
-        if queue:
-            del queue[0]
+        while self._live[0] != self._stamp:
+            self._ready()
+        self._words[self._at] = 0.0
 
 
-class RecentCell(_Cell):
+class RecentCell(Cell):
     """A value and the time it was set, in two copies of which the later counts."""
 
     __slots__ = ()
 
     def set(self, value: float) -> None:
         """Set the value as of now. Safe from any thread, signal handler or finaliser."""
-        self._guard.later(self._set, (float(value), time.time()))
-
-    def _set(self, pair: tuple[float, float]) -> None:
-        value, now = pair
-        queue = self._guard.queue
-        words, index = self._segment.words, self._index
-        first, second = words[index + 1], words[index + 3]
-        older = index if first <= second else index + 2
-        # Times must grow for the copies to be told apart, whatever the clock does.
-        latest = max(first, second)
-        words[older] = value
+        value = float(value)
+        process: Any = self._children.process
+        now = monotonic_ns() - process.time_offset
+        while self._live[0] != self._stamp:
+            self._ready()
+        bits, at = self._bits, self._at
+        older = at if bits[at + 1] <= bits[at + 3] else at + 2
+        # Of two values of one process, the later one has the later time, however coarse the clock is.
+        if now <= process._last_time:
+            now = process._last_time + 1
+        process._last_time = now
+        self._words[older] = value
         # The commit: with the later time this copy counts, until then the other one does.
-        words[older + 1] = now if now > latest else _next_time(latest)
-        if queue:
-            del queue[0]
+        bits[older + 1] = now
 
     def unset(self) -> None:
         """Be as if it had never been set."""
-        self._guard.later(self._unset, None)
-
-    def _unset(self, _: None) -> None:
-        queue, words, index = self._guard.queue, self._segment.words, self._index
+        while self._live[0] != self._stamp:
+            self._ready()
+        bits, at = self._bits, self._at
         # The older copy first: while only the later one is left, it is the one that counts, as before.
-        for at in sorted((index, index + 2), key=lambda at: words[at + 1]):
-            words[at + 1] = 0.0
-        if queue:
-            del queue[0]
+        older = at + 1 if bits[at + 1] <= bits[at + 3] else at + 3
+        bits[older] = 0
+        bits[2 * at + 4 - older] = 0
 
 
-def _next_time(latest: float) -> float:
-    return latest + 1e-6
-
-
-class DistributionCell(_Cell):
+class DistributionCell(Cell):
     """Sum and buckets of observations: a histogram, or with one bucket a summary."""
 
-    __slots__ = ("_bounds", "_counted", "_odd")
-
-    def __init__(self, guard: Guard, segment: Segment, index: int, bounds: tuple[float, ...], name: str = "") -> None:
-        super().__init__(guard, segment, index, name)
-        self._bounds = bounds
-        self._counted: Words | None = None
-        self._odd = 0
+    __slots__ = ()
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount`` in its bucket and add it to the sum. Safe from any thread, signal handler or finaliser.
@@ -227,41 +189,14 @@ class DistributionCell(_Cell):
         if amount != amount:  # noqa: PLR0124 (only NaN differs from itself; math.isnan costs a call)
             msg = f"{self._name!r} cannot observe {amount!r}, which is not a number: it belongs to no bucket"
             raise ValueError(msg)
-        guard = self._guard
-        free = guard.free
-        try:
-            del free[0]
-        except KeyError:
-            guard.later(self._observe_queued, amount)
-            return
-        try:
-            self._observe(amount)
-        finally:
-            free[0] = None
-        if guard.queue:
-            try:
-                guard.drain()
-            except BaseException:  # a signal that came in above is handled when the call begins
-                guard.drain()
-                raise
-
-    def _observe_queued(self, amount: float) -> None:
-        self._observe(amount, self._guard.queue)
-
-    def _observe(self, amount: float, queue: Queue | tuple[()] = ()) -> None:
-        words, index = self._segment.words, self._index
-        bucket = index + 2 + bisect_left(self._bounds, amount)
+        bounds: Any = self._children.bounds
+        bucket = 2 + bisect_left(bounds, amount)
+        while self._live[0] != self._stamp:
+            self._ready()
+        words, at = self._words, self._at
+        count = self._count
         # Whether the number of observations is odd tells which of the two sums counts; see the format.
-        odd = self._odd if words is self._counted else self._count_odd(words, index)
-        self._counted = None
-        words[index + 1 - odd] = words[index + odd] + amount
+        words[at + 1 - (count & 1)] = words[at + (count & 1)] + amount
         # The commit: with one observation more, the other sum counts.
-        words[bucket] += 1.0
-        if queue:
-            del queue[0]
-        self._odd = 1 - odd
-        self._counted = words
-
-    def _count_odd(self, words: Words, index: int) -> int:
-        """Count the observations, in words that this cell has not written to before."""
-        return int(sum(words[position] for position in range(index + 2, index + 2 + len(self._bounds)))) & 1
+        words[at + bucket] += 1.0
+        self._count = count + 1

@@ -12,15 +12,11 @@ rounding left over: a variance does not drown in the difference of two large sum
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-from mpmetrics._cells.pure import _Cell
+from mpmetrics._cells.pure import Cell
 
-if TYPE_CHECKING:
-    from mpmetrics._cells.guard import Guard, Queue
-    from mpmetrics._cells.pure import Segment, Words
-
-__all__ = ["LAYOUTS", "RECORD", "Layout", "SketchCell"]
+__all__ = ["BUCKETS", "LAYOUTS", "RECORD", "Layout", "SketchCell"]
 
 RECORD: Final = 6
 """Words of a record: sum, its rest, sum of squares, its rest, minimum, maximum."""
@@ -81,16 +77,10 @@ LAYOUTS: Final = {
 """By the ``mode`` of a sketch's family: durations in seconds from 1 ns to 1 day, and values of any sign."""
 
 
-class SketchCell(_Cell):
+class SketchCell(Cell):
     """Two records and the buckets of a layout; the number of values tells which record counts."""
 
-    __slots__ = ("_counted", "_layout", "_odd")
-
-    def __init__(self, guard: Guard, segment: Segment, index: int, layout: Layout, name: str = "") -> None:
-        super().__init__(guard, segment, index, name)
-        self._layout = layout
-        self._counted: Words | None = None
-        self._odd = 0
+    __slots__ = ()
 
     def update(self, value: float) -> None:
         """Count ``value``. Safe from any thread, signal handler or finaliser.
@@ -99,38 +89,21 @@ class SketchCell(_Cell):
         a negative one where the layout has no place for it.
         """
         value = float(value)
-        if not -LARGEST <= value <= LARGEST or (value < 0 and not self._layout.signed):
+        layout: Any = self._children.layout
+        if not -LARGEST <= value <= LARGEST or (value < 0 and not layout.signed):
             what = "a duration is not negative" if -LARGEST <= value < 0 else "it takes numbers up to 1e150"
             msg = f"{self._name!r} cannot count {value!r}: {what}"
             raise ValueError(msg)
-        guard = self._guard
-        free = guard.free
-        try:
-            del free[0]
-        except KeyError:
-            guard.later(self._update_queued, value)
-            return
-        try:
-            self._update(value)
-        finally:
-            free[0] = None
-        if guard.queue:
-            try:
-                guard.drain()
-            except BaseException:  # a signal that came in above is handled when the call begins
-                guard.drain()
-                raise
-
-    def _update_queued(self, value: float) -> None:
-        self._update(value, self._guard.queue)
-
-    def _update(self, value: float, queue: Queue | tuple[()] = ()) -> None:
-        words, index = self._segment.words, self._index
-        bucket = index + BUCKETS + self._layout.index(value)
-        odd = self._odd if words is self._counted else self._count_odd(words, index)
-        self._counted = None
-        old, new = (index + RECORD, index) if odd else (index, index + RECORD)
-        # What rounding leaves over of a sum: Knuth's two-sum. Written out twice: calls cost half as much again.
+        bucket = BUCKETS + layout.index(value)
+        while self._live[0] != self._stamp:
+            self._ready()
+        words, count = self._words, self._count
+        old = new = self._at
+        if count & 1:
+            old += RECORD
+        else:
+            new += RECORD
+        # What rounding leaves over of a sum: Knuth's two-sum. Written out twice: nothing is called here.
         before = words[old]
         total = before + value
         part = total - before
@@ -149,20 +122,8 @@ class SketchCell(_Cell):
         words[new + 3] = words[old + 3] + ((before - (total - part)) + (square - part)) + left
         # All bits zero: there is none yet, so zero is stored as -0.0.
         least, most = words[old + 4], words[old + 5]
-        words[new + 4] = least if least < value and _is_set(least) else value or -0.0
-        words[new + 5] = most if most > value and _is_set(most) else value or -0.0
+        words[new + 4] = least if count and least < value else value or -0.0
+        words[new + 5] = most if count and most > value else value or -0.0
         # The commit: with one value more, the other record counts.
-        words[bucket] += 1.0
-        if queue:
-            del queue[0]
-        self._odd = 1 - odd
-        self._counted = words
-
-    def _count_odd(self, words: Words, index: int) -> int:
-        """Count the values, in words that this cell has not written to before."""
-        start = index + BUCKETS
-        return int(sum(words[position] for position in range(start, start + self._layout.size))) & 1
-
-
-def _is_set(value: float) -> bool:
-    return value != 0.0 or math.copysign(1.0, value) < 0.0
+        words[self._at + bucket] += 1.0
+        self._count = count + 1

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics.instruments.metric import Child, Metric, check_length, check_max_series
+from mpmetrics.instruments.metric import Child, Metric, check_max_series
 from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
 from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION, check_attributes, pairs_key
 from mpmetrics.names.naming import RESERVED_PREFIX, declared_at, text
 from mpmetrics.names.translation import check_name, exposed_name, unit_words
-from mpmetrics.storage.catalog import Family
+from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from mpmetrics.names.attributes import Attributes
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Key
+    from mpmetrics.storage.family import Key
 
 __all__ = ["Attributed", "Description", "MeterCounter", "MeterGauge", "MeterHistogram", "MeterUpDownCounter", "Owner"]
 
@@ -52,8 +52,8 @@ class Attributed(Metric[Child]):
     Attributes of a measurement win over the instrument's, those over the meter's, and those over the provider's.
 
     Raises TypeError and ValueError for a name, unit or attribute that is none, and
-    :class:`~mpmetrics.errors.ConflictError` when the name in Prometheus belongs to a different metric, or differs from
-    another instrument's in the case of letters alone, in this process or another.
+    :class:`~mpmetrics.errors.ConflictError` when the name in Prometheus is that of a different metric of this process,
+    or differs from another instrument's in the case of letters alone.
     """
 
     def __init__(self, owner: Owner, kind: str, description: Description, **particulars: Any) -> None:
@@ -85,7 +85,6 @@ class Attributed(Metric[Child]):
 
     def _series(self, attributes: Attributes | None) -> Child:
         """The series with these attributes, made at its first use; TypeError or ValueError when they are none."""
-        self._notice_removals()
         key: Key = self._fixed_key
         if attributes:
             try:
@@ -97,16 +96,15 @@ class Attributed(Metric[Child]):
                 key = None
             if key is None:
                 key = self._key(attributes)
-        child = self._children.get(key)
-        return self._bind(key) if child is None else child
+        return self.series(key)
 
     def _key(self, attributes: Attributes | None) -> tuple[str, ...]:
-        key = pairs_key({**self._fixed, **check_attributes(attributes, self, self._reserved)})
-        check_length(self, key)
+        pairs = {**self._fixed, **check_attributes(attributes, self, self._reserved)}
+        key = pairs_key({name: self._cut(value) for name, value in pairs.items()})
         if attributes:
             types = tuple(map(type, attributes.values()))
             if _REMEMBERED.issuperset(types):
-                if len(self._keys) >= self._max_series:
+                if len(self._keys) >= self._children.limit:
                     self._keys.clear()
                 items = tuple(attributes.items())
                 # 1 and True are equal, but not as label values: unless all are text, their types count.
@@ -118,12 +116,11 @@ class Attributed(Metric[Child]):
 
         As :meth:`mpmetrics.Counter.remove`.
         """
-        key = self._key(attributes)
-        self._memory.remove(self._family, lambda keys: [key] if key in keys else [])
+        self._remove(self._key(attributes))
 
     def clear(self) -> None:
         """Remove all series, of all meters that have this instrument, in all processes."""
-        self._memory.remove(self._family, list)
+        self._memory.remove(self._family, [], is_subset=True)
 
 
 class MeterCounter(Attributed[CounterSeries]):

@@ -6,16 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpmetrics._cells import Labelled
-from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_length, check_max_series
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_max_series
 from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
 from mpmetrics.provider import get_provider
-from mpmetrics.storage.catalog import Family
+from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Key
 
 __all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
 
@@ -28,13 +27,15 @@ class Instrument(Metric[Child], Labelled):
     ``name``, ``documentation``, ``labelnames``, ``namespace``, ``subsystem`` and ``unit`` as in prometheus_client.
     ``registry`` must be None: to serve the metrics from a prometheus_client registry, register a
     :class:`mpmetrics.Collector` there once. ``provider`` is where values go, the default provider unless
-    given. ``max_series`` is how many label sets the metric may have over all processes.
+    given. ``max_series`` is how many label sets the metric may have in a process; what comes past them counts in one
+    series labelled ``otel_metric_overflow="true"``, which is said once in the log. Label values of more than 1,024
+    characters are cut to that many, the last one an ellipsis.
 
     Making the same metric twice gives two objects for one metric. All methods may be called from any thread.
 
     Raises ValueError for a bad name or label name, TypeError for a str in the place of a sequence of label names, and
-    :class:`~mpmetrics.errors.ConflictError` when the name belongs to a metric of another kind, or with other labels,
-    unit, buckets, states or mode, in this process or another one.
+    :class:`~mpmetrics.errors.ConflictError` when this process has a metric of this name that is of another kind, or has
+    other labels, unit, buckets, states or mode.
     """
 
     _kind: ClassVar[str]
@@ -67,7 +68,7 @@ class Instrument(Metric[Child], Labelled):
         family = replace(family, **self._particulars())
         super().__init__(family, provider if provider is not None else get_provider(), max_series)
         if not labels:
-            self._alone = self._bind(())
+            self._alone: Child = self._single()
             for method in self._hot:
                 self.__dict__[method] = getattr(self._alone, method)
 
@@ -78,6 +79,10 @@ class Instrument(Metric[Child], Labelled):
     def _particulars(self) -> dict[str, Any]:
         """The fields of the family that only some kinds have."""
         return {}
+
+    def _single(self) -> Child:
+        """The one series of a metric without labels."""
+        return self.series(())
 
     def _only(self) -> Child:
         """The one series of a metric without labels; ValueError when it has labels."""
@@ -92,9 +97,7 @@ class Instrument(Metric[Child], Labelled):
             """As in the base class."""
 
     def _resolve(self, values: tuple[object, ...], named: Mapping[str, object]) -> Child:
-        key = self._key(values, named)
-        child = self._children.get(key)
-        return self._bind(key) if child is None else child
+        return self.series(self._key(values, named))
 
     def _key(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[str, ...]:
         names = self._family.labels
@@ -112,9 +115,7 @@ class Instrument(Metric[Child], Labelled):
         elif len(values) != len(names):
             msg = f"{self!r} has the {len(names)} labels {names}, {len(values)} values were given: {values}"
             raise ValueError(msg)
-        key = tuple(map(text, values))
-        check_length(self, key)
-        return key
+        return tuple(self._cut(text(value)) for value in values)
 
     def remove(self, *labelvalues: object) -> None:
         """Remove the series with these label values in all processes; nothing happens when there is none.
@@ -123,8 +124,7 @@ class Instrument(Metric[Child], Labelled):
         ValueError when the number of values is wrong; :class:`~mpmetrics.errors.StoreError`, with nothing removed,
         when the store cannot take the removal.
         """
-        key = self._key(labelvalues, {})
-        self._memory.remove(self._family, lambda keys: [key] if key in keys else [])
+        self._remove(self._key(labelvalues, {}))
 
     def remove_by_labels(self, labels: Mapping[str, object]) -> None:
         """Remove, in all processes, the series whose labels include ``labels``; an empty mapping removes none.
@@ -139,15 +139,11 @@ class Instrument(Metric[Child], Labelled):
         if unknown or not names:
             msg = f"{self!r} has the labels {names}, not {unknown}"
             raise ValueError(msg)
-        wanted = {names.index(name): text(value) for name, value in labels.items()}
+        wanted = [(name, self._cut(text(value))) for name, value in labels.items()]
         if wanted:
-            self._memory.remove(self._family, lambda keys: [key for key in keys if _has(key, wanted)])
+            self._memory.remove(self._family, wanted, is_subset=True)
 
     def clear(self) -> None:
         """Remove all series of a metric with labels, the overflow series too, in all processes; else do nothing."""
         if self._family.labels:
-            self._memory.remove(self._family, list)
-
-
-def _has(key: Key, wanted: dict[int, str]) -> bool:
-    return key is not None and all(key[at] == value for at, value in wanted.items())
+            self._memory.remove(self._family, [], is_subset=True)

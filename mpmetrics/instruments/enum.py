@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics._cells import RecentCell
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
+from mpmetrics.instruments.series import EnumSeries
 from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
 
-__all__ = ["Enum", "EnumSeries"]
-
-
-class EnumSeries(RecentCell):
-    """One series of an enum."""
-
-    __slots__ = ("_states",)
-
-    def __init__(self, guard: Guard, segment: Segment, index: int, states: tuple[str, ...], name: str) -> None:
-        super().__init__(guard, segment, index, name)
-        self._states = states
-
-    def state(self, state: str) -> None:
-        """Say that this is the state now; ValueError when it is none of the metric's states."""
-        if state not in self._states:
-            state = text(state)  # as it was taken when the metric was made
-        if state not in self._states:
-            msg = f"enum {self._name!r}: {state!r} is none of the states {self._states}"
-            raise ValueError(msg)
-        self.set(self._states.index(state))
+__all__ = ["Enum"]
 
 
 class Enum(Instrument[EnumSeries]):
@@ -86,9 +66,6 @@ class Enum(Instrument[EnumSeries]):
 
     def _particulars(self) -> dict[str, Any]:
         return {"states": self._states}
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> EnumSeries:
-        return EnumSeries(guard, segment, index, self._states, self._family.name)
 
     def state(self, state: str) -> None:
         """Say that this is the state now; ValueError when it is none of the metric's states."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mpmetrics.callbacks.callback import Callback, check_callback
-from mpmetrics.callbacks.registration import origin
 from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import InprogressTracker, Timer, timer
 from mpmetrics.instruments.series import GaugeSeries
-from mpmetrics.instruments.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mpmetrics._cells import Guard, Segment
     from mpmetrics.provider import Provider
 
 __all__ = ["Gauge", "GaugeMode", "check_mode"]
@@ -103,24 +99,6 @@ class Gauge(Instrument[GaugeSeries]):
         TypeError unless ``f`` can be called.
         """
         self._only().set_function(f)
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> GaugeSeries:
-        series: GaugeSeries = super()._make(guard, segment, index)
-        series._watch = self._watch_series  # noqa: SLF001 (a series has no parent else)
-        return series
-
-    def _watch_series(self, series: GaugeSeries, f: Callable[[], float]) -> None:
-        check_callback(f, repr(self))
-        keys = [key for key, child in list(self._children.items()) if child is series]
-        if not keys:
-            return  # it was removed: nothing that is done to it shows
-        (at,) = keys
-        watched = Watched(self._family, self._memory, self._children, at, series)
-        callbacks = self._provider.callbacks
-        function = watched.calling(f, gone=lambda: callbacks.remove(callback))
-        module, _ = origin(f)
-        callback = Callback(self._family.name, function, (watched,), is_single=True, scope="worker", module=module)
-        callbacks.add(callback, (self._family.name, at))
 
     def time(self) -> Timer:
         """A context manager and decorator that sets the gauge to the seconds that the code took."""

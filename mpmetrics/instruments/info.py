@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import RecentCell
-from mpmetrics.errors import StoreError
 from mpmetrics.instruments.base import Instrument
 from mpmetrics.names.naming import check_label_names, text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
-    from mpmetrics._cells import Guard, Segment
-    from mpmetrics.storage.catalog import Key
+    from mpmetrics.storage.family import Key
 
 __all__ = ["Info", "InfoSeries"]
 
@@ -44,11 +40,8 @@ class Info(Instrument[InfoSeries]):
 
     _kind = "info"
 
-    def _make(self, guard: Guard, segment: Segment, index: int) -> RecentCell:
-        return RecentCell(guard, segment, index)
-
-    def _bind(self, key: Key) -> InfoSeries:
-        return InfoSeries(self, key or ())
+    def _single(self) -> InfoSeries:
+        return InfoSeries(self, ())
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> InfoSeries:
         """What can be said about these label values; as :meth:`Instrument.labels`."""
@@ -59,43 +52,38 @@ class Info(Instrument[InfoSeries]):
         self._only().info(val)
 
     def say(self, key: tuple[str, ...], val: Mapping[str, object]) -> None:
-        """Say that these pairs hold now for the label values ``key``; ValueError as in :meth:`InfoSeries.info`."""
+        """Say that these pairs hold now for the label values ``key``; ValueError as in :meth:`InfoSeries.info`.
+
+        Each thing that is said has a series of its own, whose time tells what was said last by any process. What this
+        process said before is forgotten here.
+        """
         names = check_label_names(self._family.name, val, self._family.labels)
         if any(value is None for value in val.values()):
             msg = f"{self!r}: a value cannot be None: {dict(val)}"
             raise ValueError(msg)
-        # The pairs are part of the series' key: one series for each thing that was said and not yet replaced.
-        pairs = [part for name in sorted(names) for part in (name, text(val[name]))]
-        self._memory.sync()
-        whole = (*key, *pairs)
-        is_new = whole not in self._children
-        cell = self._memory.bind(self._family, whole, self._make, self._max_series)
-        if cell is None:  # full: what is to be replaced makes room
-            with contextlib.suppress(StoreError):
-                self._forget(key, None)
-            cell = self._memory.bind(self._family, whole, self._make, self._max_series)
-        if cell is None:
-            cell = self._bind_overflow()
-        cell.set(1.0)  # type: ignore[union-attr]
+        values = ((name, self._cut(text(val[name]))) for name in sorted(names))
+        whole = (*key, *(part for name, value in values if value for part in (name, value)))
+        children = self._children
+        is_new = whole not in children
+        if is_new and len(children) - (None in children) >= children.limit:
+            self._forget(key, None)  # full: what is to be replaced makes room
+        children.make(whole).set(1.0)
         if is_new:
-            with contextlib.suppress(StoreError):  # what was said before stays until later; the latest is what shows
-                self._forget(key, whole)
+            self._forget(key, whole)
 
     def remove(self, *labelvalues: object) -> None:
         """Remove what was said about these label values, in all processes; as :meth:`Instrument.remove`."""
-        self._forget(self._key(labelvalues, {}), None)
+        pairs = list(zip(self._family.labels, self._key(labelvalues, {}), strict=True))
+        self._memory.remove(self._family, pairs, is_subset=True)
 
     def _forget(self, key: tuple[str, ...], latest: Key) -> None:
-        """Remove what was said about ``key`` before ``latest``; all of it for None.
+        """Forget what this process said about ``key`` before ``latest``; all of it for None.
 
-        Not what came after: two processes that say something at the same moment would remove each other's.
+        Not what came after: two threads that say something at the same moment would forget each other's.
         """
-        size = len(key)
-
-        def choose(keys: Collection[Key]) -> list[Key]:
-            if latest is not None and latest not in keys:
-                return []  # somebody has said something later
-            before = itertools.takewhile(lambda other: other != latest, keys) if latest is not None else keys
-            return [other for other in before if other is not None and other[:size] == key]
-
-        self._memory.remove(self._family, choose)
+        keys = self._children.keys()
+        if latest is not None and latest not in keys:
+            return
+        for other in itertools.takewhile(lambda other: other != latest or latest is None, keys):
+            if other is not None and other[: len(key)] == key:
+                self._memory.forget(self._family, other)

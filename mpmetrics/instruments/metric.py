@@ -1,54 +1,78 @@
-"""What all instruments have in common: a family that all processes agree on, and one cell for each of its series."""
+"""What all instruments have in common: a family, and the series that this process has of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import functools
+import logging
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from mpmetrics.instruments.series import make_series
+from mpmetrics.instruments.series import cell_type
 
 if TYPE_CHECKING:
-    from mpmetrics._cells import Guard, Removals, Segment
+    from mpmetrics._cells import Children
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.catalog import Family, Key
+    from mpmetrics.storage.family import Family, Key
 
-__all__ = ["DEFAULT_MAX_SERIES", "Internal", "Metric", "check_length", "check_max_series"]
+__all__ = ["DEFAULT_MAX_SERIES", "Context", "Internal", "Metric", "check_max_series"]
+
+log = logging.getLogger("mpmetrics")
 
 Child = TypeVar("Child")
 
-MAX_LABELS = 65_536
-"""Characters that the label values of a series may have in all."""
+MAX_VALUE = 1024
+"""Characters of a label value that are kept; the compiled look-up has the same number."""
 
 DEFAULT_MAX_SERIES = 10_000
 """Series a metric may have; what comes past it goes to one series labelled ``otel_metric_overflow="true"``."""
+
+LEAST_BUDGET = 4 << 20
+BYTES_A_SERIES = 128
+"""Bytes that a metric's label values may have in a process: so many for each series, and no less than the least."""
+
+
+class Context:
+    """What the instruments of one family and process share: their provider, and what was said of the metric."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self._has_cut = False
+
+    def cut(self, metric: str, value: str) -> str:
+        """A label value of at most :data:`MAX_VALUE` characters: an ellipsis stands for what is cut off."""
+        if len(value) <= MAX_VALUE:
+            return value
+        if not self._has_cut:
+            self._has_cut = True
+            log.warning(
+                "metric %r: a label value of %d characters is cut to %d; the first ones are %r",
+                metric,
+                len(value),
+                MAX_VALUE,
+                value[:40],
+            )
+        return value[: MAX_VALUE - 1] + "…"
 
 
 class Metric(Generic[Child]):
     """The series of ``family`` in this process; ``provider`` is where their values go.
 
-    Any number of objects may stand for one family. All methods may be called from any thread.
+    Any number of objects may stand for one family; ``max_series`` is that of the first. All methods may be called from
+    any thread.
 
-    Raises :class:`~mpmetrics.errors.ConflictError` when the family's name belongs to a different one, in this process
-    or another.
+    Raises :class:`~mpmetrics.errors.ConflictError` when this process has declared the family's name differently.
     """
 
     def __init__(self, family: Family, provider: Provider, max_series: int) -> None:
         self._family = family
         self._provider = provider
-        self._memory = provider.memory
-        self._max_series = max_series
-        # Where the kind has label names, these two are Labelled's.
-        self._removals: Removals = self._memory.removals
-        self._children: dict[Key, Any] = self._memory.declare(family)
-
-    def _make(self, guard: Guard, segment: Segment, index: int) -> Any:
-        """The cell of a series."""
-        return make_series(self._family, guard, segment, index)
-
-    def _bind(self, key: Key) -> Child:
-        cell = self._memory.bind(self._family, key, self._make, self._max_series)
-        if cell is None:
-            cell = self._bind_overflow()
-        return cell  # type: ignore[return-value]
+        self._memory = memory = provider.memory
+        if memory.on_overflow is None:
+            memory.on_overflow = functools.partial(_count_overflow, provider)
+        budget = max(LEAST_BUDGET, BYTES_A_SERIES * max_series)
+        self._children: Children = memory.declare(
+            family, cell_type(family), limit=max_series, budget=budget, context=Context(provider)
+        )
+        self._context: Context = self._children.context
 
     @property
     def family(self) -> Family:
@@ -57,19 +81,16 @@ class Metric(Generic[Child]):
 
     def series(self, key: Key) -> Child:
         """The series with these label values, made unless it is there; past the cap, the overflow series."""
-        self._notice_removals()
-        child = self._children.get(key)
-        return self._bind(key) if child is None else child
+        child: Child = self._children.make(key)
+        return child
 
-    def _bind_overflow(self) -> Any:
-        """The series for what is past the cap, and one more in the count of how often that was."""
-        _overflows(self._provider, self._family.name)
-        return self._memory.bind(self._family, None, self._make, self._max_series)
+    def _cut(self, value: str) -> str:
+        return self._context.cut(self._family.original or self._family.name, value)
 
-    def _notice_removals(self) -> None:
-        """Take in what other processes removed, before a series is looked up."""
-        if self._removals.is_due:
-            self._memory.sync()
+    def _remove(self, key: tuple[str, ...]) -> None:
+        """Remove the series with exactly these label values, in all processes."""
+        pairs = [(name, value) for name, value in self._family.pairs(key) if value]
+        self._memory.remove(self._family, pairs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._family.original or self._family.name!r})"
@@ -82,18 +103,11 @@ def check_max_series(metric: str, max_series: int) -> None:
         raise ValueError(msg)
 
 
-def check_length(metric: object, key: tuple[str, ...]) -> None:
-    """ValueError when the label values of a series are too long for a record of the store."""
-    if sum(map(len, key)) > MAX_LABELS:
-        msg = f"{metric!r}: label values of {sum(map(len, key))} characters are over the limit of {MAX_LABELS}"
-        raise ValueError(msg)
-
-
 class Internal:
     """Marks the library's own instruments, whose names start with the reserved prefix."""
 
 
-def _overflows(provider: Provider, metric: str) -> None:
+def _count_overflow(provider: Provider, metric: str) -> None:
     from mpmetrics.instruments.overflow import count  # noqa: PLC0415 (it is an instrument itself)
 
     count(provider, metric)

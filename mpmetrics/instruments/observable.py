@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpmetrics.callbacks.callback import Scope
-    from mpmetrics.storage.catalog import Family, Key
+    from mpmetrics.storage.family import Key
 
 __all__ = ["Observable", "ObservableCounter", "ObservableGauge", "ObservableUpDownCounter"]
 
@@ -23,14 +23,9 @@ class Observable(Attributed[Any]):
     """
 
     @property
-    def family(self) -> Family:
-        """The metric as all processes agree on it."""
-        return self._family
-
-    @property
     def max_series(self) -> int:
         """Series that it may have."""
-        return self._max_series
+        return self._children.limit
 
     @property
     def token(self) -> tuple[object, ...]:
@@ -46,25 +41,19 @@ class Observable(Attributed[Any]):
         """Label values of the series with these attributes; TypeError or ValueError when they are none."""
         return self._key(attributes)
 
-    def _cell(self, key: Key) -> Any:
-        self._notice_removals()
-        child = self._children.get(key)
-        return self._bind(key) if child is None else child
-
     def add(self, key: Key, amount: float) -> Key:
         """Move the stored total of a series; returns which one, which past the cap is the overflow series."""
-        cell = self._cell(key)
+        cell = self.series(key)
         cell.inc(amount)
-        return key if self._children.get(key) is cell else None
+        return cell._key  # type: ignore[no-any-return]  # noqa: SLF001 (a cell's own way to its labels)
 
     def resolve(self, key: Key) -> Key:
         """The series that takes what is observed of this one: itself, or past the cap the overflow series."""
-        cell = self._cell(key)
-        return key if self._children.get(key) is cell else None
+        return self.series(key)._key  # type: ignore[no-any-return]  # noqa: SLF001 (as above)
 
     def put(self, key: Key, value: float) -> None:
         """Store what this process observed of a series."""
-        self._cell(key).set(value)
+        self.series(key).set(value)
 
     def withdraw(self, key: Key) -> None:
         """That series is observed here no more: take the value back, unless it is a total that has to stay."""
@@ -72,10 +61,10 @@ class Observable(Attributed[Any]):
         if cell is not None and self._family.kind != "counter" and self._family.temporality == "cumulative":
             cell.unset()
 
-    def slot(self, key: Key) -> int | None:
-        """First slot of a series in the store, None when it is not there."""
-        directory = self._memory.directory
-        return None if directory is None else directory.first_slot(self._family.name, key)
+    def place(self, key: Key) -> int | None:
+        """First word of a series in this process's slab; None when it is not there."""
+        cell = self._children.get(key)
+        return None if cell is None else cell.place
 
 
 class ObservableCounter(Observable):

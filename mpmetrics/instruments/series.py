@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mpmetrics._cells import LAYOUTS, CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell
+from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell
 from mpmetrics.instruments.contexts import (
     ExceptionCounter,
     Exceptions,
@@ -16,14 +15,24 @@ from mpmetrics.instruments.contexts import (
     inprogress,
     timer,
 )
+from mpmetrics.instruments.watched import watch
+from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpmetrics._cells import Guard, Segment
-    from mpmetrics.storage.catalog import Family
+    from mpmetrics._cells import Cell
+    from mpmetrics.storage.family import Family
 
-__all__ = ["CounterSeries", "DistributionSeries", "GaugeSeries", "RecentSeries", "UpDownSeries", "make_series"]
+__all__ = [
+    "CounterSeries",
+    "DistributionSeries",
+    "EnumSeries",
+    "GaugeSeries",
+    "RecentSeries",
+    "UpDownSeries",
+    "cell_type",
+]
 
 
 class CounterSeries(CounterCell):
@@ -51,9 +60,7 @@ class UpDownSeries(GaugeCell):
 class GaugeSeries(GaugeCell):
     """One series of a gauge."""
 
-    __slots__ = ("_watch",)
-
-    _watch: Callable[[Any, Callable[[], float]], None]
+    __slots__ = ()
 
     def set_to_current_time(self) -> None:
         """Set to the Unix time in seconds."""
@@ -69,15 +76,13 @@ class GaugeSeries(GaugeCell):
 
     def set_function(self, f: Callable[[], float]) -> None:
         """As :meth:`mpmetrics.Gauge.set_function`, for this series."""
-        self._watch(self, f)
+        watch(self, f)
 
 
 class RecentSeries(RecentCell):
     """One series of a gauge of which the latest value of any process counts: it can be set, not moved."""
 
-    __slots__ = ("_watch",)
-
-    _watch: Callable[[Any, Callable[[], float]], None]
+    __slots__ = ()
 
     def inc(self, amount: float = 1) -> None:
         """Not for this mode: RuntimeError."""
@@ -111,15 +116,38 @@ class ObservedSeries(GaugeCell):
     __slots__ = ()
 
 
-def make_series(family: Family, guard: Guard, segment: Segment, index: int) -> Any:
-    """The cell of a series of ``family`` whose words are at ``index`` of ``segment``."""
-    if family.kind in ("histogram", "summary"):
-        return DistributionSeries(guard, segment, index, family.bounds or (math.inf,), family.name)
-    if family.kind == "sketch":
-        return SketchCell(guard, segment, index, LAYOUTS[family.mode], family.name)
+class EnumSeries(RecentCell):
+    """One series of an enum."""
+
+    __slots__ = ()
+
+    def state(self, state: str) -> None:
+        """Say that this is the state now; ValueError when it is none of the metric's states."""
+        states: tuple[str, ...] = self._children.family.states
+        if state not in states:
+            state = text(state)  # as it was taken when the metric was made
+        if state not in states:
+            msg = f"enum {self._name!r}: {state!r} is none of the states {states}"
+            raise ValueError(msg)
+        self.set(states.index(state))
+
+
+_TYPES: dict[str, type[Cell]] = {
+    "counter": CounterSeries,
+    "updowncounter": UpDownSeries,
+    "gauge": GaugeSeries,
+    "histogram": DistributionSeries,
+    "summary": DistributionSeries,
+    "sketch": SketchCell,
+    "info": RecentCell,
+    "enum": EnumSeries,
+}
+
+
+def cell_type(family: Family) -> type[Cell]:
+    """What a series of ``family`` is."""
     if family.temporality == "cumulative" and family.kind != "gauge":
-        return ObservedSeries(guard, segment, index, family.name)
-    if family.kind == "gauge":
-        recent = family.mode.endswith("mostrecent")
-        return (RecentSeries if recent else GaugeSeries)(guard, segment, index, family.name)
-    return (CounterSeries if family.kind == "counter" else UpDownSeries)(guard, segment, index, family.name)
+        return ObservedSeries
+    if family.mode.endswith("mostrecent"):
+        return RecentSeries
+    return _TYPES[family.kind]

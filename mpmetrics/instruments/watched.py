@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics.callbacks.callback import Callback, check_callback
+from mpmetrics.callbacks.registration import origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics.callbacks.observer import InstrumentObserver
-    from mpmetrics.instruments.series import GaugeSeries
-    from mpmetrics.storage.catalog import Family, Key
-    from mpmetrics.storage.memory import Memory
+    from mpmetrics.storage.family import Family, Key
 
-__all__ = ["Watched"]
+__all__ = ["watch"]
 
 
-class Watched:
-    """The series ``key`` of a gauge, for as long as it is among ``children``: a removed one is not made again."""
+def watch(series: Any, f: Callable[[], float]) -> None:
+    """Have ``f`` called for the value of ``series``, a gauge's, whenever somebody looks; TypeError unless it can be."""
+    family = series._children.family  # noqa: SLF001 (a cell's own way to its metric)
+    check_callback(f, repr(family.name))
+    watched = _Watched(series)
+    if watched.is_removed:
+        return  # nothing that is done to it shows
+    callbacks = watched.callbacks
+    observe = watched.calling(f, gone=lambda: callbacks.remove(callback))
+    module, _ = origin(f)
+    callback = Callback(family.name, observe, (watched,), is_single=True, scope="worker", module=module)
+    callbacks.add(callback, (family.name, watched.key))
+
+
+class _Watched:
+    """The series of a gauge, for as long as it is not removed: a removed one is not made again."""
 
     max_series = sys.maxsize
 
-    def __init__(
-        self, family: Family, memory: Memory, children: Mapping[Key, object], key: Key, series: GaugeSeries
-    ) -> None:
-        self.family = family
-        self._memory = memory
-        self._children = children
-        self._key = key
+    def __init__(self, series: Any) -> None:
         self._series = series
+        self._children = series._children  # noqa: SLF001 (as above)
+        self.family: Family = self._children.family
+        self.key: Key = series._key  # noqa: SLF001 (as above)
+        self.callbacks = self._children.context.provider.callbacks
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the series was removed, by any process."""
+        process = self._children.process
+        if process.is_due:
+            process.owner.notice()
+        return self._children.get(self.key) is not self._series
 
     def calling(self, f: Callable[[], float], gone: Callable[[], None]) -> Callable[[InstrumentObserver], None]:
         """A callback that observes what ``f`` returns, and calls ``gone`` instead once the series was removed."""
 
         def observe(observer: InstrumentObserver) -> None:
-            self._memory.sync()
-            if self._children.get(self._key) is self._series:
-                observer.observe(f())
-            else:
+            if self.is_removed:
                 gone()
+            else:
+                observer.observe(f())
 
         return observe
 
     def key_of(self, _attributes: Mapping[str, object] | None) -> Key:
         """Label values of the series."""
-        return self._key
+        return self.key
 
     def add(self, key: Key, amount: float) -> Key:
         """Move the value."""
@@ -63,10 +83,10 @@ class Watched:
         """Take the value back."""
         self._series.unset()
 
-    def slot(self, key: Key) -> int | None:
-        """First slot of the series in the store, None when it is not there."""
-        directory = self._memory.directory
-        return None if directory is None else directory.first_slot(self.family.name, key)
+    def place(self, _key: Key) -> int | None:
+        """First word of the series in this process's slab; None when it is not there."""
+        place: int | None = self._series.place
+        return place
 
     def __repr__(self) -> str:
         return f"Gauge({self.family.name!r})"

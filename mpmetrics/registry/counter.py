@@ -7,7 +7,7 @@ from typing import Any
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.registry.metric import RegistryMetric
 from mpmetrics.registry.reader import decrease_name
-from mpmetrics.storage.catalog import Family
+from mpmetrics.storage.family import Family
 
 __all__ = ["Counter"]
 
@@ -26,8 +26,7 @@ class Counter(RegistryMetric):
     def remove(self) -> None:
         """As in the base class."""
         super().remove()
-        key = self._key()
-        self._memory.remove(self._decrease.family, lambda keys: [key] if key in keys else [])
+        self._memory.remove(self._decrease.family, self.labels)
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``; a negative one is taken away. ValueError for NaN."""

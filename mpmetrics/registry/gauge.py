@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from mpmetrics.callbacks.callback import Callback
-from mpmetrics.callbacks.registration import origin
-from mpmetrics.instruments.watched import Watched
+from mpmetrics.instruments.watched import watch
 from mpmetrics.registry.metric import RegistryMetric
 
 __all__ = ["Gauge"]
@@ -22,15 +20,8 @@ class Gauge(RegistryMetric):
 
     def _open(self) -> None:
         super()._open()
-        function = self._function
-        if function is None:
-            return
-        watched = Watched(self._family, self._memory, self._children, self._key(), self._series)
-        callbacks = self._provider.callbacks
-        observe = watched.calling(function, gone=lambda: callbacks.remove(callback))
-        module, _ = origin(function)
-        callback = Callback(self._family.name, observe, (watched,), is_single=True, scope="worker", module=module)
-        callbacks.add(callback, (self._family.name, self._key()))
+        if self._function is not None:
+            watch(self._series, self._function)
 
     def update(self, value: float) -> None:
         """Set the value. ValueError for a functional gauge, whose function alone has a say."""

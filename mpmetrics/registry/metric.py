@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.registry.reader import family_name
 from mpmetrics.registry.view import View
-from mpmetrics.storage.catalog import Family
+from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +39,12 @@ class RegistryMetric(Metric[Any]):
         function: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
-        self.labels = labels
         particulars = dict(self._storage)
         if self.role == "gauge" and function is not None:
             particulars["temporality"] = "observed"
         family = Family(name=family_name(self.role, registry, name), help="", role=self.role, **particulars)
         super().__init__(family, provider, DEFAULT_MAX_SERIES)
+        self.labels = tuple((label, self._cut(value)) for label, value in labels)
         self._reader = reader
         self._function = function
         self._open()
@@ -54,18 +54,18 @@ class RegistryMetric(Metric[Any]):
 
     def _open(self) -> None:
         """Have the series, at zero."""
-        self._series = self._bind(self._key())
+        self._series = self.series(self._key())
 
     def is_registered(self) -> bool:
         """Whether it was not unregistered, by any process."""
-        self._notice_removals()
+        if self._memory.process.is_due:
+            self._memory.notice()
         # Past the cap it is the overflow series.
         return any(self._series is one for one in (self._children.get(self._key()), self._children.get(None)))
 
     def remove(self) -> None:
         """Remove its series in all processes. StoreError, with nothing removed, when the store cannot take that."""
-        key = self._key()
-        self._memory.remove(self._family, lambda keys: [key] if key in keys else [])
+        self._remove(self._key())
 
     def snapshot(self) -> View:
         """The metric as it is now, over all processes."""

@@ -240,13 +240,14 @@ class _Shared:
             return made
 
     def _check_kind(self, provider: Provider, kind: type[RegistryMetric], name: str) -> None:
-        """ConflictError when any process has a metric of another kind by this name."""
-        for metric in self._metrics.values():
-            if metric.name == name and metric.role != kind.role and metric.is_registered():
-                _refuse(name, kind.role, metric.role)
-        others = {family_name(other.role, self.name, name): other.role for other in _KINDS if other is not kind}
-        for taken in provider.memory.in_use(others):
-            _refuse(name, kind.role, others[taken])
+        """ConflictError when this process has a metric of another kind by this name."""
+        memory = provider.memory
+        if memory.process.is_due:
+            memory.notice()
+        for role in (other.role for other in _KINDS if other is not kind):
+            if memory.find(family_name(role, self.name, name)):
+                msg = f"metric {name!r} cannot be a {kind.role}: it is registered as a {role}; give it another name"
+                raise ConflictError(msg)
 
     def get(self, name: str, labels: Labels) -> RegistryMetric | None:
         with self._lock:
@@ -280,12 +281,8 @@ class _Shared:
 
 
 def _labels(labels: Mapping[str, object] | None, name: str) -> Labels:
-    return tuple(sorted(check_attributes(labels, f"labels of {name!r}").items()))
-
-
-def _refuse(name: str, wanted: str, held: str) -> None:
-    msg = f"metric {name!r} cannot be a {wanted}: it is registered as a {held}; give it another name"
-    raise ConflictError(msg)
+    checked = check_attributes(labels, f"labels of {name!r}")
+    return tuple(sorted((label, value) for label, value in checked.items() if value))
 
 
 default_registry = Registry("default")

@@ -1,105 +1,40 @@
 /* What all cells have in common, and the arguments of their methods. */
 
-#include "core.h"
+#include "cells.h"
 #include <structmember.h>
 
-int cell_init(Cell *self, PyObject *guard, PyObject *segment, Py_ssize_t index, PyObject *name)
+double *cell_ready(Cell *self)
 {
-    if (!PyObject_TypeCheck(guard, &Guard_Type) || !PyObject_TypeCheck(segment, &Segment_Type)) {
-        PyErr_Format(PyExc_TypeError, "a cell takes a Guard and a Segment, not %R and %R", guard, segment);
-        return -1;
+    if (self->state == MAKING) {
+        PyErr_Format(PyExc_RuntimeError, "this series of %R is not made yet", self->children->name);
+        return NULL;
     }
-    if (index < 0) {
-        PyErr_Format(PyExc_ValueError, "a cell's words begin at 0 or later, not at %zd", index);
-        return -1;
-    }
-    PyObject *called = name == NULL ? PyUnicode_FromString("") : Py_NewRef(name);
-    if (called == NULL)
-        return -1;
-    Py_XSETREF(self->guard, (Guard *)Py_NewRef(guard));
-    Py_XSETREF(self->segment, (Segment *)Py_NewRef(segment));
-    Py_XSETREF(self->name, called);
-    self->index = index;
+    while (self->state == LIVE && self->stamp != *self->counting)
+        if (cell_bind(self) < 0)
+            return NULL;
+    if (self->state == GONE) /* it has memory of its own, in whatever process */
+        self->stamp = *self->counting;
+    return self->words;
+}
+
+static int cell_traverse(Cell *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->children);
     return 0;
 }
 
-static int cell_init_method(Cell *self, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"guard", "segment", "index", "name", NULL};
-    PyObject *guard, *segment, *name = NULL;
-    Py_ssize_t index;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOn|U:Cell", names, &guard, &segment, &index, &name))
-        return -1;
-    return cell_init(self, guard, segment, index, name);
-}
+/* The metric stays until the end: a finaliser may still write to a series of a cycle that is being taken apart. */
+static int cell_clear(Cell *Py_UNUSED(self)) { return 0; }
 
-/* Whether the cell was made to its end; else an exception is set. */
-static int is_made(const Cell *self)
-{
-    if (self->segment == NULL)
-        PyErr_Format(PyExc_RuntimeError, "%s.__init__ was not called", Py_TYPE(self)->tp_name);
-    return self->segment != NULL;
-}
-
-int cell_traverse(Cell *self, visitproc visit, void *arg)
-{
-    Py_VISIT(self->guard);
-    Py_VISIT(self->segment);
-    return 0;
-}
-
-/* Guard and segment stay until the end: a finaliser may still write to a cell of a cycle that is being taken apart. */
-int cell_clear(Cell *Py_UNUSED(self)) { return 0; }
-
-void cell_dealloc(Cell *self)
+static void cell_dealloc(Cell *self)
 {
     PyObject_GC_UnTrack(self);
-    Py_CLEAR(self->guard);
-    Py_CLEAR(self->segment);
-    Py_CLEAR(self->name);
+    if (self->slab == NULL)
+        PyMem_Free(self->words);
+    Py_XDECREF(self->slab);
+    Py_XDECREF(self->key);
+    Py_XDECREF(self->children);
     Py_TYPE(self)->tp_free(self);
-}
-
-static PyObject *cell_place(Cell *self, PyObject *const *args, Py_ssize_t count)
-{
-    if (!is_made(self))
-        return NULL;
-    if (count != 2 || !PyObject_TypeCheck(args[0], &Segment_Type)) {
-        PyErr_SetString(PyExc_TypeError, "place() takes a Segment and the index of the cell's first word in it");
-        return NULL;
-    }
-    Py_ssize_t index = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
-    if (index == -1 && PyErr_Occurred())
-        return NULL;
-    if (index < 0)
-        return PyErr_Format(PyExc_ValueError, "a cell's words begin at 0 or later, not at %zd", index);
-    self->index = index;
-    Py_XSETREF(self->segment, (Segment *)Py_NewRef(args[0]));
-    Py_RETURN_NONE;
-}
-
-/* Have `operation` of this cell carried out under the guard: now, or by its holder. */
-int cell_later(Cell *self, const char *operation, PyObject *argument)
-{
-    if (argument == NULL || !is_made(self)) {
-        Py_XDECREF(argument);
-        return -1;
-    }
-    PyObject *method = PyObject_GetAttrString((PyObject *)self, operation);
-    /* What is carried out may give the cell another guard. */
-    Guard *guard = (Guard *)Py_NewRef(self->guard);
-    int failed = method == NULL ? -1 : guard_run(guard, method, argument);
-    Py_DECREF(guard);
-    Py_XDECREF(method);
-    Py_DECREF(argument);
-    return failed;
-}
-
-PyObject *cell_later_number(Cell *self, const char *operation, double value)
-{
-    if (cell_later(self, operation, PyFloat_FromDouble(value)) < 0)
-        return NULL;
-    Py_RETURN_NONE;
 }
 
 int say_no_exemplars(PyObject *exemplar)
@@ -173,31 +108,52 @@ int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, 
     return 0;
 }
 
+static PyObject *cell_values(Cell *self, PyObject *Py_UNUSED(none))
+{
+    Py_ssize_t width = self->state == MAKING ? 0 : self->children->width;
+    PyObject *list = PyList_New(width);
+    for (Py_ssize_t at = 0; list != NULL && at < width; at++) {
+        PyObject *value = PyFloat_FromDouble(load_word(self->words + at));
+        if (value == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, at, value);
+    }
+    return list;
+}
+
+static PyObject *cell_name(Cell *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->children->name); }
+
+static PyObject *cell_gone(Cell *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->state == GONE); }
+
 static PyMethodDef cell_methods[] = {
-    {"place", (PyCFunction)(void (*)(void))cell_place, METH_FASTCALL,
-     "Have all later writes go to the words at ``index`` of ``segment``. Call it under the guard."},
+    {"values", (PyCFunction)cell_values, METH_NOARGS, "values($self)\n--\n\nIts words, as a list of floats."},
     {NULL},
 };
 
 static PyMemberDef cell_members[] = {
-    {"_guard", T_OBJECT_EX, offsetof(Cell, guard), READONLY, NULL},
-    {"_segment", T_OBJECT_EX, offsetof(Cell, segment), READONLY, NULL},
-    {"_index", T_PYSSIZET, offsetof(Cell, index), READONLY, NULL},
-    {"_name", T_OBJECT_EX, offsetof(Cell, name), READONLY, NULL},
+    {"_children", T_OBJECT_EX, offsetof(Cell, children), READONLY, NULL},
+    {"_key", T_OBJECT_EX, offsetof(Cell, key), READONLY, NULL},
+    {NULL},
+};
+
+static PyGetSetDef cell_fields[] = {
+    {"_name", (getter)cell_name, NULL, NULL, NULL},
+    {"place", (getter)cell_place, NULL, "Number of its first word in the process's slab; None: it is not there.", NULL},
+    {"gone", (getter)cell_gone, NULL, "Whether it was ended: what is done to it has no effect.", NULL},
     {NULL},
 };
 
 PyTypeObject Cell_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.Cell",
-    .tp_doc = "A place of one or more words of a segment.",
+    .tp_doc = "One series in this process; made by Children.make alone.",
     .tp_basicsize = sizeof(Cell),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)cell_init_method,
     .tp_dealloc = (destructor)cell_dealloc,
     .tp_traverse = (traverseproc)cell_traverse,
     .tp_clear = (inquiry)cell_clear,
     .tp_methods = cell_methods,
     .tp_members = cell_members,
+    .tp_getset = cell_fields,
 };

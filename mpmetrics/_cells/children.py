@@ -1,0 +1,417 @@
+"""The series of one metric in this process; the pure-Python twin.
+
+Making one takes what is rare (a beginning, a declaration, growth) one step at a time, and looks at everything again
+after each: what runs there may do the same. What is left then is one straight line without calls, as in
+:mod:`mpmetrics._cells.slab`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics._cells.offsets import END, MAX_BODY, OVERFLOW, RECORD_HEAD, SERIES, SERIES_HEAD, WORD
+from mpmetrics._cells.process import _generation
+from mpmetrics._cells.pure import DistributionCell, RecentCell, heap
+from mpmetrics._cells.sketch import BUCKETS, LAYOUTS, SketchCell
+from mpmetrics._cells.slab import END_SIZE, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mpmetrics._cells.process import Process
+
+__all__ = ["Children"]
+
+Key = tuple[str, ...] | None
+
+
+class Children:
+    """The series of one metric in this process, by their keys; ``None`` is the key of the overflow series.
+
+    A series has ``width`` words. There may be ``limit`` of them, whose keys have ``budget`` bytes at most; what is past
+    that goes to the overflow series. ``context`` is whatever the owner wants.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_cells",
+        "_changes",
+        "bounds",
+        "budget",
+        "cell_type",
+        "context",
+        "family",
+        "layout",
+        "limit",
+        "name",
+        "number",
+        "process",
+        "stamp",
+        "width",
+    )
+
+    def __init__(
+        self,
+        process: Process,
+        family: Any,
+        cell_type: type[Any],
+        *,
+        width: int,
+        limit: int,
+        budget: int,
+        context: Any = None,
+    ) -> None:
+        self.process = process
+        self.family = family
+        self.name: str = family.name
+        self.cell_type = cell_type
+        self.width = width
+        self.limit = limit
+        self.budget = budget
+        self.context = context
+        self.number = 0
+        """The family's in the slab; -1: it could not be declared there."""
+        self.stamp = 0
+        """The token under which it was declared."""
+        is_distribution, is_sketch = issubclass(cell_type, DistributionCell), issubclass(cell_type, SketchCell)
+        self.bounds = _bounds(family.bounds) if is_distribution else None
+        self.layout = LAYOUTS[family.mode] if is_sketch else None
+        words = 4 if issubclass(cell_type, RecentCell) else 1
+        if self.bounds is not None:
+            words = 2 + len(self.bounds)
+        elif self.layout is not None:
+            words = BUCKETS + self.layout.size
+        if width != words:
+            msg = f"a series of {self.name!r} has {words} words, not {width}"
+            raise ValueError(msg)
+        self._cells: dict[Key, Any] = {}
+        self._bytes = 0
+        self._changes = 0
+        """How often a series came or went."""
+
+    def get(self, key: Key) -> Any:
+        """The series of this key, or None."""
+        return self._cells.get(key)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._cells
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys())
+
+    def keys(self) -> list[Key]:
+        """The keys, in the order they came."""
+        return list(self._cells)
+
+    def values(self) -> list[Any]:
+        """The series."""
+        return list(self._cells.values())
+
+    def items(self) -> list[tuple[Key, Any]]:
+        """Keys and series."""
+        return list(self._cells.items())
+
+    def make(self, key: Key) -> Any:
+        """The series of this key, made at its first use; past the cap, the overflow series."""
+        if key is not None and any(text.__class__ is not str for text in key):
+            msg = f"a key is a tuple of str, or None, not {key!r}"
+            raise TypeError(msg)
+        process = self.process
+        cell = self._cells.get(key)
+        if cell is not None and process.begun == process.token != 0 and not process.is_due:
+            return cell
+        attempt = _Attempt(self, key, counts=False)
+        cell = None
+        while True:
+            changes = self._changes
+            if not attempt.look():
+                continue
+            found = self._cells.get(key)
+            if found is not None:
+                return found
+            if self._is_full(attempt):
+                return process.owner.overflow(self)
+            if cell is None or cell.gone:
+                cell = self.cell_type.new(self, key)
+            if attempt.prepare() and self._settle(cell, attempt, changes) and not self._is_removed(cell, attempt):
+                return cell
+
+    def bind(self, cell: Any) -> None:
+        """Give a series words of this process, which has begun anew, or is a child of the one that it was made in."""
+        attempt = _Attempt(self, cell._key, counts=True)
+        while True:
+            changes = self._changes
+            if not attempt.look():
+                continue
+            if cell.gone or cell._stamp == self.process.token:
+                return
+            if attempt.prepare() and self._settle(cell, attempt, changes):
+                self._is_removed(cell, attempt)
+                return
+
+    def _is_full(self, attempt: _Attempt) -> bool:
+        if attempt.key is None:
+            return False
+        count = len(self._cells) - (None in self._cells)
+        return attempt.texts is None or count >= self.limit or self._bytes + attempt.size > self.budget
+
+    def _is_removed(self, cell: Any, attempt: _Attempt) -> bool:
+        """Whether a series that was just written has been removed at the same moment."""
+        process = self.process
+        if attempt.waits:
+            process.owner.waits(cell)
+            return False
+        # A remover stores the generation, then readers look at the slabs: one of us sees the other. To take a lock that
+        # nobody has is a full fence.
+        allocate_lock().acquire()
+        if _generation(process) != attempt.generation:
+            process.owner.notice()
+        gone: bool = cell.gone
+        return gone
+
+    def _settle(self, cell: Any, attempt: _Attempt, changes: int) -> bool:
+        """Give the cell words: in the slab, or while it waits, its own. False: look at everything again."""
+        if not attempt.waits:
+            return self._write(cell, attempt, changes)
+        process, token, key = self.process, attempt.token, attempt.key
+        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
+        words, bits = heap(self.width)
+        is_new, total = cell._words is None, self._bytes + attempt.size
+        # From here on nothing comes in between.
+        if (
+            self._changes != changes
+            or process.token != token
+            or process._begun[0] != token
+            or cell._stamp != before[3]
+            or cell._words is not before[0]
+        ):
+            return False
+        cell._words, cell._bits = words, bits
+        cell._at, cell._count = 0, 0
+        cell._slab, cell._stamp = None, token
+        if is_new:
+            self._cells[key] = cell
+            self._bytes = total
+        self._changes = changes + 1
+        return True
+
+    def _write(self, cell: Any, attempt: _Attempt, changes: int, *, moves: bool = False) -> bool:
+        """Write the series into the slab, with its values if it ``moves``. False: look at everything again."""
+        process, token, key, slab = self.process, attempt.token, attempt.key, self.process.slab
+        if slab is None or attempt.texts is None:
+            return False
+        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
+        is_new, total = cell._words is None, self._bytes + attempt.size
+        # A series that is moved is as old as what was taken in when it was made, at least.
+        generation = attempt.generation = process.seen if moves else _generation(process)
+        runs = slab.free.get(self.width) or ()
+        first = runs[-1] if runs else slab.next_word
+        following = first + self.width
+        where = slice(first * WORD, following * WORD)
+        values = _data(cell, self.width) if moves else b""
+        head = SERIES_HEAD.pack(self.number, self.width, first, attempt.created, generation)
+        plan = Plan(slab, SERIES, head + attempt.texts)
+        known = plan.start, plan.end - plan.start
+        counts = attempt.counts
+        # From here on nothing comes in between.
+        if (
+            slab.committed != plan.start
+            or slab.flips != plan.flips
+            or self._changes != changes
+            or process.slab is not slab
+            or process.token != token
+            or self.stamp != token
+            or process._begun[0] != token
+            or (counts and process._counting[0] != token)
+            or cell._stamp != before[3]
+            or cell._words is not before[0]
+        ):
+            return False
+        if moves:
+            slab.data[where] = values
+        slab.data[plan.where] = plan.record
+        slab.records[first] = known
+        if runs:
+            del runs[-1]  # type: ignore[attr-defined]  # a list, unless it is empty
+        else:
+            slab.next_word = following
+        # The commit. Readers take it for: all up to here are whole records, whose words are the series' own.
+        slab.bits[plan.word] = slab.committed = plan.end
+        cell._words, cell._bits = slab.words, slab.bits
+        cell._slab, cell._stamp = slab, token
+        cell._at = first
+        if not moves:
+            cell._count = 0
+        if is_new:
+            self._cells[key] = cell
+            self._bytes = total
+        self._changes = changes + 1
+        return True
+
+    def move(self, cell: Any) -> bool:
+        """Give a series that is elsewhere words in the slab. False when it has no room."""
+        attempt = _Attempt(self, cell._key, counts=False)
+        while True:
+            changes, process, slab = self._changes, self.process, self.process.slab
+            attempt.tell_time()
+            token = attempt.token = process.token
+            if not token or process.begun != token or self.stamp != token or slab is None or self.number < 0:
+                return False
+            if cell.gone or cell._stamp != token or cell._slab is slab:
+                return True
+            if not slab.room_for(self.width, attempt.record_size):
+                return False
+            if self._write(cell, attempt, changes, moves=True):
+                return True
+
+    def end(self, key: Key) -> bool:
+        """End a series of this process. False when its END could not be written."""
+        process = self.process
+        while True:
+            changes, cell = self._changes, self._cells.get(key)
+            if cell is None:
+                return True
+            total = self._bytes - _size(key)
+            before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
+            words, bits = heap(self.width)
+            # A series of the parent of this process, or of a slab that is given up, is ended by nobody.
+            first, slab = cell.place, cell._slab
+            has_room = first is not None and slab.room_for(0, END_SIZE)
+            if not has_room:
+                if self._changes != changes:
+                    continue
+                del self._cells[key]
+            else:
+                plan = Plan(slab, END, struct.pack("=Q", first))
+                where = slice(first * WORD, (first + self.width) * WORD)
+                zeros, more = bytes(self.width * WORD), (first,)
+                garbage = slab.garbage + slab.records[first][1] + END_SIZE
+                runs = slab.free.setdefault(self.width, [])
+                # From here on nothing comes in between.
+                if (
+                    slab.committed != plan.start
+                    or slab.flips != plan.flips
+                    or self._changes != changes
+                    or process.slab is not slab
+                    or process._begun[0] != process.token
+                    or cell._words is not before[0]
+                ):
+                    continue
+                del self._cells[key]
+                slab.data[plan.where] = plan.record
+                slab.bits[plan.word] = slab.committed = plan.end
+                # Only now: until END is committed, readers take the words for the series'.
+                slab.data[where] = zeros
+                slab.garbage = garbage
+                del slab.records[first]
+                runs += more
+            cell._words, cell._bits = words, bits
+            cell._at, cell._count = 0, 0
+            cell._slab, cell.gone = None, True
+            cell._stamp = process._counting[0]
+            self._bytes = total
+            self._changes = changes + 1
+            return has_room or first is None
+
+
+class _Attempt:
+    """One attempt to have a series written."""
+
+    __slots__ = (
+        "_children",
+        "_noticed",
+        "counts",
+        "created",
+        "generation",
+        "key",
+        "record_size",
+        "size",
+        "texts",
+        "token",
+        "waits",
+    )
+
+    def __init__(self, children: Children, key: Key, *, counts: bool) -> None:
+        self._children = children
+        self.key = key
+        self.counts = counts
+        self.texts = _texts(key)
+        """None when it fits into no record."""
+        self.size = _size(key)
+        length = SERIES_HEAD.size + len(self.texts or b"")
+        self.record_size = RECORD_HEAD.size + length + -length % WORD
+        self.waits = False
+        self.token = 0
+        self.generation = 0
+        self.created = 0.0
+        self._noticed = children.process.seen
+
+    def tell_time(self) -> None:
+        """Keep the time at which the series is made, in whole milliseconds."""
+        clock = self._children.process.clock
+        self.created = time.time_ns() // 1_000_000 / 1e3 if clock is None else math.floor(clock() * 1e3) / 1e3
+
+    def look(self) -> bool:
+        """Whether the process has begun, and there are no removals to take in; else that was seen to."""
+        process = self._children.process
+        self.tell_time()
+        token = self.token = process.token
+        if not token or process.begun != token or (self.counts and process.counting != token):
+            process.owner.begin(self.counts)
+            return False
+        generation = _generation(process)
+        if generation in (process.seen, self._noticed):
+            return True
+        self._noticed = generation
+        process.owner.notice()
+        return False
+
+    def prepare(self) -> bool:
+        """Whether the slab has room for the series, or it has to wait; else that was seen to."""
+        children = self._children
+        process = children.process
+        if children.stamp != process.token:
+            process.owner.declare_in(children)
+            return False
+        slab = process.slab
+        if slab is None or children.number < 0:
+            self.waits = True
+        if self.waits or (slab is not None and slab.room_for(children.width, self.record_size)):
+            return True
+        self.waits = not process.owner.grow(children.width, self.record_size)
+        return False
+
+
+def _bounds(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    bounds = bounds or (math.inf,)
+    if not all(isinstance(bound, float) for bound in bounds) or bounds[-1] != math.inf:
+        msg = f"bounds are floats, the last one infinite: {bounds!r}"
+        raise ValueError(msg)
+    return bounds
+
+
+def _texts(key: Key) -> bytes | None:
+    """The texts of a key, as a record holds them; None when there is none that can."""
+    if key is None:
+        return struct.pack("=H", OVERFLOW)
+    texts = [text.encode() for text in key]
+    if any(len(text) > 0xFFFF for text in texts):
+        return None
+    packed = struct.pack(f"={len(texts) + 1}H", len(texts), *map(len, texts)) + b"".join(texts)
+    return packed if SERIES_HEAD.size + len(packed) <= MAX_BODY else None
+
+
+def _size(key: Key) -> int:
+    return sum(len(text.encode()) for text in key or ())
+
+
+def _data(cell: Any, width: int) -> memoryview:
+    """The bytes of a cell's words."""
+    return memoryview(cell._words).cast("B")[cell._at * WORD : (cell._at + width) * WORD]

@@ -1,0 +1,51 @@
+"""Numbers of the slab's format for the twins in Python; what they mean stands in ``mpmetrics.storage.format``."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+__all__ = [
+    "AREA_0",
+    "AREA_SIZE",
+    "COMMITTED",
+    "END",
+    "FAMILY",
+    "FIRST_WORD",
+    "FLIPS",
+    "FOLDED",
+    "MAX_BODY",
+    "OVERFLOW",
+    "PAGE",
+    "RECORD_HEAD",
+    "RECORD_MAGIC",
+    "ROOM",
+    "SERIES",
+    "SERIES_HEAD",
+    "SLAB_SIZE",
+    "WORD",
+    "WORDS_END",
+]
+
+WORD: Final = 8
+PAGE: Final = 4096
+FIRST_WORD: Final = PAGE // WORD
+WORDS_END: Final = 64 // WORD
+FLIPS: Final = 72 // WORD
+COMMITTED: Final = 80 // WORD
+ROOM: Final = 96 // WORD
+AREA_0: Final = 1 << 26
+AREA_SIZE: Final = 1 << 27
+SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
+
+RECORD_MAGIC: Final = 0x4D50524B
+RECORD_HEAD: Final = struct.Struct("=IIII")
+"""Magic, length of the body, CRC-32, kind."""
+SERIES_HEAD: Final = struct.Struct("=IIQdQ")
+"""What stands before the texts of a series: family, words, first word, created, generation."""
+FAMILY: Final = 1
+SERIES: Final = 2
+END: Final = 3
+FOLDED: Final = 4
+MAX_BODY: Final = 1 << 20
+OVERFLOW: Final = 0xFFFF

@@ -1,0 +1,145 @@
+"""The writer of a slab; the pure-Python twin. Format: ``mpmetrics.storage.format``.
+
+What has to be one step stands in a straight line without calls: neither threads nor signal handlers, finalisers nor
+forks come in between there (see :mod:`mpmetrics._cells.pure`). All that it needs is made ready before. That may take
+long, so the line begins by looking whether the slab is still as it was: ``flips`` and ``committed`` change with each
+record.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells.offsets import (
+    AREA_0,
+    AREA_SIZE,
+    COMMITTED,
+    END,
+    FIRST_WORD,
+    FLIPS,
+    MAX_BODY,
+    RECORD_HEAD,
+    RECORD_MAGIC,
+    ROOM,
+    SERIES,
+    SERIES_HEAD,
+    SLAB_SIZE,
+    WORD,
+    WORDS_END,
+)
+
+if TYPE_CHECKING:
+    from mpmetrics._cells.maps import Map
+
+__all__ = ["END_SIZE", "Plan", "Slab"]
+
+END_SIZE = RECORD_HEAD.size + WORD
+_LEAST_GARBAGE = 64 << 10
+
+
+class Plan:
+    """A record that is ready to be written: where it goes, if the slab is still as it was."""
+
+    __slots__ = ("end", "flips", "record", "start", "where", "word")
+
+    def __init__(self, slab: Slab, kind: int, body: bytes) -> None:
+        self.flips = slab.flips
+        self.start = slab.committed
+        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
+        self.record = head + body + bytes(-len(body) % WORD)
+        self.end = self.start + len(self.record)
+        area = self.flips & 1
+        self.word = COMMITTED + area
+        base = AREA_0 + area * AREA_SIZE
+        self.where = slice(base + self.start, base + self.end)
+
+
+class Slab:
+    """The writer of the slab in ``map``, which is new and has its head.
+
+    What decides where the next store goes is kept here, not read back from the file.
+    """
+
+    __slots__ = ("bits", "committed", "data", "flips", "free", "garbage", "next_word", "records", "words")
+
+    def __init__(self, map: Map) -> None:
+        self.data = memoryview(map).cast("B")
+        if len(self.data) < SLAB_SIZE:
+            msg = f"a slab has {SLAB_SIZE} bytes, not {len(self.data)}"
+            raise ValueError(msg)
+        self.words = self.data.cast("d")
+        self.bits = self.data.cast("Q")
+        self.flips = self.bits[FLIPS]
+        self.committed = self.bits[COMMITTED + (self.flips & 1)]
+        self.garbage = 0
+        self.next_word = FIRST_WORD
+        self.free: dict[int, list[int]] = {}
+        """By width, first words of runs that ended series left."""
+        self.records: dict[int, tuple[int, int]] = {}
+        """By first word, where the SERIES record of the series that lives there stands, and its size."""
+
+    def room_for(self, words: int, size: int) -> bool:
+        """Whether there is room for a series of so many words, and for so many bytes of records."""
+        is_free = not words or self.free.get(words)
+        if not is_free and self.next_word + words > min(self.bits[WORDS_END], AREA_0) // WORD:
+            return False
+        end = self.committed + size + -size % WORD
+        return end <= min(self.bits[ROOM + (self.flips & 1)], AREA_SIZE)
+
+    def append(self, kind: int, body: bytes) -> bool:
+        """Write and commit a record; False when there is no room for it."""
+        while len(body) <= MAX_BODY and self.room_for(0, RECORD_HEAD.size + len(body)):
+            plan = Plan(self, kind, body)
+            if self.committed == plan.start and self.flips == plan.flips:
+                self.data[plan.where] = plan.record
+                self.bits[plan.word] = self.committed = plan.end
+                return True
+        return False
+
+    @property
+    def needs_flip(self) -> bool:
+        """Whether more than half of the records are of no use any more."""
+        return self.garbage > _LEAST_GARBAGE and 2 * self.garbage > self.committed
+
+    def flip(self) -> bool:
+        """Go on in the other area, with the records that are needed; False when it has no room for them."""
+        while True:
+            flips, committed = self.flips, self.committed
+            other = 1 - (flips & 1)
+            needed, records = self._needed(flips & 1, committed)
+            size = len(needed)
+            if size > min(self.bits[ROOM + other], AREA_SIZE):
+                return False
+            base = AREA_0 + other * AREA_SIZE
+            where = slice(base, base + size)
+            if self.committed == committed and self.flips == flips:
+                self.data[where] = needed
+                self.bits[COMMITTED + other] = self.committed = size
+                self.records = records
+                self.garbage = 0
+                # The commit. Readers that see it begin with this slab again.
+                self.bits[FLIPS] = self.flips = flips + 1
+                return True
+
+    def _needed(self, area: int, committed: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
+        """The records that readers need, one behind the other: those of living series, and those of metrics."""
+        base = AREA_0 + area * AREA_SIZE
+        data = self.data[base : base + committed].tobytes()
+        kept: list[bytes] = []
+        size = offset = 0
+        records = {}
+        while offset < committed:
+            _, length, _, kind = RECORD_HEAD.unpack_from(data, offset)
+            end = offset + RECORD_HEAD.size + length + -length % WORD
+            is_needed = kind != END
+            if kind == SERIES:
+                first = SERIES_HEAD.unpack_from(data, offset + RECORD_HEAD.size)[2]
+                is_needed = self.records.get(first) == (offset, end - offset)
+                if is_needed:
+                    records[first] = (size, end - offset)
+            if is_needed:
+                kept.append(data[offset:end])
+                size += end - offset
+            offset = end
+        return b"".join(kept), records

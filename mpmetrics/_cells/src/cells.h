@@ -1,0 +1,126 @@
+/* The writing part of the compiled twin: processes, slabs, and the series of this process. */
+
+#ifndef MPMETRICS_CELLS_H
+#define MPMETRICS_CELLS_H
+
+#include "core.h"
+#include "format.h"
+
+/* The state of one provider in this process. `words` are in a page that a forked child finds wiped. */
+enum { COUNTING, BEGUN };
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner;
+    PyObject *clock; /* NULL or None: the system's */
+    struct Slab *slab; /* that new series go to, or NULL */
+    uint64_t *words;
+    uint64_t token, seen, last_time;
+    long long time_offset;
+    Py_buffer watched;
+    const uint64_t *generation; /* in the watched buffer, or NULL */
+} Process;
+
+/* Runs of words that ended series left, all of one width. */
+typedef struct {
+    size_t width, count, room;
+    uint32_t *firsts;
+} FreeRuns;
+
+/* The writer of one slab. What decides where the next store goes is kept here, not read back from the file. */
+typedef struct Slab {
+    PyObject_HEAD
+    Py_buffer view;
+    char *base;
+    size_t area, committed, garbage, next_word;
+    uint32_t *record_of; /* by first word: 1 + offset / 8 of the SERIES record of the series that lives there */
+    FreeRuns *free;
+    size_t widths;
+} Slab;
+
+typedef struct {
+    double lowest, log_growth;
+    Py_ssize_t side, zero, size;
+    int is_signed;
+} Layout;
+
+/* A mapping in the order of insertion: `slots` are places in `entries` by hash, -1 for none; where a series was taken
+   out, its entry stays until the next rebuilding, without a cell. */
+typedef struct {
+    uint64_t hash;
+    struct Cell *cell;
+} Entry;
+
+/* The series of one metric in this process. */
+typedef struct {
+    PyObject_HEAD
+    Process *process;
+    PyTypeObject *cell_type;
+    PyObject *family, *context, *name, *bounds, *layout; /* the last two NULL where the cells have none */
+    Py_ssize_t width, limit, labels;
+    size_t budget, bytes; /* of the keys, as UTF-8 */
+    double *bound; /* the bounds as numbers */
+    Py_ssize_t bound_count;
+    Layout shape;
+    long number; /* of the family in the slab; -1: it could not be declared there */
+    uint64_t stamp; /* the token under which it was declared */
+    Entry *entries;
+    int32_t *slots;
+    Py_ssize_t filled, used, room;
+    size_t mask;
+} Children;
+
+/* One series. While `stamp` is what `counting` points to, `words` are this process's, and can be written to. */
+enum { MAKING, LIVE, GONE };
+typedef struct Cell {
+    PyObject_HEAD
+    uint64_t stamp;
+    const uint64_t *counting;
+    double *words;
+    uint64_t count; /* of the values that a distribution or sketch has taken since its words were zero */
+    Children *children;
+    PyObject *key; /* a tuple of str, or None */
+    Slab *slab; /* that has the words; NULL: they are the cell's own */
+    uint32_t first; /* word number there */
+    int state;
+} Cell;
+
+extern PyTypeObject Map_Type, Process_Type, Slab_Type, Children_Type, Labelled_Type;
+extern PyTypeObject Cell_Type, CounterCell_Type, GaugeCell_Type, RecentCell_Type, DistributionCell_Type;
+extern PyTypeObject SketchCell_Type;
+extern PyMethodDef map_functions[];
+
+/* map.c */
+uint64_t *wipe_page(void); /* two words or more that are zero in a forked child; NULL with an exception */
+void wipe_page_free(uint64_t *words);
+uint64_t fork_mark(void); /* the same number within a process, another one in its children; 0 with an exception */
+int owner_call(Process *self, const char *method, PyObject *argument); /* -1 with an exception */
+static inline uint64_t process_generation(const Process *self)
+{
+    return self->generation == NULL ? self->seen : *(const volatile uint64_t *)self->generation;
+}
+
+/* slab.c. None of these runs Python code. */
+int slab_has_room(const Slab *self, size_t words, size_t bytes);
+uint32_t slab_take(Slab *self, size_t width); /* words for a series; there has to be room */
+void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t texts);
+int slab_end(Slab *self, uint32_t first, size_t width); /* 0: no room for the record */
+static inline double *slab_words(const Slab *self, uint32_t first) { return (double *)self->base + first; }
+
+/* children.c */
+PyObject *children_make(Children *self, PyObject *key);
+Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t count); /* borrowed; NULL: none */
+int cell_bind(Cell *self); /* -1 with an exception */
+PyObject *cell_place(Cell *self, void *closure);
+
+/* cell.c */
+double *cell_ready(Cell *self); /* NULL with an exception */
+static inline double *cell_words(Cell *self)
+{
+    return __builtin_expect(self->stamp == *self->counting, 1) ? self->words : cell_ready(self);
+}
+int say_no_exemplars(PyObject *exemplar);
+int take_float(PyObject *value, double *number);
+int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                   const char *const *keywords, int most, PyObject **values);
+
+#endif

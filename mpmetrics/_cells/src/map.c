@@ -1,0 +1,161 @@
+/* Maps of files, which keep no descriptor; and the pages that a forked child finds wiped. */
+
+#include "cells.h"
+#include <pthread.h>
+#include <sys/mman.h>
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+/* ---- Pages that are zero in a forked child, whoever forked and however. */
+
+/* Where the kernel refuses the advice (gVisor does), those that the child has to wipe itself. */
+typedef struct Refused {
+    uint64_t *words;
+    struct Refused *next;
+} Refused;
+
+static Refused *refused = NULL;
+
+static void wipe_refused(void)
+{
+    for (Refused *one = refused; one != NULL; one = one->next)
+        memset(one->words, 0, HEAD_SIZE);
+}
+
+static int refuse(uint64_t *words)
+{
+    static int is_registered = 0;
+    if (!is_registered && pthread_atfork(NULL, NULL, wipe_refused) != 0)
+        return -1;
+    is_registered = 1;
+    Refused *one = PyMem_RawMalloc(sizeof *one);
+    if (one == NULL)
+        return -1;
+    *one = (Refused){words, refused};
+    refused = one;
+    return 0;
+}
+
+uint64_t *wipe_page(void)
+{
+    uint64_t *words = mmap(NULL, HEAD_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (words == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    if (madvise(words, HEAD_SIZE, MADV_WIPEONFORK) != 0 && refuse(words) < 0) {
+        munmap(words, HEAD_SIZE);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    return words;
+}
+
+void wipe_page_free(uint64_t *words)
+{
+    for (Refused **at = &refused; *at != NULL; at = &(*at)->next) {
+        Refused *one = *at;
+        if (one->words == words) {
+            *at = one->next;
+            PyMem_RawFree(one);
+            break;
+        }
+    }
+    munmap(words, HEAD_SIZE);
+}
+
+static uint64_t last_token = 0;
+
+uint64_t fork_mark(void)
+{
+    static uint64_t *word = NULL;
+    if (word == NULL && (word = wipe_page()) == NULL)
+        return 0;
+    if (*word == 0)
+        *word = ++last_token;
+    return *word;
+}
+
+static PyObject *new_token(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    return PyLong_FromUnsignedLongLong(++last_token);
+}
+
+PyMethodDef map_functions[] = {
+    {"new_token", new_token, METH_NOARGS,
+     "new_token()\n--\n\nA number from 1 on that this process and its parents have not had yet."},
+    {NULL},
+};
+
+/* ---- Map */
+
+typedef struct {
+    PyObject_HEAD
+    char *base;
+    size_t size;
+    int is_writable;
+    uint64_t mark; /* 0, or of the one process that it is mapped in */
+} Map;
+
+static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"fd", "size", "write", "forked", NULL};
+    int fd, is_writable = 0, is_forked = 1;
+    Py_ssize_t size;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "in|$pp:Map", names, &fd, &size, &is_writable, &is_forked))
+        return NULL;
+    if (size <= 0)
+        return PyErr_Format(PyExc_ValueError, "a map has at least one byte, not %zd", size);
+    uint64_t mark = is_forked ? 0 : fork_mark();
+    if (mark == 0 && !is_forked)
+        return NULL;
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+    char *base = mmap(NULL, (size_t)size, PROT_READ | (is_writable ? PROT_WRITE : 0), flags, fd, 0);
+    if (base == MAP_FAILED)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Map *self = NULL;
+    if (!is_forked && madvise(base, (size_t)size, MADV_DONTFORK) != 0)
+        PyErr_SetFromErrno(PyExc_OSError);
+    else
+        self = (Map *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        munmap(base, (size_t)size);
+        return NULL;
+    }
+    self->base = base;
+    self->size = (size_t)size;
+    self->is_writable = is_writable;
+    self->mark = mark;
+    return (PyObject *)self;
+}
+
+static void map_dealloc(Map *self)
+{
+    /* In a forked child something else may be mapped there by now. */
+    if (self->mark == 0 || self->mark == fork_mark())
+        munmap(self->base, self->size);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static int map_buffer(Map *self, Py_buffer *view, int flags)
+{
+    return PyBuffer_FillInfo(view, (PyObject *)self, self->base, (Py_ssize_t)self->size, !self->is_writable, flags);
+}
+
+static PyBufferProcs map_as_buffer = {.bf_getbuffer = (getbufferproc)map_buffer};
+
+PyTypeObject Map_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mpmetrics._cells._native.Map",
+    .tp_doc = "Map(fd, size, *, write=False, forked=True)\n--\n\n"
+              "``size`` bytes of the file ``fd``, which may have fewer, mapped for as long as anything refers to them;\n"
+              "of -1, memory of this process. It keeps no descriptor. ``forked=False``: a forked child does not have "
+              "it.\nOSError when it cannot be mapped.",
+    .tp_basicsize = sizeof(Map),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = map_new,
+    .tp_dealloc = (destructor)map_dealloc,
+    .tp_as_buffer = &map_as_buffer,
+};

@@ -1,0 +1,154 @@
+/* The state of one provider in this process: whether it has a slab and counts, and what it has noticed of removals. */
+
+#include "cells.h"
+#include <structmember.h>
+
+int owner_call(Process *self, const char *method, PyObject *argument)
+{
+    PyObject *done = argument == NULL ? PyObject_CallMethod(self->owner, method, NULL)
+                                      : PyObject_CallMethod(self->owner, method, "O", argument);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static PyObject *process_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"owner", NULL};
+    PyObject *owner;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Process", names, &owner))
+        return NULL;
+    uint64_t *words = wipe_page();
+    Process *self = words == NULL ? NULL : (Process *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        if (words != NULL)
+            wipe_page_free(words);
+        return NULL;
+    }
+    self->words = words;
+    self->owner = Py_NewRef(owner);
+    return (PyObject *)self;
+}
+
+static int process_traverse(Process *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->owner);
+    Py_VISIT(self->clock);
+    return 0;
+}
+
+/* No tp_clear: a finaliser may still write to a series of a cycle that is being taken apart, and owners can be taken
+   apart themselves. */
+static void process_dealloc(Process *self)
+{
+    PyObject_GC_UnTrack(self);
+    if (self->watched.obj != NULL)
+        PyBuffer_Release(&self->watched);
+    wipe_page_free(self->words);
+    Py_XDECREF(self->slab);
+    Py_XDECREF(self->clock);
+    Py_XDECREF(self->owner);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *process_watch(Process *self, PyObject *args)
+{
+    PyObject *map;
+    Py_ssize_t at;
+    if (!PyArg_ParseTuple(args, "On:watch", &map, &at))
+        return NULL;
+    Py_buffer view = {0}, before = self->watched;
+    if (map != Py_None) {
+        if (PyObject_GetBuffer(map, &view, PyBUF_SIMPLE) < 0)
+            return NULL;
+        if (at < 0 || at >= view.len / WORD_SIZE || (uintptr_t)view.buf % WORD_SIZE != 0) {
+            PyBuffer_Release(&view);
+            return PyErr_Format(PyExc_ValueError, "there is no word %zd in %R", at, map);
+        }
+    }
+    self->watched = view;
+    self->generation = view.obj == NULL ? NULL : (const uint64_t *)view.buf + at;
+    if (before.obj != NULL)
+        PyBuffer_Release(&before);
+    Py_RETURN_NONE;
+}
+
+static PyObject *process_word(Process *self, void *which)
+{
+    return PyLong_FromUnsignedLongLong(self->words[(intptr_t)which]);
+}
+
+static int process_set_word(Process *self, PyObject *value, void *which)
+{
+    unsigned long long word = value == NULL ? 0 : PyLong_AsUnsignedLongLong(value);
+    if (word == (unsigned long long)-1 && PyErr_Occurred())
+        return -1;
+    self->words[(intptr_t)which] = word;
+    return 0;
+}
+
+static PyObject *process_get_slab(Process *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->slab == NULL ? Py_None : (PyObject *)self->slab);
+}
+
+static int process_set_slab(Process *self, PyObject *slab, void *Py_UNUSED(closure))
+{
+    if (slab == NULL || (slab != Py_None && !Py_IS_TYPE(slab, &Slab_Type))) {
+        PyErr_SetString(PyExc_TypeError, "slab is a Slab or None");
+        return -1;
+    }
+    Py_XSETREF(self->slab, slab == Py_None ? NULL : (Slab *)Py_NewRef(slab));
+    return 0;
+}
+
+static PyObject *process_get_generation(Process *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(self->generation == NULL ? 0 : process_generation(self));
+}
+
+static PyObject *process_is_due(Process *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(process_generation(self) != self->seen);
+}
+
+static PyMethodDef process_methods[] = {
+    {"watch", (PyCFunction)process_watch, METH_VARARGS,
+     "watch($self, map, index, /)\n--\n\nFrom now on the u64 at word ``index`` of ``map`` is the generation; of None, "
+     "nothing is."},
+    {NULL},
+};
+
+static PyGetSetDef process_fields[] = {
+    {"counting", (getter)process_word, (setter)process_set_word, "The token, while it counts under an ordinal.",
+     (void *)COUNTING},
+    {"begun", (getter)process_word, (setter)process_set_word, "The token, while it has a slab.", (void *)BEGUN},
+    {"slab", (getter)process_get_slab, (setter)process_set_slab, "What new series go to; None: they wait.", NULL},
+    {"generation", (getter)process_get_generation, NULL, "The generation of removals now; 0 where none is watched.",
+     NULL},
+    {"is_due", (getter)process_is_due, NULL, "Whether there were removals that this process has not taken in.", NULL},
+    {NULL},
+};
+
+static PyMemberDef process_members[] = {
+    {"owner", T_OBJECT_EX, offsetof(Process, owner), READONLY, NULL},
+    {"clock", T_OBJECT, offsetof(Process, clock), 0, "Tells the Unix time; None: the system's does."},
+    {"token", T_ULONGLONG, offsetof(Process, token), 0, "The number of this beginning; 0: none yet."},
+    {"seen", T_ULONGLONG, offsetof(Process, seen), 0, "The generation of removals that has been taken in."},
+    {"time_offset", T_LONGLONG, offsetof(Process, time_offset), 0,
+     "Nanoseconds by which the monotonic clock is ahead of the machine's."},
+    {NULL},
+};
+
+PyTypeObject Process_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mpmetrics._cells._native.Process",
+    .tp_doc = "Process(owner)\n--\n\nThe state of one provider in this process.",
+    .tp_basicsize = sizeof(Process),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = process_new,
+    .tp_dealloc = (destructor)process_dealloc,
+    .tp_traverse = (traverseproc)process_traverse,
+    .tp_methods = process_methods,
+    .tp_getset = process_fields,
+    .tp_members = process_members,
+};

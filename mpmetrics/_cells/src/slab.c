@@ -1,0 +1,281 @@
+/* The writer of a slab: records, the words of series, and their use for others. Format: mpmetrics/storage/format.py.
+
+   Each function here is one step among the threads of the process, and runs no Python code. A process that is killed
+   anywhere in it leaves the slab as before or as after: the store of `committed`, or of `flips`, is the commit. */
+
+#include "cells.h"
+#include <sys/mman.h>
+
+#define END_SIZE record_size(sizeof(uint64_t))
+#define LEAST_GARBAGE ((size_t)64 << 10)
+#define RECORD_OF_SIZE (AREA_0 / WORD_SIZE * sizeof(uint32_t))
+
+static uint64_t head_word(const Slab *self, size_t at) { return *((const volatile uint64_t *)self->base + at); }
+
+/* Readers see all stores before this one, too. */
+static void put_head_word(Slab *self, size_t at, uint64_t value)
+{
+    __atomic_store_n((uint64_t *)self->base + at, value, __ATOMIC_RELEASE);
+}
+
+static char *area(const Slab *self, size_t which) { return self->base + AREA_0 + which * AREA_SIZE; }
+
+static size_t at_most(uint64_t value, size_t limit) { return value < limit ? (size_t)value : limit; }
+
+static FreeRuns *free_runs(const Slab *self, size_t width)
+{
+    for (size_t at = 0; at < self->widths; at++)
+        if (self->free[at].width == width)
+            return &self->free[at];
+    return NULL;
+}
+
+int slab_has_room(const Slab *self, size_t words, size_t bytes)
+{
+    const FreeRuns *runs = free_runs(self, words);
+    if (words > 0 && (runs == NULL || runs->count == 0)
+        && self->next_word + words > at_most(head_word(self, WORDS_END), AREA_0) / WORD_SIZE)
+        return 0;
+    size_t end = self->committed + ((bytes + 7) & ~(size_t)7);
+    return end <= at_most(head_word(self, ROOM + self->area), AREA_SIZE);
+}
+
+uint32_t slab_take(Slab *self, size_t width)
+{
+    FreeRuns *runs = free_runs(self, width);
+    if (runs != NULL && runs->count > 0)
+        return runs->firsts[--runs->count];
+    size_t first = self->next_word;
+    self->next_word += width;
+    return (uint32_t)first;
+}
+
+/* Keep a run for another series of this width. Without memory for that it is lost, which is no harm. */
+static void give_back(Slab *self, uint32_t first, size_t width)
+{
+    FreeRuns *runs = free_runs(self, width);
+    if (runs == NULL) {
+        FreeRuns *more = PyMem_Realloc(self->free, (self->widths + 1) * sizeof *more);
+        if (more == NULL)
+            return;
+        self->free = more;
+        runs = &more[self->widths++];
+        *runs = (FreeRuns){.width = width};
+    }
+    if (runs->count == runs->room) {
+        size_t room = runs->room == 0 ? 16 : 2 * runs->room;
+        uint32_t *more = PyMem_Realloc(runs->firsts, room * sizeof *more);
+        if (more == NULL)
+            return;
+        runs->firsts = more;
+        runs->room = room;
+    }
+    runs->firsts[runs->count++] = first;
+}
+
+/* Where the body of the next record goes; there has to be room. */
+static char *next_body(const Slab *self) { return area(self, self->area) + self->committed + sizeof(RecordHead); }
+
+/* Write the head of the record whose body is there, and commit it. */
+static void commit(Slab *self, uint32_t kind, size_t length)
+{
+    char *body = next_body(self);
+    size_t size = record_size(length);
+    memset(body + length, 0, size - sizeof(RecordHead) - length);
+    RecordHead head = {RECORD_MAGIC, (uint32_t)length, checksum(kind, body, (Py_ssize_t)length), kind};
+    memcpy(body - sizeof head, &head, sizeof head);
+    self->committed += size;
+    /* Readers take it for: all up to here are whole records, whose words are zero or the series' own. */
+    put_head_word(self, COMMITTED + self->area, self->committed);
+}
+
+void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t texts)
+{
+    char *body = next_body(self), *length = body + sizeof *head, *text = length + 2;
+    uint16_t count = OVERFLOW_TEXTS;
+    memcpy(body, head, sizeof *head);
+    if (key != Py_None) {
+        count = (uint16_t)PyTuple_GET_SIZE(key);
+        text += 2 * (size_t)count;
+    }
+    memcpy(length, &count, 2);
+    for (Py_ssize_t at = 0; key != Py_None && at < PyTuple_GET_SIZE(key); at++) {
+        Py_ssize_t size;
+        const char *bytes = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(key, at), &size); /* kept since it was measured */
+        uint16_t short_size = (uint16_t)size;
+        memcpy(length + 2 * (at + 1), &short_size, 2);
+        memcpy(text, bytes, (size_t)size);
+        text += size;
+    }
+    self->record_of[head->first_word] = (uint32_t)(self->committed / WORD_SIZE + 1);
+    commit(self, KIND_SERIES, sizeof *head + texts);
+}
+
+int slab_end(Slab *self, uint32_t first, size_t width)
+{
+    if (!slab_has_room(self, 0, END_SIZE))
+        return 0;
+    uint64_t body = first;
+    memcpy(next_body(self), &body, sizeof body);
+    commit(self, KIND_END, sizeof body);
+    /* Only now: until END is committed, readers take the words for the series'. */
+    for (size_t at = 0; at < width; at++)
+        store_word(slab_words(self, first) + at, 0.0);
+    RecordHead head;
+    memcpy(&head, area(self, self->area) + ((size_t)self->record_of[first] - 1) * WORD_SIZE, sizeof head);
+    self->garbage += record_size(head.length) + END_SIZE;
+    self->record_of[first] = 0;
+    give_back(self, first, width);
+    return 1;
+}
+
+static PyObject *slab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"map", NULL};
+    PyObject *map;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Slab", names, &map))
+        return NULL;
+    Slab *self = (Slab *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    /* Most of it is never touched, and takes no memory. */
+    self->record_of = mmap(NULL, RECORD_OF_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                           -1, 0);
+    if (self->record_of == MAP_FAILED) {
+        self->record_of = NULL;
+        PyErr_SetFromErrno(PyExc_OSError);
+    } else if (PyObject_GetBuffer(map, &self->view, PyBUF_WRITABLE) == 0) {
+        if ((size_t)self->view.len < SLAB_SIZE || (uintptr_t)self->view.buf % WORD_SIZE != 0)
+            PyErr_Format(PyExc_ValueError, "a slab has %zu bytes, not %zd", SLAB_SIZE, self->view.len);
+    }
+    if (PyErr_Occurred()) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->base = self->view.buf;
+    self->area = head_word(self, FLIPS) & 1;
+    self->committed = at_most(head_word(self, COMMITTED + self->area), AREA_SIZE) & ~(size_t)7;
+    self->next_word = FIRST_WORD;
+    return (PyObject *)self;
+}
+
+static void slab_dealloc(Slab *self)
+{
+    for (size_t at = 0; at < self->widths; at++)
+        PyMem_Free(self->free[at].firsts);
+    PyMem_Free(self->free);
+    if (self->record_of != NULL)
+        munmap(self->record_of, RECORD_OF_SIZE);
+    if (self->view.obj != NULL)
+        PyBuffer_Release(&self->view);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *slab_append(Slab *self, PyObject *args)
+{
+    unsigned int kind;
+    Py_buffer body;
+    if (!PyArg_ParseTuple(args, "Iy*:append", &kind, &body))
+        return NULL;
+    int has_room = body.len <= MAX_BODY && slab_has_room(self, 0, record_size((size_t)body.len));
+    if (has_room) {
+        memcpy(next_body(self), body.buf, (size_t)body.len);
+        commit(self, kind, (size_t)body.len);
+    }
+    PyBuffer_Release(&body);
+    return PyBool_FromLong(has_room);
+}
+
+static PyObject *slab_room_for(Slab *self, PyObject *args)
+{
+    Py_ssize_t words, bytes;
+    if (!PyArg_ParseTuple(args, "nn:room_for", &words, &bytes))
+        return NULL;
+    if (words < 0 || bytes < 0 || (size_t)words > AREA_0 || (size_t)bytes > AREA_SIZE)
+        Py_RETURN_FALSE;
+    return PyBool_FromLong(slab_has_room(self, (size_t)words, (size_t)bytes));
+}
+
+static PyObject *slab_needs_flip(Slab *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->garbage > LEAST_GARBAGE && 2 * self->garbage > self->committed);
+}
+
+/* Whether readers need the record at `offset`: they need those of living series, and those of metrics. */
+static int is_needed(const Slab *self, const RecordHead *head, size_t offset)
+{
+    SeriesHead series;
+    if (head->kind != KIND_SERIES)
+        return head->kind != KIND_END;
+    memcpy(&series, area(self, self->area) + offset + sizeof *head, sizeof series);
+    return series.first_word < AREA_0 / WORD_SIZE && self->record_of[series.first_word] == offset / WORD_SIZE + 1;
+}
+
+/* Bytes of the records that are needed. With `other`, they are copied there. */
+static size_t copy_needed(Slab *self, char *other)
+{
+    size_t kept = 0, size;
+    for (size_t offset = 0; offset < self->committed; offset += size) {
+        RecordHead head;
+        char *record = area(self, self->area) + offset;
+        memcpy(&head, record, sizeof head);
+        size = record_size(head.length);
+        if (size > self->committed - offset)
+            break; /* somebody else wrote to our file */
+        if (!is_needed(self, &head, offset))
+            continue;
+        if (other != NULL) {
+            SeriesHead series;
+            memcpy(other + kept, record, size);
+            memcpy(&series, record + sizeof head, sizeof series);
+            if (head.kind == KIND_SERIES)
+                self->record_of[series.first_word] = (uint32_t)(kept / WORD_SIZE + 1);
+        }
+        kept += size;
+    }
+    return kept;
+}
+
+static PyObject *slab_flip(Slab *self, PyObject *Py_UNUSED(none))
+{
+    size_t other = 1 - self->area, kept = copy_needed(self, NULL);
+    if (kept > at_most(head_word(self, ROOM + other), AREA_SIZE))
+        Py_RETURN_FALSE;
+    copy_needed(self, area(self, other));
+    put_head_word(self, COMMITTED + other, kept);
+    self->area = other;
+    self->committed = kept;
+    self->garbage = 0;
+    /* The commit. Readers that see it begin with this slab again; the records of before stay as they are until then. */
+    put_head_word(self, FLIPS, head_word(self, FLIPS) + 1);
+    Py_RETURN_TRUE;
+}
+
+static PyMethodDef slab_methods[] = {
+    {"append", (PyCFunction)slab_append, METH_VARARGS,
+     "append($self, kind, body, /)\n--\n\nWrite and commit a record; False when there is no room for it."},
+    {"room_for", (PyCFunction)slab_room_for, METH_VARARGS,
+     "room_for($self, words, bytes, /)\n--\n\nWhether there is room for a series of so many words, and for so many bytes "
+     "of records."},
+    {"flip", (PyCFunction)slab_flip, METH_NOARGS,
+     "flip($self)\n--\n\nGo on in the other area, with the records that are needed; False when it has no room for them."},
+    {NULL},
+};
+
+static PyGetSetDef slab_fields[] = {
+    {"needs_flip", (getter)slab_needs_flip, NULL, "Whether more than half of the records are of no use any more.",
+     NULL},
+    {NULL},
+};
+
+PyTypeObject Slab_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mpmetrics._cells._native.Slab",
+    .tp_doc = "Slab(map)\n--\n\nThe writer of the slab in ``map``, which is new and has its head.",
+    .tp_basicsize = sizeof(Slab),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = slab_new,
+    .tp_dealloc = (destructor)slab_dealloc,
+    .tp_methods = slab_methods,
+    .tp_getset = slab_fields,
+};
