@@ -33,6 +33,9 @@ __all__ = ["fold"]
 BATCH = 64
 """Slabs that are folded with one commit."""
 
+_PATIENCE = 0.1
+"""Seconds that a folder waits for a process that takes a dead slab's name away."""
+
 SHORTEN_AT = 1 << 16
 """Bytes of removals before it is looked which of them are needed."""
 
@@ -48,12 +51,12 @@ def fold(path: str, *, at_least: int = 1, most: int = BATCH) -> int:
     if directory.is_foreign:
         return 0  # what is read and written here would be root's, in a directory of somebody else
     with directory.open() as folder:
-        dead = [slab for slab in list_slabs(folder) if not is_alive(slab.file, dir_fd=folder)]
-        if len(dead) < at_least and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
+        dead = sum(not is_alive(slab.file, dir_fd=folder) for slab in list_slabs(folder))
+        if dead < at_least and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
             return 0
         try:
             with mutex("fold.lock", 0.0, dir_fd=folder):
-                return _Fold(directory, folder).run(dead, most, at_least)
+                return _Fold(directory, folder).run(most, at_least)
         except LockTimeoutError:
             return 0
 
@@ -71,20 +74,26 @@ class _Fold:
             self._retired = SlabReader(descriptor, f"{directory.path}/retired", is_retired=True)
             self._retired.read(self._shapes.declare)
 
-    def run(self, dead: Sequence[SlabName], most: int, at_least: int) -> int:
+    def run(self, most: int, at_least: int) -> int:
         self._sweep()
         contained = set() if self._retired is None else self._retired.source.folded
         fresh: dict[bytes, tuple[str, SlabReader]] = {}
+        known: list[tuple[str, SlabReader]] = []
         stay: set[bytes] = set()
-        for slab in dead:
-            reader = self._open(slab)
-            identity = b"" if reader is None else bytes.fromhex(reader.identity)
+        for slab in list_slabs(self._folder):  # anew: until now, somebody else may have folded
+            try:
+                reader = self._open(slab)
+            except OSError:  # it may be any of those that the retired file contains
+                stay |= contained
+                continue
             if reader is None:
                 continue
+            identity = bytes.fromhex(reader.identity)
             if identity in contained or reader.is_folded or identity in fresh:  # the last: its second name
-                stay |= set() if self._remove(slab.file) else {identity}
+                known.append((slab.file, reader))
             elif len(fresh) < most:
                 fresh[identity] = slab.file, reader
+        stay |= self._remove(known)
         is_long = os.stat("removals", dir_fd=self._folder).st_size >= SHORTEN_AT
         if len(fresh) < at_least and not is_long:
             return 0
@@ -96,20 +105,22 @@ class _Fold:
         retired = [] if self._retired is None else [self._retired]
         self._shapes.apply([reader.source for reader in (*retired, *readers)], self._removals)
         self._write(readers, {*fresh, *stay})
-        for file, _ in fresh.values():
-            self._mark(file)
-            self._remove(file)
+        self._remove(list(fresh.values()))
         if is_long:
             self._shorten()
         return len(fresh)
 
     def _open(self, slab: SlabName) -> SlabReader | None:
-        with contextlib.suppress(FormatError, OSError), open_regular(slab.file, dir_fd=self._folder) as descriptor:
-            if not is_held(descriptor):
+        """A dead slab, opened; OSError when it cannot be looked at."""
+        try:
+            with open_regular(slab.file, dir_fd=self._folder) as descriptor:
+                if is_held(descriptor):
+                    return None
                 reader = SlabReader(descriptor, f"{self._directory.path}/{slab.file}")
-                reader.ordinal = slab.ordinal
-                return reader
-        return None
+        except (FormatError, FileNotFoundError):
+            return None
+        reader.ordinal = slab.ordinal
+        return reader
 
     def _write(self, readers: Sequence[SlabReader], names: Iterable[bytes]) -> None:
         folded = len(readers) + (0 if self._retired is None else self._retired.folded)
@@ -163,22 +174,40 @@ class _Fold:
                     found.add(SlabReader(descriptor, slab.file).identity)
         return found
 
-    def _mark(self, file: str) -> None:
-        """Have readers that map the slab know that it was folded."""
-        with contextlib.suppress(OSError), open_regular(file, os.O_WRONLY, dir_fd=self._folder) as descriptor:
-            os.pwrite(descriptor, (1).to_bytes(fmt.WORD, fmt.BYTE_ORDER), fmt.WORD * fmt.RETIRED)
+    def _remove(self, slabs: Sequence[tuple[str, SlabReader]]) -> set[bytes]:
+        """Mark and unlink the files of slabs that were folded; returns the identities of those that are still there.
 
-    def _remove(self, file: str) -> bool:
-        """Unlink the file of a dead slab, while nobody gives its name to another one; whether it is gone."""
+        Done while nobody takes a dead slab's name away: a newcomer has put some of them aside since they were read, and
+        other slabs, of the living, have their names.
+        """
+        stay = {bytes.fromhex(reader.identity) for _, reader in slabs}
         try:
-            with mutex("names.lock", 1.0, dir_fd=self._folder):
-                if not is_alive(file, dir_fd=self._folder):
-                    os.unlink(file, dir_fd=self._folder)
-        except FileNotFoundError:
-            return True
+            with mutex("names.lock", _PATIENCE, dir_fd=self._folder):
+                for file, reader in slabs:
+                    aside = f"dead-{reader.ordinal}-{reader.identity}"
+                    if self._unlink(file, reader) and self._unlink(aside, reader):
+                        stay.discard(bytes.fromhex(reader.identity))
         except (OSError, LockTimeoutError):
+            pass  # those that stay are named, and the next fold removes them
+        return stay
+
+    def _unlink(self, name: str, reader: SlabReader) -> bool:
+        """Whether the slab has this name no more."""
+        try:
+            with open_regular(name, os.O_RDWR, dir_fd=self._folder) as descriptor:
+                status = os.fstat(descriptor)
+                if (status.st_dev, status.st_ino) == reader.inode:
+                    self._mark(descriptor)
+                    os.unlink(name, dir_fd=self._folder)
+        except (FileNotFoundError, FormatError):
+            return True
+        except OSError:
             return False
         return True
+
+    def _mark(self, descriptor: int) -> None:
+        """Have readers that map a slab know that it was folded, and not removed by somebody else."""
+        os.pwrite(descriptor, (1).to_bytes(fmt.WORD, fmt.BYTE_ORDER), fmt.WORD * fmt.RETIRED)
 
     def _sweep(self) -> None:
         """Remove what killed processes left unfinished."""

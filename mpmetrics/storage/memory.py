@@ -54,8 +54,6 @@ class Memory:
         self.epoch: Epoch | None = None
         self.on_overflow: Callable[[str], None] | None = None
         """Told the name of a metric each time that it has no room for a series."""
-        self.busy = False
-        """Set by the cells in Python while this thread makes a series, so that what interrupts it does not."""
         self.process = Process(self)
         self.process.clock = None if clock is time.time else clock
         self._clock = clock
@@ -69,7 +67,10 @@ class Memory:
         self._file: SlabFile | None = None
         self._map: Map | None = None
         """Of the slab in memory."""
-        self._waiting: list[Cell] = []
+        self._waiting: dict[Cell, float] = {}
+        """Series whose values wait in memory, and when (Unix time, s) they began to."""
+        self.moves = 0
+        """How many of them have moved into the store."""
         self._room = WaitingRoom(self.settle)
         self._said: set[str] = set()
         fork.register(self)
@@ -110,7 +111,7 @@ class Memory:
         if before and self.epoch is None and not self._is_deferred:
             process.begun = before  # the copy of the parent's slab is this process's
             return
-        self._waiting, self._file, self._map = [], None, None
+        self._waiting, self._file, self._map = {}, None, None
         self._room.reset()
         slab = self._new_slab()
         if process.begun and process.begun == process.token:
@@ -191,11 +192,10 @@ class Memory:
 
     def waits(self, cell: Cell) -> None:
         """Have ``cell``, whose words are in memory, moved into the store when that has room."""
-        self._waiting.append(cell)
-        if self.busy or self.epoch is None:
-            return
-        self.epoch.shared.add_trouble(1.0)
-        self._room.open()
+        self._waiting.setdefault(cell, self._clock())
+        if self.epoch is not None:
+            self.epoch.shared.add_trouble(1.0)
+            self._room.open()
 
     def settle(self) -> bool:
         """Move what waits into the store, as far as it has room; whether nothing waits any more."""
@@ -210,7 +210,7 @@ class Memory:
                     self.declare_in(children)
             for cell in list(waiting):
                 if cell.gone or cell.place is not None or self._move(cell):
-                    waiting.remove(cell)
+                    waiting.pop(cell, None)
             return not waiting
 
     def _lease_again(self) -> bool:
@@ -234,7 +234,9 @@ class Memory:
         children = cell._children  # noqa: SLF001 (a cell's own way to its metric)
         if children.number < 0:
             return False
-        return children.move(cell) or (self.grow(children.width, _record_size(cell)) and children.move(cell))
+        has_moved = children.move(cell) or (self.grow(children.width, _record_size(cell)) and children.move(cell))
+        self.moves += has_moved
+        return has_moved
 
     def notice(self) -> None:
         """Take in what other processes removed, and move over when another epoch took this one's place."""
@@ -301,8 +303,8 @@ class Memory:
             slab = self._new_slab()
             if slab is None:
                 process.slab = None
-                self._waiting += self._cells()
-                self._room.open()
+                for cell in self._cells():
+                    self.waits(cell)
                 return
             self._adopt(slab)
             if process.counting == process.token:
@@ -350,6 +352,10 @@ class Memory:
         if children.stamp != self.process.token:
             self.declare_in(children)
 
+    def find(self, name: str) -> Children | None:
+        """The series of the metric of this name that this process has declared, if it has."""
+        return self._children.get(name)
+
     def remove(self, family: Family, pairs: Sequence[tuple[str, str]], *, is_subset: bool = False) -> None:
         """Remove the series of ``family`` with these labels, or all whose labels include them, in all processes.
 
@@ -386,9 +392,8 @@ class Memory:
         if not removal.is_subset:
             self._end(children, _key_of(family, removal.pairs))
             return
-        wanted = set(removal.pairs)
         for key in list(children):
-            if wanted.issubset(() if key is None else family.pairs(key)):
+            if removal.includes(() if key is None else family.pairs(key)):
                 self._end(children, key)
 
     def _end(self, children: Children, key: Key) -> None:
@@ -422,7 +427,7 @@ class Memory:
         process = self.process
         if self._map is not None and self.epoch is None and process.token and process.begun == process.token:
             yield self._map
-        waiting = [cell for cell in list(self._waiting) if cell.place is None and not cell.gone]
+        waiting = {cell: since for cell, since in list(self._waiting.items()) if cell.place is None and not cell.gone}
         if waiting and process.begun == process.token:
             yield waiting_slab(waiting, self._times, self._clock())
 

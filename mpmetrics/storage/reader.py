@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SlabReader"]
 
-ANY_WIDTH = 0
+ATTEMPTS = 5
+"""Readings of a slab whose owner moves its records while it is read."""
 
 
 class SlabReader:
@@ -81,11 +82,15 @@ class SlabReader:
 
     def read(self, declare: Declare) -> None:
         """Read what there is now; ``declare(family, time)`` gives the table that its series go to."""
-        self.source.limit(self._size)
-        self._parse(declare)
-        self.source.load()
-        # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
-        self._parse(declare)
+        for _ in range(ATTEMPTS):
+            flips = self._head[fmt.FLIPS]
+            self.source.limit(self._size)
+            self._parse(declare)
+            self.source.load()
+            # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
+            self._parse(declare)
+            if self._head[fmt.FLIPS] == flips:
+                break  # else all of them came meanwhile
 
     def _parse(self, declare: Declare) -> None:
         while (record := self.source.parse()) is not None:

@@ -47,6 +47,11 @@ class Removal(NamedTuple):
         """The labels that are not empty: those that tell one series from another."""
         return tuple(pair for pair in self.pairs if pair[1])
 
+    def includes(self, labels: Pairs) -> bool:
+        """Whether ``labels``, or those of them that are not empty, include these. An empty one is to be missing."""
+        values = dict(labels)
+        return all(values.get(name, "") == value for name, value in self.pairs)
+
     def encode(self) -> bytes:
         """Its record; ValueError when the texts are none of a record."""
         texts = [self.metric, *(text for pair in self.pairs for text in pair)]

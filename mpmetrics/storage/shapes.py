@@ -99,13 +99,13 @@ class Shapes:
         return generations
 
     def _last_removal(self, shape: Shape, row: int) -> int:
-        pairs = {pair for pair in shape.table.labels(row) if pair[1]} if row != shape.table.overflow else set()
-        matching = [0]
-        for removal in self._by_metric[shape.name]:
-            wanted = set(removal.named)
-            if pairs == wanted or (removal.is_subset and pairs.issuperset(wanted)):
-                matching.append(removal.generation)
-        return max(matching)
+        labels = shape.table.labels(row) if row != shape.table.overflow else ()
+        named = {pair for pair in labels if pair[1]}
+        return max(
+            removal.generation
+            for removal in self._by_metric[shape.name]
+            if (removal.includes(labels) if removal.is_subset else named == set(removal.named))
+        )
 
     def _marked(self, removals: Removals | None) -> list[Shape]:
         """The shapes some series of which were removed, with that told to their tables."""
@@ -126,7 +126,14 @@ class Shapes:
         for removal in removals:
             first = 0 if removal.generation > shape.removed else shape.rows
             if first < rows:
-                shape.table.remove(removal.named, removal.is_subset, removal.generation, first)
+                if len(removal.named) == len(removal.pairs) or not removal.is_subset:
+                    shape.table.remove(removal.named, removal.is_subset, removal.generation, first)
+                    continue
+                for row in range(first, rows):  # rare: those that lack a label
+                    labels = shape.table.labels(row)
+                    if row != shape.table.overflow and removal.includes(labels):
+                        named = tuple(pair for pair in labels if pair[1])
+                        shape.table.remove(named, False, removal.generation, row)
         shape.removed, shape.rows = max(shape.removed, removals[-1].generation), rows
 
     def chosen(self, readers: Iterable[SlabReader]) -> tuple[dict[str, list[Shape]], list[tuple[Shape, str]]]:

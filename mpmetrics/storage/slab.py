@@ -43,7 +43,10 @@ class SlabFile:
         fork.register(self)
         try:
             with directory.open() as folder:
-                self._make(folder, identity, created)
+                try:
+                    self._make(folder, identity, created)
+                except FileNotFoundError:  # before it was locked, a folder took it for what a killed process left
+                    self._make(folder, identity, created)
         except (OSError, StoreError) as error:
             msg = f"no slab can be made in {directory.path}: {error}"
             raise StoreUnavailableError(msg) from error

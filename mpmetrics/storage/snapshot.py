@@ -25,7 +25,7 @@ from mpmetrics.storage.slabs import SlabName, list_slabs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics._cells import Source
+    from mpmetrics._cells import Map, Source
     from mpmetrics.storage.memory import Memory
 
 __all__ = ["Column", "EpochReader", "Shape", "Snapshot"]
@@ -68,7 +68,7 @@ class Snapshot:
     @property
     def series(self) -> int:
         """How many different series there are, over all processes."""
-        return sum(len(shape.table) for shapes in self.shapes.values() for shape in shapes)
+        return sum(shape.table.present for shapes in self.shapes.values() for shape in shapes)
 
 
 class EpochReader:
@@ -115,6 +115,8 @@ class EpochReader:
     def _attempt(self, *, is_last: bool = False) -> Snapshot | None:
         """A snapshot, or None when folding came in between and it is not the last attempt."""
         snapshot = Snapshot()
+        moves = 0 if self._memory is None else self._memory.moves
+        maps = [] if self._memory is None else list(self._memory.private_maps())
         if self.path is not None:
             try:
                 with Descriptor(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
@@ -123,7 +125,9 @@ class EpochReader:
             except OSError as error:
                 snapshot.unreadable["."] = str(error)
                 self._add(snapshot, [reader for reader in self._slabs.values() if not reader.is_folded])
-        self._read_memory(snapshot)
+        self._read_memory(snapshot, maps)
+        if self._memory is not None and self._memory.moves != moves and not is_last:
+            return None  # a value that waited has moved into a slab meanwhile
         self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
         snapshot.shapes, snapshot.hidden = self._shapes.chosen(self._readers())
         snapshot.damaged += sum(column.source.damaged for column in snapshot.columns)
@@ -227,10 +231,9 @@ class EpochReader:
         snapshot.columns += columns
         snapshot.columns.sort(key=lambda column: (not column.is_retired, column.ordinal, column.created))
 
-    def _read_memory(self, snapshot: Snapshot) -> None:
+    def _read_memory(self, snapshot: Snapshot, maps: list[Map]) -> None:
         """Add what this process has in memory: a slab is read on, what waits is put together anew each time."""
         own: dict[int, SlabReader] = {}
-        maps = [] if self._memory is None else list(self._memory.private_maps())
         for words_map in maps:
             reader = self._own.get(id(words_map))
             reader = own[id(words_map)] = SlabReader.of_memory(words_map) if reader is None else reader

@@ -95,16 +95,16 @@ class WaitingRoom:
         self._attempt()
 
 
-def waiting_slab(cells: list[Cell], times: Mapping[str, int], now: float) -> Map:
+def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: float) -> Map:
     """A slab in memory that holds these series as they are now, for a collector of this process to read.
 
-    ``times`` says when each metric was declared.
+    ``cells`` says of each when (Unix time, s) it was made, and ``times`` of each metric when it was declared (ns).
     """
     slab, words_map = anonymous_slab(secrets.token_bytes(16), now)
     words = memoryview(words_map).cast("d")
     numbers: dict[str, int] = {}
     first = fmt.FIRST_WORD
-    for cell in cells:
+    for cell, created in cells.items():
         family = cell._children.family  # noqa: SLF001 (a cell's own way to its metric)
         if family.name not in numbers:
             numbers[family.name] = len(numbers)
@@ -114,7 +114,7 @@ def waiting_slab(cells: list[Cell], times: Mapping[str, int], now: float) -> Map
         while memoryview(words_map).cast("Q")[fmt.WORDS_END] < (first + len(values)) * fmt.WORD:
             memoryview(words_map).cast("Q")[fmt.WORDS_END] += fmt.MAX_GROWTH
         words[first : first + len(values)] = array("d", values)
-        body = struct.pack("=IIQdQ", numbers[family.name], len(values), first, now, _LATEST)
+        body = struct.pack("=IIQdQ", numbers[family.name], len(values), first, created, _LATEST)
         _append(slab, words_map, fmt.SERIES, body + _texts(cell._key))  # noqa: SLF001 (as above)
         first += len(values)
     return words_map
