@@ -17,7 +17,9 @@ from mpmetrics._cells.sketch import RECORD
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["distribution_sum", "extreme", "is_set", "latest", "sketch_record", "total", "total_and_rest"]
+    from mpmetrics._cells import Source, Table
+
+__all__ = ["distribution_sum", "extreme", "is_set", "merged_sketch", "sketch_record", "total", "total_and_rest"]
 
 
 def total(addends: Iterable[float]) -> float:
@@ -49,12 +51,6 @@ def extreme(mode: str, values: Sequence[float]) -> float:
     return min(numbers) if mode == "min" else max(numbers)
 
 
-def latest(words: Sequence[float]) -> tuple[float, float]:
-    """Time and value of the copy that counts, of the words ``value, time, value, time``; time 0.0: never set."""
-    first, second = words[1], words[3]
-    return (first, words[0]) if first >= second else (second, words[2])
-
-
 def distribution_sum(words: Sequence[float]) -> float:
     """The sum that counts, of the words ``sum, sum, bucket, ...`` of a live or dead slab."""
     count = sum(words[2:])
@@ -67,3 +63,25 @@ def sketch_record(words: Sequence[float]) -> Sequence[float]:
     count = sum(words[2 * RECORD :])
     first = RECORD * (int(count) & 1) if math.isfinite(count) else 0
     return words[first : first + RECORD]
+
+
+def merged_sketch(table: Table, row: int, sources: Iterable[Source], size: int) -> tuple[list[float], list[float]]:
+    """The record of a row over all sources, and its ``size`` buckets, not cumulative.
+
+    In the record a sum and the sum of squares are exact in two words each. Minimum and maximum are 0.0 where nothing
+    was counted.
+    """
+    records: list[Sequence[float]] = []
+    columns: list[Sequence[float]] = []
+    for source in sources:
+        words = source.words(table, row)
+        if words is not None:
+            records.append(words[:RECORD] if source.is_retired else sketch_record(words))
+            columns.append(words[-size:])
+    record: list[float] = []
+    for position in (0, 2):
+        record += total_and_rest([word for words in records for word in words[position : position + 2]])
+    for position, mode in ((4, "min"), (5, "max")):
+        values = [words[position] for words in records if is_set(words[position])]
+        record.append(extreme(mode, values) + 0.0 if values else 0.0)
+    return record, [total(counts) for counts in zip(*columns, strict=True)] if columns else [0.0] * size

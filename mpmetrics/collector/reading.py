@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from mpmetrics._cells.vectors import Vector
+    from mpmetrics._cells.merging import Vector
     from mpmetrics.collector.rows import Rows
 
-__all__ = ["Labels", "Reading", "Sample", "Shape", "Table"]
+__all__ = ["Ending", "Grid", "Labels", "Reading", "Sample"]
 
 Labels = tuple[tuple[str, str], ...]
 """Label names and values, in the order they are shown."""
@@ -22,39 +22,48 @@ class Sample(NamedTuple):
     value: float
 
 
-class Shape(NamedTuple):
-    """What the samples of a column of a table have in common: the suffix of their name, and the last label, if any."""
+class Ending(NamedTuple):
+    """What the samples of a column of a grid have in common: the suffix of their name, and the last label, if any."""
 
     suffix: str
     label: tuple[str, str] | None = None
 
 
-class Table(NamedTuple):
-    """Samples of many series without an object for each: a row for each series, a value for each row and shape.
+class Grid(NamedTuple):
+    """Samples of many series without an object for each: a row for each series, a value for each row and ending.
 
-    A value whose shape is None, or whose byte in ``mask`` is zero, is no sample. Behind those of a row comes the time
-    at which the series was made, if ``has_created`` and the row has any sample.
+    A value whose ending is None is no sample, nor is one whose byte in ``mask`` is zero. A mask has a byte for each
+    value, or for each row; None stands for that of the rows that are present. Behind the samples of a row comes the
+    time at which its series was made, if ``has_created`` and the row has any sample.
     """
 
     rows: Rows
-    shapes: tuple[Shape | None, ...]
+    endings: tuple[Ending | None, ...]
     values: Vector
     mask: bytes | None = None
     has_created: bool = False
 
+    @property
+    def shown(self) -> bytes:
+        """The mask, with a byte for each value or for each row."""
+        return self.rows.present if self.mask is None else self.mask
+
     def samples(self) -> list[Sample]:
         """The same as objects."""
         samples: list[Sample] = []
-        position = 0
-        for labels, created in zip(self.rows.labels, self.rows.created, strict=True):
-            before = len(samples)
-            for shape in self.shapes:
-                if shape is not None and (self.mask is None or self.mask[position]):
-                    whole = labels if shape.label is None else (*labels, shape.label)
-                    samples.append(Sample(shape.suffix, whole, self.values[position]))
-                position += 1
-            if self.has_created and len(samples) > before:
-                samples.append(Sample("_created", labels, created))
+        rows, width, shown = self.rows, len(self.endings), self.shown
+        mask = shown if len(shown) == len(rows) * width else rows.spread(width, shown)
+        for row in range(len(rows)):
+            start = row * width
+            endings = [(at, ending) for at, ending in enumerate(self.endings, start) if ending is not None and mask[at]]
+            if not endings:
+                continue
+            labels = rows.labels(row)
+            for at, ending in endings:
+                whole = labels if ending.label is None else (*labels, ending.label)
+                samples.append(Sample(ending.suffix, whole, self.values[at]))
+            if self.has_created:
+                samples.append(Sample("_created", labels, rows.created[row]))
         return samples
 
 
@@ -64,10 +73,10 @@ class Reading:
     ``type`` is OpenMetrics': counter, gauge, histogram, summary, info or stateset. ``name`` is without suffixes.
     ``original`` is the name in the Meter API, of a metric that has one: its labels are attributes, by their own names.
     ``adds`` says of a gauge that values of the same labels add up. A ``bare`` counter is shown without ``_total``.
-    Samples are given as such, or as a ``table``, of which they are made when somebody asks for them.
+    Samples are given as such, or as a ``grid``, of which they are made when somebody asks for them.
     """
 
-    __slots__ = ("_samples", "adds", "bare", "help", "name", "original", "table", "type", "unit")
+    __slots__ = ("_samples", "adds", "bare", "grid", "help", "name", "original", "type", "unit")
 
     def __init__(
         self,
@@ -80,7 +89,7 @@ class Reading:
         original: str = "",
         adds: bool = False,
         bare: bool = False,
-        table: Table | None = None,
+        grid: Grid | None = None,
     ) -> None:
         self.name = name
         self.type = type
@@ -89,19 +98,19 @@ class Reading:
         self.original = original
         self.adds = adds
         self.bare = bare
-        self.table = table
-        self._samples = samples if samples is not None or table is not None else []
+        self.grid = grid
+        self._samples = samples if samples is not None or grid is not None else []
 
     @property
     def samples(self) -> list[Sample]:
-        """The samples; setting them drops the table."""
+        """The samples; setting them drops the grid."""
         if self._samples is None:
-            self._samples = [] if self.table is None else self.table.samples()
+            self._samples = [] if self.grid is None else self.grid.samples()
         return self._samples
 
     @samples.setter
     def samples(self, samples: list[Sample]) -> None:
-        self.table = None
+        self.grid = None
         self._samples = samples
 
     def __repr__(self) -> str:

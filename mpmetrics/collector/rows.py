@@ -1,152 +1,74 @@
-"""The series of a family as rows, with what was made of their labels: all of it is kept until series are removed."""
+"""The series of one metric at one moment, as rows: what is made of their labels is made when somebody asks for it."""
 
 from __future__ import annotations
 
-from array import array
-from itertools import compress, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells import created, present
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
+    from mpmetrics._cells import Source, Table, Texts
     from mpmetrics.collector.reading import Labels
-    from mpmetrics.storage.catalog import Catalog, Family, Key, Series
 
-__all__ = ["OVERFLOW", "Rows", "RowsCache", "labels_of"]
+    Relabel = Callable[[Labels], Labels]
 
-Made = TypeVar("Made")
+__all__ = ["OVERFLOW", "Rows"]
 
 OVERFLOW: Labels = (("otel_metric_overflow", "true"),)
 """Labels of the series that takes what is past a metric's cap."""
 
 
-def labels_of(family: Family, key: Key) -> Labels:
-    """The labels of a series."""
-    return OVERFLOW if key is None else family.pairs(key)
-
-
 class Rows:
-    """Labels and time of creation of many series; ``firsts`` are their first slots, where they have slots.
+    """The rows of ``table`` as ``sources`` have them now. May be used by any thread, at any later time.
 
-    Rows never change, so what was merged of them may be looked at by any thread, at any later time. More of them, or
-    fewer, are other rows, which take over what was made of these.
+    Tables only grow, so what was made of a row's labels is kept there, for the rows of the next scrape.
     """
 
-    def __init__(
-        self, firsts: array[int], labels: list[Labels], created: list[float], made: _Made | None = None
-    ) -> None:
-        """``made`` is what was made of the first rows of these."""
-        self.firsts = firsts
-        self.labels = labels
-        self.created = created
-        self.memo: dict[str, Any] = {}
-        """What merging these rows left for the next time; for whoever merges, one thread at a time."""
-        # Threads that look one of these up at the same time may both make it: the same, and one of them is kept.
-        self._columns: dict[object, list[Any]] = {}
-        self._views: dict[object, _View] = {}
-        self._old_columns, self._old_views = made or _Made({}, {})
-
-    @classmethod
-    def of(cls, family: Family, members: Iterable[Series]) -> Rows:
-        """The rows of these series of ``family``."""
-        members = list(members)
-        labels = [labels_of(family, series.key) for series in members]
-        return cls(array("q", (series.first for series in members)), labels, [series.created for series in members])
+    def __init__(self, table: Table, sources: Sequence[Source]) -> None:
+        self._table = table
+        self._size = len(table)
+        self.present = present(table, sources)
+        """A byte for each row: whether any source has a series of it."""
+        self.created = created(table, sources)
+        """When the first series of each row was made: Unix time in seconds."""
+        self._relabel: Relabel | None = None
+        self._key: object = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._size
 
-    def followed_by(self, more: Rows) -> Rows:
-        """These rows, and ``more`` behind them."""
-        return Rows(
-            self.firsts + more.firsts, self.labels + more.labels, self.created + more.created, self._made()
-        )
+    def labels(self, row: int) -> Labels:
+        """The labels of a row, also of one that is not present."""
+        labels = self._table.labels(row)
+        return labels if self._relabel is None else self._relabel(labels)
 
-    def only(self, kept: Sequence[bool]) -> Rows:
-        """Those of these rows that are to be ``kept``."""
-        columns, views = self._made()
-        made = _Made({key: list(compress(column, kept)) for key, column in columns.items()}, {})
-        for key, view in views.items():
-            rows = view.rows.only(kept)
-            made.views[key] = _View(rows, frozenset(rows.labels))
-        labels, created = list(compress(self.labels, kept)), list(compress(self.created, kept))
-        return Rows(array("q", compress(self.firsts, kept)), labels, created, made)
+    def spread(self, width: int, mask: bytes | None = None) -> bytes:
+        """``mask``, by default :attr:`present`, with the byte of each row for each of ``width`` values."""
+        spread = bytearray(self._size * width)
+        for at in range(width):
+            spread[at::width] = self.present if mask is None else mask
+        return bytes(spread)
 
-    def _made(self) -> _Made:
-        return _Made(self._old_columns | self._columns, self._old_views | self._views)
+    def texts(self, key: object, make: Callable[[Labels], bytes] | None) -> Texts:
+        """What ``make`` makes of the labels of each row; ``key`` stands for ``make``, which is called once a row.
 
-    def column(self, key: object, make: Callable[[Labels, float], Made]) -> list[Made]:
-        """``make(labels, created)`` of each row; ``key`` stands for ``make``, which is called once a row."""
-        column: list[Made] | None = self._columns.get(key)
-        if column is None:
-            old: list[Made] = self._old_columns.get(key, [])
-            start = len(old)
-            column = [*old, *map(make, islice(self.labels, start, None), islice(self.created, start, None))]
-            self._columns[key] = column
-            self._old_columns.pop(key, None)
-        return column
+        None makes ``name="value",...`` of them, as the text formats have names that need no quotes.
+        """
+        relabel = self._relabel
+        if relabel is None:
+            return self._table.texts((None, key), make)
+        if make is None:
+            msg = "labels that are shown under other names need a function that writes them"
+            raise ValueError(msg)
+        return self._table.texts((self._key, key), lambda labels: make(relabel(labels)))
 
-    def view(self, key: object, relabel: Callable[[Labels], Labels]) -> Rows | None:
-        """The same rows with other labels; None when two of them would have the same. ``key`` as in :meth:`column`."""
-        view = self._views.get(key)
-        if view is None:
-            old = self._old_views.get(key, _NO_VIEW)
-            start = len(old.rows)
-            labels = [relabel(labels) for labels in islice(self.labels, start, None)]
-            rows = old.rows.followed_by(Rows(array("q"), labels, self.created[start:]))
-            view = _View(rows, old.distinct.union(labels))
-            self._views[key] = view
-            self._old_views.pop(key, None)
-        return view.rows if len(view.distinct) == len(self) else None
-
-
-class _Made(NamedTuple):
-    """Columns and views by their keys; they may be of the first rows alone."""
-
-    columns: dict[object, list[Any]]
-    views: dict[object, _View]
-
-
-class _View(NamedTuple):
-    """Rows with other labels, and which these are."""
-
-    rows: Rows
-    distinct: frozenset[Labels]
-
-
-_NO_VIEW = _View(Rows(array("q"), [], []), frozenset())
-
-
-class RowsCache:
-    """The rows of all families of a store, kept from one snapshot to the next; for one thread at a time."""
-
-    def __init__(self) -> None:
-        self._catalog: Catalog | None = None
-        self._kept: dict[int, _Kept] = {}
-
-    def rows(self, catalog: Catalog, number: int) -> Rows:
-        """The rows of all series of family ``number``."""
-        if self._catalog is not catalog:
-            self._catalog = catalog
-            self._kept = {}
-        family, members = catalog.families[number], catalog.series[number]
-        rows, serials, removals = self._kept.get(number) or _Kept(Rows.of(family, ()), array("Q"), 0)
-        if removals != catalog.removals[number]:
-            now = {series.serial for series in members.values()}
-            stay = [serial in now for serial in serials]
-            rows, serials = rows.only(stay), array("Q", compress(serials, stay))
-        # What there is stands in the order in which it was made, so what is new stands behind all else.
-        if len(rows) < len(members):
-            more = list(islice(members.values(), len(rows), None))
-            rows = rows.followed_by(Rows.of(family, more))
-            serials = serials + array("Q", (series.serial for series in more))
-        self._kept[number] = _Kept(rows, serials, catalog.removals[number])
-        return rows
-
-
-class _Kept(NamedTuple):
-    """The rows of a family, the serials of their series, and how many of its series had been removed by then."""
-
-    rows: Rows
-    serials: array[int]
-    removals: int
+    def view(self, key: object, relabel: Relabel) -> Rows | None:
+        """The same rows with other labels; None when two that are present would have the same. ``key`` as above."""
+        shown = self._table.texts((key, "labels"), lambda labels: repr(relabel(labels)).encode())
+        if not shown.are_distinct(self.present):
+            return None
+        view = Rows.__new__(Rows)
+        view.__dict__.update(self.__dict__, _relabel=relabel, _key=key)
+        return view

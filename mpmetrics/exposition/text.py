@@ -15,8 +15,8 @@ from mpmetrics._cells import lines, number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from mpmetrics._cells.vectors import Around
-    from mpmetrics.collector.reading import Labels, Reading, Table
+    from mpmetrics._cells.merging import Around
+    from mpmetrics.collector.reading import Grid, Labels, Reading
 
 __all__ = ["render_openmetrics", "render_text"]
 
@@ -62,8 +62,8 @@ def _has_sum(reading: Reading) -> bool:
     """False of observations that may be negative: these have no sum, and OpenMetrics has no count without one."""
     if reading.type != "histogram":
         return True
-    if reading.table is not None:
-        return any(shape is not None and shape.suffix == "_sum" for shape in reading.table.shapes)
+    if reading.grid is not None:
+        return any(ending is not None and ending.suffix == "_sum" for ending in reading.grid.endings)
     return any(sample.suffix == "_sum" for sample in reading.samples)
 
 
@@ -74,18 +74,19 @@ def _samples(reading: Reading, names: Collection[str], wanted: Callable[[str], b
     def shows(suffix: str) -> bool:
         return wanted(suffix) and (is_whole or reading.name + suffix in names)
 
-    if reading.table is not None:
-        return _table_lines(reading, reading.table, shows)
+    if reading.grid is not None:
+        return _grid_lines(reading, reading.grid, shows)
     return _encode("".join(_sample_lines(reading, shows)))
 
 
-def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -> bytes:
-    """The lines of a table. Source of the two forms of a series: see :func:`_quoted_series`."""
-    name, rows = reading.name, table.rows
+def _grid_lines(reading: Reading, grid: Grid, shows: Callable[[str], bool]) -> bytes:
+    """The lines of a grid. Source of the two forms of a series: see :func:`_quoted_series`."""
+    name, rows = reading.name, grid.rows
     is_legacy = _LEGACY.match(name) is not None
-    pairs = _pairs if is_legacy and not _may_be_quoted(reading) else _quoted_pairs
+    is_plain = is_legacy and not _may_be_quoted(reading)
+    pairs = _pairs if is_plain else _quoted_pairs
 
-    def around(suffix: str, label: tuple[str, str] | None) -> Around:
+    def around(suffix: str, label: tuple[str, str] | None = None) -> Around:
         before = f"{name}{suffix}{{" if is_legacy else f'{{"{_escape(name + suffix)}"'
         comma = "" if is_legacy else ","
         last = pairs((label,)) if label else ""
@@ -93,16 +94,14 @@ def _table_lines(reading: Reading, table: Table, shows: Callable[[str], bool]) -
         closing = f",{last}}} " if last else "} "
         return _encode(f"{before}{comma}"), _encode(closing), _encode(alone)
 
-    def created(labels: Labels, time: float) -> bytes:
-        opening, closing, alone = around("_created", None)
-        return b"%b%b\n" % (opening + text(labels) + closing if labels else alone, number(time).encode())
+    arounds = tuple(around(*ending) if ending is not None and shows(ending.suffix) else None for ending in grid.endings)
+    created = (around("_created"), rows.created) if grid.has_created and shows("_created") else None
+    texts = rows.texts("plain", None) if is_plain else rows.texts("quoted", _quoted_text)
+    return lines(arounds, texts, grid.values, grid.shown, created)
 
-    def text(labels: Labels, _: float = 0.0) -> bytes:
-        return _encode(pairs(labels))
 
-    shapes = tuple(around(*shape) if shape is not None and shows(shape.suffix) else None for shape in table.shapes)
-    more = rows.column((created.__name__, name, pairs), created) if table.has_created and shows("_created") else None
-    return lines(shapes, rows.column(pairs, text), table.values, table.mask, more)
+def _quoted_text(labels: Labels) -> bytes:
+    return _encode(_quoted_pairs(labels))
 
 
 def _sample_lines(reading: Reading, shows: Callable[[str], bool]) -> Iterable[str]:

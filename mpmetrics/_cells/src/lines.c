@@ -1,145 +1,418 @@
-/* The lines of a family, and the module itself. */
+/* Labels and whole families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/merging.py (lines). */
 
-#include "core.h"
+#include "index.h"
+
+/* --- the texts of rows --- */
+
+PyObject *texts_new(void)
+{
+    return Texts_Type.tp_alloc(&Texts_Type, 0);
+}
+
+static int texts_room(Texts *texts, size_t more)
+{
+    Py_ssize_t room = (Py_ssize_t)texts->room;
+    if (grow_array(&texts->bytes, &room, (Py_ssize_t)(texts->size + more), 1) < 0)
+        return -1;
+    texts->room = (size_t)room;
+    return 0;
+}
+
+/* A text is complete: it ends where the bytes end. */
+static int texts_end(Texts *texts)
+{
+    if (grow_array(&texts->ends, &texts->ends_room, texts->count + 1, sizeof *texts->ends) < 0)
+        return -1;
+    texts->ends[texts->count++] = texts->size;
+    return 0;
+}
+
+static inline Text text_at(const Texts *texts, Py_ssize_t row)
+{
+    size_t start = row == 0 ? 0 : texts->ends[row - 1];
+    return (Text){texts->bytes + start, (Py_ssize_t)(texts->ends[row] - start)};
+}
+
+static char *put_escaped(char *at, Text text)
+{
+    for (Py_ssize_t from = 0; from < text.size; from++) {
+        char byte = text.bytes[from];
+        if (byte == '\\' || byte == '"' || byte == '\n') {
+            *at++ = '\\';
+            byte = byte == '\n' ? 'n' : byte;
+        }
+        *at++ = byte;
+    }
+    return at;
+}
+
+static const char overflow_text[] = "otel_metric_overflow=\"true\"";
+
+/* Append name="value",... of a row. */
+static int put_labels(Texts *texts, const Table *table, Py_ssize_t number, Pair *pairs)
+{
+    const Row *row = &table->rows[number];
+    size_t size = sizeof overflow_text;
+    Py_ssize_t count = row_pairs(table, row, pairs);
+    for (Py_ssize_t at = 0; at < count; at++)
+        size += (size_t)(pairs[at].name.size + 2 * pairs[at].value.size) + 4;
+    if (texts_room(texts, size) < 0)
+        return -1;
+    char *at = texts->bytes + texts->size;
+    if (number == table->overflow) {
+        memcpy(at, overflow_text, sizeof overflow_text - 1);
+        at += sizeof overflow_text - 1;
+    }
+    for (Py_ssize_t pair = 0; pair < count; pair++) {
+        if (pair > 0)
+            *at++ = ',';
+        memcpy(at, pairs[pair].name.bytes, (size_t)pairs[pair].name.size);
+        at += pairs[pair].name.size;
+        *at++ = '=';
+        *at++ = '"';
+        at = put_escaped(at, pairs[pair].value);
+        *at++ = '"';
+    }
+    texts->size = (size_t)(at - texts->bytes);
+    return texts_end(texts);
+}
+
+static int extend_in_c(Texts *texts, const Table *table)
+{
+    Py_ssize_t room = 0;
+    Pair *pairs = NULL;
+    int failed = 0;
+    while (!failed && texts->count < table->count) {
+        Py_ssize_t row = texts->count;
+        failed = grow_array(&pairs, &room, row_most_pairs(table, &table->rows[row]) + 1, sizeof *pairs) < 0
+            || put_labels(texts, table, row, pairs) < 0;
+    }
+    PyMem_RawFree(pairs);
+    return failed ? -1 : 0;
+}
+
+/* `make` may do anything, extend these texts included. */
+static int extend_by(Texts *texts, const Table *table, PyObject *make)
+{
+    while (texts->count < table->count) {
+        Py_ssize_t row = texts->count;
+        PyObject *labels = row_labels(table, row);
+        PyObject *text = labels == NULL ? NULL : PyObject_CallOneArg(make, labels);
+        Py_XDECREF(labels);
+        if (text != NULL && !PyBytes_Check(text)) {
+            PyErr_Format(PyExc_TypeError, "the text of labels is bytes, not %R", text);
+            Py_CLEAR(text);
+        }
+        if (text == NULL)
+            return -1;
+        int failed = 0;
+        if (texts->count == row) {
+            size_t size = (size_t)PyBytes_GET_SIZE(text);
+            failed = texts_room(texts, size) < 0;
+            if (!failed) {
+                memcpy(texts->bytes + texts->size, PyBytes_AS_STRING(text), size);
+                texts->size += size;
+                failed = texts_end(texts) < 0;
+            }
+        }
+        Py_DECREF(text);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+/* Have a text for each row of a table: what `make` makes of its labels, or where that is None, name="value",... */
+int texts_extend(Texts *texts, Table *table, PyObject *make)
+{
+    return make == Py_None ? extend_in_c(texts, table) : extend_by(texts, table, make);
+}
+
+static void texts_dealloc(Texts *texts)
+{
+    PyMem_RawFree(texts->bytes);
+    PyMem_RawFree(texts->ends);
+    Py_TYPE(texts)->tp_free(texts);
+}
+
+static Py_ssize_t texts_length(Texts *texts)
+{
+    return texts->count;
+}
+
+static PyObject *texts_item(Texts *texts, Py_ssize_t row)
+{
+    if (row < 0 || row >= texts->count) {
+        PyErr_Format(PyExc_IndexError, "there is no text %zd, of %zd", row, texts->count);
+        return NULL;
+    }
+    Text text = text_at(texts, row);
+    return PyBytes_FromStringAndSize(text.bytes, text.size);
+}
+
+/* The rows whose byte in `shown` is not zero: 1 if all their texts are different, else 0; -1 with MemoryError. */
+static int are_distinct(const Texts *texts, const char *shown, Py_ssize_t rows)
+{
+    size_t size = 64;
+    while (size < 2 * (size_t)rows)
+        size *= 2;
+    Slot *slots = PyMem_RawCalloc(size, sizeof *slots);
+    int found = 0;
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t row = 0; !found && row < rows; row++) {
+        if (!shown[row])
+            continue;
+        Text text = text_at(texts, row);
+        uint32_t hash = (uint32_t)PyHash_GetFuncDef()->hash(text.bytes, text.size);
+        size_t at = hash & (size - 1);
+        for (; !found && slots[at].row != 0; at = (at + 1) & (size - 1)) {
+            Text other = text_at(texts, (Py_ssize_t)slots[at].row - 1);
+            found = slots[at].hash == hash && other.size == text.size
+                && memcmp(other.bytes, text.bytes, (size_t)text.size) == 0;
+        }
+        if (!found)
+            slots[at] = (Slot){hash, (uint32_t)row + 1};
+    }
+    PyMem_RawFree(slots);
+    return !found;
+}
+
+static PyObject *texts_are_distinct(Texts *texts, PyObject *mask)
+{
+    if (!PyBytes_Check(mask) || PyBytes_GET_SIZE(mask) > texts->count)
+        return PyErr_Format(PyExc_ValueError, "a mask has a byte for each of at most %zd rows", texts->count);
+    int are = are_distinct(texts, PyBytes_AS_STRING(mask), PyBytes_GET_SIZE(mask));
+    return are < 0 ? NULL : PyBool_FromLong(are);
+}
+
+static PyMethodDef texts_methods[] = {
+    {"are_distinct", (PyCFunction)texts_are_distinct, METH_O, NULL},
+    {NULL},
+};
+
+static PySequenceMethods texts_sequence = {
+    .sq_length = (lenfunc)texts_length,
+    .sq_item = (ssizeargfunc)texts_item,
+};
+
+PyTypeObject Texts_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "mpmetrics._cells.Texts",
+    .tp_doc = "The text of the labels of each row of a table. See mpmetrics._cells.index.",
+    .tp_basicsize = sizeof(Texts),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)texts_dealloc,
+    .tp_as_sequence = &texts_sequence,
+    .tp_methods = texts_methods,
+};
+
+/* --- lines --- */
+
+/* What stands before and behind a row's labels, and what stands there alone where it has none. */
+typedef struct {
+    Text opening, closing, alone;
+} Around;
 
 typedef struct {
     PyObject *bytes;
-    Py_ssize_t size, room;
+    char *at, *end;
 } Output;
 
 static int reserve(Output *output, Py_ssize_t more)
 {
-    if (output->size + more <= output->room)
+    if (output->end - output->at >= more)
         return 0;
-    output->room = (output->size + more) * 3 / 2;
-    return _PyBytes_Resize(&output->bytes, output->room);
-}
-
-static int put(Output *output, PyObject *bytes)
-{
-    Py_ssize_t size = PyBytes_GET_SIZE(bytes);
-    if (reserve(output, size) < 0)
+    Py_ssize_t size = output->at - PyBytes_AS_STRING(output->bytes), room = (size + more) * 3 / 2;
+    if (_PyBytes_Resize(&output->bytes, room) < 0)
         return -1;
-    memcpy(PyBytes_AS_STRING(output->bytes) + output->size, PyBytes_AS_STRING(bytes), (size_t)size);
-    output->size += size;
+    output->at = PyBytes_AS_STRING(output->bytes) + size;
+    output->end = PyBytes_AS_STRING(output->bytes) + room;
     return 0;
 }
 
-static int put_number(Output *output, double value)
+static inline void put(Output *output, Text text)
 {
-    if (reserve(output, NUMBER_ROOM) < 0)
+    memcpy(output->at, text.bytes, (size_t)text.size);
+    output->at += text.size;
+}
+
+static int put_line(Output *output, const Around *around, Text labels, double value)
+{
+    Py_ssize_t most = around->opening.size + around->closing.size + around->alone.size + labels.size + NUMBER_ROOM + 1;
+    if (reserve(output, most) < 0)
         return -1;
-    char *text = PyBytes_AS_STRING(output->bytes) + output->size;
-    Py_ssize_t size = write_number(value, text);
+    if (labels.size == 0)
+        put(output, around->alone);
+    else {
+        put(output, around->opening);
+        put(output, labels);
+        put(output, around->closing);
+    }
+    Py_ssize_t size = write_number(value, output->at);
     if (size < 0)
         return -1;
-    text[size] = '\n';
-    output->size += size + 1;
+    output->at += size;
+    *output->at++ = '\n';
     return 0;
 }
 
-/* A shape is None, for values that are left out, or (opening, closing, alone): what stands before and behind a row's
-   labels, and instead where there are none. */
-static int put_line(Output *output, PyObject *shape, PyObject *labels, double value)
+/* A family: `width` values a row, of which those are left out whose around has no opening. */
+typedef struct {
+    const Around *arounds;
+    Py_ssize_t width, rows;
+    const Texts *texts;
+    const double *values;
+    const char *shown;
+    Py_ssize_t shown_width; /* a byte for each value, for each row, or none */
+    const Around *created_around;
+    const double *created;
+} Lines;
+
+static inline int is_shown(const Lines *lines, Py_ssize_t row, Py_ssize_t at)
 {
-    int failed = PyBytes_GET_SIZE(labels) == 0
-        ? put(output, PyTuple_GET_ITEM(shape, 2)) < 0
-        : put(output, PyTuple_GET_ITEM(shape, 0)) < 0 || put(output, labels) < 0
-            || put(output, PyTuple_GET_ITEM(shape, 1)) < 0;
-    return failed || put_number(output, value) < 0 ? -1 : 0;
+    return lines->arounds[at].opening.bytes != NULL
+        && (lines->shown == NULL || lines->shown[lines->shown_width == 1 ? row : row * lines->width + at]);
 }
 
-static int all_bytes(PyObject *items)
+/* Nearly how many bytes there are going to be. */
+static Py_ssize_t estimate(const Lines *lines)
 {
-    for (Py_ssize_t at = 0; at < PySequence_Fast_GET_SIZE(items); at++)
-        if (!PyBytes_Check(PySequence_Fast_GET_ITEM(items, at)))
-            return 0;
-    return 1;
-}
-
-static int are_shapes(PyObject *shapes)
-{
-    for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(shapes); at++) {
-        PyObject *shape = PyTuple_GET_ITEM(shapes, at);
-        if (shape == Py_None)
+    Py_ssize_t count = 0, size = 0;
+    for (Py_ssize_t at = 0; at < lines->width; at++) {
+        if (lines->arounds[at].opening.bytes == NULL)
             continue;
-        if (!PyTuple_Check(shape) || PyTuple_GET_SIZE(shape) != 3 || !all_bytes(shape))
-            return 0;
+        for (Py_ssize_t row = 0; row < lines->rows; row++)
+            count += is_shown(lines, row, at);
+        size = lines->arounds[at].opening.size + lines->arounds[at].closing.size;
     }
-    return 1;
+    Py_ssize_t labels = lines->texts->count == 0 ? 0 : (Py_ssize_t)lines->texts->size / lines->texts->count;
+    return (count + (lines->created == NULL ? 0 : lines->rows)) * (size + labels + 16) + 256;
 }
 
-static Py_ssize_t count_bytes(PyObject *list)
+static PyObject *write_lines(const Lines *lines)
 {
-    Py_ssize_t count = 0;
-    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(list); at++)
-        count += PyBytes_GET_SIZE(PyList_GET_ITEM(list, at));
-    return count;
-}
-
-/* How many lines there are going to be, but for those behind the rows. */
-static Py_ssize_t count_lines(PyObject *shapes, Py_ssize_t rows, const char *shown)
-{
-    Py_ssize_t width = PyTuple_GET_SIZE(shapes), count = 0;
-    for (Py_ssize_t at = 0; at < width; at++) {
-        if (PyTuple_GET_ITEM(shapes, at) == Py_None)
-            continue;
-        for (Py_ssize_t row = 0; shown != NULL && row < rows; row++)
-            count += shown[row * width + at] != 0;
-        count += shown == NULL ? rows : 0;
-    }
-    return count;
-}
-
-static PyObject *write_lines(PyObject *shapes, PyObject *rows, const double *value, const char *shown, PyObject *more)
-{
-    Py_ssize_t width = PyTuple_GET_SIZE(shapes), count = PyList_GET_SIZE(rows);
-    Output output = {.room = 64 * (count_lines(shapes, count, shown) + 1) + (more == NULL ? 0 : count_bytes(more))};
-    output.bytes = PyBytes_FromStringAndSize(NULL, output.room);
-    int failed = output.bytes == NULL;
-    for (Py_ssize_t row = 0; !failed && row < count; row++) {
-        PyObject *labels = PyList_GET_ITEM(rows, row);
+    Py_ssize_t room = estimate(lines);
+    Output output = {.bytes = PyBytes_FromStringAndSize(NULL, room)};
+    if (output.bytes == NULL)
+        return NULL;
+    output.at = PyBytes_AS_STRING(output.bytes);
+    output.end = output.at + room;
+    int failed = 0;
+    for (Py_ssize_t row = 0; !failed && row < lines->rows; row++) {
+        Text labels = text_at(lines->texts, row);
         int is_any = 0;
-        for (Py_ssize_t at = 0; !failed && at < width; at++) {
-            PyObject *shape = PyTuple_GET_ITEM(shapes, at);
-            if (shape == Py_None || (shown != NULL && !shown[row * width + at]))
+        for (Py_ssize_t at = 0; !failed && at < lines->width; at++) {
+            if (!is_shown(lines, row, at))
                 continue;
             is_any = 1;
-            failed = put_line(&output, shape, labels, value[row * width + at]) < 0;
+            failed = put_line(&output, &lines->arounds[at], labels, lines->values[row * lines->width + at]) < 0;
         }
-        if (!failed && is_any && more != NULL)
-            failed = put(&output, PyList_GET_ITEM(more, row)) < 0;
+        if (!failed && is_any && lines->created != NULL)
+            failed = put_line(&output, lines->created_around, labels, lines->created[row]) < 0;
     }
     if (failed) {
         Py_XDECREF(output.bytes);
         return NULL;
     }
-    return _PyBytes_Resize(&output.bytes, output.size) < 0 ? NULL : output.bytes;
+    Py_ssize_t size = output.at - PyBytes_AS_STRING(output.bytes);
+    return _PyBytes_Resize(&output.bytes, size) < 0 ? NULL : output.bytes;
+}
+
+static int take_around(PyObject *object, Around *around)
+{
+    Text *texts[] = {&around->opening, &around->closing, &around->alone};
+    *around = (Around){0};
+    if (object == Py_None)
+        return 0;
+    int is_right = PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 3;
+    for (int at = 0; is_right && at < 3; at++) {
+        PyObject *bytes = PyTuple_GET_ITEM(object, at);
+        is_right = PyBytes_Check(bytes);
+        if (is_right)
+            *texts[at] = (Text){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
+    }
+    if (!is_right)
+        PyErr_Format(PyExc_TypeError, "%R is no tuple of an opening, a closing and what stands alone", object);
+    return is_right ? 0 : -1;
+}
+
+/* The doubles of a buffer. */
+static int take_doubles(PyObject *object, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_ND | PyBUF_FORMAT) < 0)
+        return -1;
+    if (view->itemsize == sizeof(double) && view->format != NULL && strcmp(view->format, "d") == 0)
+        return 0;
+    PyBuffer_Release(view);
+    PyErr_SetString(PyExc_TypeError, "lines() takes values as an array of format 'd'");
+    return -1;
+}
+
+static int take_mask(PyObject *mask, Lines *lines)
+{
+    if (mask == Py_None)
+        return 0;
+    Py_ssize_t size = PyBytes_Check(mask) ? PyBytes_GET_SIZE(mask) : -1;
+    if (size != lines->rows && size != lines->rows * lines->width) {
+        PyErr_Format(PyExc_ValueError, "the mask has no byte for each of %zd rows, or for each value", lines->rows);
+        return -1;
+    }
+    lines->shown = PyBytes_AS_STRING(mask);
+    lines->shown_width = size == lines->rows ? 1 : lines->width;
+    return 0;
+}
+
+static PyObject *lines_of(PyObject *arounds, PyObject *texts, const Py_buffer *values, PyObject *mask,
+                          PyObject *created_around, const Py_buffer *created)
+{
+    Py_ssize_t width = PyTuple_GET_SIZE(arounds), count = values->len / (Py_ssize_t)sizeof(double);
+    Around around, *taken = PyMem_New(Around, width + 1);
+    Lines lines = {.arounds = taken, .width = width, .rows = width == 0 ? 0 : count / width, .values = values->buf};
+    PyObject *text = NULL;
+    if (taken == NULL)
+        return PyErr_NoMemory();
+    int failed = 0;
+    for (Py_ssize_t at = 0; !failed && at < width; at++)
+        failed = take_around(PyTuple_GET_ITEM(arounds, at), &taken[at]) < 0;
+    if (!failed && created != NULL) {
+        failed = take_around(created_around, &around) < 0;
+        lines.created_around = &around;
+        lines.created = created->buf;
+    }
+    lines.texts = (const Texts *)texts;
+    if (!failed && (lines.rows * width != count || lines.rows > lines.texts->count
+                    || (created != NULL && created->len / (Py_ssize_t)sizeof(double) != lines.rows))) {
+        PyErr_Format(PyExc_ValueError, "%zd values of %zd texts", count, lines.texts->count);
+        failed = 1;
+    }
+    if (!failed && take_mask(mask, &lines) == 0)
+        text = write_lines(&lines);
+    PyMem_Free(taken);
+    return text;
 }
 
 static PyObject *lines(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *shapes, *rows, *values, *mask, *more;
-    Py_buffer view;
-    if (!PyArg_ParseTuple(args, "O!O!OOO:lines", &PyTuple_Type, &shapes, &PyList_Type, &rows, &values, &mask, &more))
+    PyObject *arounds, *texts, *values, *mask, *created = Py_None;
+    Py_buffer view, created_view;
+    if (!PyArg_ParseTuple(args, "O!O!OO|O:lines", &PyTuple_Type, &arounds, &Texts_Type, &texts, &values, &mask, &created))
         return NULL;
-    /* First: it may run code that changes the lists. What is looked at from here on stays as it is until the end. */
-    if (PyObject_GetBuffer(values, &view, PyBUF_ND | PyBUF_FORMAT) < 0)
+    int has_created = created != Py_None;
+    if (has_created && (!PyTuple_Check(created) || PyTuple_GET_SIZE(created) != 2))
+        return PyErr_Format(PyExc_TypeError, "created is a tuple of what stands around and of times, not %R", created);
+    /* First: it may run code. From here on nothing does, so the texts stay as they are. */
+    if (take_doubles(values, &view) < 0)
         return NULL;
-    Py_ssize_t size = PyTuple_GET_SIZE(shapes) * PyList_GET_SIZE(rows);
-    int is_masked = mask != Py_None, has_more = more != Py_None;
-    if (!are_shapes(shapes) || !all_bytes(rows) || (is_masked && !PyBytes_Check(mask))
-        || (has_more && (!PyList_Check(more) || !all_bytes(more)))) {
-        PyBuffer_Release(&view);
-        return PyErr_Format(PyExc_TypeError, "lines() takes a tuple of shapes, and text as bytes");
-    }
     PyObject *text = NULL;
-    if (view.itemsize != sizeof(double) || view.format == NULL || strcmp(view.format, "d") != 0 || view.len / 8 != size
-        || (is_masked && PyBytes_GET_SIZE(mask) != size)
-        || (has_more && PyList_GET_SIZE(more) != PyList_GET_SIZE(rows)))
-        PyErr_Format(PyExc_ValueError, "lines() takes a value for each row and shape, which are %zd", size);
-    else
-        text = write_lines(shapes, rows, view.buf, is_masked ? PyBytes_AS_STRING(mask) : NULL, has_more ? more : NULL);
+    if (!has_created)
+        text = lines_of(arounds, texts, &view, mask, NULL, NULL);
+    else if (take_doubles(PyTuple_GET_ITEM(created, 1), &created_view) == 0) {
+        text = lines_of(arounds, texts, &view, mask, PyTuple_GET_ITEM(created, 0), &created_view);
+        PyBuffer_Release(&created_view);
+    }
     PyBuffer_Release(&view);
     return text;
 }
@@ -154,35 +427,8 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
     return size < 0 ? NULL : PyUnicode_FromStringAndSize(text, size);
 }
 
-static PyMethodDef line_methods[] = {
-    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.vectors."},
-    {"number", number, METH_O, "See mpmetrics._cells.vectors."},
+PyMethodDef line_methods[] = {
+    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.merging."},
+    {"number", number, METH_O, "See mpmetrics._cells.merging."},
     {NULL},
 };
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "mpmetrics._cells._native",
-    .m_doc = "The compiled twin of the hot words; see the package for the contract.",
-    .m_size = -1,
-    .m_methods = line_methods,
-};
-
-PyMODINIT_FUNC PyInit__native(void)
-{
-    static PyTypeObject *const types[] = {
-        &Guard_Type, &Segment_Type, &Removals_Type, &Labelled_Type, &Cell_Type, &CounterCell_Type, &GaugeCell_Type,
-        &RecentCell_Type, &DistributionCell_Type, &SketchCell_Type,
-    };
-    PyObject *module = PyModule_Create(&definition);
-    if (module == NULL)
-        return NULL;
-    /* One more whenever the twin in Python expects something else of this one. */
-    int failed = PyModule_AddIntConstant(module, "CONTRACT", 4) < 0
-        || PyModule_AddFunctions(module, vector_methods) < 0;
-    for (size_t at = 0; !failed && at < sizeof types / sizeof *types; at++)
-        failed = PyModule_AddType(module, types[at]) < 0;
-    if (failed)
-        Py_CLEAR(module);
-    return module;
-}

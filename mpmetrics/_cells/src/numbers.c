@@ -1,6 +1,6 @@
 /* Sums that are exact, and numbers as text. */
 
-#include "core.h"
+#include "index.h"
 
 /* The exact sum of what is finite, rounded once; -1 when a partial sum is past the largest double. `partials` has room
    for `count` + 1 numbers: they do not overlap, and grow in magnitude.

@@ -1,0 +1,198 @@
+"""The pure-Python twin of tables: the different sets of labels of one metric, over all processes.
+
+A *key* is what a SERIES record says of its labels: u16 count, u16 length of each text, the texts in UTF-8. It holds
+the values of the family's labels, in their order; where the family is open, then the name and the value of each
+further label. A count of 65535 alone is the key of the overflow series.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import accumulate, compress, pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from mpmetrics._cells.offsets import OVERFLOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Pairs = tuple[tuple[str, str], ...]
+
+__all__ = ["Table", "Texts"]
+
+OVERFLOW_LABELS: Final = (("otel_metric_overflow", "true"),)
+NONE: Final = -1
+_COUNT: Final = struct.Struct("=H")
+_OVERFLOW_KEY: Final = _COUNT.pack(OVERFLOW)
+
+
+class Texts(list[bytes]):
+    """The text of the labels of each row of a table, as it was when these were asked for, or longer."""
+
+    __slots__ = ()
+
+    def are_distinct(self, mask: bytes) -> bool:
+        """Whether no two rows whose byte in ``mask`` is not zero have the same text."""
+        shown = list(compress(self, mask))
+        return len(set(shown)) == len(shown)
+
+
+class Table:
+    """Rows: label sets that are not equal. Their order does not count, nor do labels whose value is empty.
+
+    Rows are numbered as they come, and never go. The label names and values of a row are those of the series that
+    came first. One thread at a time, but for reading what is there.
+    """
+
+    def __init__(self) -> None:
+        self.families: list[tuple[tuple[str, ...], bool]] = []
+        """Label names and ``is_open`` of the declarations whose series came, each once, in that order."""
+        self.overflow = NONE
+        """The row of the overflow series, or -1."""
+        self.present = 0
+        """How many rows have a series in a source that exists."""
+        self.keys: list[tuple[int, bytes]] = []
+        """Of each row: the index of its family, and its key."""
+        self.removed: dict[int, int] = {}
+        """Of rows that were removed: series of a lower generation are gone."""
+        self.removals = 0
+        self.kept: dict[Any, Any] = {}
+        """What merging left for the next time."""
+        self._family_index: dict[tuple[tuple[str, ...], bool], int] = {}
+        self._known: dict[tuple[int, bytes], int] = {}
+        self._by_pairs: dict[Pairs, int] = {}
+        self._labels: list[Pairs] = []
+        self._uses: list[int] = []
+        self._texts: dict[object, Texts] = {}
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def labels(self, row: int) -> Pairs:
+        """Names and values, in the order of the family that brought the row; of the overflow row one label."""
+        self._check(row)
+        return self._labels[row]
+
+    def key_is_overflow(self, row: int) -> bool:
+        """Whether it is the row of the overflow series."""
+        self._check(row)
+        return row == self.overflow
+
+    def _check(self, row: int) -> None:
+        if not 0 <= row < len(self):
+            msg = f"there is no row {row}, of {len(self)}"
+            raise IndexError(msg)
+
+    def find(self, pairs: Iterable[tuple[str, str]]) -> int:
+        """The row with these labels, or -1. Never the overflow row."""
+        return self._by_pairs.get(_essence(pairs), NONE)
+
+    def remove(self, pairs: Iterable[tuple[str, str]], subset: bool, generation: int, first_row: int = 0) -> None:  # noqa: FBT001 (as in C)
+        """Mark the rows with these labels, or with ``subset`` those whose labels include these: see ``Source.sweep``.
+
+        In a subset an empty value stands for a label that is not there, or empty. No pairs at all: all rows, that of
+        the overflow series, too, which nothing else matches. Rows before ``first_row`` are left alone.
+        """
+        pairs = list(pairs)
+        wanted = _essence(pairs)
+        if not subset:
+            row = self._by_pairs.get(wanted, NONE)
+            if row >= max(first_row, 0):
+                self._remove(row, generation)
+            return
+        needed, missing = set(wanted), {name for name, value in pairs if not value}
+        for row in range(max(first_row, 0), len(self)):
+            labels = self._labels[row]
+            is_wanted = needed.issubset(labels) and not any(value and name in missing for name, value in labels)
+            if not pairs or (row != self.overflow and is_wanted):
+                self._remove(row, generation)
+
+    def _remove(self, row: int, generation: int) -> None:
+        if self.removed.get(row, 0) < generation:
+            self.removed[row] = generation
+            self.removals += 1
+
+    def texts(self, key: object, make: Callable[[Pairs], bytes] | None) -> Texts:
+        """What ``make`` makes of the labels of each row; ``key`` stands for ``make``, which is called once a row.
+
+        None makes ``name="value",...`` of them, escaped as the text formats have it.
+        """
+        texts = self._texts.setdefault(key, Texts())
+        make = make or _plain
+        while len(texts) < len(self):
+            row = len(texts)
+            text = make(self._labels[row])
+            if len(texts) == row:  # ``make`` may have asked for them, too
+                texts.append(text)
+        return texts
+
+    # What sources do.
+
+    def family(self, labels: tuple[str, ...], is_open: bool) -> int:  # noqa: FBT001 (as in C)
+        """The index of a family."""
+        index = self._family_index.setdefault((labels, is_open), len(self.families))
+        if index == len(self.families):
+            self.families.append((labels, is_open))
+        return index
+
+    def row(self, family: int, key: bytes) -> int:
+        """The row of a key, made if it is new. ValueError when a family like this has no such series."""
+        row = self._known.get((family, key))
+        if row is not None:
+            return row
+        if key == _OVERFLOW_KEY:
+            if self.overflow < 0:
+                self.overflow = self._add(family, key, OVERFLOW_LABELS)
+            return self.overflow
+        labels = _decode(key, *self.families[family])
+        essence = _essence(labels)
+        row = self._by_pairs.get(essence)
+        if row is None:
+            row = self._by_pairs[essence] = self._add(family, key, labels)
+        self._known[family, key] = row
+        return row
+
+    def _add(self, family: int, key: bytes, labels: Pairs) -> int:
+        self.keys.append((family, key))
+        self._labels.append(labels)
+        self._uses.append(0)
+        return len(self._labels) - 1
+
+    def use(self, row: int) -> None:
+        """A source has one more series of this row."""
+        self.present += self._uses[row] == 0
+        self._uses[row] += 1
+
+    def release(self, row: int) -> None:
+        """A source has one series of this row less."""
+        self._uses[row] -= 1
+        self.present -= self._uses[row] == 0
+
+
+def _essence(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    return tuple(sorted(pair for pair in pairs if pair[1]))
+
+
+def _decode(key: bytes, labels: tuple[str, ...], is_open: bool) -> Pairs:  # noqa: FBT001 (as in C)
+    """The names and values of a key; ValueError when it is none."""
+    try:
+        (count,) = _COUNT.unpack_from(key)
+        lengths = struct.unpack_from(f"={count}H", key, _COUNT.size)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    ends = list(accumulate(lengths, initial=_COUNT.size * (1 + count)))
+    if ends[-1] != len(key):
+        raise ValueError("its length is another than its texts have")
+    texts = [key[low:high].decode() for low, high in pairwise(ends)]
+    more = texts[len(labels) :]
+    if count < len(labels) or (more and not is_open) or len(more) % 2 or "" in more[::2]:
+        raise ValueError("its texts are not those of this family")
+    return (*zip(labels, texts, strict=False), *zip(more[::2], more[1::2], strict=True))
+
+
+def _plain(labels: Pairs) -> bytes:
+    return ",".join([f'{name}="{_escaped(value)}"' for name, value in labels]).encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

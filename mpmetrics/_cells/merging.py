@@ -1,0 +1,469 @@
+"""The pure-Python twin of merging the series of many sources, and of writing them down.
+
+Every function takes a table and the sources to merge, and works on all rows of the table at once. What it returns is
+row-major: the values of the first row, of the second, and so on. A *mask* says by a byte that is not zero that there is
+a value. What it returns is never changed, and may be the same object again.
+
+Between two scrapes most words of most processes stay as they were, and comparing bytes is a hundred times quicker here
+than adding numbers. So results are made anew by blocks of rows in which something changed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, chain, repeat
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, total, total_and_rest
+from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
+from mpmetrics._cells.sketch import RECORD
+from mpmetrics._cells.source import Part, Source, differing, runs
+
+if TYPE_CHECKING:
+    from mpmetrics._cells.index import Table, Texts
+
+__all__ = [
+    "Around",
+    "Vector",
+    "created",
+    "distributions",
+    "extremes",
+    "folded_distributions",
+    "levels",
+    "lines",
+    "number",
+    "pack_levels",
+    "pack_rows",
+    "present",
+    "recents",
+    "retired_ordinals",
+    "sums",
+    "sums_and_rests",
+]
+
+Vector = Sequence[float]
+"""Doubles, in a buffer of them: here an array, in the compiled twin a memoryview."""
+
+Around = tuple[bytes, bytes, bytes]
+"""What stands before and behind the labels of a line, and what stands there alone where there are none."""
+
+_Group = list["array[float]"]
+"""A word of each row, or several: columns."""
+
+_PAIR: Final = 2
+_RECENT: Final = 4
+
+
+def _parts(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source, Part]]:
+    """The sources that have series of the table, with their numbers."""
+    found = ((at, source, source.parts.get(table)) for at, source in enumerate(sources))
+    return [(at, source, part) for at, source, part in found if part is not None and part.loaded > 0]
+
+
+def _anew(
+    table: Table, key: object, groups: list[_Group], compute: Callable[[list[_Group], int], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """``compute(groups, rows)``: arrays with the same number of items for each row. Rows that did not change are kept.
+
+    ``key`` stands for ``compute`` and for what the groups are.
+    """
+    rows = len(table)
+    shape = rows, [len(group) for group in groups]
+    kept = table.kept.get(key)
+    results: tuple[Any, ...]
+    if kept is None or kept[0] != shape:
+        results = compute(groups, rows)
+    else:
+        results = kept[2]
+        changed: set[tuple[int, int]] = set()
+        for now, before in zip(chain.from_iterable(groups), chain.from_iterable(kept[1]), strict=True):
+            if now is not before:
+                changed.update(differing(now.tobytes(), before.tobytes()))
+        if changed:
+            results = tuple(result[:] for result in results)
+        for low, high in runs(sorted(changed)):
+            parts = compute([[column[low:high] for column in group] for group in groups], high - low)
+            for result, part in zip(results, parts, strict=True):
+                width = len(result) // rows
+                result[low * width : high * width] = part
+    table.kept[key] = shape, groups, results
+    return results
+
+
+def _added(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
+    """The exact sum of each row, rounded once."""
+    if not columns:
+        return array("d", bytes(8 * rows))
+    try:
+        return array("d", map(math.fsum, zip(*columns, strict=True)))
+    except (ValueError, OverflowError):  # an infinity of each sign, or a number near the largest double
+        return array("d", map(total, zip(*columns, strict=True)))
+
+
+def _addends(table: Table, sources: Iterable[Source], position: int, width: int) -> list[_Group]:
+    """Of each word its columns: of a retired sum value and rest, of a retired sketch the word that is the same."""
+    groups: list[_Group] = [[] for _ in range(width)]
+    for _, source, part in _parts(table, sources):
+        offset = position - RECORD if source.is_retired and part.width > _PAIR else position
+        if source.is_retired and part.width == _PAIR:
+            if position == 0 and width == 1:
+                both = zip(part.columns(0, len(table)), part.columns(1, len(table)), strict=True)
+                groups[0] += chain.from_iterable(both)
+        elif 0 <= offset <= part.width - width:
+            for at, group in enumerate(groups, offset):
+                group.extend(part.columns(at, len(table)))
+    return groups
+
+
+def sums(table: Table, sources: Iterable[Source], position: int = 0, width: int = 1) -> Vector:
+    """The exact sum, rounded once, of each of ``width`` words from ``position`` on, over all series of a row.
+
+    A retired sum has a value and a rest, which both are addends; a retired sketch has one record less than others, and
+    ``position`` is that of others.
+    """
+    if position < 0 or width < 1:
+        msg = f"{width} words at {position}"
+        raise ValueError(msg)
+
+    def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
+        values = array("d", bytes(8 * rows * width))
+        for at, group in enumerate(groups):
+            values[at::width] = _added(group, rows)
+        return (values,)
+
+    groups = _addends(table, sources, position, width)
+    return cast("Vector", _anew(table, ("sums", position, width), groups, compute)[0])
+
+
+def sums_and_rests(table: Table, sources: Iterable[Source], position: int = 0) -> Vector:
+    """Two values a row: the same sum, and what rounding it left over."""
+    (columns,) = _addends(table, sources, position, 1)
+    addends = zip(*columns, strict=True) if columns else repeat((), len(table))
+    return array("d", chain.from_iterable(map(total_and_rest, addends)))
+
+
+def _distribution_groups(
+    table: Table, sources: Iterable[Source], buckets: int
+) -> tuple[list[_Group], tuple[bool, ...]]:
+    """The columns of each layer of series, and whether it is retired."""
+    if buckets < 1:
+        msg = f"{buckets} buckets"
+        raise ValueError(msg)
+    groups: list[_Group] = []
+    retired: list[bool] = []
+    for _, source, part in _parts(table, sources):
+        if part.width == buckets + 2:
+            layers = zip(*(part.columns(at, len(table)) for at in range(part.width)), strict=True)
+            groups += map(list, layers)
+            retired += repeat(source.is_retired, len(groups) - len(retired))
+    return groups, tuple(retired)
+
+
+def _sums_that_count(groups: list[_Group], retired: tuple[bool, ...]) -> list[Sequence[float]]:
+    """The columns of addends of the sums of distributions."""
+    columns: list[Sequence[float]] = []
+    for group, is_retired in zip(groups, retired, strict=True):
+        columns += group[:2] if is_retired else [list(map(distribution_sum, zip(*group, strict=True)))]
+    return columns
+
+
+def distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vector:
+    """Cumulative counts, the count, and the sum, of each row: of the words ``sum, sum, bucket, ...``.
+
+    Of a retired one these are ``sum, rest, bucket, ...``; of the others the count says which sum counts.
+    """
+    groups, retired = _distribution_groups(table, sources, buckets)
+
+    def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
+        values = array("d", bytes(8 * rows * (buckets + 2)))
+        counts = [_added([group[at + 2] for group in groups], rows) for at in range(buckets)]
+        cumulative = list(chain.from_iterable(map(accumulate, zip(*counts, strict=True))))
+        for at in range(buckets):
+            values[at :: buckets + 2] = array("d", cumulative[at::buckets])
+        values[buckets :: buckets + 2] = array("d", cumulative[buckets - 1 :: buckets])
+        values[buckets + 1 :: buckets + 2] = _added(_sums_that_count(groups, retired), rows)
+        return (values,)
+
+    return cast("Vector", _anew(table, ("distributions", buckets, retired), groups, compute)[0])
+
+
+def folded_distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vector:
+    """Sum, rest and buckets, not cumulative, of each row: what a retired file has of it."""
+    groups, retired = _distribution_groups(table, sources, buckets)
+    rows, width = len(table), buckets + 2
+    values = array("d", bytes(8 * rows * width))
+    for at in range(2, width):
+        values[at::width] = _added([group[at] for group in groups], rows)
+    columns = _sums_that_count(groups, retired)
+    both = [total_and_rest(addends) for addends in zip(*columns, strict=True)] if columns else [(0.0, 0.0)] * rows
+    values[0::width] = array("d", [value for value, _ in both])
+    values[1::width] = array("d", [rest for _, rest in both])
+    return values
+
+
+def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vector, bytes]:  # noqa: FBT001 (as in C)
+    """The largest, or the smallest, word of each row that was ever set; NaN counts where there is nothing else.
+
+    Of a retired source all are set.
+    """
+    mode = "max" if is_max else "min"
+    groups: list[_Group] = []
+    retired: list[bool] = []
+    for _, source, part in _parts(table, sources):
+        if part.width == 1:
+            for column in part.columns(0, len(table)):
+                groups.append([column, _shown(part, len(table))] if source.is_retired else [column, column])
+                retired.append(source.is_retired)
+
+    def compute(groups: list[_Group], rows: int) -> tuple[array[float], bytearray]:
+        values, mask = array("d", bytes(8 * rows)), bytearray(rows)
+        for row in range(rows):
+            numbers = [words[row] for words, shown in groups if is_set(shown[row])]
+            if numbers:
+                values[row], mask[row] = extreme(mode, numbers) + 0.0, 1
+        return values, mask
+
+    values, mask = _anew(table, ("extremes", mode, tuple(retired)), groups, compute)
+    return values, bytes(mask)
+
+
+def _shown(part: Part, rows: int) -> array[float]:
+    """A column of ones where a part has a row."""
+    shown = array("d", bytes(8 * rows))
+    for at in part.members():
+        shown[part.rows[at]] = 1.0
+    return shown
+
+
+def levels(
+    table: Table, sources: Iterable[Source], ordinals: array[int], columns: array[int]
+) -> tuple[Vector, bytes]:
+    """The words that were ever set, by the ordinals of their processes: a value for each row and column.
+
+    ``ordinals`` are those of the sources, ``columns`` those that are wanted, in ascending order. A retired source
+    brings pairs of an ordinal and a value. Of two values in one place, that of the later source counts.
+    """
+    sources = list(sources)
+    if len(ordinals) != len(sources):
+        msg = f"{len(ordinals)} ordinals of {len(sources)} sources"
+        raise ValueError(msg)
+    width = len(columns)
+    column_of = {ordinal: at for at, ordinal in enumerate(columns)}
+    values, mask = array("d", bytes(8 * len(table) * width)), bytearray(len(table) * width)
+    for number, source, part in _parts(table, sources):
+        if source.is_retired:
+            found = ((part.rows[at], *pair) for at in part.members() for pair in _pairs(part.words_of(at)))
+        elif part.width == 1:
+            words = ((part.rows[at], part.words_of(at)[0]) for at in part.members())
+            found = ((row, ordinals[number], word) for row, word in words if is_set(word))
+        else:
+            continue
+        for row, ordinal, word in found:
+            column = column_of.get(ordinal)
+            if column is not None:
+                values[row * width + column], mask[row * width + column] = word + 0.0, 1
+    return values, bytes(mask)
+
+
+def _pairs(words: array[float]) -> list[tuple[int, float]]:
+    """Ordinals and values."""
+    numbers = array("q", words.tobytes())
+    return list(zip(numbers[0::2], words[1::2], strict=False))
+
+
+def retired_ordinals(table: Table, sources: Iterable[Source]) -> set[int]:
+    """The ordinals in the pairs of retired sources."""
+    parts = (part for _, source, part in _parts(table, sources) if source.is_retired)
+    return {ordinal for part in parts for at in part.members() for ordinal, _ in _pairs(part.words_of(at))}
+
+
+def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[int], Sequence[int]]:
+    """What was set last in each row, when, and by which source; 0.0, 0 and -1 where nothing was.
+
+    The words are ``value, time, value, time``, of a retired source ``value, time`` and the 16 bytes of an identity. Of
+    equal times that of the greater identity counts.
+    """
+    rows = len(table)
+    values, times, winners = array("d", bytes(8 * rows)), array("Q", bytes(8 * rows)), array("q", [-1]) * rows
+    identities = [b""] * rows
+    for number, source, part in _parts(table, sources):
+        if part.width != _RECENT:
+            continue
+        for at in part.members():
+            words, row = part.words_of(at), part.rows[at]
+            raw = words.tobytes()
+            _, first, _, second = struct.unpack("=QQQQ", raw)
+            identity, value, time = source.identity, words[0], first
+            if source.is_retired:
+                identity = raw[16:]
+            elif second > first:
+                value, time = words[2], second
+            if time and (time, identity) > (times[row], identities[row]):
+                values[row], times[row], winners[row], identities[row] = value + 0.0, time, number, identity
+    return values, times, winners
+
+
+def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
+    """``make(parts)``, kept for as long as no series come or go."""
+    parts = [part for _, _, part in _parts(table, sources)]
+    stamps = len(table), [part.stamp for part in parts]
+    kept = table.kept.get(name)
+    if kept is None or kept[0] != stamps:
+        kept = table.kept[name] = stamps, make(parts)
+    return kept[1]
+
+
+def present(table: Table, sources: Iterable[Source]) -> bytes:
+    """A byte for each row: 1 where one of the sources has a series of it."""
+
+    def make(parts: list[Part]) -> bytes:
+        mask = bytearray(len(table))
+        for part in parts:
+            for at in part.members():
+                mask[part.rows[at]] = 1
+        return bytes(mask)
+
+    return cast("bytes", _kept(table, "present", sources, make))
+
+
+def created(table: Table, sources: Iterable[Source]) -> Vector:
+    """When the first series of each row was made, Unix time in seconds; 0.0 where there is none."""
+    return cast("Vector", _kept(table, "created", sources, lambda parts: array("d", _created(table, parts))))
+
+
+def _created(table: Table, parts: Iterable[Part]) -> list[float]:
+    times = [math.inf] * len(table)
+    for part in parts:
+        for at in part.members():
+            times[part.rows[at]] = min(times[part.rows[at]], part.created[at])
+    return [0.0 if time == math.inf else time for time in times]
+
+
+def pack_rows(
+    table: Table,
+    sources: Iterable[Source],
+    values: Vector,
+    mask: bytes,
+    width: int,
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    """The rows whose byte in ``mask`` is not zero as series of a retired file: their words, and their records.
+
+    ``values`` are ``width`` of each row of the table. The words begin at ``first_word`` and stand one behind the other.
+    ``numbers`` are those that the families of the table have in the file. A series has the earliest creation and the
+    greatest generation of those that the sources have of its row.
+    """
+    words = [(row, array("d", values[row * width : (row + 1) * width])) for row in range(len(table)) if mask[row]]
+    return _packed(table, list(sources), words, first_word, numbers)
+
+
+def pack_levels(
+    table: Table,
+    sources: Iterable[Source],
+    values: Vector,
+    mask: bytes,
+    columns: array[int],
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    """The same of what :func:`levels` returned: the words of a row are pairs of an ordinal and a value."""
+    width = len(columns)
+    words = []
+    for row in range(len(table)):
+        pairs = array("d")
+        for at in range(width):
+            if mask[row * width + at]:
+                pairs.frombytes(struct.pack("=qd", columns[at], values[row * width + at]))
+        if pairs:
+            words.append((row, pairs))
+    return _packed(table, list(sources), words, first_word, numbers)
+
+
+def _packed(
+    table: Table,
+    sources: list[Source],
+    words: list[tuple[int, array[float]]],
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    if len(numbers) < len(table.families):
+        msg = f"{len(numbers)} numbers of {len(table.families)} families"
+        raise ValueError(msg)
+    parts = [part for _, _, part in _parts(table, sources)]
+    times, generations = _created(table, parts), [0] * len(table)
+    for part in parts:
+        for at in part.members():
+            generations[part.rows[at]] = max(generations[part.rows[at]], part.generations[at])
+    records = []
+    for row, own in words:
+        family, key = table.keys[row]
+        body = SERIES_HEAD.pack(numbers[family], len(own), first_word, times[row], generations[row]) + key
+        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, SERIES), SERIES)
+        records.append(head + body + bytes(-len(body) % 8))
+        first_word += len(own)
+    return b"".join(own.tobytes() for _, own in words), b"".join(records)
+
+
+def number(value: float) -> str:
+    """A value as the text formats write it: the shortest decimal that reads back to the same double."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (NaN alone does)
+
+
+def lines(
+    arounds: tuple[Around | None, ...],
+    texts: Texts,
+    values: Vector,
+    mask: bytes | None,
+    created: tuple[Around, Vector] | None = None,
+) -> bytes:
+    """The lines of a family: for each row and around a name, labels and a value.
+
+    ``texts`` are the labels of the rows; there may be more than rows. Values whose around is None are left out. The
+    mask has a byte for each value, or for each row; None: all are shown. ``created`` is a time for each row, and what
+    stands around that: it comes behind those rows of which anything is shown.
+    """
+    width = len(arounds)
+    rows = len(values) // width if width else 0
+    if rows * width != len(values) or rows > len(texts) or (created is not None and len(created[1]) != rows):
+        msg = f"{len(values)} values of {len(texts)} texts"
+        raise ValueError(msg)
+    if mask is not None and len(mask) not in (rows, rows * width):
+        msg = f"the mask has no byte for each of {rows} rows, or for each value"
+        raise ValueError(msg)
+    numbers = _numbers(values)
+    times = [] if created is None else _numbers(created[1])
+    if any(arounds) and b"" not in texts and (mask is None or 0 not in mask):
+        columns: list[Iterable[bytes]] = []
+        for at, around in enumerate(arounds):
+            if around is not None:
+                columns += [repeat(around[0]), texts, repeat(around[1]), numbers[at::width], repeat(b"\n")]
+        if created is not None:
+            columns += [repeat(created[0][0]), texts, repeat(created[0][1]), times, repeat(b"\n")]
+        return b"".join(chain.from_iterable(zip(*columns, strict=False)))  # what is repeated has no end
+    shown = mask or bytes([1]) * rows
+    parts: list[bytes] = []
+    for row in range(rows):
+        bits = shown[row * width : (row + 1) * width] if len(shown) > rows else shown[row : row + 1] * width
+        wanted = [at for at, around in enumerate(arounds) if around is not None and bits[at]]
+        for at in wanted:
+            parts += _line(arounds[at], texts[row], numbers[row * width + at])
+        if created is not None and wanted:
+            parts += _line(created[0], texts[row], times[row])
+    return b"".join(parts)
+
+
+def _line(around: Around | None, labels: bytes, value: bytes) -> tuple[bytes, ...]:
+    opening, closing, alone = around or (b"", b"", b"")
+    return (opening, labels, closing, value, b"\n") if labels else (alone, value, b"\n")
+
+
+def _numbers(values: Vector) -> list[bytes]:
+    write = repr if all(map(math.isfinite, values)) else number
+    return "\n".join(map(write, values)).encode().split(b"\n")

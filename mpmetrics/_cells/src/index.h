@@ -1,0 +1,216 @@
+/* What the reading files of the compiled twin share: rows, sources, sums, text. */
+
+#ifndef MPMETRICS_INDEX_H
+#define MPMETRICS_INDEX_H
+
+#include "core.h"
+#include "format.h"
+
+/* A text in UTF-8, not terminated. */
+typedef struct {
+    const char *bytes;
+    Py_ssize_t size;
+} Text;
+
+typedef struct {
+    Text name, value;
+} Pair;
+
+/* The labels of one declaration. The texts belong to the str objects in `labels`. */
+typedef struct {
+    PyObject *labels;
+    Text *names;
+    uint64_t *hashes;
+    Py_ssize_t count;
+    int is_open;
+} Names;
+
+/* One set of labels: where its key, the texts of a SERIES record, stands among the table's keys. */
+typedef struct {
+    uint32_t at; /* in units of KEY_UNIT bytes */
+    uint32_t size;
+    uint32_t names;
+    uint32_t uses; /* series in sources */
+} Row;
+
+#define KEY_UNIT 4
+
+typedef struct {
+    uint32_t hash;
+    uint32_t row; /* and one more; 0: empty */
+} Slot;
+
+/* What was made of the series with these stamps, one stamp a source. */
+typedef struct {
+    uint64_t *stamps;
+    Py_ssize_t count, rows;
+    PyObject *made;
+} Kept;
+
+typedef struct {
+    PyObject_HEAD
+    Row *rows;
+    uint64_t *removed; /* of each row: series of a lower generation are gone; NULL: none was removed yet */
+    Py_ssize_t count, room;
+    Py_ssize_t present; /* rows in use */
+    Slot *slots;
+    size_t slot_mask;
+    char *keys;
+    Py_ssize_t keys_size, keys_room;
+    Names *names;
+    Py_ssize_t names_count;
+    PyObject *names_index; /* (labels, is_open) -> index */
+    PyObject *texts;       /* key -> Texts */
+    Py_ssize_t overflow;   /* the row of the overflow series, or -1 */
+    uint64_t removals;     /* how often remove() found a row */
+    Kept kept_present, kept_created;
+} Table;
+
+/* Texts of rows, one behind the other. */
+typedef struct {
+    PyObject_HEAD
+    char *bytes;
+    size_t size, room;
+    size_t *ends;
+    Py_ssize_t count, ends_room;
+} Texts;
+
+/* A series whose row has not been looked up yet; its key is among the source's pending keys. */
+typedef struct {
+    uint32_t hash, size;
+    size_t at;
+    uint32_t part, member, names;
+} Pending;
+
+#define MOST_PENDING 32
+
+/* The series of one table in one source, in the order of their records. Arrays have `room` items, of which `count` are
+   in use; the first `loaded` of them have values. */
+typedef struct {
+    Table *table;
+    uint32_t width; /* 0: each has its own */
+    Py_ssize_t count, loaded, room, gone;
+    Py_ssize_t next; /* the row that the next series probably has */
+    uint32_t *words;
+    uint32_t *rows; /* GONE: ended, or removed */
+    uint32_t *widths; /* NULL unless width is 0 */
+    uint64_t *generations;
+    double *created;
+    double *values; /* `width` of each; else at `starts` */
+    size_t *starts;
+    uint64_t stamp; /* another one whenever `loaded` series come or go */
+    Py_ssize_t swept;
+    uint64_t swept_removals;
+    uint32_t *by_row; /* the last member of each row, and one more; of the stamp `by_row_stamp` */
+    Py_ssize_t by_row_count;
+    uint64_t by_row_stamp;
+} Part;
+
+typedef struct {
+    PyObject_HEAD
+    Py_buffer view;
+    Py_ssize_t limit;
+    int is_retired;
+    PyObject *identity;
+    int has_begun, is_cut, was_loaded, must_load;
+    uint64_t flips;
+    Py_ssize_t position;
+    int64_t patience; /* bytes of damaged records that are still checked */
+    Py_ssize_t damaged;
+    PyObject *folded;
+    struct FamilyEntry *families;
+    Py_ssize_t families_room;
+    Part *parts;
+    Py_ssize_t parts_count;
+    PyObject *parts_index; /* Table -> index */
+    uint64_t *taken;       /* a bit for each word that a series has */
+    size_t taken_size;
+    struct Place *places;  /* by first word; NULL until it is needed */
+    size_t places_mask, places_count;
+    char *body;            /* of the record that is looked at; a copy, which nobody changes */
+    size_t body_room;
+    Pending pending[MOST_PENDING];
+    int pending_count;
+    char *pending_keys;
+    Py_ssize_t pending_size, pending_room;
+} Source;
+
+#define GONE UINT32_MAX
+#define SKETCH_RECORD 6 /* words of a sketch's record; a retired sketch has one, any other two */
+enum { ROW_FAILED = -1, ROW_NONE = -2 };
+
+extern PyTypeObject Table_Type, Source_Type, Texts_Type;
+extern PyMethodDef reader_methods[], line_methods[];
+
+/* index.c */
+Py_ssize_t table_names(Table *table, PyObject *labels, int is_open);
+int table_is_row(const Table *table, Py_ssize_t row, uint32_t names, const char *key, uint32_t size);
+int table_is_key(const Table *table, uint32_t names, const char *key, uint32_t size);
+uint32_t table_hash(const Table *table, uint32_t names, const char *key);
+void table_prefetch(const Table *table, uint32_t hash);
+Py_ssize_t table_row(Table *table, uint32_t names, const char *key, uint32_t size, uint32_t hash);
+Py_ssize_t row_pairs(const Table *table, const Row *row, Pair *pairs);
+Py_ssize_t row_most_pairs(const Table *table, const Row *row);
+PyObject *row_labels(const Table *table, Py_ssize_t row);
+void row_release(Table *table, uint32_t row);
+void kept_clear(Kept *kept);
+
+/* source.c */
+Part *source_part(Source *source, Table *table);
+Py_ssize_t part_member(Part *part, Py_ssize_t row);
+
+/* lines.c */
+PyObject *texts_new(void);
+int texts_extend(Texts *texts, Table *table, PyObject *make);
+
+/* numbers.c */
+double exact_sum(const double *addends, Py_ssize_t count, double *room);
+Py_ssize_t write_number(double value, char *text); /* at most NUMBER_ROOM characters */
+#define NUMBER_ROOM 32
+
+static inline const char *row_key(const Table *table, const Row *row)
+{
+    return table->keys + (size_t)row->at * KEY_UNIT;
+}
+
+static inline const double *member_values(const Part *part, Py_ssize_t member)
+{
+    return part->values + (part->width ? (size_t)member * part->width : part->starts[member]);
+}
+
+static inline uint32_t member_width(const Part *part, Py_ssize_t member)
+{
+    return part->width ? part->width : part->widths[member];
+}
+
+/* How much room to make for `wanted` items. Pages that nothing was stored to cost nothing, so what is large gets much
+   room, and is seldom moved. */
+static inline Py_ssize_t room_for(Py_ssize_t wanted, size_t item)
+{
+    return (size_t)wanted * item < 1 << 16 ? wanted + wanted / 2 + 8 : 3 * wanted;
+}
+
+/* Have room for so many items; what was in the array stays. Returns 0, or -1 with MemoryError. */
+static inline int resize_array(void *array, Py_ssize_t room, size_t item)
+{
+    void **place = array, *resized = PyMem_RawRealloc(*place, (size_t)room * item);
+    if (resized == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *place = resized;
+    return 0;
+}
+
+static inline int grow_array(void *array, Py_ssize_t *room, Py_ssize_t wanted, size_t item)
+{
+    if (wanted <= *room)
+        return 0;
+    Py_ssize_t more = room_for(wanted, item);
+    if (resize_array(array, more, item) < 0)
+        return -1;
+    *room = more;
+    return 0;
+}
+
+#endif
