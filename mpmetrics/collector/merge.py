@@ -91,28 +91,30 @@ class Merger:
 
     def reading(self, only: Collection[int] | None = None) -> Reading:
         """The metric with the samples of all rows, or of ``only`` these."""
-        family = self.family
-        present = self.rows.present
+        family, present = self.family, self.rows.present
         shown = present if only is None else _chosen(present, only)
-        reading = Reading(
-            family.name,
-            _TYPES.get(family.kind, family.kind),
-            family.help,
-            family.unit,
-            original=family.original,
-            adds=family.kind == "updowncounter",
-        )
+        samples: list[Sample] | None = None
+        grid: Grid | None = None
         if family.kind == "info":
-            reading.samples = list(self._info(shown))
+            samples = list(self._info(shown))
         elif family.mode == "all" and self._is_sparse():
-            reading.samples = list(self._single_levels(shown))
+            samples = list(self._single_levels(shown))
         else:
             endings, values, mask = self._values()
             if only is not None:
                 mask = shown if mask is None else bytes(map(and_, mask, self.rows.spread(len(endings), shown)))
             has_created = family.kind in _WITH_CREATED
-            reading.grid = Grid(self.rows, tuple(endings), values, mask, has_created=has_created)
-        return reading
+            grid = Grid(self.rows, tuple(endings), values, mask, has_created=has_created)
+        return Reading(
+            family.name,
+            _TYPES.get(family.kind, family.kind),
+            family.help,
+            family.unit,
+            samples,
+            original=family.original,
+            adds=family.kind == "updowncounter",
+            grid=grid,
+        )
 
     def sums(self) -> Vector:
         """What each row of a counter or gauge adds up to."""

@@ -12,7 +12,9 @@ import pytest
 
 from mpmetrics import Provider
 from mpmetrics.callbacks.runner import Runner, at_work_for
+from mpmetrics.collector.merge import Merger
 from mpmetrics.collector.suspects import Suspects
+from mpmetrics.storage.snapshot import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +108,8 @@ def test_a_late_delta_is_not_lost(hanging: Hanging) -> None:
     hanging.go.set()
     assert hanging.ended.acquire(timeout=10)
 
-    assert [1.0] == [word for value in provider.memory.private_values() for word in value.words if value.key]
+    snapshot = EpochReader(None, provider.memory).snapshot()
+    assert [1.0] == list(Merger(snapshot.shapes["c"][0], snapshot.columns).sums())
     assert "c" == counter.name
 
 

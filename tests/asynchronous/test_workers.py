@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics import Collector, ConflictError, Counter, Gauge, Provider
+from mpmetrics import Collector, Counter, Gauge, Provider
 from mpmetrics.callbacks.address import list_workers
 from mpmetrics.instruments.metric import Internal
-from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,8 +85,7 @@ def observing(
 
 def own(provider: Provider) -> str:
     """Identity of this process's slab."""
-    segments = provider.memory.segments
-    name = None if segments is None else segments.slab_name
+    name = provider.memory.slab_name
     return "" if name is None else name.identity
 
 
@@ -472,33 +470,6 @@ def test_a_worker_that_collects(shared: Provider, seen: Seen) -> None:
     assert 3 == len(runs)
 
 
-@pytest.mark.parametrize("scope", ["host", "worker"])
-def test_values_that_another_thread_stores(shared: Provider, seen: Seen, scope: Any) -> None:
-    """An operation that another thread is going to carry out is awaited before the words are read."""
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        entered.set()
-        leave.wait(20)
-
-    holder = threading.Thread(target=shared.memory.guard.run, args=(hold, None))
-
-    def observe(observer: Any) -> None:
-        observer.observe(5)
-        threading.Timer(0.03, leave.set).start()
-
-    shared.meter("test").observable_counter("c", callback=observe, scope=scope, temporality="delta")
-    if scope == "worker":
-        wait_for_workers(shared, 1)
-    Gauge("lease", "", provider=shared, multiprocess_mode="livesum").set(1)
-    holder.start()
-    entered.wait(20)
-    shown = seen(shared)
-    holder.join()
-
-    assert 5.0 == shown["c_total"]
-
-
 def test_more_series_than_the_store_has_room_for(shared: Provider, seen: Seen) -> None:
     """Once a metric has had as many series as it may, new ones add up in its overflow series; old ones stay."""
     runs = []
@@ -533,17 +504,16 @@ def test_taken_back(shared: Provider, scrape: Seen) -> None:
 
 
 def test_another_metric_of_that_name(shared: Provider, child: Start, seen: Seen) -> None:
-    """A metric that the store had first is shown, without the values of ours; everything else is there."""
-    child(lambda: Counter("g", "", ["a", "b"], provider=shared).labels("1", "2").inc())
-    ours = Provider()
+    """A metric that another process declared later is shown, without the values of ours; everything else is there."""
+    ours = Provider(shared.directory)
     meter = ours.meter("test")
     for name in ("g", "good"):
         meter.observable_gauge(name, callback=lambda observer: observer.observe(1))
-    assert shared.directory is not None
-    with pytest.raises(ConflictError):
-        ours.attach(Store(shared.directory).join())
+    other = child(lambda: Counter("g", "", ["a", "b"], provider=shared).labels("1", "2").inc())
 
     assert {'g_total{a="1",b="2"}': 1.0, "good": 1.0} == seen(ours)
+    other.kill()
+    assert {"g": 1.0, "good": 1.0} == seen(ours), "ours is the only one that a living process declares"
     ours.shutdown()
 
 

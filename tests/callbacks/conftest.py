@@ -40,8 +40,7 @@ def listening() -> Callable[[Provider], None]:
 
     def wait(provider: Provider) -> None:
         def is_listening() -> bool:
-            segments, epoch = provider.memory.segments, provider.epoch
-            own = None if segments is None else segments.slab_name
+            own, epoch = provider.memory.slab_name, provider.epoch
             return bool(own and epoch and own.identity in {name.identity for name in list_workers(epoch.path)})
 
         wait_until(is_listening)

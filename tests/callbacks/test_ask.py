@@ -82,7 +82,7 @@ def in_place_of_a_worker(path: Path, speak: Callable[[socket.socket], object]) -
 
 
 def test_what_a_collector_asks(shared: Provider, worker: Path) -> None:
-    """A request is a line, the answer is one too: the first slots of the series that show; then the worker hangs up."""
+    """A request is a line, the answer is one too: the first words of the series that show; then the worker hangs up."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(socket_of(shared))
         client.sendall(b'{"seconds": 5, "max_age": 0}\n')

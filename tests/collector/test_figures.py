@@ -16,7 +16,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Histogram, Info
 from mpmetrics.provider import Provider
-from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import mutex
 
 Start = Callable[[Callable[[], object]], Any]
 
@@ -25,6 +25,7 @@ ALWAYS = {
     "mpmetrics_damaged_records",
     "mpmetrics_drops_total",
     "mpmetrics_folds_total",
+    "mpmetrics_hidden_shapes",
     "mpmetrics_processes",
     "mpmetrics_series",
     "mpmetrics_store_bytes",

@@ -13,7 +13,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Gauge, UpDownCounter
 from mpmetrics.instruments.gauge import GaugeMode
-from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

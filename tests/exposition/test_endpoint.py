@@ -13,7 +13,7 @@ import pytest
 from mpmetrics import Collector, LockTimeoutError
 from mpmetrics.exposition import endpoint as endpoint_module
 from mpmetrics.exposition.endpoint import PASSING, PATIENT_BEATS, Endpoint
-from mpmetrics.storage.exclusive import mutex
+from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable

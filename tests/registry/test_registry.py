@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, ConflictError, Provider, ShutdownError, set_provider
+from mpmetrics._cells import TWIN
 from mpmetrics.registry import Counter, Registry, Timer, default_registry
 
 if TYPE_CHECKING:
@@ -162,9 +163,10 @@ def test_the_range_of_a_timer(registry: Registry) -> None:
         for amount in (value / 2, value, value * 2):
             timer.update(amount)
         assert abs(timer.percentile(0.5) / value - 1) <= 0.01
-    assert len(timer._memory.directory.catalog.by_slot if timer._memory.directory else ()) in (0, 139)
+    assert 139 == Collector(timer._provider).value("mpmetrics_series")
 
 
+@pytest.mark.skipif(TWIN != "pure", reason="the compiled core leaves nothing of an operation between two stores")
 @pytest.mark.parametrize("step", range(9))
 def test_a_timer_killed_in_the_middle_of_an_update(registry: Registry, step: int) -> None:
     """Whatever was stored of an update that did not reach its commit, the figures are those before it."""
@@ -189,13 +191,13 @@ def test_a_timer_killed_in_the_middle_of_an_update(registry: Registry, step: int
             self.left -= 1
             self.words[index] = value
 
-    whole, cell._segment.words = cell._segment.words, Dying(cell._segment.words)
+    whole, cell._words = cell._words, Dying(cell._words)
     died = False
     try:
         timer.update(10.0)
     except KeyboardInterrupt:
         died = True
-    cell._segment.words = whole
+    cell._words = whole
 
     shown = timer.snapshot().distribution
     assert died is (step < 7)
@@ -207,13 +209,15 @@ def test_a_timer_killed_in_the_middle_of_an_update(registry: Registry, step: int
 
 
 def test_a_name_of_another_kind(shared: Provider, store_directory: str) -> None:
-    """The error names both kinds, also where another process has the name."""
-    Registry("test", provider=shared).get_or_register_timer("it")
+    """The error names both kinds. Another process, which may run other code, is not kept from it: both count."""
+    registry = Registry("test", provider=shared)
+    registry.get_or_register_timer("it").update(3)
+    with pytest.raises(ConflictError, match="'it' cannot be a counter: it is registered as a timer"):
+        registry.get_or_register_counter("it")
     other = Provider(store_directory)
+    Registry("test", provider=other).get_or_register_counter("it").inc(5)
 
-    for provider in (shared, other):
-        with pytest.raises(ConflictError, match="'it' cannot be a counter: it is registered as a timer"):
-            Registry("test", provider=provider).get_or_register_counter("it")
+    assert {("counter", 5), ("timer", 1)} == {(view.role, view.count) for view in registry.read()}
     other.shutdown()
 
 
