@@ -162,7 +162,7 @@ class Collection(PrometheusCollector):
         snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
             self._say(name, problem)
-        for _, why in snapshot.hidden:
+        for why in (*snapshot.problems, *(why for _, why in snapshot.hidden)):
             self._say(why, why)
         merged = self._asynchronous.merge(snapshot)
         self._add_sources(merged)
@@ -225,8 +225,9 @@ class Collection(PrometheusCollector):
         path = self._epoch_path()
         if path is None:
             return
+        reader = self._reader  # which another thread may close
         try:
-            fold(path)
+            fold(path, retired=None if reader is None or reader.path != path else reader.retired)
         except (OSError, StoreError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
 

@@ -8,6 +8,7 @@ nothing; after it, the next one finds the names and goes on unlinking. Readers s
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
-from mpmetrics.storage.locks import is_held, mutex
+from mpmetrics.storage.locks import hold, is_held, mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.retire import Contents, retire
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["fold"]
 
+log = logging.getLogger("mpmetrics")
+
 BATCH = 64
 """Slabs that are folded with one commit."""
+
+DAMAGED_AT = 64
+"""Dead slabs that have to be there before those with damaged records are folded, and their damage forgotten."""
 
 _PATIENCE = 0.1
 """Seconds that a folder waits for a process that takes a dead slab's name away."""
@@ -40,23 +46,25 @@ SHORTEN_AT = 1 << 16
 """Bytes of removals before it is looked which of them are needed."""
 
 
-def fold(path: str, *, at_least: int = 1, most: int = BATCH) -> int:
+def fold(path: str, *, at_least: int = 1, most: int = BATCH, retired: SlabReader | None = None) -> int:
     """Fold the dead of the epoch at ``path``, up to ``most``, if there are ``at_least``; returns how many were folded.
 
     A long list of removals is shortened on the way. Returns 0 when another process folds. Slabs that cannot be read are
-    left where they are. Raises :class:`~mpmetrics.errors.StoreError` or OSError when the store cannot be read or
-    written; nothing is lost then.
+    left where they are, and damaged ones for as long as they are few. ``retired`` is the retired file as the caller has
+    read it: if somebody has removed it, it is written again from that. Raises :class:`~mpmetrics.errors.StoreError` or
+    OSError when the store cannot be read or written; nothing is lost then.
     """
     directory = Directory.at(path)
     if directory.is_foreign:
         return 0  # what is read and written here would be root's, in a directory of somebody else
     with directory.open() as folder:
         dead = sum(not is_alive(slab.file, dir_fd=folder) for slab in list_slabs(folder))
-        if dead < at_least and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
+        is_gone = retired is not None and not _exists("retired", folder)
+        if dead < at_least and not is_gone and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
             return 0
         try:
             with mutex("fold.lock", 0.0, dir_fd=folder):
-                return _Fold(directory, folder).run(most, at_least)
+                return _Fold(directory, folder, retired, is_patient=dead < DAMAGED_AT).run(most, at_least)
         except LockTimeoutError:
             return 0
 
@@ -64,18 +72,29 @@ def fold(path: str, *, at_least: int = 1, most: int = BATCH) -> int:
 class _Fold:
     """One fold, under its lock, in the directory that is open as ``folder``."""
 
-    def __init__(self, directory: Directory, folder: int) -> None:
+    def __init__(self, directory: Directory, folder: int, known: SlabReader | None, *, is_patient: bool) -> None:
         self._directory = directory
         self._folder = folder
         self._shapes = Shapes()
         self._removals = Removals(directory, Shared(directory))
+        self._is_patient = is_patient
+        self._is_gone = False
         self._retired: SlabReader | None = None
-        with contextlib.suppress(FileNotFoundError), open_regular("retired", dir_fd=folder) as descriptor:
-            self._retired = SlabReader(descriptor, f"{directory.path}/retired", is_retired=True)
+        try:
+            with open_regular("retired", dir_fd=folder) as descriptor:
+                self._retired = SlabReader(descriptor, f"{directory.path}/retired", is_retired=True)
+        except FileNotFoundError:
+            if known is not None:
+                # So that nobody takes the epoch for dead, and is just removing it.
+                self._lease = hold("lease", folder)
+                self._retired, self._is_gone = SlabReader.again(known), True
+        if self._retired is not None:
             self._retired.read(self._shapes.declare)
 
     def run(self, most: int, at_least: int) -> int:
         self._sweep()
+        if self._retired is not None and self._retired.damaged and self._is_patient:
+            return 0
         contained = set() if self._retired is None else self._retired.source.folded
         fresh: dict[bytes, tuple[str, SlabReader]] = {}
         known: list[tuple[str, SlabReader]] = []
@@ -92,19 +111,21 @@ class _Fold:
             if identity in contained or reader.is_folded or identity in fresh:  # the last: its second name
                 known.append((slab.file, reader))
             elif len(fresh) < most:
-                fresh[identity] = slab.file, reader
+                reader.read(self._shapes.declare)
+                if not (reader.damaged and self._is_patient):
+                    fresh[identity] = slab.file, reader
         stay |= self._remove(known)
         is_long = os.stat("removals", dir_fd=self._folder).st_size >= SHORTEN_AT
-        if len(fresh) < at_least and not is_long:
+        if len(fresh) < at_least and not is_long and not self._is_gone:
             return 0
         readers = [reader for _, reader in fresh.values()]
-        for reader in readers:
-            reader.read(self._shapes.declare)
         # After all slabs have been read: what was removed since a series was made is not to come back.
         self._removals.read()
         retired = [] if self._retired is None else [self._retired]
         self._shapes.apply([reader.source for reader in (*retired, *readers)], self._removals)
         self._write(readers, {*fresh, *stay})
+        if self._is_gone:
+            log.warning("%s/retired was removed; it is written again as it was read last", self._directory.path)
         self._remove(list(fresh.values()))
         if is_long:
             self._shorten()
@@ -123,16 +144,18 @@ class _Fold:
         return reader
 
     def _write(self, readers: Sequence[SlabReader], names: Iterable[bytes]) -> None:
-        folded = len(readers) + (0 if self._retired is None else self._retired.folded)
+        identity, folded = secrets.token_bytes(16), len(readers)
+        if self._retired is not None:
+            identity, folded = bytes.fromhex(self._retired.identity), folded + self._retired.folded
         contents = retire(self._shapes, self._retired, readers, self._living)
-        for identity in sorted(names):
-            contents.add_record(fmt.FOLDED, identity)
+        for name in sorted(names):
+            contents.add_record(fmt.FOLDED, name)
         temporary = f"new-retired-{secrets.token_hex(16)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         descriptor = open_private(temporary, flags, self._directory.owner, dir_fd=self._folder)
         try:
             with Descriptor(descriptor):
-                _fill(descriptor, contents, folded)
+                _fill(descriptor, contents, identity, folded)
             # The commit: from here on these slabs count as part of the retired file, and not by themselves.
             os.rename(temporary, "retired", src_dir_fd=self._folder, dst_dir_fd=self._folder)
         except BaseException:
@@ -224,13 +247,21 @@ class _Fold:
                         os.unlink(name, dir_fd=self._folder)
 
 
-def _fill(descriptor: int, contents: Contents, folded: int) -> None:
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _fill(descriptor: int, contents: Contents, identity: bytes, folded: int) -> None:
     words, records = b"".join(contents.words), b"".join(contents.records)
     if len(words) > fmt.AREA_0 - fmt.PAGE or len(records) > fmt.AREA_SIZE:
         msg = f"the retired file would have {len(words)} bytes of words and {len(records)} of records: too many series"
         raise StoreUnavailableError(msg)
     page = bytearray(fmt.PAGE)
-    head = fmt.pack_slab(secrets.token_bytes(16), os.getpid(), time.time(), fmt.RETIRED_MAGIC, folded)
+    head = fmt.pack_slab(identity, os.getpid(), time.time(), fmt.RETIRED_MAGIC, folded)
     page[: len(head)] = head
     numbers = memoryview(page).cast("Q")
     numbers[fmt.WORDS_END] = fmt.PAGE + len(words)

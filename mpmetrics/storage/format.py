@@ -156,7 +156,9 @@ Retired file
 A slab of magic ``MPMRETIR`` that is written as a whole under another name, renamed into place, which is the commit, and
 never changed. FOLDED records name the slabs that it contains and whose files were still there: a slab of that identity
 is not counted again. Before the folder removes such a file it stores 1 into its word ``retired``, so that a reader that
-still maps it can tell that from a file that somebody else removed. Its series have these words:
+still maps it can tell that from a file that somebody else removed. Its identity is that of the file in whose place it
+was renamed: so a reader can tell whether it contains what the one contained that it knows. When somebody has removed
+it, the collector writes it again from its map. Its series have these words:
 
 * counter, up-down counter with mode ``sum``, gauge ``sum``: ``value, rest``; the rest is the exact sum less the value.
 * gauge ``min``, ``max``: one word. Gauge ``all``: ``ordinal, value`` for each ordinal, the ordinal as u64.

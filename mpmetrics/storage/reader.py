@@ -58,6 +58,14 @@ class SlabReader:
         self.is_alive, self._size = True, fmt.SLAB_SIZE
         return self
 
+    @classmethod
+    def again(cls, other: SlabReader) -> SlabReader:
+        """Another reader of the same file, for other tables; the file may have no name any more."""
+        self = cls.__new__(cls)
+        self.__dict__.update(other.__dict__)
+        self._begin(bytes.fromhex(other.identity))
+        return self
+
     def _begin(self, identity: bytes) -> None:
         self.identity = identity.hex()
         self._head = memoryview(self._map).cast("Q")
@@ -65,6 +73,8 @@ class SlabReader:
         self.source.identity = identity
         self.families: dict[Family, int] = {}
         """What it declares, and when (ns)."""
+        self.refused: dict[int, str] = {}
+        """Why some of its declarations, by number, are none."""
         self.ordinal: int | None = None
 
     def look(self, descriptor: int) -> None:
@@ -74,6 +84,11 @@ class SlabReader:
         if self._size < fmt.FIRST_WORDS_END:
             msg = f"{self.where}: {self._size} bytes are too few for a slab"
             raise FormatError(msg)
+
+    @property
+    def damaged(self) -> int:
+        """How many records and stretches of it cannot be used."""
+        return self.source.damaged + len(self.refused)
 
     @property
     def is_folded(self) -> bool:
@@ -96,7 +111,8 @@ class SlabReader:
         while (record := self.source.parse()) is not None:
             try:
                 family = Family.unpack(record.packed)
-            except ValueError:
+            except ValueError as error:
+                self.refused[record.number] = str(error)
                 self.source.family(record.number, None, 0, (), False)  # noqa: FBT003 (positional in C)
                 continue
             self.families[family] = min(record.declared, self.families.get(family, record.declared))

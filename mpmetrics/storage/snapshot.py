@@ -23,7 +23,7 @@ from mpmetrics.storage.shared import Shared
 from mpmetrics.storage.slabs import SlabName, list_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from mpmetrics._cells import Map, Source
     from mpmetrics.storage.memory import Memory
@@ -58,6 +58,8 @@ class Snapshot:
     """What is not shown, and why."""
     columns: list[Column] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    """Files that can be read in part."""
     damaged: int = 0
     trouble: float = 0.0
     files: int = 0
@@ -80,11 +82,14 @@ class EpochReader:
     def __init__(self, path: str | None, memory: Memory | None = None) -> None:
         self.path = path
         self._memory = memory
+        self._lost = ""
+        """What is said of a retired file that we had and nobody has any more."""
         self._begin()
 
     def _begin(self) -> None:
         self._shapes = Shapes()
-        self._retired: SlabReader | None = None
+        self.retired: SlabReader | None = None
+        """The retired file as it was read last."""
         self._slabs: dict[tuple[int, int], SlabReader] = {}
         """By device and inode."""
         self._own: dict[int, SlabReader] = {}
@@ -130,17 +135,16 @@ class EpochReader:
             return None  # a value that waited has moved into a slab meanwhile
         self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
         snapshot.shapes, snapshot.hidden = self._shapes.chosen(self._readers())
-        snapshot.damaged += sum(column.source.damaged for column in snapshot.columns)
         return snapshot
 
     def _readers(self) -> Iterable[SlabReader]:
-        retired = [] if self._retired is None else [self._retired]
+        retired = [] if self.retired is None else [self.retired]
         return (*retired, *self._slabs.values(), *self._own.values())
 
     def _read_epoch(self, snapshot: Snapshot, folder: int) -> bool:
         """Read all files; whether no folder has moved anything meanwhile."""
         self._read_retired(snapshot, folder)
-        before = None if self._retired is None else self._retired.inode
+        before = None if self.retired is None else self.retired.inode
         is_complete = self._read_slabs(snapshot, folder)
         self._measure(snapshot, folder)
         self._read_shared(snapshot)
@@ -148,24 +152,36 @@ class EpochReader:
 
     def _read_retired(self, snapshot: Snapshot, folder: int) -> None:
         inode = _inode("retired", folder)
-        if inode is None and self._retired is not None:
+        if inode is None and self.retired is not None:
             snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
-        elif inode is not None and (self._retired is None or self._retired.inode != inode):
+        elif inode is not None and (self.retired is None or self.retired.inode != inode):
             try:
                 with open_regular("retired", dir_fd=folder) as descriptor:
                     retired = SlabReader(descriptor, f"{self.path}/retired", is_retired=True)
                 retired.read(self._shapes.declare)
-                self._retired = retired
+                self._compare(retired)
+                self.retired = retired
             except (OSError, FormatError) as error:  # what was read last stands
                 snapshot.unreadable["retired"] = str(error)
-        if self._retired is not None:
-            snapshot.folded = self._retired.folded
-            self._add(snapshot, [self._retired])
+        if self._lost:
+            snapshot.unreadable["retired before"] = self._lost
+        if self.retired is not None:
+            snapshot.folded = self.retired.folded
+            self._add(snapshot, [self.retired])
+
+    def _compare(self, retired: SlabReader) -> None:
+        """Note it when another retired file is there that does not contain what ours did."""
+        ours = self.retired
+        if ours is not None and (retired.identity != ours.identity or retired.folded < ours.folded):
+            self._lost = (
+                f"{ours.where}: somebody removed it, and what {ours.folded} processes had counted, or some of them, is"
+                " not in the one that is there now"
+            )
 
     def _read_slabs(self, snapshot: Snapshot, folder: int) -> bool:
         is_complete = True
         seen: dict[tuple[int, int], SlabReader] = {}
-        contained = set() if self._retired is None else self._retired.source.folded
+        contained = set() if self.retired is None else self.retired.source.folded
         for name in list_slabs(folder):
             try:
                 reader = self._open(name, folder)
@@ -216,7 +232,7 @@ class EpochReader:
         reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # nothing but its label is left to ask
         return True
 
-    def _add(self, snapshot: Snapshot, readers: Iterable[SlabReader]) -> None:
+    def _add(self, snapshot: Snapshot, readers: Collection[SlabReader]) -> None:
         columns = [
             Column(
                 _IDLE if reader.ordinal is None else reader.ordinal,
@@ -229,7 +245,16 @@ class EpochReader:
             for reader in readers
         ]
         snapshot.columns += columns
+        for reader in readers:
+            self._tell(snapshot, reader.where, reader.damaged, reader.refused.values())
         snapshot.columns.sort(key=lambda column: (not column.is_retired, column.ordinal, column.created))
+
+    def _tell(self, snapshot: Snapshot, where: str, damaged: int, reasons: Iterable[str] = ()) -> None:
+        """Note what of a file cannot be used."""
+        snapshot.damaged += damaged
+        if damaged:
+            what = "; ".join(reasons) or "they are damaged, or another release wrote them"
+            snapshot.problems.append(f"{where}: some of its records cannot be used: {what}")
 
     def _read_memory(self, snapshot: Snapshot, maps: list[Map]) -> None:
         """Add what this process has in memory: a slab is read on, what waits is put together anew each time."""
@@ -259,7 +284,7 @@ class EpochReader:
                 self._removals.read()
             except (OSError, StoreError) as error:  # those read last are known
                 snapshot.unreadable["removals"] = str(error)
-            snapshot.damaged += self._removals.damaged
+            self._tell(snapshot, f"{self.path}/removals", self._removals.damaged)
         return self._removals
 
     def _measure(self, snapshot: Snapshot, folder: int) -> None:

@@ -1,23 +1,22 @@
-"""A retired file that somebody removes under collectors that are killed, or have seen different states of it."""
+"""A retired file that somebody removes: the collector writes it again from its map, once, or says what is missing."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.registry import Registry
+from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.keeper import Keeper
-from mpmetrics.storage.retired import load_retired, read_retired
+from mpmetrics.storage.locks import Sole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,18 +25,19 @@ if TYPE_CHECKING:
     Child = Callable[..., Any]
     Sums = Callable[[Any], dict[str, float]]
 
-STEPS = {str(Path(mpmetrics.__file__).parent / "storage" / name) for name in ("keeper.py", "fold.py", "retired.py")}
+STEPS = {str(Path(mpmetrics.__file__).parent / "storage" / name) for name in ("fold.py", "retire.py", "descriptor.py")}
 
 
 class Used:
     """Metrics that merge in different ways, of processes that come and go."""
 
-    def __init__(self, provider: mpmetrics.Provider, child: Child) -> None:
+    def __init__(self, provider: mpmetrics.Provider, child: Child, sums: Sums) -> None:
         of: dict[str, Any] = {"provider": provider}
         self.path = str(provider.epoch.path)  # type: ignore[union-attr]
         self.store = str(Path(self.path).parent)
         self.retired = Path(self.path, "retired")
         self._child = child
+        self._sums = sums
         self.hits = mpmetrics.Counter("hits", "Hits.", ["who"], **of)
         self.level = mpmetrics.UpDownCounter("level", "Level.", **of)
         self.added = mpmetrics.Gauge("added", "Added.", multiprocess_mode="sum", **of)
@@ -66,108 +66,163 @@ class Used:
         self.count += 1
         self._child(self.use).kill()
 
+    def shown(self, source: Any = None) -> tuple[float, ...]:
+        """How often a source, by default a new collector, says that each was used; the last value; what is missing."""
+        values = self._sums(self.store if source is None else source)
+        names = ("hits_total", "level", "added", "took_count", "size_count")
+        (count,) = {values.get(name, 0.0) for name in names}
+        assert values.get("took_sum", 0.0) == values.get("size_sum", 0.0) == 1.5 * count
+        assert values.get("most", 0.0) == values.get("latest", 0.0)
+        assert values.get("each", 7.0) == 7
+        return count, values.get("latest", 0.0), values["mpmetrics_unreadable_files"]
+
+    @property
+    def content(self) -> bytes:
+        """The words and records of the retired file, but for the names of slabs."""
+        data = self.retired.read_bytes()
+        return data[64:4096] + data[4096:8192] + data[1 << 26 :].split(b"KRPM\x10\0\0\0")[0]
+
 
 @pytest.fixture
-def used(shared: mpmetrics.Provider, child: Child, monkeypatch: pytest.MonkeyPatch) -> Used:
-    """Such metrics in a store of their own, in which only those fold who are told to."""
-    monkeypatch.setattr("mpmetrics.storage.segments.FOLD_AT", 1000)
-    return Used(shared, child)
+def used(shared: mpmetrics.Provider, child: Child, sums: Sums) -> Used:
+    """Such metrics in a store of their own."""
+    return Used(shared, child, sums)
 
 
-@pytest.fixture
-def count_of(sums: Sums) -> Callable[[Any], float]:
-    """How often a source says that each metric was used, which is the same for all."""
-
-    def look(source: Any) -> float:
-        values = sums(source)
-        (count,) = {values.get(name, 0.0) for name in ("hits_total", "level", "added", "took_count", "size_count")}
-        return count
-
-    return look
-
-
-def content_of(used: Used) -> bytes:
-    """The bytes of the retired file, but for the births, which say that it is another one."""
-    return replace(load_retired(used.path), births={}).encode()
-
-
-def test_what_is_put_back_is_the_same_for_each_kind_of_metric(sums: Sums, used: Used) -> None:
-    """Byte for byte, as often as it goes, and at once when the collector looks by itself."""
+def test_the_collector_writes_it_again(used: Used, caplog: pytest.LogCaptureFixture) -> None:
+    """Byte for byte, as often as it goes, with its next collection, for itself and for others; and says so."""
     collector = mpmetrics.Collector(used.store)
     for turn in range(5):
         used.die()
         used.die()
-        before, content = sums(collector), content_of(used)
+        expected = (used.count, used.count, 0)
+        assert expected == used.shown(collector)
+        before = used.content
         used.retired.unlink()
         if turn % 2:
-            collector.fold()
-            assert content == content_of(used)
-        for values in (sums(collector), sums(used.store)):
-            mine = {name: value for name, value in values.items() if "scrape" not in name}
-            assert mine == {name: before[name] for name in mine}
-        assert content == content_of(used)
-        assert (used.count, used.count, used.count, 7) == tuple(
-            before[name] for name in ("hits_total", "most", "latest", "each")
-        )
-
-
-def test_what_is_added_to_another_one_is_the_same_for_each_kind_of_metric(
-    sums: Sums, count_of: Callable[..., Any], used: Used
-) -> None:
-    """Another folder was first: all metrics are as if the file had never been gone, with two gauges of one worker."""
-    collector = mpmetrics.Collector(used.store)
-    for turn in range(5):
-        for _ in range(turn + 1):
             used.die()
-        sums(collector)
-        used.retired.unlink()
-        for _ in range(3):
-            used.die()
-            assert 1 == fold(used.path)
-        for source in (collector, used.store):
-            values = sums(source)
-            assert used.count == count_of(source)
-            assert (used.count, used.count, 7) == (values["most"], values["latest"], values["each"])
-            assert 1.5 * used.count == pytest.approx(values["timer_sum"] if "timer_sum" in values else 1.5 * used.count)
-        assert used.count == load_retired(used.path).folded
-    assert 0 == sums(collector)["mpmetrics_unreadable_files"]
+            expected = (used.count, used.count, 0)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "mpmetrics"):
+            assert expected == used.shown(collector) == used.shown() == used.shown(collector)
+        assert turn % 2 or before == used.content
+        assert [f"{used.retired} was removed; it is written again as it was read last"] == caplog.messages
 
 
-def test_where_it_cannot_be_put_back_it_is_shown_and_said(
-    sums: Sums, count_of: Callable[..., Any], used: Used, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As long as there is no room for it, the collector that has read it shows what it held."""
+def test_without_that_it_is_gone(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control; a collector that has read it goes on showing it even so, and says that it is not there."""
     collector = mpmetrics.Collector(used.store)
     used.die()
-    assert 1 == count_of(collector)
+    assert (1, 1, 0) == used.shown(collector)
+    monkeypatch.setattr("mpmetrics.collector.collection.fold", lambda path, **_: fold(path))
+    used.retired.unlink()
+    assert (1, 1, 1) == used.shown(collector)
+    assert (0, 0, 0) == used.shown()
+
+
+def test_slabs_that_are_still_there_count_once(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder was killed before it unlinked what it had folded: the file that is written again names these slabs."""
+    collector = mpmetrics.Collector(used.store)
+    with monkeypatch.context() as patch:
+        patch.setattr(fold_module._Fold, "_unlink", lambda *_: False)
+        for _ in range(3):
+            used.die()
+            assert (used.count, used.count, 0) == used.shown(collector)
+        assert [name for name in os.listdir(used.path) if name.startswith(("dead-", "slab-"))]
+        used.retired.unlink()
+        assert (3, 3, 0) == used.shown(collector) == used.shown()
+    used.retired.unlink()
+    assert (3, 3, 0) == used.shown(collector) == used.shown()
+    assert [] == [name for name in os.listdir(used.path) if name.startswith(("dead-", "slab-"))]
+
+
+@pytest.mark.parametrize("more", [1, 2, 5])
+def test_where_another_folder_was_first_what_is_missing_is_said(used: Used, more: int) -> None:
+    """It had nothing to go on from. Nothing is counted twice; whoever knew the old file says so as long as it lives."""
+    collector = mpmetrics.Collector(used.store)
+    for _ in range(3):
+        used.die()
+    assert (3, 3, 0) == used.shown(collector)
+    used.retired.unlink()
+    for _ in range(more):
+        used.die()
+        assert 1 == fold(used.path)
+    for _ in range(2):
+        assert (more, used.count, 1) == used.shown(collector)
+    assert (more, used.count, 0) == used.shown()
+
+
+def test_an_older_one_that_comes_back_is_said(used: Used) -> None:
+    """From a backup, say: what was folded since is missing, and who knew it says so."""
+    collector = mpmetrics.Collector(used.store)
+    used.die()
+    assert (1, 1, 0) == used.shown(collector)
+    Path(used.path, "backup").hardlink_to(used.retired)
+    used.die()
+    assert (2, 2, 0) == used.shown(collector)
+    Path(used.path, "backup").rename(used.retired)
+    assert (1, 1, 1) == used.shown(collector)
+    used.die()
+    assert (2, 3, 1) == used.shown(collector)
+
+
+def test_where_it_cannot_be_written_it_is_shown_and_said(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there is no room for it, the collector that has read it shows what it held, and nothing is folded."""
+    collector = mpmetrics.Collector(used.store)
+    used.die()
+    assert (1, 1, 0) == used.shown(collector)
     used.retired.unlink()
     with monkeypatch.context() as patch:
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("mpmetrics.storage.fold.write_retired", full)
+        patch.setattr("mpmetrics.storage.fold.write_all", full)
         used.die()
         for _ in range(3):
-            assert 2 == count_of(collector)
-            assert 1 == sums(collector)["mpmetrics_unreadable_files"]
-    assert 2 == count_of(collector) == count_of(used.store)
-    assert 0 == sums(collector)["mpmetrics_unreadable_files"]
+            assert (2, 2, 1) == used.shown(collector)
+        assert not [name for name in os.listdir(used.path) if name.startswith("new-")]
+    assert (2, 2, 0) == used.shown(collector) == used.shown()
+
+
+def test_nothing_is_written_into_an_epoch_that_is_being_removed(used: Used) -> None:
+    """Who removes an epoch has its lease alone: the collector shows what it has, and leaves the directory alone."""
+    collector = mpmetrics.Collector(used.store)
+    used.die()
+    assert (1, 1, 0) == used.shown(collector)
+    lease = Path(used.path, "lease")
+    lease.rename(lease.with_name("away"))  # held by this process
+    lease.touch()
+    used.retired.unlink()
+    with Sole(str(lease)) as is_sole:
+        assert is_sole
+        assert (1, 1, 1) == used.shown(collector)
+    lease.unlink()
+    assert (1, 1, 1) == used.shown(collector)
+    assert not used.retired.exists()
+    lease.with_name("away").rename(lease)
+    assert (1, 1, 0) == used.shown(collector) == used.shown()
+
+
+def test_removed_series_do_not_come_back(used: Used) -> None:
+    """A removal that came after the collector has read the file ends its series in what is written again, too."""
+    collector = mpmetrics.Collector(used.store)
+    used.die()
+    assert (1, 1, 0) == used.shown(collector)
+    used.hits.remove("all")
+    used.retired.unlink()
+    for source in (collector, used.store, collector):
+        values = used._sums(source)
+        assert (0, 1, 0) == (values.get("hits_total", 0), values["level"], values["mpmetrics_unreadable_files"])
 
 
 @pytest.mark.parametrize("is_said", [True, False], ids=["", "control"])
 def test_several_who_remember_never_show_too_much(
-    count_of: Callable[..., Any],
-    sums: Sums,
-    used: Used,
-    tally: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    is_said: bool,
+    sums: Sums, used: Used, tally: Callable[..., None], monkeypatch: pytest.MonkeyPatch, *, is_said: bool
 ) -> None:
     """Collectors that have read files of different age, and folds and removals in any order: at most the truth.
 
-    Who shows less than it once did, or than the file held that it read last, says so.
+    Who shows less than it once did says so.
     """
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
@@ -175,8 +230,7 @@ def test_several_who_remember_never_show_too_much(
     shown = [0.0] * len(collectors)
     tried = unsaid = 0
     if not is_said:
-        monkeypatch.setattr(EpochReader, "_take_retired", take_whatever_there_is)
-        monkeypatch.setattr(Keeper, "lacks", lambda *_: False)
+        monkeypatch.setattr("mpmetrics.storage.snapshot.EpochReader._compare", lambda *_: None)
     for turn in range(150 if is_said else 1500):
         what = chance.choice(["die", "die", "remove", "fold", "look", "look", "house"])
         number = chance.randrange(len(collectors))
@@ -201,56 +255,42 @@ def test_several_who_remember_never_show_too_much(
             elif unsaid:
                 break
     for collector in (*collectors, used.store):
-        assert count_of(collector) <= used.count, seed
+        assert used.shown(collector)[0] <= used.count, seed
     assert bool(unsaid) != is_said
     tally(tried)
 
 
-def take_whatever_there_is(reader: EpochReader) -> None:
-    """For controls: believe each retired file that is there."""
-    reader._retired, reader._retired_file = read_retired(reader.path)
-    reader._births = {}
-
-
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("others", [0, 1])
-def test_killed_at_any_line_the_next_one_puts_it_back(
-    count_of: Callable[..., Any], used: Used, others: int, tally: Callable[..., None]
-) -> None:
-    """Of two who remember it one is killed while it puts the file back and folds: exact, once, and nothing is left.
-
-    The same where ``others`` died since and were folded into another file.
-    """
-    keeper = Keeper()
+def test_killed_at_any_line_the_next_one_writes_it_again(used: Used, tally: Callable[..., None]) -> None:
+    """Of two who remember it one is killed while it writes the file and folds: exact, once, and nothing is left."""
+    collector = mpmetrics.Collector(used.store)
     used.die()
-    keeper.fold(used.path)
+    assert (1, 1, 0) == used.shown(collector)
+    known = collector._reader.retired  # type: ignore[union-attr]
     at, is_killed = -1, True
     while is_killed:
         at += 1
         used.retired.unlink()
-        for _ in range(others):
-            used.die()
-            fold(used.path)
         used.die()
         pid = os.fork()
         if not pid:
             try:
                 kill_at(at)
-                keeper.fold(used.path)
+                fold(used.path, retired=known)
             finally:
                 sys.settrace(None)
                 os._exit(0)
         is_killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-        keeper.fold(used.path)
-        assert used.count == count_of(used.store), at
-        left = [each.name for each in Path(used.path).iterdir() if each.name.startswith(("new-", "slab-"))]
+        assert (used.count, used.count, 0) == used.shown(collector) == used.shown(), at
+        left = [each.name for each in Path(used.path).iterdir() if each.name.startswith(("new-", "slab-", "dead-"))]
         assert [] == left, at
+        known = collector._reader.retired  # type: ignore[union-attr]
     tally(at)
     assert at > 50
 
 
 def kill_at(line: int) -> None:
-    """End this process before so many lines of what folds and puts back are run."""
+    """End this process before so many lines of what folds are run."""
     left = line
 
     def step(_frame: FrameType, event: str, _argument: object) -> Any:
