@@ -128,8 +128,8 @@ class EpochReader:
                     if not self._read_epoch(snapshot, folder) and not is_last:
                         return None
             except OSError as error:
-                snapshot.unreadable["."] = str(error)
-                self._add(snapshot, [reader for reader in self._slabs.values() if not reader.is_folded])
+                snapshot = Snapshot(unreadable={".": str(error)})
+                self._read_known(snapshot)
         self._read_memory(snapshot, maps)
         if self._memory is not None and self._memory.moves != moves and not is_last:
             return None  # a value that waited has moved into a slab meanwhile
@@ -208,6 +208,18 @@ class EpochReader:
         self._slabs = seen
         self._add(snapshot, seen.values())
         return is_complete
+
+    def _read_known(self, snapshot: Snapshot) -> None:
+        """Read on in what is mapped, where the directory cannot be read."""
+        contained = set()
+        if self.retired is not None:
+            snapshot.folded, contained = self.retired.folded, self.retired.source.folded
+            self._add(snapshot, [self.retired])
+        # One that was folded meanwhile is shown by itself: the retired file that contains it cannot be read.
+        readers = [each for each in self._slabs.values() if bytes.fromhex(each.identity) not in contained]
+        for reader in readers:
+            reader.read(self._shapes.declare)
+        self._add(snapshot, readers)
 
     def _open(self, name: SlabName, folder: int) -> SlabReader:
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.snapshot import EpochReader
+from mpmetrics.storage.snapshot import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class Roles:
         mpmetrics.Counter(name, "New.", provider=self.provider).inc()
 
     def flush(self) -> int:
-        """Try to move in what is private; how much is left."""
+        """Try to move in what waits; in how many slabs in memory the rest is."""
         self.provider.force_flush()
-        return len(list(self.provider.memory.private_values()))
+        return len(list(self.provider.memory.private_maps()))
 
     def fork(self) -> int:
         """Have a forked child in our place: it answers from now on, and we wait for its end. Its process id."""
@@ -92,14 +92,13 @@ class Roles:
     def begin(self) -> int:
         """Be a server that begins an epoch, and leave it; its number."""
         epoch = Store(self.store).begin()
-        epoch.lease.close()
-        epoch.shield.close()
+        epoch.close()
         return epoch.number
 
     def watch(self, *, is_naive: bool = False) -> None:
         """Be a collector of the directory; one that is naive shows what it can list, and nothing else."""
         if is_naive:
-            EpochReader._known = lambda _self, _snapshot: []  # type: ignore[method-assign]
+            EpochReader._read_known = lambda _self, _snapshot: None  # type: ignore[method-assign]
         self.collector = mpmetrics.Collector(self.store)
 
     def watch_provider(self) -> None:

@@ -15,8 +15,10 @@ import pytest
 import mpmetrics
 from mpmetrics.registry import Registry
 from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import Sole
+from mpmetrics.storage.records import decode_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,10 +79,12 @@ class Used:
         return count, values.get("latest", 0.0), values["mpmetrics_unreadable_files"]
 
     @property
-    def content(self) -> bytes:
+    def content(self) -> list[object]:
         """The words and records of the retired file, but for the names of slabs."""
-        data = self.retired.read_bytes()
-        return data[64:4096] + data[4096:8192] + data[1 << 26 :].split(b"KRPM\x10\0\0\0")[0]
+        with self.retired.open("rb") as file:
+            words = file.read(8192)[4096:]
+            file.seek(fmt.AREA_0)
+            return [words, *(record for record in decode_records(file.read()) if record.kind != fmt.FOLDED)]
 
 
 @pytest.fixture
@@ -290,20 +294,17 @@ def test_killed_at_any_line_the_next_one_writes_it_again(used: Used, tally: Call
 
 
 def kill_at(line: int) -> None:
-    """End this process before so many lines of what folds are run."""
-    left = line
+    """End this process once so many different lines of what folds were run, before the next one."""
+    seen: set[tuple[str, int]] = set()
 
-    def step(_frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal left
+    def step(frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":
-            left -= 1
-            if left < 0:
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+            if len(seen) > line:
                 os.kill(os.getpid(), signal.SIGKILL)
         return step
 
     def enter(frame: FrameType, _event: str, _argument: object) -> Any:
-        # What loops over all there is counts as one line.
-        is_loop = frame.f_code.co_name in {"<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
-        return step if frame.f_code.co_filename in STEPS and not is_loop else None
+        return step if frame.f_code.co_filename in STEPS else None
 
     sys.settrace(enter)
