@@ -108,7 +108,7 @@ class _Fold:
             if reader is None:
                 continue
             identity = bytes.fromhex(reader.identity)
-            if identity in contained or reader.is_folded or identity in fresh:  # the last: its second name
+            if identity in contained or identity in fresh:  # the last: its second name
                 known.append((slab.file, reader))
             elif len(fresh) < most:
                 reader.read(self._shapes.declare)

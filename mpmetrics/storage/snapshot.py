@@ -185,7 +185,8 @@ class EpochReader:
         for name in list_slabs(folder):
             try:
                 reader = self._open(name, folder)
-                if bytes.fromhex(reader.identity) in contained or reader.is_folded:
+                # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
+                if bytes.fromhex(reader.identity) in contained:
                     continue
                 if reader.inode in seen:
                     continue  # under a second name, for a moment
