@@ -1,4 +1,4 @@
-"""Collecting: fold the dead, take a snapshot, merge it, add the figures. One at a time, shared by all who ask."""
+"""Collecting: take a snapshot, fold the dead, merge it, add the figures. One at a time, shared by all who ask."""
 
 from __future__ import annotations
 
@@ -220,25 +220,27 @@ class Collection(PrometheusCollector):
                 return None
             return reader.path  # of which files are open
 
-    def fold(self) -> None:
-        """Fold the dead of the current epoch; what keeps it from doing so is said once in the log."""
+    def fold(self) -> int:
+        """Fold the dead of the current epoch, up to a batch of them; returns how many were folded.
+
+        What keeps it from doing so is said once in the log.
+        """
         path = self._epoch_path()
-        if path is None:
-            return
-        reader = self._reader  # which another thread may close
         try:
-            fold(path, retired=None if reader is None or reader.path != path else reader.retired)
+            return 0 if path is None else fold(path)
         except (OSError, StoreError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
+            return 0
 
     def _read(self, path: str | None) -> Snapshot:
-        self.fold()
         reader = self._reader  # which another thread may close
         if reader is None or reader.path != path:
             if reader is not None:
                 reader.close()
             reader = self._reader = self._new_reader(path)
-        return reader.snapshot()
+        snapshot = reader.snapshot()
+        has_dead = not all(column.alive or column.is_retired for column in snapshot.columns)
+        return reader.snapshot() if has_dead and self.fold() else snapshot
 
     def _new_reader(self, path: str | None) -> EpochReader:
         return EpochReader(path, None if self._provider is None else self._provider.memory)

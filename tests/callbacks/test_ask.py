@@ -14,6 +14,7 @@ import pytest
 
 from mpmetrics import Collector, Gauge, Provider
 from mpmetrics.callbacks.address import list_workers
+from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -269,6 +270,40 @@ def test_names_that_belong_to_nobody(
     assert [1.0, 2.0] == [each["runs"] for each in shown]
     assert [set(), set()] == [late(each) for each in shown]
     assert 2 == len(worker.read_text().splitlines())
+
+
+def test_the_socket_of_a_predecessor(
+    shared: Provider, worker: Path, collector: Collector, scrape: Scrape, listening: Listening
+) -> None:
+    """A dead process's socket is known as such although another one has its ordinal now; the socket goes."""
+    shared.meter("test").observable_gauge("mine", callback=lambda observer: observer.observe(1), scope="worker")
+    listening(shared)
+    own = shared.memory.slab_name
+    assert own is not None
+    before = epoch(shared) / f"ask-{own.ordinal}-{'0' * 32}"
+    make_socket(before)
+    shown = scrape(collector)
+
+    assert not late(shown)
+    assert not before.exists()
+    assert 1.0 == shown["runs"]
+    assert worker.read_text()
+
+
+def test_a_worker_follows_into_another_epoch(
+    shared: Provider, worker: Path, collector: Collector, scrape: Scrape, wait_until: WaitUntil
+) -> None:
+    """A worker on its own, in whose store a server begins an epoch, answers there: what it observes goes on to show."""
+    assert 1.0 == scrape(collector)["runs"]
+    old = epoch(shared)
+    assert shared.directory is not None
+    server = Store(shared.directory).begin()
+    wait_until(lambda: list_workers(server.path))
+
+    assert 2.0 == scrape(collector)["runs"]
+    assert [] == list_workers(str(old))
+    assert 2 == len(worker.read_text().splitlines())
+    server.close()
 
 
 def test_nothing_is_left_open(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:

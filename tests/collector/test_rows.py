@@ -67,11 +67,14 @@ STEPS = st.lists(
 )
 
 
-def text_of(collector: Collector) -> list[bytes]:
-    """What it shows of the metrics, without its figures about itself, in both formats."""
+def text_of(collector: Collector) -> list[list[bytes]]:
+    """What it shows of the metrics, without its figures about itself, in both formats: the lines, in no order.
+
+    Series stand in the order in which a collector has met them.
+    """
     readings = [one for one in collector.readings() if not one.name.startswith("mpmetrics_")]
     shown = collector.exported(readings)
-    return [render_text(shown), render_openmetrics(shown)]
+    return [sorted(text.splitlines()) for text in (render_text(shown), render_openmetrics(shown))]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
