@@ -143,14 +143,14 @@ class EpochReader:
 
     def _read_epoch(self, snapshot: Snapshot, folder: int) -> bool:
         """Read all files; whether no folder has moved anything meanwhile."""
-        self._read_retired(snapshot, folder)
-        before = None if self.retired is None else self.retired.inode
+        before = self._read_retired(snapshot, folder)
         is_complete = self._read_slabs(snapshot, folder)
         self._measure(snapshot, folder)
         self._read_shared(snapshot)
         return is_complete and before == _inode("retired", folder)
 
-    def _read_retired(self, snapshot: Snapshot, folder: int) -> None:
+    def _read_retired(self, snapshot: Snapshot, folder: int) -> tuple[int, int] | None:
+        """Read the retired file, if it is another one; returns which one it is, whether or not it can be read."""
         inode = _inode("retired", folder)
         if inode is None and self.retired is not None:
             snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
@@ -168,6 +168,7 @@ class EpochReader:
         if self.retired is not None:
             snapshot.folded = self.retired.folded
             self._add(snapshot, [self.retired])
+        return inode
 
     def _compare(self, retired: SlabReader) -> None:
         """Note it when another retired file is there that does not contain what ours did."""
@@ -182,7 +183,9 @@ class EpochReader:
         is_complete = True
         seen: dict[tuple[int, int], SlabReader] = {}
         contained = set() if self.retired is None else self.retired.source.folded
+        listed = set()
         for name in list_slabs(folder):
+            listed.add(_inode(name.file, folder))
             try:
                 reader = self._open(name, folder)
                 # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
@@ -197,7 +200,8 @@ class EpochReader:
                 is_complete = False  # folded, or renamed, since we listed it
             except (OSError, FormatError) as error:
                 snapshot.unreadable[name.file] = str(error)
-        gone = [reader for inode, reader in self._slabs.items() if inode not in seen]
+        # What is there and was refused is not touched again: it may have been cut.
+        gone = [reader for inode, reader in self._slabs.items() if inode not in seen and inode not in listed]
         for reader in gone:
             if self._is_orphan(reader, contained):
                 seen[reader.inode] = reader
