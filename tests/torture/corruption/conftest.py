@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import json
 import os
 import random
 import resource
@@ -17,7 +16,6 @@ import tempfile
 import time
 import traceback
 import zlib
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,8 +26,9 @@ import mpmetrics
 from mpmetrics.exposition.app import make_wsgi_app
 from mpmetrics.registry import Registry
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage.family import Family
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.records import decode_records
+from mpmetrics.storage.records import decode_records, unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +44,7 @@ Values = dict[str, float]
 
 
 class Record(NamedTuple):
-    """A record of the series directory, and the names of the metrics that it has to do with, with its label values."""
+    """A record of a slab: its place in the file, and the metric that it has to do with, with its label values."""
 
     start: int
     end: int
@@ -148,41 +147,80 @@ def in_child(work: Callable[[], object], *, limit: int = 0) -> str:
 
 
 def _build(directory: str) -> None:
-    """Make the store: a process that was folded, one that is dead, one that is going to be alive, and a tombstone."""
+    """Make the store: a process that was folded, one that is dead, one that is going to be alive, and a removal."""
     builder = mpmetrics.Provider(directory)
     path = str(builder.epoch.path)  # type: ignore[union-attr]
     fill(builder, 1.5)
     gone = mpmetrics.Counter("hits", "Hits.", ["code"], provider=builder)
     gone.labels("gone").inc(1000)
-    assert "" == in_child(lambda: fill(builder, 2.5))
+
+    def work() -> None:
+        fill(builder, 2.5)
+        gone.labels("gone").inc(1000)
+
+    assert "" == in_child(work)
     assert 1 == fold(path)
     gone.remove("gone")
     assert "" == in_child(lambda: fill(builder, 3.25))
     os._exit(0)
 
 
+def extents(path: str) -> list[tuple[int, bytes]]:
+    """What is in a sparse file: offsets and bytes."""
+    found, offset = [], 0
+    with open(path, "rb") as file:
+        while True:
+            try:
+                offset = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            except OSError:  # a hole up to the end
+                return found
+            end = os.lseek(file.fileno(), offset, os.SEEK_HOLE)
+            found.append((offset, os.pread(file.fileno(), end - offset, offset)))
+            offset = end
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copy a store; its files are sparse."""
+    for folder, _, files in os.walk(source):
+        there = os.path.join(target, os.path.relpath(folder, source))
+        os.makedirs(there, 0o700)
+        for name in files:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                rebuild(os.path.join(there, name), os.path.getsize(path), extents(path))
+
+
+def rebuild(path: str, size: int, parts: list[tuple[int, bytes]]) -> None:
+    """Have this in a file, and nothing else; one that is there stays the same file."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        file.truncate(0)
+        file.truncate(size)
+        for offset, data in parts:
+            os.pwrite(file.fileno(), data, offset)
+
+
 class Store:
     """A copy of the reference store whose files can be damaged and made whole again, under an open collector.
 
-    ``files`` are the whole ones, by what they are: series, retired, live, dead. Nothing is folded meanwhile.
+    ``names`` are the files by what they are: retired, live, dead, shared, removals. Nothing is folded meanwhile.
     """
 
     def __init__(self, whole: str, directory: str) -> None:
         self._end = time.monotonic() + max(15.0, SECONDS)
         self.directory = os.path.join(directory, "store")
-        shutil.copytree(whole, self.directory, symlinks=True)
-        os.chmod(self.directory, 0o700)
+        copy_tree(whole, self.directory)
         (self.path,) = glob.glob(os.path.join(self.directory, "epoch-*"))
         self._held: list[int] = []
-        slabs = sorted(name for name in os.listdir(self.path) if name.startswith("slab-"))
-        self.names = {"series": "series", "retired": "retired", "live": slabs[0], "dead": slabs[1]}
-        self.hold(self.names["live"])
+        self.names = {"live": "slab-0", "dead": "slab-1"}
+        self.hold("slab-0")
         self._keep_folders_out = self.hold("fold.lock")
-        self.files = {what: self.read(what) for what in self.names}
-        self.records = self._records()
+        files = ("retired", "live", "dead", "shared", "removals")
+        self.files = {what: (os.path.getsize(self.where(what)), extents(self.where(what))) for what in files}
+        self.records = {what: self._records(what) for what in ("retired", "live", "dead")}
         self.early = Scraper(self.directory)
         self.whole, figures = self.early.values()
         assert 0 == figures["unreadable_files[]"] == figures["damaged_records[]"]
+        assert "hits_total[('code', 'gone')]" not in self.whole
         self.without = {what: self._scrape_without(what) for what in ("retired", "live", "dead")}
 
     @property
@@ -206,26 +244,27 @@ class Store:
         """Path of a file."""
         return os.path.join(self.path, self.names.get(what, what))
 
-    def read(self, what: str) -> bytes:
-        """Bytes of a file."""
+    def read(self, what: str, offset: int, size: int) -> bytes:
+        """Some bytes of a file."""
         with open(self.where(what), "rb") as file:
-            return file.read()
+            return os.pread(file.fileno(), size, offset)
 
     def write(self, what: str, data: bytes) -> None:
-        """Have these bytes in a file, which stays the same file."""
-        with open(self.where(what), "r+b") as file:
-            file.write(data)
-            file.truncate()
+        """Have these bytes alone in a file, which stays the same file."""
+        rebuild(self.where(what), len(data), [(0, data)])
 
     def patch(self, what: str, offset: int, data: bytes) -> None:
         """Overwrite some bytes of a file in place."""
         with open(self.where(what), "r+b") as file:
-            file.seek(offset)
-            file.write(data)
+            os.pwrite(file.fileno(), data, offset)
+
+    def flip(self, what: str, offset: int, flip: int) -> None:
+        """Change bits of a byte; again changes them back."""
+        self.patch(what, offset, bytes([self.read(what, offset, 1)[0] ^ flip]))
 
     def restore(self, what: str) -> None:
         """Make a file whole again."""
-        self.write(what, self.files[what])
+        rebuild(self.where(what), *self.files[what])
 
     def replace(self, what: str, make: Callable[[str], object]) -> None:
         """Put something else in the place of a file."""
@@ -243,37 +282,50 @@ class Store:
                 os.unlink(where)
         os.rename(where + ".away", where)
 
-    def word(self, number: int) -> int:
-        """A word of the series directory's head."""
-        return int.from_bytes(self.read("series")[8 * number : 8 * number + 8], fmt.BYTE_ORDER)
+    def word(self, what: str, number: int) -> int:
+        """A word of a file's head."""
+        return int.from_bytes(self.read(what, 8 * number, 8), fmt.BYTE_ORDER)
 
     def put_word(self, what: str, number: int, value: int) -> None:
         """Overwrite a word of a file's head."""
         self.patch(what, 8 * number, value.to_bytes(8, fmt.BYTE_ORDER))
 
-    def append(self, kind: int, body: object) -> None:
-        """Commit a record with a right checksum, whatever is in it: bytes as they are, else JSON."""
-        text = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(text), zlib.crc32(text, kind), kind)
-        record = head + text + b"\0" * (-len(text) % 8)
-        end = self.word(fmt.COMMITTED)
-        self.patch("series", end, record)
-        self.put_word("series", fmt.COMMITTED, end + len(record))
+    def append(self, what: str, kind: int, body: bytes) -> None:
+        """Commit a record with a right checksum, whatever is in it; ``what`` is a slab, or the removals."""
+        head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
+        record = head + body + b"\0" * (-len(body) % 8)
+        if what == "removals":
+            self.patch(what, os.path.getsize(self.where(what)), record)
+            self.put_word("shared", fmt.GENERATION, self.word("shared", fmt.GENERATION) + 1)
+            return
+        committed = self.word(what, fmt.COMMITTED)
+        self.patch(what, fmt.AREA_0 + committed, record)
+        self.put_word(what, fmt.ROOM, max(committed + len(record), self.word(what, fmt.ROOM)))
+        self.put_word(what, fmt.COMMITTED, committed + len(record))
 
-    def _records(self) -> list[Record]:
-        data = self.files["series"][fmt.SERIES_HEAD_SIZE :]
+    def _records(self, what: str) -> list[Record]:
+        data = self.read(what, fmt.AREA_0, self.word(what, fmt.COMMITTED))
         families: dict[int, str] = {}
         found, start = [], 0
         for end, kind, body in decode_records(data):
             assert body is not None
             family, key = "", None
             if kind == fmt.FAMILY:
-                families[body[0]] = family = body[1]["name"]
+                family = families[int.from_bytes(body[:4], fmt.BYTE_ORDER)] = Family.unpack(body[16:]).name
             elif kind == fmt.SERIES:
-                family, key = families[body[0]], body[1] and tuple(body[1])
-            found.append(Record(fmt.SERIES_HEAD_SIZE + start, fmt.SERIES_HEAD_SIZE + end, kind, family, key))
+                family = families[int.from_bytes(body[:4], fmt.BYTE_ORDER)]
+                is_overflow = body[32:] == b"\xff\xff"
+                key = None if is_overflow else tuple(unpack_texts(body, 32))
+            found.append(Record(fmt.AREA_0 + start, fmt.AREA_0 + end, kind, family, key))
             start = end
         return found
+
+    def expected(self, what: str, lost: Iterable[Record]) -> Values:
+        """What is shown without these records of a file: of their series, what the other files have."""
+        names = {name for record in lost for name in self.samples_of(record)}
+        values = {name: value for name, value in self.whole.items() if name not in names}
+        values.update((name, value) for name, value in self.without[what].items() if name in names)
+        return values
 
     def _scrape_without(self, what: str) -> Values:
         where = self.where(what)
@@ -291,20 +343,16 @@ class Store:
             scraper.close()
 
     def samples_of(self, record: Record) -> set[str]:
-        """Names of the samples that are lost with a record."""
+        """Names of the samples that a record has a part in."""
         if record.kind not in (fmt.FAMILY, fmt.SERIES):
             return set()
-        names = [name for name in self.whole if name.partition("[")[0] in self._sample_names(record.family)]
-        if record.kind == fmt.FAMILY:
-            return set(names)
+        suffixes = ("", "_total", "_created", "_bucket", "_count", "_sum", "_info")
+        names = {name for name in self.whole if name.partition("[")[0] in {record.family + end for end in suffixes}}
+        if record.kind == fmt.FAMILY or record.family in ("build", "metered_bytes"):
+            return names
         if record.key is None:
             return {name for name in names if "otel_metric_overflow" in name}
-        if record.family in ("build", "metered_bytes"):
-            return set(names)
         return {name for name in names if all(f"'{value}'" in name for value in record.key)}
-
-    def _sample_names(self, family: str) -> set[str]:
-        return {family + suffix for suffix in ("", "_total", "_created", "_bucket", "_count", "_sum", "_info")}
 
     def close(self) -> None:
         """Close everything."""
@@ -397,16 +445,3 @@ def put_socket() -> Iterator[Callable[[str], None]]:
     yield make
     for each in made:
         each.close()
-
-
-def boundaries(records: list[Record]) -> list[int]:
-    """Ends of records, and the bytes before and behind them."""
-    ends = [records[0].start, *(record.end for record in records)]
-    assert all(first < second for first, second in pairwise(ends))
-    return sorted({end + step for end in ends for step in (-1, 0, 1)})
-
-
-@pytest.fixture
-def edges() -> Callable[[list[Record]], list[int]]:
-    """Offsets at and beside the ends of records."""
-    return boundaries
