@@ -170,15 +170,17 @@ def test_odd_labels_beside_each_other(provider: Provider, lint: Callable[[bytes]
 def test_without_the_replacement_it_would_come_in(
     entry: Callable[[Provider, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: where text is taken as it is, what comes out of `collect` cannot be written."""
+    """The control: where text is taken as it is, it can be written neither to a slab nor to a scrape."""
     for module in ("base", "info", "enum"):
         monkeypatch.setattr(f"mpmetrics.instruments.{module}.text", str)
-    monkeypatch.setattr("mpmetrics.storage.family._text", str)
-    monkeypatch.setattr("mpmetrics.storage.family._texts", tuple)
     provider = Provider()
-    entry(provider, "\ud800")
-    with pytest.raises(UnicodeEncodeError):
+
+    def declare_and_check() -> None:
+        entry(provider, "\ud800")
         check(provider)
+
+    with pytest.raises(UnicodeEncodeError):
+        declare_and_check()
 
 
 def test_equal_text_is_one_series(provider: Provider, shown: Callable[[Any], Any]) -> None:
@@ -270,11 +272,11 @@ def test_rendering_never_fails() -> None:
 
 
 def test_the_hot_path_does_not_check(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text is looked at when a series is made, and not again."""
+    """Text is looked at when a series is made, and not again; by the compiled core not in Python."""
     calls: list[object] = []
     monkeypatch.setattr("mpmetrics.instruments.base.text", lambda value: calls.append(value) or naming.text(value))
     counter = Counter("a", "A.", ["x"], provider=provider)
     calls.clear()
     for _ in range(100):
         counter.labels("v").inc()
-    assert ["v"] == calls
+    assert calls in ([], ["v"])
