@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mpmetrics._cells.process import Process
+    from mpmetrics._cells.slab import Slab
 
 __all__ = ["Children"]
 
@@ -207,6 +208,9 @@ class Children:
         process, token, key, slab = self.process, attempt.token, attempt.key, self.process.slab
         if slab is None or attempt.texts is None:
             return False
+        flips, committed = slab.flips, slab.committed
+        if not slab.room_for(self.width, attempt.record_size):
+            return False
         before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
         is_new, total = cell._words is None, self._bytes + attempt.size
         # A series that is moved is as old as what was taken in when it was made, at least.
@@ -217,7 +221,7 @@ class Children:
         where = slice(first * WORD, following * WORD)
         values = _data(cell, self.width) if moves else b""
         head = SERIES_HEAD.pack(self.number, self.width, first, attempt.created, generation)
-        plan = Plan(slab, SERIES, head + attempt.texts)
+        plan = Plan(flips, committed, SERIES, head + attempt.texts)
         known = plan.start, plan.end - plan.start
         counts = attempt.counts
         # From here on nothing comes in between.
@@ -239,7 +243,7 @@ class Children:
         slab.data[plan.where] = plan.record
         slab.records[first] = known
         if runs:
-            del runs[-1]  # type: ignore[attr-defined]  # a list, unless it is empty
+            del runs[-1]
         else:
             slab.next_word = following
         # The commit. Readers take it for: all up to here are whole records, whose words are the series' own.
@@ -266,59 +270,86 @@ class Children:
                 return False
             if cell.gone or cell._stamp != token or cell._slab is slab:
                 return True
-            if not slab.room_for(self.width, attempt.record_size):
-                return False
             if self._write(cell, attempt, changes, moves=True):
                 return True
+            if not slab.room_for(self.width, attempt.record_size):
+                return False
 
     def end(self, key: Key) -> bool:
         """End a series of this process. False when its END could not be written."""
-        process = self.process
+        can_grow = True
         while True:
             changes, cell = self._changes, self._cells.get(key)
             if cell is None:
                 return True
-            total = self._bytes - _size(key)
-            before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
-            words, bits = heap(self.width)
             # A series of the parent of this process, or of a slab that is given up, is ended by nobody.
-            first, slab = cell.place, cell._slab
-            has_room = first is not None and slab.room_for(0, END_SIZE)
-            if not has_room:
-                if self._changes != changes:
-                    continue
-                del self._cells[key]
-            else:
-                plan = Plan(slab, END, struct.pack("=Q", first))
-                where = slice(first * WORD, (first + self.width) * WORD)
-                zeros, more = bytes(self.width * WORD), (first,)
-                garbage = slab.garbage + slab.records[first][1] + END_SIZE
-                runs = slab.free.setdefault(self.width, [])
-                # From here on nothing comes in between.
-                if (
-                    slab.committed != plan.start
-                    or slab.flips != plan.flips
-                    or self._changes != changes
-                    or process.slab is not slab
-                    or process._begun[0] != process.token
-                    or cell._words is not before[0]
-                ):
-                    continue
-                del self._cells[key]
-                slab.data[plan.where] = plan.record
-                slab.bits[plan.word] = slab.committed = plan.end
-                # Only now: until END is committed, readers take the words for the series'.
-                slab.data[where] = zeros
-                slab.garbage = garbage
-                del slab.records[first]
-                runs += more
-            cell._words, cell._bits = words, bits
-            cell._at, cell._count = 0, 0
-            cell._slab, cell.gone = None, True
-            cell._stamp = process._counting[0]
-            self._bytes = total
-            self._changes = changes + 1
-            return has_room or first is None
+            slab = None if cell.place is None else self.process.slab
+            if slab is None or not can_grow:
+                if self._let_go(cell, changes):
+                    return slab is None
+            elif not slab.room_for(0, END_SIZE):
+                can_grow = self.process.owner.grow(0, END_SIZE)
+            elif self._write_end(cell, slab, changes):
+                return True
+
+    def _let_go(self, cell: Any, changes: int) -> bool:
+        """Take the series out of the mapping, and have it write to memory of its own. False: look again."""
+        before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
+        words, bits = heap(self.width)
+        key, total = cell._key, self._bytes - _size(cell._key)
+        # From here on nothing comes in between.
+        if self._changes != changes or cell._words is not before[0]:
+            return False
+        del self._cells[key]
+        cell._words, cell._bits = words, bits
+        cell._at, cell._count = 0, 0
+        cell._slab, cell.gone = None, True
+        cell._stamp = self.process._counting[0]
+        self._bytes = total
+        self._changes = changes + 1
+        return True
+
+    def _write_end(self, cell: Any, slab: Slab, changes: int) -> bool:
+        """The same, and write its END. False: look again."""
+        process = self.process
+        flips, committed, first = slab.flips, slab.committed, cell._at
+        known = slab.records.get(first)
+        if known is None or not slab.room_for(0, END_SIZE):
+            return False
+        before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
+        words, bits = heap(self.width)
+        key, total = cell._key, self._bytes - _size(cell._key)
+        plan = Plan(flips, committed, END, struct.pack("=Q", first))
+        where = slice(first * WORD, (first + self.width) * WORD)
+        zeros, more = bytes(self.width * WORD), (first,)
+        garbage = slab.garbage + known[1] + END_SIZE
+        runs = slab.free.setdefault(self.width, [])
+        # From here on nothing comes in between.
+        if (
+            slab.committed != plan.start
+            or slab.flips != plan.flips
+            or self._changes != changes
+            or process.slab is not slab
+            or process._begun[0] != process.token
+            or cell._slab is not slab
+            or cell._words is not before[0]
+        ):
+            return False
+        slab.data[plan.where] = plan.record
+        slab.bits[plan.word] = slab.committed = plan.end
+        # Only now: until END is committed, readers take the words for the series'.
+        slab.data[where] = zeros
+        slab.garbage = garbage
+        del slab.records[first]
+        runs += more
+        del self._cells[key]
+        cell._words, cell._bits = words, bits
+        cell._at, cell._count = 0, 0
+        cell._slab, cell.gone = None, True
+        cell._stamp = process._counting[0]
+        self._bytes = total
+        self._changes = changes + 1
+        return True
 
 
 class _Attempt:

@@ -33,7 +33,7 @@ class Labelled:
             process.owner.notice()
         if labelvalues and not labelkwargs:
             try:
-                child = children._cells.get(labelvalues)  # type: ignore[call-overload]
+                child = children._cells.get(labelvalues)  # type: ignore[arg-type]
             except TypeError:  # a value that cannot be hashed, to be taken as str
                 child = None
             if child is not None:

@@ -41,7 +41,7 @@ def new_token() -> int:
     return next(_tokens)
 
 
-def wipe_page() -> memoryview:
+def wipe_page() -> memoryview[int]:
     """Words of format ``Q`` that are zero in any forked child, whoever forked."""
     page = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
@@ -79,6 +79,8 @@ class Map(mmap.mmap):
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
         if fd >= 0 and _libc.mmap(at, size, protection, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) == _FAILED:
             _raise_errno()
+        if fd >= 0:  # files here are mostly holes: a disk's file system would read ahead into them, page by page
+            _libc.madvise(at, size, mmap.MADV_RANDOM)
         if not forked and _libc.madvise(at, size, mmap.MADV_DONTFORK) != 0:
             _raise_errno()
         return self

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "heap"]
 
 
-def heap(width: int) -> tuple[memoryview, memoryview]:
+def heap(width: int) -> tuple[memoryview[float], memoryview[int]]:
     """So many words in memory, all zero, as numbers and as bits."""
     memory = memoryview(bytearray(8 * width))
     return memory.cast("d"), memory.cast("Q")
@@ -35,9 +35,17 @@ class Cell:
 
     __slots__ = ("_at", "_bits", "_children", "_count", "_key", "_live", "_slab", "_stamp", "_words", "gone")
 
-    _words: memoryview
-    _bits: memoryview
+    _children: Children
+    _key: tuple[str, ...] | None
+    _live: memoryview[int]
+    _stamp: int
+    _words: memoryview[float]
+    _bits: memoryview[int]
     _slab: Slab | None
+    _at: int
+    _count: int
+    gone: bool
+    """Whether it was ended: what is done to it has no effect."""
 
     def __new__(cls, *_: object) -> Self:
         """TypeError: only a metric makes its series."""
@@ -82,7 +90,7 @@ class Cell:
 
     def values(self) -> list[float]:
         """Its words."""
-        return self._words[self._at : self._at + self._children.width].tolist()
+        return [*self._words[self._at : self._at + self._children.width]]
 
 
 class CounterCell(Cell):

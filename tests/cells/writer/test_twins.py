@@ -1,0 +1,192 @@
+"""The two twins write the same bytes; and what the one in C owes besides."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpmetrics._cells import offsets
+from mpmetrics.storage import format as fmt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KINDS = ("CounterCell", "GaugeCell", "RecentCell", "DistributionCell", "SketchCell")
+VALUES = st.one_of(
+    st.floats(width=64), st.integers(-(10**6), 10**6), st.sampled_from([0.0, -0.0, 1e150, 1e-9, 0.1, 10**400, True])
+)
+KEYS = st.sampled_from([("a",), ("b",), ("ä",), ("\U0001f600", "x"), (), ("x" * 300,), None])
+METHODS = ("inc", "dec", "set", "unset", "observe", "update")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("make"), st.integers(0, 4), KEYS),
+        st.tuples(st.just("end"), st.integers(0, 4), KEYS),
+        st.tuples(st.sampled_from(METHODS), st.integers(0, 4), KEYS, VALUES),
+        st.tuples(st.just("flip")),
+        st.tuples(st.just("anew")),
+        st.tuples(st.just("other slab")),
+        st.tuples(st.just("move")),
+    ),
+    max_size=40,
+)
+
+
+def run(owner: Any, steps: list[Any]) -> list[Any]:
+    """Carry them out; what each of them came to."""
+    owner.process.time_offset = 1 << 62  # so that the clock says nothing
+    metrics = [owner.metric(kind, limit=4) for kind in KINDS]
+    owner.begin(counting=True)
+    return [_outcome(owner, metrics, step) for step in steps]
+
+
+def _outcome(owner: Any, metrics: list[Any], step: Any) -> Any:  # noqa: PLR0911 (one for each kind of step)
+    name, *arguments = step
+    try:
+        if name == "make":
+            return metrics[arguments[0]].make(arguments[1]).values()
+        if name == "end":
+            return metrics[arguments[0]].end(arguments[1])
+        if name == "flip":
+            owner.head[fmt.ROOM] = owner.head[fmt.ROOM + 1] = max(owner.head[fmt.ROOM], owner.head[fmt.ROOM + 1])
+            return owner.process.slab.flip()
+        if name == "anew":
+            owner.process.begun = owner.process.counting = 0
+            return owner.begin(counting=True)
+        if name == "other slab":
+            return owner.renew_slab()
+        if name == "move":
+            return [metric.move(cell) for metric in metrics for cell in metric.values()]
+        cell = metrics[arguments[0]].make(arguments[1])
+        getattr(cell, name)(*arguments[2:] if name != "unset" else ())
+        return list(map(repr, cell.values()))
+    except Exception as error:  # noqa: BLE001 (both twins are to raise the same)
+        return type(error), str(error) if isinstance(error, ValueError) else ""
+
+
+def written(owner: Any) -> list[bytes]:
+    """All that is in the slab, but for the head's constant part."""
+    data, head = memoryview(owner.map).cast("B"), owner.head
+    areas = [data[fmt.AREA_0 + at * fmt.AREA_SIZE :][: head[fmt.ROOM + at]] for at in range(2)]
+    return [part.tobytes() for part in (data[: head[fmt.WORDS_END]], *areas)]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+def test_the_same_bytes(twins: tuple[Any, Any], owners: Any, steps: list[Any]) -> None:
+    """Whatever is done: every byte of the slab, and what each call returns or raises, is the same."""
+    ours, theirs = (owners(twin) for twin in twins)
+
+    assert run(ours, steps) == run(theirs, steps)
+    assert written(ours) == written(theirs)
+    assert ours.said == theirs.said or "grow" in ours.said
+
+
+def test_the_formats_numbers() -> None:
+    """Those that the twins have are the specification's."""
+    for name in offsets.__all__:
+        if hasattr(fmt, name):
+            mine, theirs = getattr(offsets, name), getattr(fmt, name)
+            assert getattr(theirs, "format", theirs) == getattr(mine, "format", mine)
+
+
+def everything(owner: Any) -> None:
+    """Uses each function and method, errors included."""
+    for kind in KINDS:
+        metric = owner.metric(kind, limit=3)
+        for key in (("a",), ("b",), ("c",), ("d",), None):
+            cell = metric.make(key)
+            for method in ("inc", "set", "observe", "update"):
+                if hasattr(cell, method):
+                    getattr(cell, method)(1.5)
+        for bad in ("x", [], object()):
+            for method in ("inc", "set", "observe", "update"):
+                if hasattr(cell, method):
+                    with pytest.raises((TypeError, ValueError)):
+                        getattr(cell, method)(bad)
+        for bad in (1, "ab", ("a", 1), ("x" * 70_000,)):
+            with pytest.raises(TypeError):
+                metric.make(bad) if bad != ("x" * 70_000,) else metric.get(1)
+        assert len(metric.keys() + metric.values() + metric.items()) == 3 * len(list(metric))
+        metric.end(("a",))
+        metric.move(metric.get(("b",)))
+        cell.values(), cell.place, cell.gone, cell._key, cell._children, cell._name
+
+
+needs_count = pytest.mark.skipif(sys.getallocatedblocks() == 0, reason="this allocator does not count its blocks")
+
+
+def growth(work: Callable[[], object]) -> int:
+    """Blocks of memory that 100 rounds leave behind: the least of several times, since Python's own caches fill up."""
+    grown = []
+    for _ in range(6):
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for _ in range(100):
+            work()
+        gc.collect()
+        grown.append(sys.getallocatedblocks() - before)
+    return min(grown)
+
+
+@needs_count
+def test_nothing_leaks(twins: tuple[Any, Any], owners: Any) -> None:
+    """The blocks of memory in use, and references to what is passed in, are no more after many rounds."""
+    name = str(owners) + "a name that is held by none"
+    held = owners(twins[1], room=1 << 16)
+    held.begin(counting=True)
+
+    def work() -> None:
+        owner = owners(twins[1])
+        everything(owner)
+        owner.watch()
+        owner.process.watch(None, 0)
+        metric = held.metric()
+        held.metrics.clear()
+        metric.make((name,)).inc()
+        metric.end((name,))
+        it = twins[1].Labelled()
+        it._children = metric
+        it.labels(name)
+        it.labels("".join(name))
+        metric.end((name,))
+
+    counts = sys.getrefcount(name)
+    assert growth(work) < 60
+    gc.collect()
+    assert sys.getrefcount(name) == counts
+
+
+@needs_count
+def test_a_leak_would_be_seen() -> None:
+    """The control: one object a round is more than the test allows."""
+    kept: list[object] = []
+    assert growth(lambda: kept.append(object())) >= 60
+
+
+def test_cycles_are_collected(twins: tuple[Any, Any], owners: Any) -> None:
+    """A metric whose context leads back to it goes with it."""
+    for twin in twins:
+        gone = []
+
+        class Context:
+            def __init__(self, gone: list[None] = gone) -> None:
+                self.gone = gone
+
+            def __del__(self) -> None:
+                self.cell.inc()  # type: ignore[attr-defined]
+                self.gone.append(None)
+
+        owner = owners(twin)
+        metric = owner.metric()
+        context = Context()
+        metric.context = context
+        context.cell = metric.make(("a",))  # type: ignore[attr-defined]
+        context.cell.inc()  # type: ignore[attr-defined]
+        del owner, metric, context
+        gc.collect()
+        assert [None] == gone
