@@ -24,7 +24,8 @@ setup(
             depends=sorted(map(str, FOLDER.glob("*.h"))),
             # Sums are exact only where each operation is rounded by itself.
             extra_compile_args=["-O2", "-ffp-contract=off", "-fvisibility=hidden", *FLAGS],
-            extra_link_args=FLAGS,
+            # All symbols are looked up when the module is imported, and not within the first request.
+            extra_link_args=["-Wl,-z,now", *FLAGS],
             optional=not REQUIRED,
         )
     ]

@@ -60,14 +60,17 @@ __all__ = [
     "created",
     "distributions",
     "extremes",
+    "find_removals",
     "folded_distributions",
     "levels",
     "lines",
+    "make_slab",
     "new_token",
     "number",
     "pack_levels",
     "pack_rows",
     "present",
+    "read_tail",
     "recents",
     "retired_ordinals",
     "sums",
@@ -90,6 +93,7 @@ else:
 
 if TYPE_CHECKING or TWIN == "pure":
     from mpmetrics._cells.children import Children
+    from mpmetrics._cells.files import make_slab, read_tail
     from mpmetrics._cells.index import Table, Texts
     from mpmetrics._cells.labelled import Labelled
     from mpmetrics._cells.maps import Map, new_token
@@ -111,6 +115,7 @@ if TYPE_CHECKING or TWIN == "pure":
     )
     from mpmetrics._cells.process import Process
     from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell
+    from mpmetrics._cells.removals import find_removals
     from mpmetrics._cells.sketch import SketchCell
     from mpmetrics._cells.slab import Slab
     from mpmetrics._cells.source import Source
@@ -133,14 +138,17 @@ else:
         created,
         distributions,
         extremes,
+        find_removals,
         folded_distributions,
         levels,
         lines,
+        make_slab,
         new_token,
         number,
         pack_levels,
         pack_rows,
         present,
+        read_tail,
         recents,
         retired_ordinals,
         sums,

@@ -22,14 +22,17 @@ __all__ = [
     "created",
     "distributions",
     "extremes",
+    "find_removals",
     "folded_distributions",
     "levels",
     "lines",
+    "make_slab",
     "new_token",
     "number",
     "pack_levels",
     "pack_rows",
     "present",
+    "read_tail",
     "recents",
     "retired_ordinals",
     "sums",
@@ -62,14 +65,17 @@ Texts = _native.Texts
 created = _native.created
 distributions = _native.distributions
 extremes = _native.extremes
+find_removals = _native.find_removals
 folded_distributions = _native.folded_distributions
 levels = _native.levels
 lines = _native.lines
+make_slab = _native.make_slab
 new_token = _native.new_token
 number = _native.number
 pack_levels = _native.pack_levels
 pack_rows = _native.pack_rows
 present = _native.present
+read_tail = _native.read_tail
 recents = _native.recents
 retired_ordinals = _native.retired_ordinals
 sums = _native.sums

@@ -215,9 +215,10 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
     retired: list[bool] = []
     for _, source, part in _parts(table, sources):
         if part.width == 1:
-            for column in part.columns(0, len(table)):
-                groups.append([column, _shown(part, len(table))] if source.is_retired else [column, column])
-                retired.append(source.is_retired)
+            columns = part.columns(0, len(table))
+            shown = part.shown(len(table)) if source.is_retired else columns
+            groups += map(list, zip(columns, shown, strict=True))
+            retired += repeat(source.is_retired, len(columns))
 
     def compute(groups: list[_Group], rows: int) -> tuple[array[float], bytearray]:
         values, mask = array("d", bytes(8 * rows)), bytearray(rows)
@@ -229,14 +230,6 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
 
     values, mask = _anew(table, ("extremes", mode, tuple(retired)), groups, compute)
     return values, bytes(mask)
-
-
-def _shown(part: Part, rows: int) -> array[float]:
-    """A column of ones where a part has a row."""
-    shown = array("d", bytes(8 * rows))
-    for at in part.members():
-        shown[part.rows[at]] = 1.0
-    return shown
 
 
 def levels(

@@ -15,6 +15,7 @@ __all__ = [
     "FLIPS",
     "FOLDED",
     "MAX_BODY",
+    "MAX_GROWTH",
     "OVERFLOW",
     "PAGE",
     "RECORD_HEAD",
@@ -36,6 +37,7 @@ COMMITTED: Final = 80 // WORD
 ROOM: Final = 96 // WORD
 AREA_0: Final = 1 << 26
 AREA_SIZE: Final = 1 << 27
+MAX_GROWTH: Final = 1 << 15
 SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
 
 RECORD_MAGIC: Final = 0x4D50524B

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpmetrics._cells.children import Children
+    from mpmetrics._cells.files import Where
     from mpmetrics._cells.maps import Map
     from mpmetrics._cells.slab import Slab
 
@@ -70,7 +71,7 @@ class Process:
         page = wipe_page()
         self._counting = page[0:1]
         self._begun = page[1:2]
-        self._generation: memoryview | None = None
+        self._generation: memoryview[int] | None = None
         self._at = 0
         self._last_time = 0
 
@@ -100,6 +101,9 @@ class Process:
             raise ValueError(msg)
         self._at = index
         self._generation = words
+
+    def follow(self, where: Where, metrics: dict[str, Children]) -> None:
+        """Pass over the removals in this epoch that end no series of ``metrics``: here the owner does that."""
 
     @property
     def generation(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from mpmetrics._cells.files import allocate_blocks, claim_ordinal
 from mpmetrics._cells.offsets import (
     AREA_0,
     AREA_SIZE,
@@ -19,6 +20,8 @@ from mpmetrics._cells.offsets import (
     FIRST_WORD,
     FLIPS,
     MAX_BODY,
+    MAX_GROWTH,
+    PAGE,
     RECORD_HEAD,
     RECORD_MAGIC,
     ROOM,
@@ -30,6 +33,7 @@ from mpmetrics._cells.offsets import (
 )
 
 if TYPE_CHECKING:
+    from mpmetrics._cells.files import Where
     from mpmetrics._cells.maps import Map
 
 __all__ = ["END_SIZE", "Plan", "Slab"]
@@ -39,13 +43,16 @@ _LEAST_GARBAGE = 64 << 10
 
 
 class Plan:
-    """A record that is ready to be written: where it goes, if the slab is still as it was."""
+    """A record that is ready to be written: where it goes, if the slab is still as it was.
+
+    ``flips`` and ``committed`` are those of when its maker began to look at the slab.
+    """
 
     __slots__ = ("end", "flips", "record", "start", "where", "word")
 
-    def __init__(self, slab: Slab, kind: int, body: bytes) -> None:
-        self.flips = slab.flips
-        self.start = slab.committed
+    def __init__(self, flips: int, committed: int, kind: int, body: bytes) -> None:
+        self.flips = flips
+        self.start = committed
         head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
         self.record = head + body + bytes(-len(body) % WORD)
         self.end = self.start + len(self.record)
@@ -61,7 +68,23 @@ class Slab:
     What decides where the next store goes is kept here, not read back from the file.
     """
 
-    __slots__ = ("bits", "committed", "data", "flips", "free", "garbage", "next_word", "records", "words")
+    __slots__ = (
+        "_number",
+        "_sets_aside",
+        "_where",
+        "bits",
+        "committed",
+        "data",
+        "file",
+        "flips",
+        "free",
+        "garbage",
+        "lowest",
+        "next_word",
+        "ordinal",
+        "records",
+        "words",
+    )
 
     def __init__(self, map: Map) -> None:
         self.data = memoryview(map).cast("B")
@@ -78,6 +101,56 @@ class Slab:
         """By width, first words of runs that ended series left."""
         self.records: dict[int, tuple[int, int]] = {}
         """By first word, where the SERIES record of the series that lives there stands, and its size."""
+        self._where: Where | None = None
+        self.file = ""
+        """Name of its file."""
+        self.lowest = 0
+        """Ordinal that it may claim, at least."""
+        self.ordinal: int | None = None
+        """The ordinal that it has claimed."""
+
+    def settle(self, where: Where, file: str, number: int, lowest: int, sets_aside: bool) -> None:  # noqa: FBT001 (as in C)
+        """Say which file it is, and the lowest ordinal that it may claim."""
+        self._where, self.file, self._number = where, file, number
+        self.lowest, self._sets_aside = lowest, sets_aside
+
+    def claim(self) -> None:
+        """Take the smallest ordinal that no living process has. OSError."""
+        if self._where is not None and self.ordinal is None:
+            ordinal = claim_ordinal(self._where, self.file, self.lowest, self._sets_aside)
+            self.file, self.ordinal = f"slab-{ordinal}", ordinal
+
+    def grow(self, words: int, size: int) -> bool:
+        """Have room for so many words and bytes of records. False when it is as large as it may be; OSError."""
+        if self.needs_flip:
+            area = self.flips & 1
+            room = self.bits[ROOM + area]
+            self._have_blocks(AREA_0 + (1 - area) * AREA_SIZE, room)
+            self.bits[ROOM + 1 - area] = max(room, self.bits[ROOM + 1 - area])
+            self.flip()
+        while not self.room_for(words, 0):
+            if not self._grow_part(WORDS_END, 0, PAGE, AREA_0):
+                return False
+        while not self.room_for(0, size):
+            area = self.flips & 1
+            if not self._grow_part(ROOM + area, AREA_0 + area * AREA_SIZE, 0, AREA_SIZE):
+                return False
+        return True
+
+    def _grow_part(self, word: int, base: int, start: int, limit: int) -> bool:
+        """Have more words, or more room for records."""
+        end = self.bits[word]
+        new = end + max(PAGE, min(end - start, MAX_GROWTH))
+        if new > limit:
+            return False
+        self._have_blocks(base + end, new - end)
+        # Readers take it for: so many bytes have blocks, and are zero where nothing was written yet.
+        self.bits[word] = max(new, self.bits[word])
+        return True
+
+    def _have_blocks(self, offset: int, size: int) -> None:
+        if self._where is not None and size:
+            allocate_blocks(self._where, self.file, self._number, offset, size)
 
     def room_for(self, words: int, size: int) -> bool:
         """Whether there is room for a series of so many words, and for so many bytes of records."""
@@ -89,13 +162,15 @@ class Slab:
 
     def append(self, kind: int, body: bytes) -> bool:
         """Write and commit a record; False when there is no room for it."""
-        while len(body) <= MAX_BODY and self.room_for(0, RECORD_HEAD.size + len(body)):
-            plan = Plan(self, kind, body)
+        while True:
+            flips, committed = self.flips, self.committed
+            if len(body) > MAX_BODY or not self.room_for(0, RECORD_HEAD.size + len(body)):
+                return False
+            plan = Plan(flips, committed, kind, body)
             if self.committed == plan.start and self.flips == plan.flips:
                 self.data[plan.where] = plan.record
                 self.bits[plan.word] = self.committed = plan.end
                 return True
-        return False
 
     @property
     def needs_flip(self) -> bool:

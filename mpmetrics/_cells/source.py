@@ -140,6 +140,10 @@ class Part:
         self._columns[offset, rows] = self.stamp, self.values, columns
         return columns
 
+    def shown(self, rows: int) -> list[array[float]]:
+        """To each of those columns one that is 1.0 where there is a series."""
+        return [array("d", map(float, map(bool, layer.places))) for layer in self._layered(rows)]
+
     def _layered(self, rows: int) -> list[Layer]:
         if self._layers is not None and self._layers[0] is self.stamp and self._layers[1] == rows:
             return self._layers[2]
@@ -231,12 +235,15 @@ class Source:
         self.damaged = 0
         """Stretches of the file that could not be read, and records that made no sense."""
         self._families: dict[int, tuple[Part, int] | None] = {}
-        self._announced: set[int] = set()
+        self._announced: dict[int, bytes] = {}
+        """Bodies of FAMILY records, by number."""
         self._taken: dict[int, tuple[Part, int]] = {}
         """The series by their first words."""
         self._used = bytearray()
         self._position = 0
         self._patience = PATIENCE
+        self._wanted = 0
+        """Where the records end that were committed, in the file; it may have grown since its size was looked at."""
         self._is_cut = False
 
     def __del__(self) -> None:
@@ -246,6 +253,9 @@ class Source:
     def limit(self, size: int) -> None:
         """The file has so many bytes: nothing behind them is touched."""
         self._limit = max(0, min(size, len(self._bytes)))
+        if self._wanted > self._limit and not self._is_cut:
+            self.damaged += 1
+            self._is_cut = True
 
     @property
     def series(self) -> int:
@@ -266,10 +276,8 @@ class Source:
             self._flips = flips
             area = AREA_0 + (flips & 1) * AREA_SIZE
             there = max(0, min(self._limit - area, AREA_SIZE) & ~7)
-            if end > there:
-                self.damaged += not self._is_cut
-                self._is_cut = True
-                end = there
+            self._wanted = area + end
+            end = min(end, there)
             record = self._walk(bytes(self._bytes[area + self._position : area + end]))
             if self._head[FLIPS] != flips and attempt < RESTARTS:
                 attempt += 1
@@ -297,18 +305,26 @@ class Source:
             kind, body, at = found
             self._position = begin + at
             try:
-                if kind == FAMILY:
-                    return self._take_family(body)
-                if kind == SERIES:
-                    self._take_series(body, limit)
-                elif kind == END:
-                    (first,) = struct.unpack("=Q", body)
-                    if first in self._taken:
-                        self._drop(*self._taken[first])
-                elif kind == FOLDED:
-                    self.folded.add(struct.unpack("=16s", body)[0])
+                family = self._take(kind, body, limit)
             except (ValueError, struct.error):
                 self.damaged += 1
+                continue
+            if family is not None:
+                return family
+        return None
+
+    def _take(self, kind: int, body: bytes, limit: int) -> FamilyRecord | None:
+        """One record; ValueError or struct.error when it makes no sense."""
+        if kind == FAMILY:
+            return self._take_family(body)
+        if kind == SERIES:
+            self._take_series(body, limit)
+        elif kind == END:
+            (first,) = struct.unpack("=Q", body)
+            if first in self._taken:
+                self._drop(*self._taken[first])
+        elif kind == FOLDED:
+            self.folded.add(struct.unpack("=16s", body)[0])
         return None
 
     def _record(self, data: bytes, at: int) -> tuple[int, bytes, int] | None:
@@ -337,12 +353,14 @@ class Source:
                 return at
         return len(data)
 
-    def _take_family(self, body: bytes) -> FamilyRecord:
+    def _take_family(self, body: bytes) -> FamilyRecord | None:
         number, _, declared = FAMILY_HEAD.unpack_from(body)
+        if self._announced.get(number) == body:
+            return None  # an interrupted declaration was made again
         if number >= MAX_FAMILIES or number in self._announced:
             msg = f"family {number} is there already, or past the limit"
             raise ValueError(msg)
-        self._announced.add(number)
+        self._announced[number] = body
         return FamilyRecord(number, declared, body[FAMILY_HEAD.size :])
 
     def family(

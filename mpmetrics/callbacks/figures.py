@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from typing import TYPE_CHECKING
 
-from mpmetrics.errors import ConflictError
 from mpmetrics.instruments.counter import Counter
 from mpmetrics.instruments.gauge import Gauge
 from mpmetrics.instruments.metric import Internal
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
 
 __all__ = ["ANNOUNCED", "CallbackFigures", "announce", "withdraw"]
-
-log = logging.getLogger("mpmetrics")
 
 ANNOUNCED = "mpmetrics_callback_served"
 """Metric of the callbacks that living processes have registered; the collector says of each whether it serves it."""
@@ -40,19 +35,9 @@ class _Summary(Internal, Summary):
 
 
 class CallbackFigures:
-    """Counts runs of callbacks into ``provider``, by callback.
-
-    Where another version of this library, with other figures, shares the store, they go nowhere: that is said once.
-    """
+    """Counts runs of callbacks into ``provider``, by callback."""
 
     def __init__(self, provider: Provider) -> None:
-        try:
-            self._make(provider)
-        except ConflictError as error:
-            log.warning("%s; the figures of callbacks are not shown", error)
-            self._make(type(provider)())
-
-    def _make(self, provider: Provider) -> None:
         label = ["callback"]
         self._seconds = _Summary(
             "mpmetrics_callback_duration_seconds", "Time that callbacks took.", label, provider=provider
@@ -109,18 +94,16 @@ class CallbackFigures:
 
 def announce(provider: Provider, callback: Callback) -> None:
     """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
-    with contextlib.suppress(ConflictError):  # as above: of another version of this library
-        gauge = _announced(provider)
-        for instrument in _instruments(callback):
-            gauge.labels(instrument, callback.module).set(1)
+    gauge = _announced(provider)
+    for instrument in _instruments(callback):
+        gauge.labels(instrument, callback.module).set(1)
 
 
 def withdraw(provider: Provider, callback: Callback) -> None:
     """Take that back, as far as no other callback of the module is registered for these instruments."""
-    with contextlib.suppress(ConflictError):
-        others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
-        for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
-            _announced(provider).labels(instrument, callback.module).unset()
+    others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
+    for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
+        _announced(provider).labels(instrument, callback.module).unset()
 
 
 def _announced(provider: Provider) -> _Gauge:

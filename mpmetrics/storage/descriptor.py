@@ -16,6 +16,8 @@ from mpmetrics.errors import FormatError, StoreUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpmetrics._cells.files import Where
+
 __all__ = ["FILE_MODE", "Descriptor", "Directory", "open_private", "open_regular", "secure", "write_all"]
 
 FILE_MODE = 0o600
@@ -81,6 +83,11 @@ class Directory:
             msg = f"{self.path} is another directory than it was"
             raise StoreUnavailableError(msg)
         return descriptor
+
+    @property
+    def where(self) -> Where:
+        """What tells it from others, for the functions of the cells that open it themselves."""
+        return (self.path, *self.identity, self.owner[0])
 
     @property
     def is_foreign(self) -> bool:

@@ -54,7 +54,7 @@ offset       type    field
 ===========  ======  =====================================================================================
 
 The file is sparse: words and areas have blocks as far as the head says. They grow by 4 KiB, then by as much as they
-have, at most by 128 KiB. Blocks are allocated before the head's word is stored, so that no store can meet a full disk.
+have, at most by 32 KiB. Blocks are allocated before the head's word is stored, so that no store can meet a full disk.
 Nothing that is in use moves, and no file that has a name is ever cut.
 
 The owner holds an exclusive flock on the file for life: an unlocked slab is a dead process's. It locks the file and
@@ -199,7 +199,7 @@ AREA_SIZE: Final = 1 << 27
 SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
 FIRST_WORDS_END: Final = 2 * PAGE
 """Where the words of a new slab end."""
-MAX_GROWTH: Final = 1 << 17
+MAX_GROWTH: Final = 1 << 15
 BESIDE: Final = 900_000_000
 
 RECORD_MAGIC: Final = 0x4D50524B
@@ -245,13 +245,6 @@ def pack_shared() -> bytes:
 def check_shared(head: bytes, where: str) -> None:
     """Raise :class:`FormatError` that names ``where`` unless ``head`` starts a shared page."""
     _check_head(head, SHARED_HEAD.size, SHARED_MAGIC, where)
-
-
-def grown(end: int, wanted: int, start: int) -> int:
-    """Where words or an area end that began at ``start``, ended at ``end`` and have to reach ``wanted``."""
-    while end < wanted:
-        end += max(PAGE, min(end - start, MAX_GROWTH))
-    return end
 
 
 def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:

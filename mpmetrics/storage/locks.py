@@ -28,20 +28,10 @@ from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["Shield", "Sole", "hold", "is_held", "lease", "mutex"]
+__all__ = ["Shield", "Sole", "hold", "is_held", "mutex"]
 
 _PAUSE = 0.005
 """Seconds between two looks at a lock that another process has."""
-
-
-def lease(descriptor: int) -> Map:
-    """Lock a new file, which nobody else knows, for as long as the returned map lives; no forked child has it.
-
-    BlockingIOError when somebody has locked it all the same.
-    """
-    if not lock_descriptor(descriptor, blocking=False):
-        raise BlockingIOError("a new file is locked")
-    return Map(descriptor, fmt.PAGE, forked=False)
 
 
 def hold(name: str, dir_fd: int) -> Map:
@@ -77,8 +67,8 @@ class Shield:
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._status = os.fstat(self._descriptor)
         try:
+            self._status = os.fstat(self._descriptor)
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BaseException:
             os.close(self._descriptor)
@@ -143,15 +133,23 @@ class _Mutex:
                     msg = f"{self._path} is held by another process for more than {self._timeout} s; is one stopped?"
                     raise LockTimeoutError(msg)
                 time.sleep(_PAUSE)
-            if os.getpid() != self._pid:  # a signal handler forked, and the child goes on with what is the parent's
-                msg = f"{self._path} is the parent's to lock: this process was forked while it did"
-                raise LockTimeoutError(msg)
+            self._check()
+        except (OSError, ValueError) as error:
+            self._release()
+            self._check(error)
+            raise
         except BaseException:
             self._release()
             raise
 
     def __exit__(self, *_: object) -> None:
         self._release()
+
+    def _check(self, error: Exception | None = None) -> None:
+        """LockTimeoutError in a child that a signal handler forked, and that goes on with what is the parent's."""
+        if os.getpid() != self._pid:
+            msg = f"{self._path} is the parent's to lock: this process was forked while it did"
+            raise LockTimeoutError(msg) from error
 
     def _try(self) -> bool:
         self._is_opening = True
@@ -165,6 +163,13 @@ class _Mutex:
         return False
 
     def _release(self) -> None:
+        try:
+            self._unlock()
+        except BaseException:  # out of a signal handler, which somebody may keep, and with it us
+            self._unlock()
+            raise
+
+    def _unlock(self) -> None:
         descriptor = self._descriptor.fileno()
         if descriptor >= 0:
             # Not by closing alone: a process that is being started has the same open file until it executes.

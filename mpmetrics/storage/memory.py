@@ -25,7 +25,7 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage.declared import Declared
 from mpmetrics.storage.fold import SHORTEN_AT, fold
 from mpmetrics.storage.removals import Removal
-from mpmetrics.storage.slab import SlabFile, anonymous_slab, grow
+from mpmetrics.storage.slab import LeasedSlab, anonymous_slab
 from mpmetrics.storage.slabs import SlabName
 from mpmetrics.storage.waiting import WaitingRoom, waiting_slab
 
@@ -64,7 +64,7 @@ class Memory:
         """When each metric was declared."""
         self._is_deferred = False
         self._beside = 0
-        self._file: SlabFile | None = None
+        self._leased: LeasedSlab | None = None
         self._map: Map | None = None
         """Of the slab in memory."""
         self._waiting: dict[Cell, float] = {}
@@ -91,6 +91,8 @@ class Memory:
     def stand_beside(self) -> None:
         """Be no worker: have an ordinal beside theirs from the first write on. Forked children are workers again."""
         self._beside = os.getpid()
+        if self.process.slab is not None:
+            self.process.slab.lowest = fmt.BESIDE
 
     # What the cells call.
 
@@ -111,7 +113,7 @@ class Memory:
         if before and self.epoch is None and not self._is_deferred:
             process.begun = before  # the copy of the parent's slab is this process's
             return
-        self._waiting, self._file, self._map = {}, None, None
+        self._waiting, self._leased, self._map = {}, None, None
         self._room.reset()
         slab = self._new_slab()
         if process.begun and process.begun == process.token:
@@ -130,18 +132,22 @@ class Memory:
         except (StoreError, OSError) as error:  # ours is still there
             self._complain(error)
         try:
-            self._file = SlabFile(self.epoch.directory, self._clock())
+            self._leased = LeasedSlab(self.epoch.directory, self._lowest, self._clock())
         except (StoreError, OSError) as error:
             self._complain(error)
             return None
-        return self._file.slab
+        return self._leased.slab
+
+    @property
+    def _lowest(self) -> int:
+        return fmt.BESIDE if self._beside == os.getpid() else 0
 
     def _claim(self) -> None:
-        file = self._file
-        if file is not None and file.ordinal is None:
+        slab = self.process.slab
+        if slab is not None:
             try:
-                file.claim(fmt.BESIDE if self._beside == os.getpid() else 0)
-            except (StoreError, OSError) as error:  # what it counts is read all the same
+                slab.claim()
+            except OSError as error:  # what it counts is read all the same
                 self._complain(error)
 
     def declare_in(self, children: Children) -> None:
@@ -170,10 +176,8 @@ class Memory:
 
     def _grow(self, slab: Slab, words: int, size: int) -> bool:
         try:
-            if self._file is not None and self._file.slab is slab:
-                return self._file.grow(words, size)
-            return self._map is not None and grow(slab, self._map, words, size)
-        except (StoreError, OSError) as error:
+            return slab.grow(words, size)
+        except OSError as error:
             self._complain(error)
             return False
 
@@ -249,7 +253,7 @@ class Memory:
                 if self._move_over():
                     self._start_anew()
                     return
-                for removal in epoch.removals.after(process.seen):
+                for removal in epoch.removals.after(process.seen, generation, self._children):
                     self._end_matching(removal)
             except (OSError, StoreError) as error:  # readers drop what is removed, all the same
                 self._complain(error)
@@ -264,23 +268,29 @@ class Memory:
         if self.epoch is not epoch:  # a signal handler was quicker
             successor.close()
             return False
-        self.epoch = successor
-        successor.shared.watch(self.process)
+        self._watch(successor)
         if epoch is not None:
             epoch.close()
         return True
 
+    def _watch(self, epoch: Epoch) -> None:
+        """Be part of ``epoch``: compare its generation with what was seen, and follow its removals."""
+        self.epoch = epoch
+        epoch.shared.watch(self.process)
+        if not epoch.directory.is_foreign:
+            self.process.follow(epoch.directory.where, self._children)
+
     def _start_anew(self) -> None:
         """Count from zero in another slab: what was counted so far is a dead process's from now on."""
-        file, process = self._file, self.process
+        leased, process = self._leased, self.process
         is_counting = process.counting == process.token
         process.begun = 0
         self._start()
         if is_counting:
             self._claim()
             process.counting = process.token
-        if file is not None:
-            file.release()
+        if leased is not None:
+            leased.release()
 
     # What instruments and providers call.
 
@@ -291,8 +301,7 @@ class Memory:
             raise StoreError(msg)
         with self.lock:
             process = self.process
-            epoch.shared.watch(process)
-            self.epoch = epoch
+            self._watch(epoch)
             if not process.token or process.begun != process.token:
                 if self._children:
                     self.begin(counting=False)
@@ -411,16 +420,16 @@ class Memory:
     @property
     def ordinal(self) -> int:
         """Ordinal of this process; before it has one, the lowest that it may have."""
-        known = None if self._file is None else self._file.ordinal
-        return known if known is not None else fmt.BESIDE if self._beside == os.getpid() else 0
+        slab = self.process.slab
+        return self._lowest if slab is None or slab.ordinal is None else slab.ordinal
 
     @property
     def slab_name(self) -> SlabName | None:
         """The slab of this process; None before it counts. Any thread may ask."""
-        file, process = self._file, self.process
-        if file is None or process.counting != process.token or file.ordinal is None:
+        leased = self._leased
+        if leased is None or leased.slab.ordinal is None or self.process.slab is not leased.slab:
             return None
-        return SlabName(file.file, file.ordinal, file.identity)
+        return SlabName(leased.slab.file, leased.slab.ordinal, leased.identity)
 
     def private_maps(self) -> Iterable[Map]:
         """Slabs in memory: all that there is without a store, or with one what waits."""
@@ -435,7 +444,7 @@ class Memory:
         """Give up the store; values written from now on stay in this process and go nowhere."""
         with self.lock:
             self.settle()
-            file, epoch = self._file, self.epoch
+            leased, epoch = self._leased, self.epoch
             self.epoch = None
             self.process.watch(None, 0)
             self._is_deferred = True
@@ -443,8 +452,8 @@ class Memory:
                 self.process.begun = 0
                 self._start()
                 self.process.counting = self.process.token
-            if file is not None:
-                file.release()
+            if leased is not None:
+                leased.release()
             if epoch is not None:
                 epoch.close()
 

@@ -81,8 +81,15 @@ class SlabReader:
         """Take a look at the file, which is open anew: its size, and whether its owner lives."""
         self._size = os.fstat(descriptor).st_size
         self.is_alive = not self.is_retired and is_held(descriptor)
-        if self._size < fmt.FIRST_WORDS_END:
+        if self._size < fmt.PAGE:
             msg = f"{self.where}: {self._size} bytes are too few for a slab"
+            raise FormatError(msg)
+        # What the head says is there was there before it said so: a file that is shorter now was cut.
+        area = self._head[fmt.FLIPS] & 1
+        needed = fmt.AREA_0 + area * fmt.AREA_SIZE + self._head[fmt.ROOM + area]
+        self._size = os.fstat(descriptor).st_size
+        if self._size < needed:
+            msg = f"{self.where}: has {self._size} bytes, of {needed} that it should have"
             raise FormatError(msg)
 
     @property

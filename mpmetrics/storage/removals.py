@@ -11,15 +11,17 @@ import secrets
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from mpmetrics._cells import find_removals, read_tail
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
 from mpmetrics.storage.locks import mutex
-from mpmetrics.storage.records import decode_records, encode_record, pack_texts, unpack_texts
+from mpmetrics.storage.records import encode_record, pack_texts, unpack_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from mpmetrics._cells import Children
     from mpmetrics.storage.shared import Shared
 
 __all__ = ["Pairs", "Removal", "Removals"]
@@ -66,61 +68,59 @@ class Removal(NamedTuple):
 
 
 class Removals:
-    """The removals of the epoch in ``directory``. Keeps in mind how far it has read."""
+    """The removals of the epoch in ``directory``. Keeps in mind how far it has read.
+
+    A reader asks for all with :meth:`read`, an owner for what has come with :meth:`after`; not both of one object.
+    """
 
     def __init__(self, directory: Directory, shared: Shared) -> None:
         self._directory = directory
         self._shared = shared
-        self._file = (0, 0)
+        self._number = 0
+        """Of the file that was read."""
         self._position = 0
         self._known: list[Removal] = []
         self.damaged = 0
         """Stretches of the file that could not be read."""
 
     def read(self) -> list[Removal]:
-        """All that the file holds, in order; OSError when it cannot be read."""
-        generation = self._shared.generation  # first: what is committed now is in the file that is opened next
-        with self._directory.open() as folder, open_regular(NAME, dir_fd=folder) as descriptor:
-            self._read(descriptor, generation)
+        """All that the file holds, in order; OSError when it cannot be read. Another list whenever it has changed."""
+        generation = self._shared.generation  # first: what is committed now is in the file that is read next
+        known = self._known[-1].generation if self._known else 0
+        number = self._number
+        found = self._follow(known, generation, None)
+        if number not in (0, self._number):  # it was shortened: what was known may be gone from it
+            self._number = self._position = 0
+            self._known, found = [], self._follow(0, generation, None)
+        if found:
+            self._known = self._known + found  # anew: readers hold what was known
         return self._known
 
     @property
     def read_last(self) -> list[Removal]:
-        """What :meth:`read` returned last; another list whenever it has changed."""
+        """What :meth:`read` returned last."""
         return self._known
 
-    def after(self, generation: int) -> list[Removal]:
-        """Those of a later generation; OSError as above."""
-        known = self.read()
-        start = len(known)
-        while start and known[start - 1].generation > generation:
-            start -= 1
-        return known[start:]
+    def after(self, generation: int, upto: int, metrics: Mapping[str, Children]) -> list[Removal]:
+        """Those of a later generation, up to ``upto``, that may end a series of these metrics; OSError as above."""
+        return self._follow(generation, upto, metrics)
 
-    def _read(self, descriptor: int, generation: int) -> None:
-        status = os.fstat(descriptor)
-        if (status.st_dev, status.st_ino) != self._file:  # somebody has shortened it
-            self._file, self._position, self._known, self.damaged = (status.st_dev, status.st_ino), 0, [], 0
-        known = self._known[-1].generation if self._known else -1
-        if known >= generation:
-            return
-        data = os.pread(descriptor, min(status.st_size, MOST_BYTES) - self._position, self._position)
-        start, found, is_damaged = self._position, [], 0
-        for record in decode_records(data):
-            removal = None
-            if record.body is not None and record.kind == fmt.REMOVE:
-                with contextlib.suppress(ValueError, struct.error):
-                    removal = Removal.decode(record.body)
-            if removal is None:
-                is_damaged += 1
-                continue
-            if removal.generation > generation:
-                break
-            found.append(removal)
-            self._position = start + record.end
-            self.damaged, is_damaged = self.damaged + is_damaged, 0
-        if found:
-            self._known = self._known + found  # anew: readers hold what was known
+    def _follow(self, after: int, upto: int, metrics: Mapping[str, Children] | None) -> list[Removal]:
+        """Read on from where it was read to; from the beginning where somebody has shortened the file."""
+        where = self._directory.where
+        number, position, data = read_tail(where, NAME, self._number, self._position, MOST_BYTES)
+        if number != self._number:
+            self.damaged = 0
+        end, gaps, bodies = find_removals(data, after, upto, metrics)
+        self._number, self._position = number, position + end
+        self.damaged += gaps
+        found = []
+        for body in bodies:
+            try:
+                found.append(Removal.decode(body))
+            except (ValueError, struct.error):
+                self.damaged += 1
+        return found
 
     def append(self, metric: str, pairs: Sequence[tuple[str, str]], *, is_subset: bool) -> int:
         """Remove series; returns the generation of that.
@@ -129,13 +129,13 @@ class Removals:
         another process removes for longer than half a second.
         """
         with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
+            generation = self._shared.generation + 1
+            self._follow(generation, generation - 1, {})
+            record = Removal(generation, metric, tuple(pairs), is_subset).encode()
+            if self._position + len(record) > MOST_BYTES:
+                msg = f"{self._directory.path}/{NAME} is full: no process folds, or one holds series long removed"
+                raise StoreUnavailableError(msg)
             with open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
-                self._read(descriptor, self._shared.generation)
-                generation = self._shared.generation + 1
-                record = Removal(generation, metric, tuple(pairs), is_subset).encode()
-                if self._position + len(record) > MOST_BYTES:
-                    msg = f"{self._directory.path}/{NAME} is full: no process folds, or one holds series long removed"
-                    raise StoreUnavailableError(msg)
                 # A killed remover may have left bytes of another record here, of this generation, too.
                 os.ftruncate(descriptor, self._position)
                 write_all(descriptor, record, self._position)
@@ -149,8 +149,7 @@ class Removals:
         """
         last = self._known[-1].generation if self._known else 0
         with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
-            with open_regular(NAME, dir_fd=folder) as descriptor:
-                self._read(descriptor, self._shared.generation)
+            self.read()
             kept = [each for each in self._known if each.generation > last or each.generation in needed]
             temporary = f"new-removals-{secrets.token_hex(16)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import (
@@ -39,6 +40,9 @@ MOST_ROWS = 100_000
 
 MOST_SHAPES = 4
 """Shapes of a metric that are kept although no living process declares them."""
+
+_MOST_CELLS = 1 << 22
+"""Values that are looked for at once."""
 
 _FAMILY_HEAD = struct.Struct("=IIQ")
 
@@ -244,17 +248,20 @@ class _Share:
         retired = [reader.source for reader in self._readers if reader.is_retired]
         own = array("q", (-1 if reader.ordinal is None else reader.ordinal for reader in self._readers))
         columns = array("q", sorted({*own, *retired_ordinals(self._table, retired)} - {-1}))
-        found, mask = levels(self._table, self._sources, own, columns)
-        size = len(columns)
+        by_row: dict[int, array[float]] = {}
+        # A few ordinals at a time: of all rows times all ordinals that ever were, most are empty.
+        step = max(1, _MOST_CELLS // len(self._table))
+        for start in range(0, len(columns), step):
+            some = columns[start : start + step]
+            found, mask = levels(self._table, self._sources, own, some)
+            for at in compress(range(len(mask)), mask):
+                row, place = divmod(at, len(some))
+                pairs = by_row.setdefault(row, array("d"))
+                pairs.frombytes(some[place].to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+                pairs.append(found[at] or -0.0)
         rows: dict[int, list[tuple[int, array[float]]]] = {}
-        for row in range(len(self._table)):
-            pairs = array("d")
-            for at, ordinal in enumerate(columns):
-                if mask[row * size + at]:
-                    pairs.frombytes(ordinal.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
-                    pairs.append(found[row * size + at] or -0.0)
-            if pairs:
-                rows.setdefault(len(pairs), []).append((row, pairs))
+        for row, pairs in sorted(by_row.items()):
+            rows.setdefault(len(pairs), []).append((row, pairs))
         for width, members in rows.items():
             values = array("d", bytes(8 * width * len(self._table)))
             shown = bytearray(len(self._table))

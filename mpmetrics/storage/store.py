@@ -168,7 +168,13 @@ class Epoch:
 
     def successor(self) -> Epoch | None:
         """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
-        return self.store.join() if not self.is_server and self.shared.successor else None
+        if self.is_server or self.shared.successor <= self.number:
+            return None
+        joined = self.store.join()
+        if joined.number > self.number:
+            return joined
+        joined.close()  # damage in the shared page
+        return None
 
     def close(self) -> None:
         """Leave it; again does nothing."""

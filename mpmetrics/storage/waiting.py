@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.records import pack_texts
-from mpmetrics.storage.slab import anonymous_slab, grow
+from mpmetrics.storage.slab import anonymous_slab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,20 +109,20 @@ def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: flo
         if family.name not in numbers:
             numbers[family.name] = len(numbers)
             head = struct.pack("=IIQ", numbers[family.name], 0, times[family.name])
-            _append(slab, words_map, fmt.FAMILY, head + family.pack())
+            _append(slab, fmt.FAMILY, head + family.pack())
         values = cell.values()
         while memoryview(words_map).cast("Q")[fmt.WORDS_END] < (first + len(values)) * fmt.WORD:
             memoryview(words_map).cast("Q")[fmt.WORDS_END] += fmt.MAX_GROWTH
         words[first : first + len(values)] = array("d", values)
         body = struct.pack("=IIQdQ", numbers[family.name], len(values), first, created, _LATEST)
-        _append(slab, words_map, fmt.SERIES, body + _texts(cell._key))  # noqa: SLF001 (as above)
+        _append(slab, fmt.SERIES, body + _texts(cell._key))  # noqa: SLF001 (as above)
         first += len(values)
     return words_map
 
 
-def _append(slab: Slab, words_map: Map, kind: int, body: bytes) -> None:
+def _append(slab: Slab, kind: int, body: bytes) -> None:
     if not slab.append(kind, body):
-        grow(slab, words_map, 0, len(body) + fmt.PAGE)
+        slab.grow(0, len(body) + fmt.PAGE)
         slab.append(kind, body)
 
 

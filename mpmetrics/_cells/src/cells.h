@@ -6,6 +6,15 @@
 #include "core.h"
 #include "format.h"
 
+enum { NAME_ROOM = 80 };
+
+/* A directory as Python hands it over: its path, device, number and owner. Without a path, there is none. */
+typedef struct {
+    PyObject *path;
+    unsigned long long device, number;
+    unsigned long owner;
+} Directory;
+
 /* The state of one provider in this process. `words` are in a page that a forked child finds wiped. */
 enum { COUNTING, BEGUN };
 typedef struct {
@@ -18,6 +27,10 @@ typedef struct {
     long long time_offset;
     Py_buffer watched;
     const uint64_t *generation; /* in the watched buffer, or NULL */
+    Directory where;   /* of the epoch whose removals are followed */
+    PyObject *metrics; /* the series that they may end, by metric; NULL: they are not followed here */
+    uint64_t removals; /* number of their file */
+    Py_ssize_t position; /* up to which it was read */
 } Process;
 
 /* Runs of words that ended series left, all of one width. */
@@ -35,6 +48,12 @@ typedef struct Slab {
     uint32_t *record_of; /* by first word: 1 + offset / 8 of the SERIES record of the series that lives there */
     FreeRuns *free;
     size_t widths;
+    Directory where; /* of its file */
+    char file[NAME_ROOM];
+    uint64_t number; /* of its file */
+    unsigned long lowest; /* ordinal that it may have */
+    long ordinal; /* -1: none yet */
+    int sets_aside; /* whether it may give the slabs of the dead other names */
 } Slab;
 
 typedef struct {
@@ -106,11 +125,28 @@ void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t t
 int slab_end(Slab *self, uint32_t first, size_t width); /* 0: no room for the record */
 static inline double *slab_words(const Slab *self, uint32_t first) { return (double *)self->base + first; }
 
+uint64_t slab_head_word(const Slab *self, size_t at);
+void slab_put_head_word(Slab *self, size_t at, uint64_t value);
+int slab_needs_flip(const Slab *self);
+int slab_do_flip(Slab *self); /* 0: no room in the other area */
+
 /* children.c */
 PyObject *children_make(Children *self, PyObject *key);
 Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t count); /* borrowed; NULL: none */
 int cell_bind(Cell *self); /* -1 with an exception */
 PyObject *cell_place(Cell *self, void *closure);
+
+/* removals.c */
+PyObject *find_removals(PyObject *module, PyObject *args);
+PyObject *removals_in(PyObject *bytes, uint64_t after, uint64_t upto, PyObject *metrics);
+
+/* files.c. None of these runs Python code. */
+int directory_converter(PyObject *where, void *directory);
+int slab_claim(Slab *self); /* -1 with an exception */
+int slab_grow(Slab *self, size_t words, size_t bytes); /* 0: it is as large as it may be; -1 with an exception */
+int process_skip_removals(Process *self, uint64_t generation); /* 0: some may matter, the owner has to look */
+PyObject *make_slab(PyObject *module, PyObject *args);
+PyObject *read_tail(PyObject *module, PyObject *args);
 
 /* cell.c */
 double *cell_ready(Cell *self); /* NULL with an exception */

@@ -7,7 +7,7 @@
 #include <structmember.h>
 #include <time.h>
 
-enum { FAILED = -1, READY = 0, AGAIN = 1 };
+enum { FAILED = -1, READY, AGAIN, REFUSED };
 
 #define TOO_LARGE ((size_t)MAX_BODY)
 
@@ -204,13 +204,33 @@ static int look(Process *process, Attempt *attempt)
 {
     if (tell_time(process, &attempt->created) < 0)
         return FAILED;
+    if (attempt->counts && has_begun(process, 0) && !has_begun(process, 1) && process->slab != NULL) {
+        if (slab_claim(process->slab) == 0)
+            process->words[COUNTING] = process->token;
+        PyErr_Clear(); /* the owner tries again, and says why it cannot be */
+    }
     if (!has_begun(process, attempt->counts))
         return owner_call(process, "begin", attempt->counts ? Py_True : Py_False) < 0 ? FAILED : AGAIN;
     uint64_t generation = process_generation(process);
     if (generation == process->seen || generation == attempt->noticed)
         return READY;
     attempt->noticed = generation;
+    if (process_skip_removals(process, generation))
+        return AGAIN;
     return owner_call(process, "notice", NULL) < 0 ? FAILED : AGAIN;
+}
+
+/* READY: the slab has room, and no Python code has run. AGAIN: now it has. REFUSED: there is none. */
+static int grow(Process *process, Py_ssize_t words, Py_ssize_t bytes)
+{
+    if (slab_has_room(process->slab, (size_t)words, (size_t)bytes)
+        || slab_grow(process->slab, (size_t)words, (size_t)bytes) > 0)
+        return READY;
+    PyErr_Clear(); /* the owner tries again, and says why it cannot be */
+    PyObject *has_room = PyObject_CallMethod(process->owner, "grow", "nn", words, bytes);
+    int is_true = has_room == NULL ? -1 : PyObject_IsTrue(has_room);
+    Py_XDECREF(has_room);
+    return is_true < 0 ? FAILED : is_true ? AGAIN : REFUSED;
 }
 
 /* READY: the slab has room for the series, or it has to wait. */
@@ -222,15 +242,11 @@ static int prepare(Children *self, Attempt *attempt)
     if (process->slab == NULL || self->number < 0)
         attempt->waits = 1;
     size_t bytes = record_size(sizeof(SeriesHead) + attempt->texts);
-    if (attempt->waits || slab_has_room(process->slab, (size_t)self->width, bytes))
+    if (attempt->waits)
         return READY;
-    PyObject *has_room = PyObject_CallMethod(process->owner, "grow", "nn", self->width, (Py_ssize_t)bytes);
-    int is_true = has_room == NULL ? -1 : PyObject_IsTrue(has_room);
-    Py_XDECREF(has_room);
-    if (is_true < 0)
-        return FAILED;
-    attempt->waits = !is_true;
-    return AGAIN;
+    int step = grow(process, self->width, (Py_ssize_t)bytes);
+    attempt->waits = step == REFUSED;
+    return step == REFUSED ? AGAIN : step;
 }
 
 /* Have the cell write to these words from now on. `slab` NULL: they are its own, from PyMem. */
@@ -410,22 +426,31 @@ static int has_place(const Cell *cell)
 
 static PyObject *end_method(Children *self, PyObject *key)
 {
-    if (check_key(key) < 0)
+    size_t texts;
+    if (check_key(key) < 0 || measure(key, &texts) < 0)
         return NULL;
     double *own = PyMem_Calloc((size_t)self->width, sizeof *own);
     if (own == NULL)
         return PyErr_NoMemory();
     Entry *entry = find_key(self, key);
-    size_t texts;
-    if (entry == NULL || measure(key, &texts) < 0) {
+    /* A series of the parent of this process, or of a slab that is given up, is ended by nobody. */
+    for (int step = AGAIN; step == AGAIN && entry != NULL && has_place(entry->cell);) {
+        step = grow(self->process, 0, (Py_ssize_t)record_size(sizeof(uint64_t)));
+        if (step == FAILED) {
+            PyMem_Free(own);
+            return NULL;
+        }
+        if (step != READY)
+            entry = find_key(self, key);
+    }
+    if (entry == NULL) {
         PyMem_Free(own);
-        return entry == NULL ? Py_NewRef(Py_True) : NULL;
+        Py_RETURN_TRUE;
     }
     Cell *cell = entry->cell;
     entry->cell = NULL;
     self->used--;
     self->bytes -= key_bytes(key, texts);
-    /* A series of the parent of this process, or of a slab that is given up, is ended by nobody. */
     int is_ended = !has_place(cell) || slab_end(cell->slab, cell->first, (size_t)self->width);
     point(cell, NULL, 0, own);
     cell->stamp = *cell->counting;

@@ -21,6 +21,7 @@ static const size_t AREA_0 = (size_t)1 << 26, AREA_SIZE = (size_t)1 << 27;
 static const size_t SLAB_SIZE = ((size_t)1 << 26) + ((size_t)1 << 28);
 
 enum { KIND_FAMILY = 1, KIND_SERIES, KIND_END, KIND_FOLDED, KIND_REMOVE };
+enum { MAX_GROWTH = 1 << 15 };
 enum { RECORD_MAGIC = 0x4D50524B, MAX_BODY = 1 << 20, OVERFLOW_TEXTS = 0xFFFF };
 
 typedef struct {

@@ -115,6 +115,7 @@ typedef struct {
     int has_begun, is_cut, was_loaded, must_load;
     uint64_t flips;
     Py_ssize_t position;
+    Py_ssize_t wanted; /* where committed records end; the file may have grown since its size was looked at */
     int64_t patience; /* bytes of damaged records that are still checked */
     Py_ssize_t damaged;
     PyObject *folded;

@@ -86,6 +86,9 @@ static PyObject *new_token(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none
 PyMethodDef map_functions[] = {
     {"new_token", new_token, METH_NOARGS,
      "new_token()\n--\n\nA number from 1 on that this process and its parents have not had yet."},
+    {"find_removals", find_removals, METH_VARARGS, "See mpmetrics._cells.removals."},
+    {"make_slab", make_slab, METH_VARARGS, "See mpmetrics._cells.files."},
+    {"read_tail", read_tail, METH_VARARGS, "See mpmetrics._cells.files."},
     {NULL},
 };
 
@@ -115,6 +118,9 @@ static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     char *base = mmap(NULL, (size_t)size, PROT_READ | (is_writable ? PROT_WRITE : 0), flags, fd, 0);
     if (base == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
+    /* Files here are mostly holes: a disk's file system would read ahead into them, page by page, on a request's path. */
+    if (fd >= 0)
+        madvise(base, (size_t)size, MADV_RANDOM);
     Map *self = NULL;
     if (!is_forked && madvise(base, (size_t)size, MADV_DONTFORK) != 0)
         PyErr_SetFromErrno(PyExc_OSError);

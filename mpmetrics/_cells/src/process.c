@@ -33,6 +33,7 @@ static int process_traverse(Process *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->owner);
     Py_VISIT(self->clock);
+    Py_VISIT(self->metrics);
     return 0;
 }
 
@@ -45,6 +46,8 @@ static void process_dealloc(Process *self)
         PyBuffer_Release(&self->watched);
     wipe_page_free(self->words);
     Py_XDECREF(self->slab);
+    Py_XDECREF(self->metrics);
+    Py_XDECREF(self->where.path);
     Py_XDECREF(self->clock);
     Py_XDECREF(self->owner);
     Py_TYPE(self)->tp_free(self);
@@ -111,7 +114,23 @@ static PyObject *process_is_due(Process *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(process_generation(self) != self->seen);
 }
 
+static PyObject *process_follow(Process *self, PyObject *args)
+{
+    Directory where = {0};
+    PyObject *metrics;
+    if (!PyArg_ParseTuple(args, "O&O!:follow", directory_converter, &where, &PyDict_Type, &metrics))
+        return NULL;
+    Py_XDECREF(self->where.path);
+    self->where = where;
+    Py_XSETREF(self->metrics, Py_NewRef(metrics));
+    self->removals = 0;
+    self->position = 0;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef process_methods[] = {
+    {"follow", (PyCFunction)process_follow, METH_VARARGS,
+     "follow($self, where, metrics, /)\n--\n\nPass over the removals in this epoch that end no series of ``metrics``."},
     {"watch", (PyCFunction)process_watch, METH_VARARGS,
      "watch($self, map, index, /)\n--\n\nFrom now on the u64 at word ``index`` of ``map`` is the generation; of None, "
      "nothing is."},

@@ -4,16 +4,18 @@
    anywhere in it leaves the slab as before or as after: the store of `committed`, or of `flips`, is the commit. */
 
 #include "cells.h"
+#include <stdio.h>
+#include <structmember.h>
 #include <sys/mman.h>
 
 #define END_SIZE record_size(sizeof(uint64_t))
 #define LEAST_GARBAGE ((size_t)64 << 10)
 #define RECORD_OF_SIZE (AREA_0 / WORD_SIZE * sizeof(uint32_t))
 
-static uint64_t head_word(const Slab *self, size_t at) { return *((const volatile uint64_t *)self->base + at); }
+uint64_t slab_head_word(const Slab *self, size_t at) { return *((const volatile uint64_t *)self->base + at); }
 
 /* Readers see all stores before this one, too. */
-static void put_head_word(Slab *self, size_t at, uint64_t value)
+void slab_put_head_word(Slab *self, size_t at, uint64_t value)
 {
     __atomic_store_n((uint64_t *)self->base + at, value, __ATOMIC_RELEASE);
 }
@@ -34,10 +36,10 @@ int slab_has_room(const Slab *self, size_t words, size_t bytes)
 {
     const FreeRuns *runs = free_runs(self, words);
     if (words > 0 && (runs == NULL || runs->count == 0)
-        && self->next_word + words > at_most(head_word(self, WORDS_END), AREA_0) / WORD_SIZE)
+        && self->next_word + words > at_most(slab_head_word(self, WORDS_END), AREA_0) / WORD_SIZE)
         return 0;
     size_t end = self->committed + ((bytes + 7) & ~(size_t)7);
-    return end <= at_most(head_word(self, ROOM + self->area), AREA_SIZE);
+    return end <= at_most(slab_head_word(self, ROOM + self->area), AREA_SIZE);
 }
 
 uint32_t slab_take(Slab *self, size_t width)
@@ -86,7 +88,7 @@ static void commit(Slab *self, uint32_t kind, size_t length)
     memcpy(body - sizeof head, &head, sizeof head);
     self->committed += size;
     /* Readers take it for: all up to here are whole records, whose words are zero or the series' own. */
-    put_head_word(self, COMMITTED + self->area, self->committed);
+    slab_put_head_word(self, COMMITTED + self->area, self->committed);
 }
 
 void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t texts)
@@ -119,6 +121,7 @@ int slab_end(Slab *self, uint32_t first, size_t width)
     memcpy(next_body(self), &body, sizeof body);
     commit(self, KIND_END, sizeof body);
     /* Only now: until END is committed, readers take the words for the series'. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (size_t at = 0; at < width; at++)
         store_word(slab_words(self, first) + at, 0.0);
     RecordHead head;
@@ -153,9 +156,10 @@ static PyObject *slab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->base = self->view.buf;
-    self->area = head_word(self, FLIPS) & 1;
-    self->committed = at_most(head_word(self, COMMITTED + self->area), AREA_SIZE) & ~(size_t)7;
+    self->area = slab_head_word(self, FLIPS) & 1;
+    self->committed = at_most(slab_head_word(self, COMMITTED + self->area), AREA_SIZE) & ~(size_t)7;
     self->next_word = FIRST_WORD;
+    self->ordinal = -1;
     return (PyObject *)self;
 }
 
@@ -168,6 +172,7 @@ static void slab_dealloc(Slab *self)
         munmap(self->record_of, RECORD_OF_SIZE);
     if (self->view.obj != NULL)
         PyBuffer_Release(&self->view);
+    Py_XDECREF(self->where.path);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -196,10 +201,9 @@ static PyObject *slab_room_for(Slab *self, PyObject *args)
     return PyBool_FromLong(slab_has_room(self, (size_t)words, (size_t)bytes));
 }
 
-static PyObject *slab_needs_flip(Slab *self, void *Py_UNUSED(closure))
-{
-    return PyBool_FromLong(self->garbage > LEAST_GARBAGE && 2 * self->garbage > self->committed);
-}
+int slab_needs_flip(const Slab *self) { return self->garbage > LEAST_GARBAGE && 2 * self->garbage > self->committed; }
+
+static PyObject *needs_flip(Slab *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(slab_needs_flip(self)); }
 
 /* Whether readers need the record at `offset`: they need those of living series, and those of metrics. */
 static int is_needed(const Slab *self, const RecordHead *head, size_t offset)
@@ -236,19 +240,60 @@ static size_t copy_needed(Slab *self, char *other)
     return kept;
 }
 
-static PyObject *slab_flip(Slab *self, PyObject *Py_UNUSED(none))
+int slab_do_flip(Slab *self)
 {
     size_t other = 1 - self->area, kept = copy_needed(self, NULL);
-    if (kept > at_most(head_word(self, ROOM + other), AREA_SIZE))
-        Py_RETURN_FALSE;
+    if (kept > at_most(slab_head_word(self, ROOM + other), AREA_SIZE))
+        return 0;
     copy_needed(self, area(self, other));
-    put_head_word(self, COMMITTED + other, kept);
+    slab_put_head_word(self, COMMITTED + other, kept);
     self->area = other;
     self->committed = kept;
     self->garbage = 0;
     /* The commit. Readers that see it begin with this slab again; the records of before stay as they are until then. */
-    put_head_word(self, FLIPS, head_word(self, FLIPS) + 1);
-    Py_RETURN_TRUE;
+    slab_put_head_word(self, FLIPS, slab_head_word(self, FLIPS) + 1);
+    return 1;
+}
+
+static PyObject *slab_flip(Slab *self, PyObject *Py_UNUSED(none)) { return PyBool_FromLong(slab_do_flip(self)); }
+
+static PyObject *slab_settle(Slab *self, PyObject *args)
+{
+    Directory where = {0};
+    const char *file;
+    unsigned long long number;
+    unsigned long lowest;
+    int sets_aside;
+    if (!PyArg_ParseTuple(args, "O&sKkp:settle", directory_converter, &where, &file, &number, &lowest, &sets_aside))
+        return NULL;
+    Py_XDECREF(self->where.path);
+    self->where = where;
+    snprintf(self->file, sizeof self->file, "%s", file);
+    self->number = number;
+    self->lowest = lowest;
+    self->sets_aside = sets_aside;
+    Py_RETURN_NONE;
+}
+
+static PyObject *slab_claim_method(Slab *self, PyObject *Py_UNUSED(none))
+{
+    return slab_claim(self) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *slab_grow_method(Slab *self, PyObject *args)
+{
+    Py_ssize_t words, bytes;
+    if (!PyArg_ParseTuple(args, "nn:grow", &words, &bytes))
+        return NULL;
+    int is_grown = words < 0 || bytes < 0 ? 0 : slab_grow(self, (size_t)words, (size_t)bytes);
+    return is_grown < 0 ? NULL : PyBool_FromLong(is_grown);
+}
+
+static PyObject *slab_get_file(Slab *self, void *Py_UNUSED(closure)) { return PyUnicode_FromString(self->file); }
+
+static PyObject *slab_get_ordinal(Slab *self, void *Py_UNUSED(closure))
+{
+    return self->ordinal < 0 ? Py_NewRef(Py_None) : PyLong_FromLong(self->ordinal);
 }
 
 static PyMethodDef slab_methods[] = {
@@ -259,11 +304,26 @@ static PyMethodDef slab_methods[] = {
      "of records."},
     {"flip", (PyCFunction)slab_flip, METH_NOARGS,
      "flip($self)\n--\n\nGo on in the other area, with the records that are needed; False when it has no room for them."},
+    {"settle", (PyCFunction)slab_settle, METH_VARARGS,
+     "settle($self, where, file, number, lowest, sets_aside, /)\n--\n\nSay which file it is, and the lowest ordinal that it "
+     "may claim."},
+    {"claim", (PyCFunction)slab_claim_method, METH_NOARGS,
+     "claim($self)\n--\n\nTake the smallest ordinal that no living process has. OSError."},
+    {"grow", (PyCFunction)slab_grow_method, METH_VARARGS,
+     "grow($self, words, bytes, /)\n--\n\nHave room for so many words and bytes of records. False when it is as large as it "
+     "may be; OSError."},
+    {NULL},
+};
+
+static PyMemberDef slab_members[] = {
+    {"lowest", T_ULONG, offsetof(Slab, lowest), 0, "Ordinal that it may claim, at least."},
     {NULL},
 };
 
 static PyGetSetDef slab_fields[] = {
-    {"needs_flip", (getter)slab_needs_flip, NULL, "Whether more than half of the records are of no use any more.",
+    {"file", (getter)slab_get_file, NULL, "Name of its file.", NULL},
+    {"ordinal", (getter)slab_get_ordinal, NULL, "The ordinal that it has claimed, or None.", NULL},
+    {"needs_flip", (getter)needs_flip, NULL, "Whether more than half of the records are of no use any more.",
      NULL},
     {NULL},
 };
@@ -278,4 +338,5 @@ PyTypeObject Slab_Type = {
     .tp_dealloc = (destructor)slab_dealloc,
     .tp_methods = slab_methods,
     .tp_getset = slab_fields,
+    .tp_members = slab_members,
 };

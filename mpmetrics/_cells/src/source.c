@@ -15,7 +15,7 @@ enum {
 
 struct FamilyEntry {
     enum { UNKNOWN, ANNOUNCED, IGNORED, KNOWN } state;
-    uint32_t part, names;
+    uint32_t part, names, checksum;
 };
 
 struct Place {
@@ -420,8 +420,9 @@ static int take_family(Source *source, uint32_t size, PyObject **made)
     if (grow_array(&source->families, &source->families_room, (Py_ssize_t)number + 1, sizeof *source->families) < 0)
         return -1;
     memset(source->families + room, 0, (size_t)(source->families_room - room) * sizeof *source->families);
-    if (source->families[number].state != UNKNOWN)
-        return 0;
+    uint32_t sum = checksum(0, source->body, size);
+    if (source->families[number].state != UNKNOWN) /* an interrupted declaration is made again */
+        return source->families[number].checksum == sum;
     if (record_type == NULL && (record_type = PyStructSequence_NewType(&record_description)) == NULL)
         return -1;
     PyObject *fields[] = {
@@ -438,6 +439,7 @@ static int take_family(Source *source, uint32_t size, PyObject **made)
     for (int at = 0; at < 3; at++)
         PyStructSequence_SetItem(*made, at, fields[at]);
     source->families[number].state = ANNOUNCED;
+    source->families[number].checksum = sum;
     return 1;
 }
 
@@ -655,6 +657,7 @@ static void forget(Source *source)
     source->pending_size = 0;
     source->position = source->damaged = 0;
     source->patience = PATIENCE;
+    source->wanted = 0;
     source->is_cut = 0;
 }
 
@@ -707,6 +710,10 @@ static PyObject *source_limit(Source *source, PyObject *size)
     if (limit == -1 && PyErr_Occurred())
         return NULL;
     source->limit = limit < 0 ? 0 : limit > source->view.len ? source->view.len : limit;
+    if (source->wanted > source->limit && !source->is_cut) {
+        source->damaged++;
+        source->is_cut = 1;
+    }
     Py_RETURN_NONE;
 }
 
@@ -737,11 +744,9 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
         source->flips = flips;
         Py_ssize_t there = source->limit - area_of(source);
         there = there < 0 ? 0 : there > (Py_ssize_t)AREA_SIZE ? (Py_ssize_t)AREA_SIZE : there & ~(Py_ssize_t)7;
-        if (end > (uint64_t)there) {
-            source->damaged += !source->is_cut;
-            source->is_cut = 1;
+        source->wanted = end > INT64_MAX / 2 ? INT64_MAX : area_of(source) + (Py_ssize_t)end;
+        if (end > (uint64_t)there)
             end = (uint64_t)there;
-        }
         Py_ssize_t limit = words_limit(source);
         PyObject *made = NULL;
         if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, limit, &made) < 0)
@@ -803,7 +808,8 @@ static PyObject *source_family(Source *source, PyObject *args)
         return NULL;
     if (part->width != (uint32_t)width)
         return PyErr_Format(PyExc_ValueError, "a table of %u words a series, not %zd", part->width, width);
-    source->families[number] = (struct FamilyEntry){KNOWN, (uint32_t)(part - source->parts), (uint32_t)names};
+    struct FamilyEntry *entry = &source->families[number];
+    *entry = (struct FamilyEntry){KNOWN, (uint32_t)(part - source->parts), (uint32_t)names, entry->checksum};
     Py_RETURN_NONE;
 }
 

@@ -1,0 +1,160 @@
+"""What a request may have to do with files; the pure-Python twin.
+
+A process's slab is made, claims an ordinal, grows, and removals are read. Each function opens the directory anew, and
+takes no other one for it: ``where`` is its path, device, number and owner. OSError when there is another one in its
+place, and for all that the system refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from mpmetrics._cells.maps import Map
+from mpmetrics._cells.offsets import AREA_0, PAGE, SLAB_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Where", "allocate_blocks", "claim_ordinal", "make_slab", "read_tail"]
+
+Where = tuple[str, int, int, int]
+
+EARLY = 64
+"""Ordinals that are tried one by one before a listing tells which one is free."""
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_directory(where: Where) -> contextlib.AbstractContextManager[int]:
+    path, device, number, owner = where
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if (status.st_dev, status.st_ino, status.st_uid) != (device, number, owner):
+        os.close(descriptor)
+        raise OSError(errno.ESTALE, "another directory is in its place", path)
+    return _closing(descriptor)
+
+
+def _open(folder: int, name: str, flags: int) -> contextlib.AbstractContextManager[int]:
+    descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return _closing(descriptor)
+
+
+def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map, Map, int]:
+    """Make the slab ``idle-identity``; returns the map that holds its lease, the map of its words, and its number.
+
+    It is locked, has its first blocks and its ``head`` before it has its name, which is the commit.
+    """
+    temporary = f"new-slab-{identity}"
+    with _open_directory(where) as folder, _open(folder, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
+        try:
+            os.fchmod(file, mode)
+            lease = Map(file, PAGE, forked=False)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.posix_fallocate(file, 0, 2 * PAGE)
+            os.posix_fallocate(file, AREA_0, PAGE)
+            os.pwrite(file, head, 0)
+            # Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more.
+            with _open(folder, temporary, os.O_RDWR) as again:
+                words = Map(again, SLAB_SIZE, write=True)
+            os.link(temporary, f"idle-{identity}", src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return lease, words, os.fstat(file).st_ino
+        finally:
+            with contextlib.suppress(OSError):  # a folder took it for what a killed process left
+                os.unlink(temporary, dir_fd=folder)
+
+
+def claim_ordinal(where: Where, file: str, lowest: int, sets_aside: bool) -> int:  # noqa: FBT001 (positional in C)
+    """Link the slab ``file`` to the name of the smallest ordinal from ``lowest`` on that no living process has.
+
+    Linking is the claim. With ``sets_aside``, the name of a dead process's slab is taken away for it, where no other
+    process does such a thing at this moment; else the next ordinal will do.
+    """
+    with _open_directory(where) as folder:
+        ordinal = None if lowest else _claim_early(folder, file, sets_aside=sets_aside)
+        if ordinal is None:
+            names = (name[5:] for name in os.listdir(folder) if name.startswith("slab-"))
+            taken = {int(number) for number in names if number.isdecimal()}
+            ordinal = lowest
+            while ordinal in taken or not _is_claimed(folder, file, ordinal):
+                ordinal += 1
+        with contextlib.suppress(OSError):  # a cleaner was quicker
+            os.unlink(file, dir_fd=folder)
+        return ordinal
+
+
+def _is_claimed(folder: int, file: str, ordinal: int) -> bool:
+    try:
+        os.link(file, f"slab-{ordinal}", src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _claim_early(folder: int, file: str, *, sets_aside: bool) -> int | None:
+    """Claim one of the first ordinals, one after the other; a dead process's is free for this."""
+    with contextlib.ExitStack() as stack:
+        is_locked = False
+        for ordinal in range(EARLY):
+            if _is_claimed(folder, file, ordinal):
+                return ordinal
+            if ordinal == 0 and sets_aside:
+                with contextlib.suppress(OSError):  # it is another process's turn
+                    lock = stack.enter_context(_open(folder, "names.lock", os.O_RDWR))
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_locked = True
+            if is_locked and _set_dead_aside(folder, ordinal) and _is_claimed(folder, file, ordinal):
+                return ordinal
+    return None
+
+
+def _set_dead_aside(folder: int, ordinal: int) -> bool:
+    """Give the slab of a dead process a name that claims nothing; whether its own is free then.
+
+    Under the names lock nobody else takes a slab's name away, so what is looked at is what is renamed.
+    """
+    name = f"slab-{ordinal}"
+    try:
+        with _open(folder, name, os.O_RDONLY) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            identity = os.pread(file, 16, 16).hex()
+            os.rename(name, f"dead-{ordinal}-{identity}", src_dir_fd=folder, dst_dir_fd=folder)
+    except FileNotFoundError:
+        return True
+    except OSError:  # its owner lives, or it cannot be told
+        return False
+    return True
+
+
+def allocate_blocks(where: Where, file: str, number: int, offset: int, size: int) -> None:
+    """Have blocks for ``size`` bytes at ``offset`` of ``file``, which has to be the one of this number."""
+    with _open_directory(where) as folder, _open(folder, file, os.O_RDWR) as descriptor:
+        if os.fstat(descriptor).st_ino != number:
+            raise OSError(errno.ESTALE, "another file has its name", file)
+        os.posix_fallocate(descriptor, offset, size)
+
+
+def read_tail(where: Where, file: str, number: int, position: int, most: int) -> tuple[int, int, bytes]:
+    """Number of ``file``, where it was read from, and what it holds from there on, up to ``most`` bytes of it in all.
+
+    It is read from ``position`` on if it is the one of this ``number``, else from its beginning.
+    """
+    with _open_directory(where) as folder, _open(folder, file, os.O_RDONLY) as descriptor:
+        status = os.fstat(descriptor)
+        position = position if status.st_ino == number else 0
+        size = min(status.st_size, most)
+        return status.st_ino, position, os.pread(descriptor, max(0, size - position), position)
