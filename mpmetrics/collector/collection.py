@@ -223,11 +223,12 @@ class Collection(PrometheusCollector):
     def fold(self) -> int:
         """Fold the dead of the current epoch, up to a batch of them; returns how many were folded.
 
-        What keeps it from doing so is said once in the log.
+        A retired file that was read here and that somebody has removed since is written again. What keeps it from doing so is said once in the log.
         """
-        path = self._epoch_path()
+        path, reader = self._epoch_path(), self._reader  # which another thread may close
         try:
-            return 0 if path is None else fold(path)
+            known = None if reader is None or reader.path != path else reader.retired
+            return 0 if path is None else fold(path, retired=known)
         except (OSError, StoreError) as error:
             self._say("fold", f"the dead cannot be folded: {error}")
             return 0
@@ -240,7 +241,9 @@ class Collection(PrometheusCollector):
             reader = self._reader = self._new_reader(path)
         snapshot = reader.snapshot()
         has_dead = not all(column.alive or column.is_retired for column in snapshot.columns)
-        return reader.snapshot() if has_dead and self.fold() else snapshot
+        if has_dead or snapshot.lacks_retired:
+            return reader.snapshot() if self.fold() or snapshot.lacks_retired else snapshot
+        return snapshot
 
     def _new_reader(self, path: str | None) -> EpochReader:
         return EpochReader(path, None if self._provider is None else self._provider.memory)

@@ -66,6 +66,8 @@ class Snapshot:
     size: int = 0
     folded: int = 0
     up: bool = False
+    lacks_retired: bool = False
+    """Whether somebody has removed the retired file, which is shown as it was read last."""
 
     @property
     def series(self) -> int:
@@ -153,6 +155,7 @@ class EpochReader:
         """Read the retired file, if it is another one; returns which one it is, whether or not it can be read."""
         inode = _inode("retired", folder)
         if inode is None and self.retired is not None:
+            snapshot.lacks_retired = True
             snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
         elif inode is not None and (self.retired is None or self.retired.inode != inode):
             try:
