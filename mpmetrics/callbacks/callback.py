@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mpmetrics.storage.family import Family, Key
+    from mpmetrics.names.family import Family, Key
 
 __all__ = [
     "DEFAULT_TIMEOUT",

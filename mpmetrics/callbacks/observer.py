@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpmetrics.callbacks.callback import Callback, Target
-    from mpmetrics.storage.family import Key
+    from mpmetrics.names.family import Key
 
 __all__ = ["InstrumentObserver", "MeterObserver", "Observations", "Observer", "observer_of"]
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from mpmetrics import fork
 from mpmetrics.callbacks.observer import Observations, observer_of
-from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.callbacks.callback import Callback, Target
     from mpmetrics.callbacks.runner import Run
-    from mpmetrics.storage.family import Key
+    from mpmetrics.names.family import Key
 
 __all__ = ["Total", "totals"]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from mpmetrics.callbacks.figures import CallbackFigures
 from mpmetrics.callbacks.runner import Run, Runner
 from mpmetrics.callbacks.totals import Total, totals
-from mpmetrics.storage.turns import Turns
+from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback, Target
+    from mpmetrics.names.family import Key
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.family import Key
 
     Observed = dict[tuple[str, Key], Target]
 

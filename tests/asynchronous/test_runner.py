@@ -13,8 +13,8 @@ import pytest
 from mpmetrics import Provider
 from mpmetrics.callbacks.runner import Runner, at_work_for
 from mpmetrics.collector.merge import Merger
+from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.collector.suspects import Suspects
-from mpmetrics.storage.snapshot import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

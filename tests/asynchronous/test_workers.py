@@ -392,14 +392,16 @@ def test_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> Non
 
 
 def test_figures_of_another_version(shared: Provider, seen: Seen) -> None:
-    """Where the store has other figures under our names, the values are there all the same."""
-    Internals = type("Internals", (Internal, Counter), {})  # noqa: N806 (a class)
-    Internals("mpmetrics_callback_errors", "", ["other"], provider=shared)
+    """Where another process has other figures under our names, the values are there all the same."""
+    other = Provider(shared.directory)
+    type("Other", (Internal, Counter), {})("mpmetrics_callback_errors", "", ["other"], provider=other)
+    type("Other", (Internal, Counter), {})("mpmetrics_callback_duration_seconds", "", provider=other).inc()
     meter = shared.meter("test")
     for scope in ("host", "worker"):
         meter.observable_up_down_counter(scope, callback=lambda observer: observer.observe(1), scope=scope)  # type: ignore[arg-type]
 
     assert {"host": 1.0, "worker": 1.0} == seen(shared)
+    other.shutdown()
 
 
 def test_a_killed_worker_with_a_child(shared: Provider, child: Start, scrape: Seen) -> None:

@@ -410,3 +410,27 @@ def test_labels_and_modes(shared: Provider, child: Callable[..., Any], mode: str
         for sample in family.samples
     }
     assert {"1": 1.0, "2": 2.0} == by_label
+
+
+def test_many_dead_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the grid of all workers that ever were would be too large, values are shown one by one: the same ones."""
+    gauge = Gauge("all", "", ["x"], multiprocess_mode="all", provider=workers.provider)
+
+    def write(value: float) -> None:
+        for x in range(int(value)):
+            gauge.labels(x).set(value)
+
+    workers.run([("folded", 3), ("killed", 1), ("live", 2)], write, lambda: gauge.labels("first").set(0))
+    workers.end()
+    list(workers.collector.collect())
+
+    def samples(*, is_whole: bool) -> list[Any]:
+        (reading,) = [reading for reading in workers.collector.readings() if reading.name == "all"]
+        assert is_whole == (reading.grid is not None)
+        return reading.samples
+
+    whole = samples(is_whole=True)
+    assert 3 + 3 + 1 + 2 == len(whole)
+    for most in range(1, 12):
+        monkeypatch.setattr("mpmetrics.collector.merge.MOST_CELLS", most)
+        assert whole == samples(is_whole=False)
