@@ -31,7 +31,9 @@ PATIENCE = 0.5
 """Seconds that a process waits for another one that removes."""
 
 MOST_BYTES = 1 << 24
+MOST_GENERATION = (1 << 64) - 1
 _HEAD = struct.Struct("=QI")
+_LATEST = (1 << 64) - 1
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -80,8 +82,14 @@ class Removals:
         """Of the file that was read."""
         self._position = 0
         self._known: list[Removal] = []
-        self.damaged = 0
+        self._gaps = 0
+        self._rest = b""
+        self._is_cut = False
+
+    @property
+    def damaged(self) -> int:
         """Stretches of the file that could not be read."""
+        return self._gaps + self._is_cut
 
     def read(self) -> list[Removal]:
         """All that the file holds, in order; OSError when it cannot be read. Another list whenever it has changed."""
@@ -94,6 +102,9 @@ class Removals:
             self._known, found = [], self._follow(0, generation, None)
         if found:
             self._known = self._known + found  # anew: readers hold what was known
+        # Bytes behind the last record may be what a killed remover left, unless a committed record is missing.
+        is_short = generation > (self._known[-1].generation if self._known else 0)
+        self._is_cut = bool(is_short and self._rest) and not find_removals(self._rest, 0, _LATEST, None)[0]
         return self._known
 
     @property
@@ -110,16 +121,16 @@ class Removals:
         where = self._directory.where
         number, position, data = read_tail(where, NAME, self._number, self._position, MOST_BYTES)
         if number != self._number:
-            self.damaged = 0
+            self._gaps = 0
         end, gaps, bodies = find_removals(data, after, upto, metrics)
-        self._number, self._position = number, position + end
-        self.damaged += gaps
+        self._number, self._position, self._rest = number, position + end, data[end:]
+        self._gaps += gaps
         found = []
         for body in bodies:
             try:
                 found.append(Removal.decode(body))
             except (ValueError, struct.error):
-                self.damaged += 1
+                self._gaps += 1
         return found
 
     def append(self, metric: str, pairs: Sequence[tuple[str, str]], *, is_subset: bool) -> int:
