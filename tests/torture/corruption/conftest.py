@@ -24,11 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import mpmetrics
 from mpmetrics.exposition.app import make_wsgi_app
+from mpmetrics.names.family import Family
 from mpmetrics.registry import Registry
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.family import Family
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.records import decode_records, unpack_texts
+from mpmetrics.storage.records import unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +41,19 @@ PATIENCE = 50
 """Seconds after which something hangs; never a measure of speed."""
 
 Values = dict[str, float]
+
+
+def records_in(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """End, kind and body of each record of ``data``, which holds nothing else: read by the specification alone."""
+    position = 0
+    while position < len(data):
+        magic, length, checksum, kind = fmt.RECORD_HEAD.unpack_from(data, position)
+        start = position + fmt.RECORD_HEAD.size
+        body = data[start : start + length]
+        assert magic == fmt.RECORD_MAGIC
+        assert zlib.crc32(body, kind) == checksum
+        position = start + length + -length % fmt.WORD
+        yield position, kind, body
 
 
 class Record(NamedTuple):
@@ -130,9 +143,9 @@ def in_child(work: Callable[[], object], *, limit: int = 0) -> str:
             os.close(reader)
             signal.alarm(PATIENCE)
             if limit and "asan" not in os.environ.get("LD_PRELOAD", ""):
-                with open("/proc/self/statm", encoding="ascii") as file:
-                    used = int(file.read().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
+                with open("/proc/self/status", encoding="ascii") as file:  # maps of files take no memory
+                    used = next(1024 * int(line.split()[1]) for line in file if line.startswith("VmData"))
+                resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
             try:
                 work()
             except BaseException:  # noqa: BLE001 (told to the parent)
@@ -307,8 +320,7 @@ class Store:
         data = self.read(what, fmt.AREA_0, self.word(what, fmt.COMMITTED))
         families: dict[int, str] = {}
         found, start = [], 0
-        for end, kind, body in decode_records(data):
-            assert body is not None
+        for end, kind, body in records_in(data):
             family, key = "", None
             if kind == fmt.FAMILY:
                 family = families[int.from_bytes(body[:4], fmt.BYTE_ORDER)] = Family.unpack(body[16:]).name

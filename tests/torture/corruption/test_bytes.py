@@ -113,9 +113,7 @@ def test_a_flipped_byte_of_a_head(what: str, store: Any, sweep: Sweep, differ: D
     assert set() == differ(store.whole, store.early.values()[0])
 
 
-def test_a_flipped_byte_of_the_removals(
-    store: Any, sweep: Sweep, differ: Differ, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flipped_byte_of_the_removals(store: Any, sweep: Sweep, differ: Differ) -> None:
     """What it removed comes back where nobody knew it, and it is said; the collector that knew it has it removed."""
     size = store.files["removals"][0]
     for offset, flip in sweep([(0, 1), (4, 0x80), (8, 1), (12, 1), (20, 1)], flips(range(size))):
@@ -128,8 +126,6 @@ def test_a_flipped_byte_of_the_removals(
             assert offset >= size - 7
         assert set() == differ(store.whole, store.early.values()[0])
         store.flip("removals", offset, flip)
-    monkeypatch.setattr(records.zlib, "crc32", lambda *_: 0)  # the control
-    assert 1 == store.fresh()[1]["damaged_records[]"]
 
 
 @pytest.mark.parametrize("what", ["live", "dead"])

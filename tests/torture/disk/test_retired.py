@@ -18,7 +18,6 @@ from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import Sole
-from mpmetrics.storage.records import decode_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,12 +78,12 @@ class Used:
         return count, values.get("latest", 0.0), values["mpmetrics_unreadable_files"]
 
     @property
-    def content(self) -> list[object]:
-        """The words and records of the retired file, but for the names of slabs."""
+    def content(self) -> tuple[bytes, bytes]:
+        """The words and records of the retired file, but for the names of slabs, which are last."""
         with self.retired.open("rb") as file:
             words = file.read(8192)[4096:]
             file.seek(fmt.AREA_0)
-            return [words, *(record for record in decode_records(file.read()) if record.kind != fmt.FOLDED)]
+            return words, file.read().partition(fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 16, 0, 0)[:8])[0]
 
 
 @pytest.fixture
@@ -234,7 +233,7 @@ def test_several_who_remember_never_show_too_much(
     shown = [0.0] * len(collectors)
     tried = unsaid = 0
     if not is_said:
-        monkeypatch.setattr("mpmetrics.storage.snapshot.EpochReader._compare", lambda *_: None)
+        monkeypatch.setattr("mpmetrics.collector.snapshot.EpochReader._compare", lambda *_: None)
     for turn in range(150 if is_said else 1500):
         what = chance.choice(["die", "die", "remove", "fold", "look", "look", "house"])
         number = chance.randrange(len(collectors))
