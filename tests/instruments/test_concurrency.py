@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Gauge, Histogram, Summary, UpDownCounter
 from mpmetrics.provider import Provider
-from mpmetrics.storage.catalog import Catalog, Family
+from mpmetrics.storage.declared import Declared
+
+if TYPE_CHECKING:
+    from mpmetrics.names.family import Family
 
 Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 THREADS, TIMES = 4, 2000
@@ -98,16 +101,16 @@ def test_threads_declare_one_metric(provider: Provider, shown: Shown) -> None:
 
 def test_threads_declare_at_the_same_moment(provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that both find a metric not declared yet share it all the same; the slow way to see it, for sure."""
-    check, both = Catalog.check, threading.Barrier(2)
+    check, both = Declared.check, threading.Barrier(2)
 
-    def check_together(catalog: Catalog, family: Family) -> int | None:
-        found = check(catalog, family)
+    def check_together(declared: Declared, family: Family) -> Family | None:
+        found = check(declared, family)
         if found is None:
             with contextlib.suppress(threading.BrokenBarrierError):  # one comes at a time, as it should be
                 both.wait(0.5)
         return found
 
-    monkeypatch.setattr(Catalog, "check", check_together)
+    monkeypatch.setattr(Declared, "check", check_together)
     seen: list[Counter] = []
 
     def work() -> None:

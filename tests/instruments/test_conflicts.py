@@ -1,8 +1,13 @@
-"""Two different metrics of one name: refused wherever the first one was declared, with both places in the message."""
+"""Two different metrics of one name: within a process an error that names both places; between processes both count.
+
+Of two processes' metrics the one is shown that was declared later; the other one is kept, and said in the log.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,65 +132,118 @@ def test_in_one_process(provider: Provider, what: str) -> None:
     first(provider)
 
 
+TOGETHER = ("labels", "order of labels", "unit")
+"""Differences that do not keep the series of two processes from being shown side by side."""
+
+Log = pytest.LogCaptureFixture
+
+
+@pytest.fixture(params=["provider", "living", "killed", "folded"])
+def elsewhere(
+    request: pytest.FixtureRequest, store_directory: str, child: Any
+) -> Iterator[Callable[[Callable[[Provider], None]], None]]:
+    """Has something done in another provider of the store: this process's, or that of one that lives or has ended."""
+    own = Provider(store_directory)
+
+    def act(work: Callable[[Provider], None]) -> None:
+        if request.param == "provider":
+            work(own)
+            return
+        one = child(lambda: work(Provider(store_directory)))
+        if request.param != "living":
+            one.kill()
+        if request.param == "folded":
+            Collector(store_directory).fold()
+            assert not [name for name in os.listdir(own.epoch.path) if name.startswith(("slab", "dead"))]
+
+    yield act
+    own.shutdown()
+
+
+def _count(make: Make) -> Callable[[Provider], None]:
+    """Makes a metric and counts once in it."""
+
+    def work(provider: Provider) -> None:
+        metric = make(provider)
+        names = metric._family.labels
+        cell = metric.labels(*names) if names else metric
+        for method, arguments in {"inc": (), "observe": (1,), "state": ("x",), "info": ({"v": "1"},)}.items():
+            if hasattr(cell, method):
+                getattr(cell, method)(*arguments)
+                return
+        cell.set(1)
+
+    return work
+
+
+def _merged(shown: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> collections.Counter[Any]:
+    """What is shown, whichever worker it is of."""
+    merged: collections.Counter[Any] = collections.Counter()
+    for (name, labels), value in shown.items():
+        merged[name, tuple(pair for pair in labels if pair[0] != "worker")] += value  # type: ignore[assignment]
+    return merged
+
+
 @pytest.mark.parametrize("what", list(DIFFERENT))
-def test_two_providers_of_one_store(store_directory: str, what: str) -> None:
-    """A metric that another provider declared in the store is refused just like one of this provider."""
+def test_in_another_process(
+    store_directory: str, what: str, elsewhere: Callable[..., None], caplog: Log, shown: Callable[[Any], Any]
+) -> None:
+    """Nothing is refused. With other labels both are shown; else the one declared later, which is said with places."""
     first, second, words = DIFFERENT[what]
-    one, other = Provider(store_directory), Provider(store_directory)
-    first(one)
-    before = _figures(store_directory)
-    with pytest.raises(ConflictError) as raised:
-        second(other)
+    elsewhere(_count(first))
+    alone = _merged(shown(store_directory))
+    here = Provider(store_directory)
+    _count(second)(here)
+    fresh = Provider()
+    _count(second)(fresh)
+    later, both = _merged(shown(fresh)), _merged(shown(store_directory))
+    collector = Collector(store_directory)
+    for _ in range(2):
+        text = collector.render()[1].decode()
+    lines = [record.getMessage() for record in caplog.records if "is not shown" in record.getMessage()]
+    here.shutdown()
 
-    _check(raised.value, first, second, words)
-    assert before == _figures(store_directory)
-    first(other)
-    one.shutdown()
-    other.shutdown()
-
-
-@pytest.mark.parametrize("what", ["kind", "buckets", "mode", "counter and gauge of its sample name"])
-@pytest.mark.parametrize("ended", [False, True])
-def test_declared_first_by_a_forked_process(shared: Provider, child: Any, what: str, *, ended: bool) -> None:
-    """What a forked process declared first is known here, while it lives and after its end."""
-    first, second, words = DIFFERENT[what]
-    other = child(lambda: first(shared))
-    if ended:
-        other.kill()
-    before = _figures(shared)
-    with pytest.raises(ConflictError) as raised:
-        second(shared)
-
-    _check(raised.value, first, second, words)
-    assert before == _figures(shared)
+    if what in TOGETHER:
+        assert alone + later == both
+        assert [] == lines
+        return
+    assert later == both
+    assert "mpmetrics_hidden_shapes 1.0" in text
+    assert 1 == len(set(lines))
+    for word in (*words, _line(first), _line(second)):
+        assert word in lines[0]
 
 
-def test_declared_first_by_a_spawned_process(store_directory: str, spawned: Callable[..., str]) -> None:
-    """A process that was started by itself is told where the metric was declared here, and the other way round."""
+def test_the_hidden_ones_values_are_kept(store_directory: str, child: Any, shown: Callable[[Any], Any]) -> None:
+    """When the process whose metric is shown has ended, what the other one has counted all the while is shown."""
+    mine = Provider(store_directory)
+    hits = Counter("a", "", provider=mine)
+    hits.inc()
+    other = child(lambda: Gauge("a", "", multiprocess_mode="max", provider=Provider(store_directory)).set(7))
+    hits.inc()
+    assert {("a", ()): 7.0} == shown(store_directory)
+    other.kill()
+    hits.inc()
+
+    assert {("a_total", ()): 3.0} == shown(store_directory)
+    mine.shutdown()
+
+
+def test_declared_by_a_spawned_process(
+    store_directory: str, spawned: Callable[..., str], shown: Callable[[Any], Any]
+) -> None:
+    """Processes that were started by themselves, old code and new, serve on and count."""
     code = """
 import sys
-from mpmetrics.errors import ConflictError
 from mpmetrics.instruments import Counter
 from mpmetrics.provider import Provider
-provider = Provider(sys.argv[1])
-Counter("theirs", "", ["x"], provider=provider)
-try:
-    Counter("ours", "", ["x"], provider=provider)
-except ConflictError as error:
-    print(error)
+Counter("a", "", ["x"], provider=Provider(sys.argv[1])).labels("1").inc()
 """
     provider = Provider(store_directory)
+    Counter("a", "", provider=provider).inc()
+    spawned(code, store_directory)
 
-    def make(given: Provider) -> Counter:
-        return Counter("ours", "", provider=given)
-
-    make(provider)
-    message = spawned(code, store_directory)
-    for word in ("ours", "labels", f"{HERE}:{make.__code__.co_firstlineno + 1}", "<string>:9"):
-        assert word in message
-
-    with pytest.raises(ConflictError, match=r"theirs.*labels.*<string>:7"):
-        Counter("theirs", "", provider=provider)
+    assert {("a_total", ()): 1.0, ("a_total", (("x", "1"),)): 1.0} == shown(store_directory)
     provider.shutdown()
 
 

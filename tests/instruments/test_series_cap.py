@@ -121,8 +121,8 @@ def test_room_again_after_removal(provider: Provider, shown: Shown) -> None:
     assert {("a_total", (("x", "b"),)): 1.0, ("a_total", OVERFLOW): 2.0} == shown(provider)
 
 
-def test_cap_holds_over_processes(shared: Provider, child: Any, shown: Shown) -> None:
-    """The cap counts the series of all processes together; what they have in common counts once."""
+def test_each_process_has_its_own_cap(shared: Provider, child: Any, shown: Shown) -> None:
+    """The cap counts the series that a process uses itself; the overflow series of all processes are one."""
     counter = Counter("a", "", ["x"], max_series=3, provider=shared)
     counter.labels("mine").inc()
 
@@ -138,10 +138,64 @@ def test_cap_holds_over_processes(shared: Provider, child: Any, shown: Shown) ->
         ("a_total", (("x", "mine"),)): 3.0,
         ("a_total", (("x", "theirs"),)): 2.0,
         ("a_total", (("x", "third"),)): 2.0,
-        ("a_total", OVERFLOW): 3.0,
+        ("a_total", (("x", "fifth"),)): 1.0,
+        ("a_total", OVERFLOW): 2.0,
     }
     assert expected == shown(shared)
-    assert {"a": 3.0} == _overflows(shared)
+    assert {"a": 2.0} == _overflows(shared)
+
+
+def test_it_is_said_once(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the metric whose cap is passed, and the way out, with the first one past it and never again."""
+    counters = [Counter(name, "", ["x"], max_series=1, provider=provider) for name in "ab"]
+    for counter in counters:
+        counter.labels("first").inc()
+    assert [] == caplog.messages
+    for counter in counters:
+        for number in range(10):
+            counter.labels(number).inc()
+
+    assert ["metric 'a' has no room", "metric 'b' has no room"] == [text[:22] for text in caplog.messages]
+    assert all("otel_metric_overflow; raise max_series" in text for text in caplog.messages)
+
+
+def test_past_the_bytes_of_a_metrics_label_values(provider: Provider, shown: Shown) -> None:
+    """A metric within its cap whose label values take too much room overflows; nothing is lost, others stay shown."""
+    counter, other = (Counter(name, "", ["x"], provider=provider) for name in ("large", "other"))
+    for number in range(5000):
+        counter.labels(f"{number:01000}").inc()
+    for number in range(100):
+        other.labels(number).inc()
+    values = shown(provider)
+    large = [labels for name, labels in values if name == "large_total"]
+
+    assert 5000.0 == sum(value for (name, _), value in values.items() if name == "large_total")
+    assert (4 << 20) / 1000 - 1 < len(large) - 1 <= (4 << 20) / 1000
+    assert 5001.0 - len(large) == values["large_total", OVERFLOW] == _overflows(provider)["large"]
+    assert 100 == sum(name == "other_total" for name, _ in values)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_long_label_values_are_cut(
+    provider: Provider, shown: Shown, caplog: pytest.LogCaptureFixture, *, named: bool
+) -> None:
+    """1,024 characters are kept, of longer ones the last is an ellipsis: by position or by name, said once."""
+    counter = Counter("a", "", ["x"], provider=provider)
+
+    def labels(value: str) -> Any:
+        return counter.labels(x=value) if named else counter.labels(value)
+
+    labels("é" * 1024).inc()
+    assert [] == caplog.messages
+    for more in ("", "b", "b" * 8000):
+        labels("é" * 1024 + "a" + more).inc()
+    kept, cut = "é" * 1024, "é" * 1023 + "…"
+    assert {("a_total", (("x", kept),)): 1.0, ("a_total", (("x", cut),)): 3.0} == shown(provider)
+    counter.remove("é" * 5000)
+
+    assert {("a_total", (("x", kept),)): 1.0} == shown(provider)
+    (text,) = caplog.messages
+    assert "metric 'a': a label value of 1025 characters is cut to 1024" in text
 
 
 def test_room_made_by_another_process(shared: Provider, child: Any, shown: Shown) -> None:

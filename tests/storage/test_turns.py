@@ -1,28 +1,15 @@
-"""The lock of those who wait for a moment only: what ended in the middle of a turn is not waited for."""
+"""`Turns`: one thread after the other, none waits for long, and an abandoned turn does not block others."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
-from mpmetrics.storage import turns as module
-from mpmetrics.storage.turns import Turns
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mpmetrics.turns import Turns
 
 PATIENCE = 60.0
-"""Seconds that nobody waits for here: a test in which somebody did runs into its own limit."""
-
-
-def elsewhere(function: Callable[[], object]) -> threading.Thread:
-    """Have ``function`` called by another thread."""
-    thread = threading.Thread(target=function, daemon=True)
-    thread.start()
-    return thread
+"""Seconds that nobody waits for here: a test in which a thread did runs into its own limit."""
 
 
 class Holder:
@@ -31,7 +18,8 @@ class Holder:
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._began, self._goes_on = threading.Event(), threading.Event()
-        self._thread = elsewhere(self._take)
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
         assert self._began.wait(PATIENCE)
 
     def _take(self) -> None:
@@ -45,25 +33,9 @@ class Holder:
         self._thread.join(PATIENCE)
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have whoever waits from now on be this patient; long, until it is called."""
-
-    def change(seconds: float) -> None:
-        monkeypatch.setattr(module, "PATIENCE", seconds)
-
-    change(PATIENCE)
-    return change
-
-
-def begin_and_end(turns: Turns) -> None:
-    """Take a turn and be ended by an exception that keeps it from being given back."""
-    turns.take(sys._getframe())
-
-
 def test_one_after_the_other() -> None:
     """A second thread waits for the first one's end."""
-    turns, done = Turns(), []
+    turns, done = Turns(PATIENCE), []
     holder = Holder(turns)
     entered = threading.Event()
 
@@ -72,7 +44,8 @@ def test_one_after_the_other() -> None:
         with turns:
             done.append("second")
 
-    second = elsewhere(take)
+    second = threading.Thread(target=take, daemon=True)
+    second.start()
     assert entered.wait(PATIENCE)
     second.join(0.1)
     done.append("first")
@@ -82,20 +55,36 @@ def test_one_after_the_other() -> None:
     assert ["first", "second"] == done
 
 
-def test_a_turn_that_was_ended_is_not_waited_for() -> None:
-    """By another thread, one that runs on, or this one: the next has its turn at once, and excludes others again."""
-    turns = Turns()
-    elsewhere(lambda: begin_and_end(turns)).join(PATIENCE)
-    with turns:
-        assert turns._taken
-    begin_and_end(turns)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_abandoned_turn_is_waited_for_once(*, elsewhere: bool) -> None:
+    """An exception kept it from being given back: the next thread is out of patience once, those after it wait not."""
+    turns = Turns(0.05)
+    taken, ending = threading.Event(), threading.Event()
+
+    def abandon() -> None:
+        turns.__enter__()
+        taken.set()
+
+    def abandon_and_live() -> None:
+        abandon()
+        ending.wait(PATIENCE)
+
+    if elsewhere:
+        threading.Thread(target=abandon_and_live, daemon=True).start()
+        assert taken.wait(PATIENCE)
+    else:
+        abandon()
     Holder(turns).end()
     assert not turns._taken
+
+    turns._patience = PATIENCE
+    Holder(turns).end()
+    ending.set()
 
 
 def test_within_ones_own_turn() -> None:
     """A signal handler that interrupts a turn has its own in it, and does not end the one that it interrupted."""
-    turns = Turns()
+    turns = Turns(PATIENCE)
 
     def handle() -> None:
         with turns:
@@ -107,22 +96,22 @@ def test_within_ones_own_turn() -> None:
     assert not turns._taken
 
 
-def test_who_runs_out_of_patience_goes_on_and_excludes_others(patience: Callable[[float], None]) -> None:
-    """So does each who waited behind it; and one that only took its time ends nobody else's turn."""
-    turns = Turns()
+def test_a_thread_out_of_patience_goes_on_and_ends_no_other_turn() -> None:
+    """A thread that only took its time does not end the turn of one that came after it."""
+    turns = Turns(PATIENCE)
     slow = Holder(turns)
-    patience(0.01)
+    turns._patience = 0.01
     next_one = Holder(turns)
-    with turns:
-        slow.end()
-        next_one.end()
-        assert turns._taken[None].thread == threading.get_ident()
-    assert not turns._taken
+    turns._patience = PATIENCE
+    before = dict(turns._taken)
+    slow.end()
+    assert before == turns._taken
+    next_one.end()
 
 
 def test_nobody_has_a_turn_in_a_forked_child() -> None:
     """A thread that had it is not there."""
-    turns = Turns()
+    turns = Turns(PATIENCE)
     holder = Holder(turns)
     turns.after_fork_in_child()
     with turns:
