@@ -12,15 +12,15 @@ import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from mpmetrics import fork
 from mpmetrics.callbacks.callback import Callback, Callbacks
 from mpmetrics.errors import MpmetricsError, StoreError
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
-from mpmetrics.storage import fork
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.store import Epoch, Store
-from mpmetrics.storage.turns import Turns
+from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

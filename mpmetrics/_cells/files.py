@@ -29,29 +29,27 @@ EARLY = 64
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
+def _open_directory(where: Where) -> Iterator[int]:
+    path, device, number, owner = where
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino, status.st_uid) != (device, number, owner):
+            raise OSError(errno.ESTALE, "another directory is in its place", path)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _open_directory(where: Where) -> contextlib.AbstractContextManager[int]:
-    path, device, number, owner = where
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if (status.st_dev, status.st_ino, status.st_uid) != (device, number, owner):
-        os.close(descriptor)
-        raise OSError(errno.ESTALE, "another directory is in its place", path)
-    return _closing(descriptor)
-
-
-def _open(folder: int, name: str, flags: int) -> contextlib.AbstractContextManager[int]:
+@contextlib.contextmanager
+def _open(folder: int, name: str, flags: int) -> Iterator[int]:
     descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", name)
-    return _closing(descriptor)
 
 
 def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map, Map, int]:
@@ -85,7 +83,9 @@ def claim_ordinal(where: Where, file: str, lowest: int, sets_aside: bool) -> int
     process does such a thing at this moment; else the next ordinal will do.
     """
     with _open_directory(where) as folder:
-        ordinal = None if lowest else _claim_early(folder, file, sets_aside=sets_aside)
+        ordinal = _claimed_before(folder, file)
+        if ordinal is None and not lowest:
+            ordinal = _claim_early(folder, file, sets_aside=sets_aside)
         if ordinal is None:
             names = (name[5:] for name in os.listdir(folder) if name.startswith("slab-"))
             taken = {int(number) for number in names if number.isdecimal()}
@@ -95,6 +95,19 @@ def claim_ordinal(where: Where, file: str, lowest: int, sets_aside: bool) -> int
         with contextlib.suppress(OSError):  # a cleaner was quicker
             os.unlink(file, dir_fd=folder)
         return ordinal
+
+
+def _claimed_before(folder: int, file: str) -> int | None:
+    """The ordinal that the slab has already, as a signal handler interrupted its claim behind the commit."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(file, dir_fd=folder).st_nlink == 1:
+            return None
+    for name in os.listdir(folder):
+        if name.startswith("slab-"):
+            with contextlib.suppress(OSError), _open(folder, name, os.O_RDONLY) as slab:
+                if os.pread(slab, 16, 16).hex() == file.removeprefix("idle-"):
+                    return int(name.removeprefix("slab-"))
+    return None
 
 
 def _is_claimed(folder: int, file: str, ordinal: int) -> bool:

@@ -269,13 +269,13 @@ class Source:
         attempt = 0
         while True:
             flips = self._head[FLIPS]
-            end = self._head[COMMITTED + (flips & 1)]
+            end = self._head[COMMITTED + (flips & 1)] & ~7
             if flips != self._flips or end < self._position:
                 self._forget()
                 self._must_load = self._was_loaded
             self._flips = flips
             area = AREA_0 + (flips & 1) * AREA_SIZE
-            there = max(0, min(self._limit - area, AREA_SIZE) & ~7)
+            there = max(0, min(self._limit - area, AREA_SIZE)) & ~7
             self._wanted = area + end
             end = min(end, there)
             record = self._walk(bytes(self._bytes[area + self._position : area + end]))

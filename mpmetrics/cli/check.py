@@ -6,8 +6,8 @@ import platform
 from typing import TYPE_CHECKING
 
 from mpmetrics import _cells
+from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.errors import MpmetricsError
-from mpmetrics.storage.snapshot import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:

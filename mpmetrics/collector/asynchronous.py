@@ -6,18 +6,18 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics import fork
 from mpmetrics.callbacks.figures import ANNOUNCED
 from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.collector.workers import Refreshed, Workers
 from mpmetrics.names.naming import RESERVED_PREFIX
-from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
+    from mpmetrics.collector.snapshot import Shape, Snapshot
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.snapshot import Shape, Snapshot
 
 __all__ = ["Asynchronous"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector as PrometheusCollector
 
+from mpmetrics import fork
 from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.callbacks.runner import at_work_for
 from mpmetrics.collector.asynchronous import Asynchronous
@@ -17,13 +18,12 @@ from mpmetrics.collector.families import families
 from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.collector.shared_call import SharedCall
+from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
 from mpmetrics.provider import Provider, get_provider
-from mpmetrics.storage import fork
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.snapshot import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.callbacks.runner import Watch
     from mpmetrics.collector.reading import Reading
-    from mpmetrics.storage.snapshot import Snapshot
+    from mpmetrics.collector.snapshot import Snapshot
 
 __all__ = ["Collection"]
 
@@ -223,7 +223,8 @@ class Collection(PrometheusCollector):
     def fold(self) -> int:
         """Fold the dead of the current epoch, up to a batch of them; returns how many were folded.
 
-        A retired file that was read here and that somebody has removed since is written again. What keeps it from doing so is said once in the log.
+        A retired file that was read here and that somebody has removed since is written again. What keeps it from doing
+        so is said once in the log.
         """
         path, reader = self._epoch_path(), self._reader  # which another thread may close
         try:

@@ -8,7 +8,7 @@ from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
-    from mpmetrics.storage.snapshot import Snapshot
+    from mpmetrics.collector.snapshot import Snapshot
 
 __all__ = ["figures"]
 

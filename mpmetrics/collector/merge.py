@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells import Source
     from mpmetrics._cells.merging import Vector
-    from mpmetrics.storage.family import Family
-    from mpmetrics.storage.snapshot import Column, Shape, Snapshot
+    from mpmetrics.collector.snapshot import Column, Shape, Snapshot
+    from mpmetrics.names.family import Family
 
     Values = tuple[Sequence[Ending | None], Vector, bytes | None]
     """Endings of the columns of a grid, its values, and its mask."""

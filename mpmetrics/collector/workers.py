@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpmetrics._cells import Table
-    from mpmetrics.storage.snapshot import Column
+    from mpmetrics.collector.snapshot import Column
 
 __all__ = ["WORKER_TIMEOUT", "Refreshed", "Workers"]
 

@@ -9,8 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics import fork
 from mpmetrics.drivers.stop import Stop
-from mpmetrics.storage import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

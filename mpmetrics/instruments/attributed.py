@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from mpmetrics.instruments.metric import Child, Metric, check_max_series
 from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
 from mpmetrics.names.attributes import SCOPE_NAME, SCOPE_VERSION, check_attributes, pairs_key
+from mpmetrics.names.family import Family
 from mpmetrics.names.naming import RESERVED_PREFIX, declared_at, text
 from mpmetrics.names.translation import check_name, exposed_name, unit_words
-from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from mpmetrics.names.attributes import Attributes
+    from mpmetrics.names.family import Key
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.family import Key
 
 __all__ = ["Attributed", "Description", "MeterCounter", "MeterGauge", "MeterHistogram", "MeterUpDownCounter", "Owner"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpmetrics._cells import Labelled
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_max_series
+from mpmetrics.names.family import Family
 from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
 from mpmetrics.provider import get_provider
-from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

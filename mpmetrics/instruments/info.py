@@ -11,7 +11,7 @@ from mpmetrics.names.naming import check_label_names, text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mpmetrics.storage.family import Key
+    from mpmetrics.names.family import Key
 
 __all__ = ["Info", "InfoSeries"]
 
@@ -61,8 +61,7 @@ class Info(Instrument[InfoSeries]):
         if any(value is None for value in val.values()):
             msg = f"{self!r}: a value cannot be None: {dict(val)}"
             raise ValueError(msg)
-        values = ((name, self._cut(text(val[name]))) for name in sorted(names))
-        whole = (*key, *(part for name, value in values if value for part in (name, value)))
+        whole = (*key, *(part for name in sorted(names) for part in (name, self._cut(text(val[name])))))
         children = self._children
         is_new = whole not in children
         if is_new and len(children) - (None in children) >= children.limit:

@@ -10,8 +10,8 @@ from mpmetrics.instruments.series import cell_type
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Children
+    from mpmetrics.names.family import Family, Key
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.family import Family, Key
 
 __all__ = ["DEFAULT_MAX_SERIES", "Context", "Internal", "Metric", "check_max_series"]
 

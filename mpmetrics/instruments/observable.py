@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mpmetrics.callbacks.callback import Scope
-    from mpmetrics.storage.family import Key
+    from mpmetrics.names.family import Key
 
 __all__ = ["Observable", "ObservableCounter", "ObservableGauge", "ObservableUpDownCounter"]
 

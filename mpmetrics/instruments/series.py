@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpmetrics._cells import Cell
-    from mpmetrics.storage.family import Family
+    from mpmetrics.names.family import Family
 
 __all__ = [
     "CounterSeries",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics.callbacks.observer import InstrumentObserver
-    from mpmetrics.storage.family import Family, Key
+    from mpmetrics.names.family import Family, Key
 
 __all__ = ["watch"]
 

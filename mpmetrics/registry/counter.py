@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
+from mpmetrics.names.family import Family
 from mpmetrics.registry.metric import RegistryMetric
 from mpmetrics.registry.reader import decrease_name
-from mpmetrics.storage.family import Family
 
 __all__ = ["Counter"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
+from mpmetrics.names.family import Family
 from mpmetrics.registry.reader import family_name
 from mpmetrics.registry.view import View
-from mpmetrics.storage.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mpmetrics import fork
 from mpmetrics._cells import LAYOUTS
 from mpmetrics.collector.collection import Collection
 from mpmetrics.collector.merge import Merger
@@ -17,16 +18,15 @@ from mpmetrics.errors import ShutdownError
 from mpmetrics.registry.distribution import Distribution
 from mpmetrics.registry.rates import TICK, Rates
 from mpmetrics.registry.view import View
-from mpmetrics.storage import fork
-from mpmetrics.storage.turns import Turns
+from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpmetrics.collector.reading import Labels
+    from mpmetrics.collector.snapshot import Shape, Snapshot
+    from mpmetrics.names.family import Family
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.family import Family
-    from mpmetrics.storage.snapshot import Shape, Snapshot
 
 __all__ = ["Reader", "decrease_name", "family_name"]
 

@@ -7,6 +7,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpmetrics import fork
 from mpmetrics.callbacks.callback import check_callback
 from mpmetrics.errors import ConflictError
 from mpmetrics.names.attributes import check_attributes
@@ -19,8 +20,7 @@ from mpmetrics.registry.histogram import Histogram
 from mpmetrics.registry.meter import Meter
 from mpmetrics.registry.reader import Reader, family_name
 from mpmetrics.registry.timer import Timer
-from mpmetrics.storage import fork
-from mpmetrics.storage.turns import Turns
+from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import ConflictError
 
 if TYPE_CHECKING:
-    from mpmetrics.storage.family import Family
+    from mpmetrics.names.family import Family
 
 __all__ = ["Declared"]
 

@@ -95,6 +95,25 @@ class _Fold:
         self._sweep()
         if self._retired is not None and self._retired.damaged and self._is_patient:
             return 0
+        fresh, stay = self._collect(most)
+        is_long = os.stat("removals", dir_fd=self._folder).st_size >= SHORTEN_AT
+        if len(fresh) < at_least and not is_long and not self._is_gone:
+            return 0
+        readers = [reader for _, reader in fresh.values()]
+        # After all slabs have been read: what was removed since a series was made is not to come back.
+        self._removals.read()
+        retired = [] if self._retired is None else [self._retired]
+        self._shapes.apply([reader.source for reader in (*retired, *readers)], self._removals)
+        self._write(readers, {*fresh, *stay})
+        if self._is_gone:
+            log.warning("%s/retired was removed; it is written again as it was read last", self._directory.path)
+        self._remove(list(fresh.values()))
+        if is_long:
+            self._shorten()
+        return len(fresh)
+
+    def _collect(self, most: int) -> tuple[dict[bytes, tuple[str, SlabReader]], set[bytes]]:
+        """Read up to ``most`` dead slabs; also the identities of those that are contained and could not be removed."""
         contained = set() if self._retired is None else self._retired.source.folded
         fresh: dict[bytes, tuple[str, SlabReader]] = {}
         known: list[tuple[str, SlabReader]] = []
@@ -114,22 +133,7 @@ class _Fold:
                 reader.read(self._shapes.declare)
                 if not (reader.damaged and self._is_patient):
                     fresh[identity] = slab.file, reader
-        stay |= self._remove(known)
-        is_long = os.stat("removals", dir_fd=self._folder).st_size >= SHORTEN_AT
-        if len(fresh) < at_least and not is_long and not self._is_gone:
-            return 0
-        readers = [reader for _, reader in fresh.values()]
-        # After all slabs have been read: what was removed since a series was made is not to come back.
-        self._removals.read()
-        retired = [] if self._retired is None else [self._retired]
-        self._shapes.apply([reader.source for reader in (*retired, *readers)], self._removals)
-        self._write(readers, {*fresh, *stay})
-        if self._is_gone:
-            log.warning("%s/retired was removed; it is written again as it was read last", self._directory.path)
-        self._remove(list(fresh.values()))
-        if is_long:
-            self._shorten()
-        return len(fresh)
+        return fresh, stay | self._remove(known)
 
     def _open(self, slab: SlabName) -> SlabReader | None:
         """A dead slab, opened; OSError when it cannot be looked at."""

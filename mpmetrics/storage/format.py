@@ -77,7 +77,7 @@ offset       type    field
 after the other. A number of texts of 65535 stands for the overflow series, and no lengths follow. The bodies:
 
 * FAMILY: u32 number, u32 zero, u64 time of the declaration in ns, and the fields of a metric as
-  :meth:`mpmetrics.storage.family.Family.pack` writes them. Numbers are those of this slab.
+  :meth:`mpmetrics.names.family.Family.pack` writes them. Numbers are those of this slab.
 * SERIES: u32 number of the family, u32 words, u64 first word, f64 creation (Unix time in seconds, a multiple of 1 ms),
   u64 generation of removals when it was made, and as texts its label values, in the order of the family's labels. A
   metric whose labels are open goes on with the name and the value of each further label.
@@ -176,41 +176,21 @@ import sys
 import zlib
 from typing import Final
 
+from mpmetrics._cells.offsets import *  # noqa: F403 - the numbers of the tables above that cells need
+from mpmetrics._cells.offsets import PAGE, WORD
 from mpmetrics.errors import FormatError
 
-__all__ = ["END", "FAMILY", "FOLDED", "REMOVE", "SERIES", "check_shared", "check_slab", "pack_shared", "pack_slab"]
-
 VERSION: Final = 2
-WORD: Final = 8
 BYTE_ORDER: Final = sys.byteorder
 
-PAGE: Final = 4096
 SLAB_MAGIC: Final = b"MPMSLAB_"
 RETIRED_MAGIC: Final = b"MPMRETIR"
 SLAB_HEAD: Final = struct.Struct("=8sII16sQdQ")
-WORDS_END: Final = 64 // WORD
-FLIPS: Final = 72 // WORD
-COMMITTED: Final = 80 // WORD
-ROOM: Final = 96 // WORD
 RETIRED: Final = 112 // WORD
-FIRST_WORD: Final = PAGE // WORD
-AREA_0: Final = 1 << 26
-AREA_SIZE: Final = 1 << 27
-SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
 FIRST_WORDS_END: Final = 2 * PAGE
 """Where the words of a new slab end."""
-MAX_GROWTH: Final = 1 << 15
 BESIDE: Final = 900_000_000
-
-RECORD_MAGIC: Final = 0x4D50524B
-RECORD_HEAD: Final = struct.Struct("=IIII")
-FAMILY: Final = 1
-SERIES: Final = 2
-END: Final = 3
-FOLDED: Final = 4
 REMOVE: Final = 5
-MAX_BODY: Final = 1 << 20
-OVERFLOW: Final = 0xFFFF
 SUBSET: Final = 1
 
 SHARED_MAGIC: Final = b"MPMSHARE"

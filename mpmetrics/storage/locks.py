@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from mpmetrics import fork
 from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
-from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 

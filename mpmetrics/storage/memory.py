@@ -18,9 +18,9 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics import fork
 from mpmetrics._cells import Children, Process, new_token
 from mpmetrics.errors import StoreError, StoreUnavailableError
-from mpmetrics.storage import fork
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.declared import Declared
 from mpmetrics.storage.fold import SHORTEN_AT, fold
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mpmetrics._cells import Cell, Map, Slab
-    from mpmetrics.storage.family import Family, Key
+    from mpmetrics.names.family import Family, Key
     from mpmetrics.storage.store import Epoch
 
 __all__ = ["Memory"]
@@ -192,7 +192,8 @@ class Memory:
         )
         if self.on_overflow is not None:
             self.on_overflow(name)
-        return children.make(None)
+        overflow: Cell = children.make(None)
+        return overflow
 
     def waits(self, cell: Cell) -> None:
         """Have ``cell``, whose words are in memory, moved into the store when that has room."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Map, Source
 from mpmetrics.errors import FormatError
+from mpmetrics.names.family import Family
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.family import Family
 from mpmetrics.storage.locks import is_held
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ class SlabReader:
         area = self._head[fmt.FLIPS] & 1
         needed = fmt.AREA_0 + area * fmt.AREA_SIZE + self._head[fmt.ROOM + area]
         self._size = os.fstat(descriptor).st_size
-        if self._size < needed:
-            msg = f"{self.where}: has {self._size} bytes, of {needed} that it should have"
+        if self._size < needed or self._head[fmt.WORDS_END] < fmt.PAGE:
+            msg = f"{self.where}: has {self._size} bytes, of {needed} that it should have, or none that are words"
             raise FormatError(msg)
 
     @property

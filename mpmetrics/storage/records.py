@@ -1,4 +1,4 @@
-"""Records in Python: packing one, and finding them in a run of bytes, damaged or not.
+"""Packing a record and its texts in Python.
 
 The hot ones, SERIES and END, are written and read by ``mpmetrics._cells``; what is here serves the rare ones.
 """
@@ -8,26 +8,17 @@ from __future__ import annotations
 import struct
 import zlib
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["Record", "decode_records", "encode_record", "pack_texts", "unpack_texts"]
+__all__ = ["encode_record", "pack_texts", "unpack_texts"]
 
 _COUNT = struct.Struct("=H")
-_MAGIC = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 0, 0, 0)[:4]
-
-
-class Record(NamedTuple):
-    """One record: where it ends, its kind and body; of a damaged stretch the body is None."""
-
-    end: int
-    kind: int
-    body: bytes | None
 
 
 def encode_record(kind: int, body: bytes) -> bytes:
@@ -37,41 +28,6 @@ def encode_record(kind: int, body: bytes) -> bytes:
         raise FormatError(msg)
     head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
     return head + body + b"\0" * (-len(body) % fmt.WORD)
-
-
-def decode_records(data: bytes) -> Iterator[Record]:
-    """Yield the records of ``data``, which starts with one; a damaged stretch comes as one without a body."""
-    position = 0
-    while position < len(data):
-        record = _record_at(data, position)
-        if record is None:
-            while record is None and position < len(data):
-                position = _next_magic(data, position)
-                record = _record_at(data, position)
-            yield Record(position, 0, None)
-        if record is not None:
-            position = record.end
-            yield record
-
-
-def _next_magic(data: bytes, position: int) -> int:
-    """Offset of the next 8-byte boundary behind ``position`` where a record's magic stands, or the end."""
-    position = data.find(_MAGIC, position + 1)
-    while position >= 0 and position % fmt.WORD:
-        position = data.find(_MAGIC, position + 1)
-    return len(data) if position < 0 else position
-
-
-def _record_at(data: bytes, position: int) -> Record | None:
-    start = position + fmt.RECORD_HEAD.size
-    if start > len(data):
-        return None
-    magic, length, checksum, kind = fmt.RECORD_HEAD.unpack_from(data, position)
-    end = start + length
-    if magic != fmt.RECORD_MAGIC or length > fmt.MAX_BODY or end > len(data):
-        return None
-    body = data[start:end]
-    return Record(end + -length % fmt.WORD, kind, body) if zlib.crc32(body, kind) == checksum else None
 
 
 def pack_texts(texts: Sequence[str]) -> bytes:

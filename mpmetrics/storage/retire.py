@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import (
     LAYOUTS,
     RECORD,
+    created,
     extremes,
     folded_distributions,
     levels,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mpmetrics._cells import Source, Table
-    from mpmetrics.storage.family import Family
+    from mpmetrics.names.family import Family
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape
 
@@ -175,7 +176,8 @@ class _Share:
             columns = [[values[each * width + at] for each in added] for at in range(width)]
             total = [math.fsum(column) for column in columns]
             total[1 if self._family.kind not in ("histogram", "summary") else 0] += 0.0
-            self._contents.add_overflow(self._numbers[0], total, min(table.created(each) for each in added))
+            times = created(table, self._sources)
+            self._contents.add_overflow(self._numbers[0], total, min(times[each] for each in added))
             mask = bytes(shown)
         self._add(values, mask, width)
 
@@ -221,8 +223,8 @@ class _Share:
             values[4 * row] = found[row]
             numbers[4 * row + 1] = times[row]
             if self._readers[winner].is_retired:
-                words = source.words(self._table, row)
-                values[4 * row + 2 : 4 * row + 4] = array("d", words[2:4])
+                identity = (source.words(self._table, row) or [])[2:4]
+                values[4 * row + 2 : 4 * row + 4] = array("d", identity)
             else:
                 values[4 * row + 2 : 4 * row + 4] = array("d", source.identity)
         if self._family.kind == "info":

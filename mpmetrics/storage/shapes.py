@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mpmetrics._cells import Source
-    from mpmetrics.storage.family import Family
+    from mpmetrics.names.family import Family
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.removals import Removal, Removals
 

@@ -1,8 +1,8 @@
 """A process's slab: made and leased. What is written into it, and how it grows, is the cells'.
 
-It is made under a temporary name, locked, given blocks and a head, and linked to ``idle-ID``: that is the commit. A kill
-before that leaves an unlocked file that the next fold removes; after it, a slab like any other dead process's. Nobody
-is waited for.
+It is made under a temporary name, locked, given blocks and a head, and linked to ``idle-ID``: that is the commit. A
+kill before that leaves an unlocked file that the next fold removes; after it, a slab like any other dead process's.
+Nobody is waited for.
 """
 
 from __future__ import annotations

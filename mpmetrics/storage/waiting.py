@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics._cells import Cell, Map, Slab
-    from mpmetrics.storage.family import Key
+    from mpmetrics.names.family import Key
 
 __all__ = ["WaitingRoom", "waiting_slab"]
 

@@ -435,7 +435,7 @@ class World:
     def kill(self, which: int) -> None:
         """One process dies: the kernel takes its lease."""
         process = self.live.pop(which % len(self.live))
-        process.provider.memory._file.release()
+        process.provider.memory._leased.release()
 
     def fold(self, most: int) -> None:
         """Some of the dead are folded."""

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpmetrics
+from mpmetrics.names.family import Family
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import records
 from mpmetrics.storage.descriptor import open_regular
-from mpmetrics.storage.family import Family
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import is_held
 from mpmetrics.storage.reader import SlabReader

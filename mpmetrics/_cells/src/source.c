@@ -737,7 +737,7 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     for (int attempt = 0;; attempt++) {
         uint64_t flips = head_word(source, FLIPS);
-        uint64_t end = head_word(source, COMMITTED + (int)(flips & 1));
+        uint64_t end = head_word(source, COMMITTED + (int)(flips & 1)) & ~(uint64_t)7;
         int is_other = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
         if (is_other && source_begin(source) < 0)
             return NULL;

@@ -194,8 +194,8 @@ class EpochReader:
                 # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
                 if bytes.fromhex(reader.identity) in contained:
                     continue
-                if reader.inode in seen:
-                    continue  # under a second name, for a moment
+                if any(reader.identity == other.identity for other in seen.values()):
+                    continue  # under a second name, for a moment, or somebody has copied it
                 seen[reader.inode] = reader
                 reader.ordinal = name.ordinal
                 reader.read(self._shapes.declare)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from mpmetrics._cells import LAYOUTS, RECORD
+from mpmetrics._cells.offsets import MAX_BODY, WORD
 from mpmetrics.names.naming import check_label_names, check_metric_name
 from mpmetrics.names.translation import check_name
-from mpmetrics.storage import format as fmt
 
 __all__ = ["MAX_WIDTH", "Family", "Key"]
 
@@ -143,8 +143,8 @@ class Family:
         counts = _COUNTS.pack(len(self.labels), len(self.states), len(self.bounds))
         lengths = struct.pack(f"={len(texts)}I", *map(len, texts))
         packed = b"".join((counts, lengths, *texts, struct.pack(f"={len(self.bounds)}d", *self.bounds)))
-        if len(packed) > fmt.MAX_BODY - fmt.WORD * 2:
-            msg = f"metric {self.name!r}: help, labels and buckets have {len(packed)} bytes, over {fmt.MAX_BODY}"
+        if len(packed) > MAX_BODY - 2 * WORD:
+            msg = f"metric {self.name!r}: help, labels and buckets have {len(packed)} bytes, over {MAX_BODY}"
             raise ValueError(msg)
         return packed
 
@@ -157,7 +157,7 @@ class Family:
             lengths = struct.unpack_from(f"={count}I", packed, _COUNTS.size)
             start = _COUNTS.size + 4 * count
             ends = list(accumulate(lengths, initial=start))
-            if len(packed) != ends[-1] + fmt.WORD * bounds:
+            if len(packed) != ends[-1] + WORD * bounds:
                 raise ValueError("its length is another than its parts have")
             texts = [packed[low:high].decode() for low, high in pairwise(ends)]
             numbers = struct.unpack_from(f"={bounds}d", packed, ends[-1])
@@ -223,7 +223,7 @@ class Family:
         for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality", "role"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
-                return f"{name} {_words(mine)}, not {_words(theirs)}"
+                return f"{'buckets' if name == 'bounds' else name} {_words(mine)}, not {_words(theirs)}"
         return "nothing"
 
 
