@@ -46,7 +46,7 @@ PATIENCE: Final = 1 << 26
 """Bytes of damaged records whose checksums are computed."""
 
 RESTARTS: Final = 16
-"""How often one call starts again because of flips that come in between."""
+"""How often a source is read from the beginning between two loads; its writer may flip as fast as it likes."""
 
 RETRIES: Final = 256
 """How often words that belong together are read again before they are taken as they are."""
@@ -220,6 +220,7 @@ class Source:
         self._flips: int | None = None
         self._was_loaded = False
         self._must_load = False
+        self._restarts = 0
         self._values = array("d", (0.0,))
         self.parts: dict[Table, Part] = {}
         self._forget()
@@ -266,28 +267,27 @@ class Source:
         """Read on; returns a family that came, or None when all is read."""
         if self._limit < PAGE:
             return None
-        attempt = 0
         while True:
             flips = self._head[FLIPS]
             end = self._head[COMMITTED + (flips & 1)] & ~7
             if flips != self._flips or end < self._position:
+                if self._restarts == RESTARTS:
+                    return None
+                self._restarts += 1
                 self._forget()
                 self._must_load = self._was_loaded
             self._flips = flips
             area = AREA_0 + (flips & 1) * AREA_SIZE
             there = max(0, min(self._limit - area, AREA_SIZE)) & ~7
             self._wanted = area + end
-            end = min(end, there)
-            record = self._walk(bytes(self._bytes[area + self._position : area + end]))
-            if self._head[FLIPS] != flips and attempt < RESTARTS:
-                attempt += 1
+            record = self._walk(bytes(self._bytes[area + self._position : area + min(end, there)]))
+            if self._head[FLIPS] != flips:
                 continue
             if record is not None or not self._must_load:
                 return record
             # Words do not move with records: what the last load() read is of no use, but may be read again right now.
             self._must_load = False
-            self.load()
-            attempt += 1
+            self._load()
 
     def _walk(self, data: bytes) -> FamilyRecord | None:
         """Take the records of ``data``, which stand at the position, up to the first family."""
@@ -425,8 +425,11 @@ class Source:
 
         If that cannot be had in a bounded number of attempts, they are taken as they are.
         """
-        if self._limit < PAGE:
-            return
+        if self._limit >= PAGE:
+            self._restarts = 0
+            self._load()
+
+    def _load(self) -> None:
         parts = list(self.parts.values())
         for part in parts:
             if part.gone:

@@ -112,7 +112,7 @@ typedef struct {
     Py_ssize_t limit;
     int is_retired;
     PyObject *identity;
-    int has_begun, is_cut, was_loaded, must_load;
+    int has_begun, is_cut, was_loaded, must_load, restarts;
     uint64_t flips;
     Py_ssize_t position;
     Py_ssize_t wanted; /* where committed records end; the file may have grown since its size was looked at */

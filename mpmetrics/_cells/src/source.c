@@ -10,7 +10,7 @@ enum {
     MAX_FAMILIES = 1 << 16,
     MAX_WIDTH = 1 << 17,
     PATIENCE = 1 << 26,
-    RESTARTS = 16, /* of one call, by flips that come in between */
+    RESTARTS = 16, /* between two loads; a writer may flip as fast as it likes */
 };
 
 struct FamilyEntry {
@@ -727,6 +727,7 @@ static int source_begin(Source *source)
     PyDict_Clear(source->parts_index);
     Py_SETREF(source->folded, folded);
     source->has_begun = 1;
+    source->restarts++;
     source->must_load = source->was_loaded;
     return 0;
 }
@@ -735,10 +736,12 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
 {
     if (source->limit < HEAD_SIZE)
         Py_RETURN_NONE;
-    for (int attempt = 0;; attempt++) {
+    for (;;) {
         uint64_t flips = head_word(source, FLIPS);
         uint64_t end = head_word(source, COMMITTED + (int)(flips & 1)) & ~(uint64_t)7;
         int is_other = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
+        if (is_other && source->restarts == RESTARTS)
+            Py_RETURN_NONE;
         if (is_other && source_begin(source) < 0)
             return NULL;
         source->flips = flips;
@@ -751,7 +754,7 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
         PyObject *made = NULL;
         if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, limit, &made) < 0)
             return NULL;
-        if (attempt < RESTARTS && head_word(source, FLIPS) != source->flips) {
+        if (head_word(source, FLIPS) != source->flips) {
             Py_XDECREF(made);
             continue;
         }
@@ -815,6 +818,7 @@ static PyObject *source_family(Source *source, PyObject *args)
 
 static PyObject *source_load(Source *source, PyObject *Py_UNUSED(ignored))
 {
+    source->restarts = 0;
     if (source->limit >= HEAD_SIZE && load_all(source) < 0)
         return NULL;
     Py_RETURN_NONE;

@@ -1,0 +1,867 @@
+"""Both twins read the same slabs as the same rows, and merge them to the same numbers and bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import struct
+import time
+from array import array
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpmetrics._cells import index, merging, source
+from mpmetrics._cells.sketch import RECORD
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.records import encode_record, pack_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PURE = SimpleNamespace(**{name: getattr(merging, name) for name in merging.__all__})
+PURE.Table, PURE.Texts, PURE.Source = index.Table, index.Texts, source.Source
+TWINS: dict[str, Any] = {"pure": PURE}
+try:
+    from mpmetrics._cells import compiled
+
+    TWINS["compiled"] = compiled
+except ImportError:  # the extension was not built: the tests of one twin alone run
+    compiled = None  # type: ignore[assignment]
+
+both = pytest.mark.skipif(compiled is None, reason="the extension was not built")
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+LARGE = (1.7976931348623157e308, 0.6 * 2.0**970)
+"""Whose exact sum is a number, and whose sum by parts is not."""
+
+DOUBLES = st.one_of(
+    st.floats(width=64),
+    st.integers(-(2**60), 2**60).map(float),
+    st.integers(-(10**9), 10**9).map(lambda number: number / 1000),
+    st.sampled_from(
+        [0.0, -0.0, 1e15, 1e16, 1e-4, 9.9e-5, 0.1 + 0.2, 1e308, -1e308, 5e-324, math.inf, -math.inf, math.nan, *LARGE]
+    ),
+)
+TEXTS = st.sampled_from(["", "a", "b", "aa", 'quote " and \\', "two\nlines", "ü", "x" * 300])
+
+
+@pytest.fixture(params=list(TWINS))
+def twin(request: pytest.FixtureRequest) -> Any:
+    """Each twin."""
+    return TWINS[request.param]
+
+
+def opened(
+    twin: Any,
+    written: Sequence[Any],
+    retired: Sequence[bool],
+    slabs: Any,
+    *,
+    size: int = fmt.SLAB_SIZE,
+    **how: Any,
+) -> tuple[Any, list[Any]]:
+    """A table, and sources that have read these slabs into it."""
+    table = twin.Table()
+    sources = [
+        twin.Source(slab.map, retired=is_retired) for slab, is_retired in zip(written, retired, strict=True)
+    ]
+    for one in sources:
+        one.limit(size)
+        slabs.read(one, table, **how)
+        one.load()
+        slabs.read(one, table, **how)
+    return table, sources
+
+
+def in_both(written: Sequence[Any], retired: Sequence[bool], slabs: Any, **how: Any) -> list[Any]:
+    """The same with each twin: twin, table, sources."""
+    return [(twin, *opened(twin, written, retired, slabs, **how)) for twin in (PURE, compiled)]
+
+
+# Rows.
+
+KEYS = st.lists(TEXTS, min_size=2, max_size=2)
+MORE = st.lists(st.tuples(st.sampled_from(["x", "y", "z", "k"]), TEXTS), max_size=3)
+
+
+@both
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 3), st.none() | KEYS, MORE), max_size=12))
+def test_rows(slabs: Any, series: list[tuple[int, list[str] | None, list[tuple[str, str]]]]) -> None:
+    """Labels in any order, empty ones, open families and the overflow series: equal sets are one row, in both."""
+    families = ((("k", "l"), False), (("l", "k"), False), (("k", "l"), True), (("y", "x"), False))
+    slab = slabs.Written()
+    for number in range(len(families)):
+        slab.family(number)
+    expected: list[frozenset[tuple[str, str]] | None] = []
+    for number, key, more in series:
+        labels, is_open = families[number]
+        whole = key if key is None or not is_open else [*key, *(text for pair in more for text in pair)]
+        slab.series(number, whole)
+        pairs = None if key is None else [*zip(labels, key, strict=True), *(more if is_open else ())]
+        essence = None if pairs is None else tuple(sorted(pair for pair in pairs if pair[1]))
+        if essence not in expected:
+            expected.append(essence)  # type: ignore[arg-type]
+
+    found = []
+    for twin in (PURE, compiled):
+        table, one = twin.Table(), twin.Source(slab.map)
+        while (record := one.parse()) is not None:
+            one.family(record.number, table, 1, *families[record.number])
+        one.load()
+        rows = [table.labels(row) for row in range(len(table))]
+        found.append((rows, table.overflow, table.families, list(table.texts("t", None)), table.present, one.damaged))
+        for row, labels in enumerate(rows):
+            assert (row == table.overflow) == table.key_is_overflow(row)
+            assert (-1 if row == table.overflow else row) == table.find(reversed(labels))
+        assert -1 == table.find((("k", "nobody"),))
+
+    assert found[0] == found[1]
+    rows, overflow, *_, damaged = found[0]
+    assert 0 == damaged
+    essences = [
+        None if row == overflow else tuple(sorted(pair for pair in labels if pair[1]))
+        for row, labels in enumerate(rows)
+    ]
+    assert expected == essences
+
+
+def test_labels_are_those_that_came_first(slabs: Any, twin: Any) -> None:
+    """A row shows its labels as the first family has them, empty ones included."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.family(1)
+    slab.series(0, ("", "w"))
+    slab.series(1, ("w", ""))
+    table, one = twin.Table(), twin.Source(slab.map)
+    for labels in (("a", "b"), ("b", "c")):
+        one.family(one.parse().number, table, 1, labels, False)
+    assert one.parse() is None
+
+    assert [(("a", ""), ("b", "w"))] == [table.labels(row) for row in range(len(table))]
+    assert [b'a="",b="w"'] == list(table.texts("t", None))
+    assert 2 == one.series
+
+
+def test_texts_are_made_once(slabs: Any, twin: Any) -> None:
+    """A text is made when it is asked for, once a row; the function may ask for texts itself."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",))
+    table, (one,) = opened(twin, [slab], [False], slabs)
+    asked: list[Any] = []
+
+    def make(labels: Any) -> bytes:
+        asked.append(labels)
+        if len(asked) == 1:
+            table.texts("key", make)
+        return b"text %d" % len(asked)
+
+    first = table.texts("key", make)
+    assert [b"text 2"] == list(first)
+    slab.series(0, ("b",))
+    slab.series(0, ("c",))
+    slabs.read(one, table)
+
+    assert [b"text 2", b"text 3", b"text 4"] == list(table.texts("key", make))
+    assert 4 == len(asked)
+    assert list(first) == list(table.texts("key", make))
+    assert table.texts("key", make).are_distinct(b"\1\1\1")
+    same = table.texts("same", lambda labels: b"" if labels[0][1] == "b" else b"x")
+    assert [True, False, True] == [same.are_distinct(mask) for mask in (b"\1\1\0", b"\1\1\1", b"\0\0\1")]
+    with pytest.raises(ZeroDivisionError):
+        table.texts("other", lambda _: b"%d" % (1 // 0))
+
+
+def test_a_row_that_is_no_row(twin: Any) -> None:
+    """Rows are numbered from 0 on."""
+    table = twin.Table()
+    for row in (-1, 0, 1):
+        with pytest.raises(IndexError):
+            table.labels(row)
+    assert -1 == table.overflow == table.find(())
+
+
+# Records.
+
+
+def test_records_of_every_length(slabs: Any, twin: Any) -> None:
+    """Keys of every length are checked by the same sum as zlib's, and padded."""
+    slab = slabs.Written()
+    slab.family(0, b"packed")
+    for size in range(100):
+        slab.series(0, ("n" * size,))
+    slab.append(encode_record(77, b"of a later release"))
+    slab.series(0, ("end",))
+    table, (one,) = opened(twin, [slab], [False], slabs)
+
+    assert (101, 0, 101) == (len(table), one.damaged, one.series)
+
+
+def test_a_family_is_told(slabs: Any, twin: Any) -> None:
+    """Number, time and fields of a family; series of one that is ignored are no damage."""
+    slab = slabs.Written()
+    slab.family(5, b"packed")
+    slab.series(5, ("a",))
+    one = twin.Source(slab.map)
+    record = one.parse()
+
+    assert (5, 7, b"packed") == (record.number, record.declared, record.packed)
+    one.family(5, None, 0, (), False)
+    assert one.parse() is None
+    assert (0, 0) == (one.damaged, one.series)
+    with pytest.raises(ValueError, match="not asked for"):
+        one.family(5, twin.Table(), 1, (), False)
+
+
+def bad_records() -> Iterator[tuple[str, bytes]]:
+    """Records that are whole, and make no sense; the slab has family 0 of width 2 with one label, and word 512 on."""
+
+    def series(number: int, words: int, first: int, texts: bytes, created: float = 1.0) -> bytes:
+        return encode_record(fmt.SERIES, struct.pack("=IIQdQ", number, words, first, created, 0) + texts)
+
+    good = pack_texts(["v"])
+    yield "an unknown family", series(1, 2, 600, good)
+    yield "another width", series(0, 3, 600, good)
+    yield "no words", series(0, 0, 600, good)
+    yield "words in the head", series(0, 2, 511, good)
+    yield "words past the end", series(0, 2, 1023, good)
+    yield "words far past the end", series(0, 2, 2**63 + 5, good)
+    yield "words of another", series(0, 2, 513, good)
+    yield "no time", series(0, 2, 600, good, math.nan)
+    yield "two labels", series(0, 2, 600, pack_texts(["v", "w"]))
+    yield "no label", series(0, 2, 600, pack_texts([]))
+    yield "no texts", series(0, 2, 600, b"")
+    yield "texts that end early", series(0, 2, 600, good[:-1])
+    yield "texts that go on", series(0, 2, 600, good + b"x")
+    yield "overflow that goes on", series(0, 2, 600, b"\xff\xff\0")
+    yield "no UTF-8", series(0, 2, 600, struct.pack("=HH", 1, 2) + b"\xed\xa0")
+    yield "a short head", encode_record(fmt.SERIES, b"short")
+    yield "a family twice", encode_record(fmt.FAMILY, struct.pack("=IIQ", 0, 0, 1))
+    yield "a family past the limit", encode_record(fmt.FAMILY, struct.pack("=IIQ", 1 << 20, 0, 1))
+    yield "a short family", encode_record(fmt.FAMILY, b"short")
+    yield "a short end", encode_record(fmt.END, b"short")
+    yield "a short identity", encode_record(fmt.FOLDED, b"short")
+    yield "a wrong sum", good_sum(series(0, 2, 600, good))
+    yield "zeros", bytes(64)
+    yield "an endless record", struct.pack("=IIII", fmt.RECORD_MAGIC, 2**32 - 1, 0, fmt.SERIES)
+
+
+def good_sum(record: bytes) -> bytes:
+    """The record with one bit of its sum turned."""
+    return record[:8] + bytes([record[8] ^ 1]) + record[9:]
+
+
+def test_bad_records(slabs: Any, twin: Any) -> None:
+    """Each costs itself, and is counted; what comes behind it is read."""
+    for what, record in bad_records():
+        slab = slabs.Written()
+        slab.family(0)
+        slab.series(0, ("first",), (1.0, 2.0), first=512)
+        slab.append(record)
+        slab.series(0, ("last",), (3.0, 4.0), first=700)
+        table, (one,) = opened(twin, [slab], [False], slabs, width=2)
+
+        assert (what, 2, 1) == (what, one.series, one.damaged)
+        assert [3.0, 4.0] == one.words(table, table.find((("k", "last"),)))
+
+
+def test_an_end_of_nothing_is_no_damage(slabs: Any, twin: Any) -> None:
+    """A series that was swept away is ended by its owner later."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.end(4000)
+    first = slab.series(0, ("a",))
+    slab.end(first)
+    slab.end(first)
+    slab.series(0, ("b",), first=first)
+    table, (one,) = opened(twin, [slab], [False], slabs)
+
+    assert (0, 1, 2, 1) == (one.damaged, one.series, len(table), table.present)
+
+
+def test_committed_past_the_file(slabs: Any, twin: Any) -> None:
+    """Of a file that ends early what is there is read. It may have grown meanwhile: if it has not, that is damage."""
+    slab = slabs.Written()
+    slab.family(0)
+    end = slab.append(b"")
+    slab.series(0, ("a",))
+    table, one = twin.Table(), twin.Source(slab.map)
+    for damaged in (0, 1, 1):
+        one.limit(end)
+        slabs.read(one, table)
+        one.load()
+        assert (damaged, 0) == (one.damaged, one.series)
+    one.limit(10)
+    assert one.parse() is None
+    one.load()
+    one.limit(fmt.SLAB_SIZE)
+    slabs.read(one, table)
+    assert (1, 1) == (one.damaged, one.series)
+    with pytest.raises(ValueError, match="no slab"):
+        twin.Source(bytes(100))
+
+
+def test_words_that_the_file_has_lost(slabs: Any, twin: Any) -> None:
+    """Words behind the end of a file that was cut are never touched: they read as zero."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",), (1.0, 2.0))
+    slab.series(0, ("b",), (3.0, 4.0))
+    table, (one,) = opened(twin, [slab], [False], slabs, width=2)
+    one.limit(8 * 515)
+    one.load()
+
+    assert [[1.0, 2.0], [3.0, 0.0]] == [one.words(table, row) for row in range(2)]
+
+
+@both
+@unhurried
+@given(st.data())
+def test_damage_is_the_same(slabs: Any, data: st.DataObject) -> None:
+    """Of a slab with any bytes turned, both twins read the same, and neither ends."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.family(1)
+    for at in range(12):
+        first = slab.series(at % 2, (f"key {at}",), (float(at), 1.0), generation=at)
+        if at % 5 == 0:
+            slab.end(first)
+    places = st.integers(0, slab.append(b"") - fmt.AREA_0 - 1).map(lambda at: fmt.AREA_0 + at)
+    heads = st.sampled_from([8 * fmt.WORDS_END, 8 * fmt.COMMITTED, 8 * fmt.FLIPS, 8 * fmt.WORDS_END + 7])
+    for at, byte in data.draw(st.lists(st.tuples(places | heads, st.integers(0, 255)), max_size=6)):
+        slab.map[at] = byte
+    found = []
+    for twin, table, (one,) in in_both([slab], [False], slabs, width=2, size=fmt.AREA_0 + (1 << 16)):
+        words = [one.words(table, row) for row in range(len(table))]
+        labels = [table.labels(row) for row in range(len(table))]
+        found.append((one.damaged, one.series, labels, words, twin.present(table, [one])))
+    assert found[0] == found[1]
+
+
+def test_hostile_sizes_cost_little(slabs: Any, twin: Any) -> None:
+    """Many records that claim to be long, in a gap: the reader gives up, and says so."""
+    slab = slabs.Written()
+    slab.family(0)
+    claim = struct.pack("=IIII", fmt.RECORD_MAGIC, fmt.MAX_BODY, 1, fmt.SERIES)
+    slab.append(claim * (3 * fmt.MAX_BODY // len(claim)))
+    slab.series(0, ("behind",))
+    began = time.process_time()
+    _, (one,) = opened(twin, [slab], [False], slabs)
+
+    assert (1, 0) == (one.damaged, one.series)
+    assert time.process_time() - began < 20
+
+
+# What comes between two steps.
+
+
+def test_a_series_that_ends_while_words_are_read(slabs: Any, twin: Any) -> None:
+    """Its words may be another's by then: neither is shown until the next load."""
+    slab = slabs.Written()
+    slab.family(0)
+    first = slab.series(0, ("a",), (1.0,))
+    kept = slab.series(0, ("b",), (2.0,))
+    table, one = twin.Table(), twin.Source(slab.map)
+    slabs.read(one, table)
+    # The owner removes a, and begins c in its word, before the words are read.
+    slab.end(first)
+    slab.series(0, ("c",), (5.0,), first=first)
+    one.load()
+    stale = twin.sums(table, [one])[:]
+    slabs.read(one, table)
+
+    assert [5.0, 2.0] == list(stale), "the control: without the second parse it is a's"
+    assert [0.0, 2.0, 0.0] == list(twin.sums(table, [one]))
+    assert b"\0\1\0" == twin.present(table, [one])
+    assert [1] == one.rows_at(table, [kept])
+    one.load()
+    assert [0.0, 2.0, 5.0] == list(twin.sums(table, [one]))
+    assert b"\0\1\1" == twin.present(table, [one])
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_flip(slabs: Any, twin: Any, when: str) -> None:
+    """Records that move to the other area bring neither a dip nor a double, whenever it happens."""
+    slab = slabs.Written()
+    slab.family(0)
+    gone = slab.series(0, ("a",), (1.0,))
+    slab.series(0, ("b",), (2.0,))
+    table, (one,) = opened(twin, [slab], [False], slabs)
+    slab.series(0, ("c",), (4.0,))
+    slab.end(gone)
+    for step in ("before", "between", "after"):
+        if step == when:
+            slab.flip()
+        if step == "between":
+            one.load()
+        else:
+            slabs.read(one, table)
+
+    assert (0, 2, 2) == (one.damaged, one.series, table.present)
+    assert [0.0, 2.0, 4.0] == list(twin.sums(table, [one]))
+
+
+def test_an_area_that_is_cut_back(slabs: Any, twin: Any) -> None:
+    """Fewer committed bytes than were read: the reader begins again."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",), (1.0,))
+    before = slab.head[fmt.COMMITTED]
+    slab.series(0, ("b",), (2.0,))
+    table, (one,) = opened(twin, [slab], [False], slabs)
+    slab.head[fmt.COMMITTED] = before
+    assert [0] == slabs.read(one, table)
+
+    assert [1.0, 0.0] == list(twin.sums(table, [one]))
+
+
+def test_a_source_takes_its_series_with_it(slabs: Any, twin: Any) -> None:
+    """Rows stay; which of them are present is what the sources that exist have."""
+    slab = slabs.Written()
+    slab.family(0)
+    for key in "ab":
+        slab.series(0, (key,))
+    table, sources = opened(twin, [slab, slab], [False, False], slabs)
+    counts = [table.present]
+    while sources:
+        sources.pop()
+        counts.append(table.present)
+
+    assert [2, 2, 0] == counts
+    assert 2 == len(table)
+
+
+# Removals.
+
+
+def test_removals(slabs: Any, twin: Any) -> None:
+    """Series of a lower generation go, exact or by a part of their labels; later ones stay."""
+    slab = slabs.Written()
+    slab.family(0)
+    for key, generation in ((("a", "x"), 0), (("a", "y"), 1), (("b", ""), 2), (None, 0)):
+        slab.series(0, key, (1.0,), generation=generation)
+    table, (one,) = opened(twin, [slab], [False], slabs, labels=("k", "l"))
+
+    def left(*removal: Any) -> tuple[int, bytes]:
+        table.remove(*removal)
+        return one.sweep(table), twin.present(table, [one])
+
+    assert (-1, b"\1\1\1\1") == left((("k", "a"),), False, 9)
+    assert (-1, b"\1\1\1\1") == left((("l", "y"), ("k", "a")), False, 1)
+    assert (1, b"\1\0\1\1") == left((("l", "y"), ("k", "a")), False, 2)
+    assert (-1, b"\1\0\1\1") == left((("k", "a"),), True, 9, 1)
+    assert (-1, b"\1\0\1\1") == left((("k", "a"), ("l", "")), True, 9)
+    assert (-1, b"\1\0\1\1") == left((("otel_metric_overflow", "true"),), True, 9)
+    assert (2, b"\1\0\0\1") == left((("k", "b"), ("l", "")), True, 3)
+    assert (0, b"\0\0\0\1") == left((("k", "a"),), True, 9)
+    slab.series(0, ("b", ""), (5.0,), generation=3)
+    slabs.read(one, table, labels=("k", "l"))
+    one.load()
+    assert (-1, b"\0\0\1\1") == (one.sweep(table), twin.present(table, [one]))
+    assert (0, b"\0\0\0\0") == left((), True, 9)
+    assert (0, 0) == (one.series, table.present)
+
+
+# Merging.
+
+COLUMNS = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 4), max_size=6)), max_size=5)
+
+
+def write(slabs: Any, data: st.DataObject, width: int, retired_width: int, words: Any) -> tuple[list[Any], list[bool]]:
+    """Slabs, some of them retired, with any of five series of a family, in any order, some twice."""
+    columns = data.draw(COLUMNS)
+    written = []
+    for is_retired, keys in columns:
+        slab = slabs.Written(data.draw(st.binary(min_size=16, max_size=16)))
+        slab.family(0)
+        size = retired_width if is_retired else width
+        for key in keys:
+            created = data.draw(st.sampled_from([1.25, 3.5, 1e9]))
+            values = data.draw(words(size, is_retired=is_retired))
+            slab.series(0, (str(key),), values, created=created, generation=key)
+        written.append(slab)
+    return written, [is_retired for is_retired, _ in columns]
+
+
+def any_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
+    """Any doubles."""
+    del is_retired
+    return st.lists(DOUBLES, min_size=size, max_size=size)
+
+
+def numbers(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
+    """Doubles that are numbers: NaN may have other bits."""
+    del is_retired
+    return st.lists(DOUBLES.filter(math.isfinite).map(lambda word: word / 4), min_size=size, max_size=size)
+
+
+def merged(slabs: Any, written: list[Any], retired: list[bool], widths: tuple[int, int], merge: Any) -> list[Any]:
+    """What ``merge(twin, table, sources)`` gives of these slabs in each twin."""
+    results = []
+    for twin in (PURE, compiled):
+        table = twin.Table()
+        sources = []
+        for slab, is_retired in zip(written, retired, strict=True):
+            sources.append(one := twin.Source(slab.map, retired=is_retired))
+            slabs.read(one, table, widths[is_retired])
+            one.load()
+        results.append(merge(twin, table, sources))
+    return results
+
+
+@both
+@unhurried
+@given(st.data())
+def test_sums(slabs: Any, data: st.DataObject) -> None:
+    """Sums, and what rounding left of them, are exact: those of fractions."""
+    written, retired = write(slabs, data, 1, 2, any_words)
+    ours, theirs = merged(
+        slabs,
+        written,
+        retired,
+        (1, 2),
+        lambda twin, table, sources: (
+            slabs.bits(twin.sums(table, sources)),
+            slabs.bits(twin.sums_and_rests(table, sources)),
+            twin.present(table, sources),
+            slabs.bits(twin.created(table, sources)),
+        ),
+    )
+    assert ours == theirs
+    table, sources = opened(PURE, written, retired, slabs, width=1) if not any(retired) else (PURE.Table(), [])
+    for row, (value, rest) in enumerate(pairs_of(PURE.sums_and_rests(table, sources))):
+        words = [word for one in sources for part in [one.parts[table]] if part for word in words_in(part, row)]
+        if all(map(math.isfinite, words)) and math.isfinite(value) and abs(value) < 1e300:
+            exact = sum(map(Fraction, words), Fraction(0))
+            assert float(exact) == value
+            assert float(exact - Fraction(value)) == rest
+
+
+def words_in(part: Any, row: int) -> list[float]:
+    """The words of a row's series of width 1."""
+    return [part.words_of(at)[0] for at in part.members() if part.rows[at] == row]
+
+
+def pairs_of(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Two by two."""
+    return list(zip(values[0::2], values[1::2], strict=True))
+
+
+@both
+@unhurried
+@given(st.data(), st.integers(0, 3), st.integers(1, 3))
+def test_sums_of_wide_series(slabs: Any, data: st.DataObject, position: int, width: int) -> None:
+    """Some words of many; of retired sketches, which have one record less, the same words."""
+    written, retired = write(slabs, data, 2 * RECORD + 4, RECORD + 4, any_words)
+    ours, theirs = merged(
+        slabs,
+        written,
+        retired,
+        (2 * RECORD + 4, RECORD + 4),
+        lambda twin, table, sources: slabs.bits(twin.sums(table, sources, 2 * RECORD + position, width)),
+    )
+    assert ours == theirs
+
+
+COUNTS = st.integers(0, 9).map(float) | st.sampled_from([0.5, 2.5])
+
+
+def distribution_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
+    """Two sums, and counts."""
+    del is_retired
+    sums = st.lists(DOUBLES, min_size=2, max_size=2)
+    return st.tuples(sums, st.lists(COUNTS, min_size=size - 2, max_size=size - 2)).map(lambda both: both[0] + both[1])
+
+
+@both
+@unhurried
+@given(st.data())
+def test_distributions(slabs: Any, data: st.DataObject) -> None:
+    """Cumulative counts, and the sum that the parity of the count chooses; what a fold keeps of them."""
+    written, retired = write(slabs, data, 5, 5, distribution_words)
+    ours, theirs = merged(
+        slabs,
+        written,
+        retired,
+        (5, 5),
+        lambda twin, table, sources: (
+            slabs.bits(twin.distributions(table, sources, 3)),
+            slabs.bits(twin.folded_distributions(table, sources, 3)),
+        ),
+    )
+    assert ours == theirs
+
+
+@both
+@unhurried
+@given(st.data())
+def test_extremes(slabs: Any, data: st.DataObject) -> None:
+    """The largest and the smallest of those that were set; of a retired file all were."""
+    written, retired = write(slabs, data, 1, 1, any_words)
+
+    def merge(twin: Any, table: Any, sources: Any) -> Any:
+        found = [twin.extremes(table, sources, is_max) for is_max in (False, True)]
+        return [(slabs.bits(values), mask) for values, mask in found]
+
+    ours, theirs = merged(slabs, written, retired, (1, 1), merge)
+    assert ours == theirs
+
+
+def level_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
+    """A value, or pairs of an ordinal and a value."""
+    if not is_retired:
+        return st.lists(DOUBLES, min_size=size, max_size=size)
+    pairs = st.tuples(st.integers(0, 4), DOUBLES)
+    return st.lists(pairs, min_size=1, max_size=4).map(
+        lambda found: list(struct.unpack(f"={2 * len(found)}d", b"".join(struct.pack("=qd", *pair) for pair in found)))
+    )
+
+
+@both
+@unhurried
+@given(st.data())
+def test_levels(slabs: Any, data: st.DataObject) -> None:
+    """Values by the ordinal of their process; dead ones bring their own; and the same as retired series again."""
+    written, retired = write(slabs, data, 1, 0, level_words)
+    ordinals = array("q", (data.draw(st.integers(0, 5)) for _ in written))
+    columns = array("q", sorted(data.draw(st.sets(st.integers(0, 5)))))
+
+    def merge(twin: Any, table: Any, sources: Any) -> Any:
+        values, mask = twin.levels(table, sources, ordinals, columns)
+        packed = twin.pack_levels(table, sources, values, mask, columns, 700, [3])
+        return slabs.bits(values), mask, twin.retired_ordinals(table, sources), packed
+
+    ours, theirs = merged(slabs, written, retired, (1, 0), merge)
+    assert ours == theirs
+
+
+TIMES = st.integers(0, 3) | st.integers(0, 2**62)
+
+
+def recent_words(slabs: Any) -> Any:
+    """Values and times, or value, time and identity."""
+
+    def words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
+        assert size == 4
+        value = st.floats(allow_nan=False)
+        if is_retired:
+            return st.tuples(value, TIMES, st.binary(min_size=16, max_size=16)).map(
+                lambda found: list(struct.unpack("=dddd", struct.pack("=dQ16s", *found)))
+            )
+        return st.tuples(value, TIMES, value, TIMES).map(lambda found: slabs.times(*found))
+
+    return words
+
+
+@both
+@unhurried
+@given(st.data())
+def test_recents(slabs: Any, data: st.DataObject) -> None:
+    """What was set last, when and by whom, by the later of two copies; ties by identity."""
+    written, retired = write(slabs, data, 4, 4, recent_words(slabs))
+
+    def merge(twin: Any, table: Any, sources: Any) -> Any:
+        values, times, winners = twin.recents(table, sources)
+        return slabs.bits(values), list(times), list(winners)
+
+    ours, theirs = merged(slabs, written, retired, (4, 4), merge)
+    assert ours == theirs
+
+
+def test_a_tie_in_time(slabs: Any, twin: Any) -> None:
+    """Of two values of the same moment that of the greater identity counts, in whatever order they are read."""
+    written = []
+    for identity, value in ((b"b" * 16, 1.0), (b"c" * 16, 2.0), (b"a" * 16, 3.0)):
+        slab = slabs.Written(identity)
+        slab.family(0)
+        slab.series(0, ("x",), slabs.times(value, 7))
+        written.append(slab)
+    for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        table, sources = opened(twin, [written[at] for at in order], [False] * 3, slabs, width=4)
+        values, times, winners = twin.recents(table, sources)
+        assert (2.0, 7, order.index(1)) == (values[0], times[0], winners[0])
+
+
+@both
+@unhurried
+@given(st.data())
+def test_packed_rows_are_read_again(slabs: Any, data: st.DataObject) -> None:
+    """What is written down of rows is the same bytes in both twins, and a retired file of the same rows."""
+    written, retired = write(slabs, data, 1, 2, numbers)
+
+    def merge(twin: Any, table: Any, sources: Any) -> Any:
+        values = twin.sums_and_rests(table, sources)
+        mask = twin.present(table, sources)
+        numbers = [4] * len(table.families)
+        return twin.pack_rows(table, sources, values, mask, 2, fmt.FIRST_WORD, numbers), mask
+
+    (packed, mask), theirs = merged(slabs, written, retired, (1, 2), merge)
+    assert (packed, mask) == theirs
+    words, records = packed
+    again = slabs.Written(magic=fmt.RETIRED_MAGIC)
+    again.family(4)
+    again.map[fmt.PAGE : fmt.PAGE + len(words)] = words
+    again.append(records)
+    _, (one,) = opened(PURE, [again], [True], slabs, width=2)
+    assert (0, sum(mask)) == (one.damaged, one.series)
+    assert len(records) % 8 == 0
+
+
+# Words.
+
+
+def test_idle_words_are_the_same_object(slabs: Any) -> None:
+    """The pure core keeps the copy of an idle process's words, and what was merged of it."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",), (1.0,))
+    table, (one,) = opened(PURE, [slab], [False], slabs)
+    before, total = one.parts[table].values, PURE.sums(table, [one])
+    one.load()
+    assert before is one.parts[table].values
+    assert total is PURE.sums(table, [one])
+    slab.words[512] = -0.0
+    one.load()
+    assert before is not one.parts[table].values
+    assert -1.0 == math.copysign(1.0, one.words(table, 0)[0])
+    assert [1.0] == list(total)
+
+
+def keep_observing(words: Any, first: int, stop: int) -> None:
+    """Observe 0.25 and 1.5 in turn, as a histogram's cell does, until the word ``stop`` is set."""
+    low = high = total = 0.0
+    while not words[stop]:
+        for _ in range(200):
+            total += 0.25
+            words[first + 1 - int(low + high) % 2] = total
+            words[first + 2] = low = low + 1.0
+            total += 1.5
+            words[first + 1 - int(low + high) % 2] = total
+            words[first + 3] = high = high + 1.0
+
+
+def test_load_beside_a_writer(slabs: Any, twin: Any) -> None:
+    """Of a histogram that another process writes to all the time, sum and buckets are of one moment."""
+    slab = slabs.Written(is_shared=True)
+    slab.family(0)
+    first = slab.series(0, ("a",), (0.0, 0.0, 0.0, 0.0))
+    stop = slab.room(1)
+    table, (one,) = opened(twin, [slab], [False], slabs, width=4)
+    pid = os.fork()
+    if not pid:
+        keep_observing(slab.words, first, stop)
+        os._exit(0)
+    readings: set[tuple[float, ...]] = set()
+    deadline = time.monotonic() + 20
+    try:
+        while len(readings) < 500 and time.monotonic() < deadline:
+            one.load()
+            readings.add(tuple(one.words(table, 0)))
+    finally:
+        slab.words[stop] = 1.0
+        os.waitpid(pid, 0)
+
+    assert len(readings) > 2
+    for reading in readings:
+        low, high = reading[2:]
+        assert reading[int(low + high) % 2] == 0.25 * low + 1.5 * high
+
+
+# Lines.
+
+AROUNDS = ((b"a{", b"} ", b"a "), None, (b"b{", b',le="1"} ', b'b{le="1"} '))
+CREATED = (b"c{", b"} ", b"c ")
+
+
+@both
+@unhurried
+@given(st.lists(st.sampled_from(["", 'v"', "w\\"]), max_size=5, unique=True), st.data())
+def test_lines(slabs: Any, keys: list[str], data: st.DataObject) -> None:
+    """Lines with and without labels, masks by row and by value, what is left out, times behind the rows."""
+    slab = slabs.Written()
+    slab.family(0)
+    for key in keys:
+        slab.series(0, (key,))
+    size = len(keys) * len(AROUNDS)
+    values = array("d", data.draw(st.lists(DOUBLES, min_size=size, max_size=size)))
+    masks = st.none()
+    for count in {size, len(keys)}:
+        masks |= st.lists(st.integers(0, 1), min_size=count, max_size=count).map(bytes)
+    mask = data.draw(masks)
+    times = array("d", data.draw(st.lists(st.floats(0, 1e10), min_size=len(keys), max_size=len(keys))))
+    created = data.draw(st.sampled_from([None, (CREATED, times)]))
+    found = []
+    for twin, table, _ in in_both([slab], [False], slabs):
+        texts = [table.texts(make, make) for make in (None, lambda labels: b"made" if labels[0][1] else b"")]
+        found += [twin.lines(AROUNDS, made, values, mask, created) for made in texts]
+
+    assert found[:2] == found[2:]
+
+
+@both
+@given(DOUBLES)
+def test_numbers(value: float) -> None:
+    """A number is written down as ``repr`` has it."""
+    assert PURE.number(value) == compiled.number(value)
+    assert math.isnan(value) or float(compiled.number(value)) == value
+
+
+@both
+def test_many_numbers() -> None:
+    """The same for decimals of every length and magnitude."""
+    chance = random.Random(7)
+    for _ in range(100_000):
+        digits, places = chance.randrange(1, 18), chance.randrange(-5, 25)
+        value = float(f"{chance.randrange(10**digits)}e{-places}")
+        assert repr(value) == compiled.number(value)
+
+
+def test_bad_arguments(slabs: Any, twin: Any) -> None:
+    """What makes no sense raises; nothing is read outside of what there is."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",))
+    table, (one,) = opened(twin, [slab], [False], slabs)
+    texts = table.texts("t", None)
+    one_value = array("d", (1.0,))
+    calls: list[Any] = [
+        lambda: twin.sums(table, [one], -1),
+        lambda: twin.sums(table, [one], 0, 0),
+        lambda: twin.distributions(table, [one], 0),
+        lambda: twin.levels(table, [one], array("q"), array("q")),
+        lambda: twin.lines((CREATED,), texts, array("d", (1.0, 2.0)), None),
+        lambda: twin.lines((CREATED,), texts, one_value, b"\1\1"),
+        lambda: twin.lines((CREATED,), texts, one_value, None, (CREATED, array("d"))),
+        lambda: twin.pack_rows(table, [one], one_value, b"\1", 1, 512, []),
+        lambda: one.family(0, table, 1, ("k",), False),
+        lambda: table.labels(1),
+    ]
+    for call in calls:
+        with pytest.raises((ValueError, IndexError)):
+            call()
+
+
+def test_a_writer_that_flips_without_end(slabs: Any, twin: Any) -> None:
+    """A reader gives up at some time, and comes again at its next load."""
+    slab = slabs.Written()
+    slab.family(0)
+    slab.series(0, ("a",), (1.0,))
+    table, one = twin.Table(), twin.Source(slab.map)
+    count = 0
+    while (record := one.parse()) is not None:
+        one.family(record.number, table, 1, ("k",), False)
+        slab.flip()
+        count += 1
+    assert 5 < count < 100
+    one.load()
+    slabs.read(one, table)
+    one.load()
+
+    assert [1.0] == list(twin.sums(table, [one]))
