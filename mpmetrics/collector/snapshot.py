@@ -186,7 +186,7 @@ class EpochReader:
         is_complete = True
         seen: dict[tuple[int, int], SlabReader] = {}
         contained = set() if self.retired is None else self.retired.source.folded
-        listed = set()
+        listed, identities = set(), set()
         for name in list_slabs(folder):
             listed.add(_inode(name.file, folder))
             try:
@@ -194,8 +194,9 @@ class EpochReader:
                 # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
                 if bytes.fromhex(reader.identity) in contained:
                     continue
-                if any(reader.identity == other.identity for other in seen.values()):
+                if reader.identity in identities:
                     continue  # under a second name, for a moment, or somebody has copied it
+                identities.add(reader.identity)
                 seen[reader.inode] = reader
                 reader.ordinal = name.ordinal
                 reader.read(self._shapes.declare)

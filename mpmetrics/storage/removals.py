@@ -141,6 +141,9 @@ class Removals:
         """
         with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
             generation = self._shared.generation + 1
+            if generation >> 63:
+                msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
+                raise StoreUnavailableError(msg)
             self._follow(generation, generation - 1, {})
             record = Removal(generation, metric, tuple(pairs), is_subset).encode()
             if self._position + len(record) > MOST_BYTES:
