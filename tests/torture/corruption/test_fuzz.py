@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mpmetrics.storage.family import Family
+from mpmetrics.names.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ RUN = """
 import runpy, sys
 main = runpy.run_path({harness!r}, run_name="harness")["main"]
 if {is_broken}:
-    from mpmetrics.storage.family import Family
+    from mpmetrics.names.family import Family
     Family.check = lambda self: None
 sys.argv = [{harness!r}, {sample!r}]
 sys.exit(main())
