@@ -1,4 +1,4 @@
-"""Words and sums that are kept from one scrape to the next are those that there are now, to the last bit."""
+"""What is kept from one scrape to the next is what there is now, to the last bit, in both cores."""
 
 from __future__ import annotations
 
@@ -7,76 +7,174 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpmetrics._cells import load, sums, vectors
+from mpmetrics import _cells
+from mpmetrics._cells import merging, source
+from mpmetrics._cells.index import Table
+from mpmetrics._cells.source import Source
 
 if TYPE_CHECKING:
-    import pytest
+    from types import ModuleType
 
-WORDS = 3 * vectors.BLOCK + 5
+SERIES = 3 * source.BLOCK + 5
+BUCKETS = 3
 DOUBLES = st.one_of(
     st.integers(0, 5).map(float),
     st.sampled_from([0.0, -0.0, 0.1, 1e300, -1e300, math.inf, -math.inf, math.nan, struct.unpack("d", b"\1" * 8)[0]]),
 )
-CHANGES = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, WORDS - 1), DOUBLES, st.integers(0, WORDS)), min_size=1, max_size=12
-)
+CHANGES = st.tuples(st.just("set"), st.integers(0, SERIES - 1), DOUBLES)
+ENDS = st.tuples(st.just("end"), st.integers(0, SERIES - 1), DOUBLES)
+BIRTHS = st.tuples(st.just("make"), st.integers(0, SERIES + 9), DOUBLES)
+OTHERS = st.tuples(st.sampled_from(["flip", "remove", "leave", "join"]), st.integers(0, SERIES - 1), DOUBLES)
+STEPS = st.lists(st.tuples(st.integers(0, 2), CHANGES | CHANGES | ENDS | BIRTHS | OTHERS), min_size=1, max_size=12)
 
 
-def bits(values: Any) -> bytes:
-    """Doubles as bytes."""
-    return array("d", values).tobytes()
+class Process:
+    """A slab with many series of two families: numbers, and distributions."""
+
+    def __init__(self, slabs: Any, step: int) -> None:
+        self.slab = slabs.Written()
+        self.slab.family(0)
+        self.slab.family(1)
+        self.firsts: dict[tuple[int, int], int] = {}
+        for key in range(0, SERIES, step):
+            self.make(key, float(key))
+        self.generation = 0
+
+    def make(self, key: int, value: float) -> None:
+        """A series of each family, where there is none."""
+        if (0, key) not in self.firsts:
+            self.firsts[0, key] = self.slab.series(0, (str(key),), (value,), generation=9)
+            self.firsts[1, key] = self.slab.series(1, (str(key),), (value, value, 1.0, 2.0, 3.0), generation=9)
+
+    def do(self, step: str, key: int, value: float) -> None:
+        """One of the steps that are a process's own."""
+        if step == "set" and (0, key) in self.firsts:
+            self.slab.words[self.firsts[0, key]] = value
+            self.slab.words[self.firsts[1, key] + key % (BUCKETS + 2)] = value
+        elif step == "end" and (0, key) in self.firsts:
+            for family in (0, 1):
+                self.slab.end(self.firsts.pop((family, key)))
+        elif step == "make":
+            self.make(key, value)
+        elif step == "flip":
+            self.slab.flip()
 
 
-def run(changes: list[tuple[int, int, float, int]]) -> None:
-    """Change one word after another; what is kept must be what a reading and adding anew gives."""
-    maps = [memoryview(bytearray(8 * WORDS)).cast("d") for _ in range(4)]
-    held: list[Any] = [None] * len(maps)
-    all_rows, some = array("q", range(3, WORDS)), array("q", (9, 4, 70))
-    memos: list[dict[str, Any]] = [{}, {}]
-    for at, slot, value, count in changes:
-        maps[at][slot] = value
-        for number, words in enumerate(maps):
-            # The widest series reaches past the end of what the shorter readings have.
-            held[number] = load(words, count if number == 1 else WORDS, array("q", (60, 10)), held[number])
-            assert bits(load(words, len(held[number]), array("q"))) == bits(held[number])
-        # Processes come and go, and take each other's places.
-        columns = held[:at]
-        for rows, memo in zip((all_rows, some), memos, strict=True):
-            expected = sums(columns, rows, 1)
-            found = sums(columns, rows, 1, memo)
-            assert [math.isnan(value) for value in expected] == [math.isnan(value) for value in found]
-            assert bits(value for value in expected if value == value) == bits(  # noqa: PLR0124
-                value for value in found if value == value  # noqa: PLR0124
-            )
+class Reading:
+    """Tables of both families, and a source for each process."""
+
+    def __init__(self, twin: ModuleType | Any) -> None:
+        self.twin = twin
+        self.tables = [twin.Table(), twin.Table()]
+        self.sources: dict[int, Any] = {}
+
+    def read(self, processes: dict[int, Process]) -> None:
+        """What the processes have now."""
+        self.sources = {
+            number: self.sources.get(number) or self.twin.Source(process.slab.map)
+            for number, process in processes.items()
+        }
+        for one in self.sources.values():
+            self._parse(one)
+            one.load()
+            self._parse(one)
+            for table in self.tables:
+                one.sweep(table)
+
+    def _parse(self, one: Any) -> None:
+        while (record := one.parse()) is not None:
+            width = (1, BUCKETS + 2)[record.number]
+            one.family(record.number, self.tables[record.number], width, ("k",), False)
+
+    def merged(self) -> dict[tuple[str, ...], Any]:
+        """What there is, by labels."""
+        sources = list(self.sources.values())
+        numbers, distributions = self.tables
+        found: dict[tuple[str, ...], Any] = {}
+        values, mask = self.twin.extremes(numbers, sources, True)
+        for row, total in enumerate(self.twin.sums(numbers, sources)):
+            if self.twin.present(numbers, sources)[row]:
+                found["sum", numbers.labels(row)[0][1]] = bits([total, values[row], mask[row]])
+        width = BUCKETS + 2
+        cells = list(self.twin.distributions(distributions, sources, BUCKETS))
+        for row, shown in enumerate(self.twin.present(distributions, sources)):
+            if shown:
+                found["spread", distributions.labels(row)[0][1]] = bits(cells[row * width : (row + 1) * width])
+        return found
 
 
-@given(CHANGES)
-def test_what_is_kept_is_what_there_is(changes: list[tuple[int, int, float, int]]) -> None:
-    """After any changes: infinities, NaN, zeros of both signs, processes that come, go, and have fewer words."""
-    run(changes)
+def bits(values: Any) -> list[bytes]:
+    """Doubles as bytes, all NaN the same."""
+    return [b"nan" if math.isnan(value) else array("d", (value,)).tobytes() for value in values]
 
 
-def test_a_change_that_goes_unnoticed_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def twin_of(name: str) -> Any:
+    """Everything of one twin under one name."""
+    if name == "compiled":
+        return _cells
+
+    class Pure:
+        pass
+
+    for what in merging.__all__:
+        setattr(Pure, what, staticmethod(getattr(merging, what)))
+    Pure.Table, Pure.Source = Table, Source  # type: ignore[attr-defined]
+    return Pure
+
+
+@pytest.mark.parametrize("name", ["pure", "compiled"])
+@settings(max_examples=30)
+@given(steps=STEPS)
+def test_what_is_kept_is_what_there_is(slabs: Any, name: str, steps: list[Any]) -> None:
+    """After any changes: series that come, end and are removed, flips, processes that leave and join."""
+    if name == "compiled" and _cells.TWIN != "compiled":
+        pytest.skip("the extension is not in use")
+    twin = twin_of(name)
+    processes = {number: Process(slabs, number + 1) for number in range(3)}
+    spare: dict[int, Process] = {}
+    kept = Reading(twin)
+    kept.read(processes)
+    removals: list[tuple[int, int]] = []
+    for number, (step, key, value) in steps:
+        if step == "leave" and number in processes:
+            spare[number] = processes.pop(number)
+        elif step == "join" and number in spare:
+            processes[number] = spare.pop(number)
+        elif step == "remove":
+            removals.append((key, 10 + len(removals)))
+            for table in kept.tables:
+                table.remove([("k", str(key))], False, removals[-1][1])
+        elif number in processes:
+            processes[number].do(step, key, value)
+        kept.read(processes)
+
+        anew = Reading(twin)
+        anew.read(processes)
+        for table in anew.tables:
+            for removed, generation in removals:
+                table.remove([("k", str(removed))], False, generation)
+            for one in anew.sources.values():
+                one.sweep(table)
+        assert anew.merged() == kept.merged()
+
+
+def test_a_change_that_goes_unnoticed_would_be_seen(slabs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without the comparison of bytes, the pure core's sums are those of before."""
-    monkeypatch.setattr(vectors, "_differing", lambda *_: [])
-    columns = [array("d", [1.0, 2.0]), array("d", [3.0, 4.0])]
-    rows, memo = array("q", (0, 1)), dict[str, Any]()
+    process = Process(slabs, 1)
+    kept = Reading(twin_of("pure"))
+    kept.read({0: process})
+    before = kept.merged()
+    monkeypatch.setattr(merging, "differing", lambda *_: [])
+    process.do("set", 7, 1e6)
+    kept.read({0: process})
 
-    assert [4.0, 6.0] == list(vectors.sums(columns, rows, 1, memo))
-    assert [4.0, 6.0] == list(vectors.sums([array("d", [9.0, 2.0]), columns[1]], rows, 1, memo))
-
-
-def test_words_that_did_not_change_are_the_same_object() -> None:
-    """The pure core keeps one copy of an idle process's words, and a new one once a single bit of them differs."""
-    words = memoryview(bytearray(8 * WORDS)).cast("d")
-    first = vectors.load(words, WORDS, array("q"))
-    assert first is vectors.load(words, WORDS, array("q"), first)
-    words[WORDS - 1] = -0.0
-    second = vectors.load(words, WORDS, array("q"), first)
-
-    assert first is not second
-    assert -1.0 == math.copysign(1.0, second[WORDS - 1])
-    assert 1.0 == math.copysign(1.0, first[WORDS - 1])
+    assert before == kept.merged()
+    monkeypatch.undo()
+    anew = Reading(twin_of("pure"))
+    anew.read({0: process})
+    assert before != anew.merged()
