@@ -17,9 +17,11 @@ static uint64_t hash_values(PyObject *const *values, Py_ssize_t count)
 {
     uint64_t hash = (uint64_t)count;
     for (Py_ssize_t at = 0; at < count; at++) {
-        /* Those of str objects are kept there, and made with a key that nobody outside knows. */
-        uint64_t one = (uint64_t)PyObject_Hash(values[at]);
-        hash = (hash << 27 | hash >> 37) * 0x9E3779B97F4A7C15u ^ one;
+        /* Those of str objects are made with a key that nobody outside knows, and mostly are kept there. */
+        Py_hash_t one = ((PyASCIIObject *)values[at])->hash;
+        if (one == -1)
+            one = PyObject_Hash(values[at]);
+        hash = (hash << 27 | hash >> 37) * 0x9E3779B97F4A7C15u ^ (uint64_t)one;
     }
     return hash ^ hash >> 32;
 }

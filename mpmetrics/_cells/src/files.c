@@ -397,12 +397,16 @@ int process_skip_removals(Process *self, uint64_t generation)
 {
     if (self->metrics == NULL || self->generation == NULL || self->generation[1] != 0)
         return 0; /* the word behind it is the number of an epoch that took the place of this one */
-    PyObject *data = tail(&self->where, "removals", &self->removals, &self->position, MOST_REMOVALS);
+    uint64_t number = self->removals;
+    Py_ssize_t position = self->position;
+    PyObject *data = tail(&self->where, "removals", &number, &position, MOST_REMOVALS);
     PyObject *found = data == NULL ? NULL : removals_in(data, self->seen, generation, self->metrics);
     Py_XDECREF(data);
     int is_done = found != NULL && PyList_GET_SIZE(PyTuple_GET_ITEM(found, 2)) == 0;
-    if (is_done) {
-        self->position += PyLong_AsSsize_t(PyTuple_GET_ITEM(found, 0));
+    /* Objects were made: a finaliser may have come this way, too, and farther. */
+    if (is_done && generation > self->seen) {
+        self->removals = number;
+        self->position = position + PyLong_AsSsize_t(PyTuple_GET_ITEM(found, 0));
         self->seen = generation;
     }
     Py_XDECREF(found);

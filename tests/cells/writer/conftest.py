@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import struct
+import zlib
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +15,9 @@ import pytest
 from mpmetrics._cells import children, labelled, maps, process, pure, sketch, slab
 from mpmetrics._cells.arithmetic import distribution_sum
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import decode_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 try:
     from mpmetrics._cells import compiled
@@ -205,17 +205,28 @@ def committed(data: memoryview) -> bytes:
     return data[start : start + head[fmt.COMMITTED + area]].tobytes()
 
 
+def records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kinds and bodies of records, one right behind the other, all of them whole."""
+    at = 0
+    while at < len(data):
+        magic, length, checksum, kind = fmt.RECORD_HEAD.unpack_from(data, at)
+        body = data[at + fmt.RECORD_HEAD.size :][:length]
+        assert (fmt.RECORD_MAGIC, length, checksum) == (magic, len(body), zlib.crc32(body, kind))
+        yield kind, body
+        at += fmt.RECORD_HEAD.size + length + -length % fmt.WORD
+    assert at == len(data)
+
+
 def live_series(data: memoryview) -> dict[int, Series]:
     """The series whose END is not there, by first word; none of them begins within another one."""
     found: dict[int, Series] = {}
-    for record in decode_records(committed(data)):
-        assert record.body is not None
-        if record.kind == fmt.END:
-            del found[struct.unpack("=Q", record.body)[0]]
-        elif record.kind == fmt.SERIES:
-            family, width, first, created, generation = struct.unpack_from("=IIQdQ", record.body)
+    for kind, body in records(committed(data)):
+        if kind == fmt.END:
+            del found[struct.unpack("=Q", body)[0]]
+        elif kind == fmt.SERIES:
+            family, width, first, created, generation = struct.unpack_from("=IIQdQ", body)
             assert first not in found
-            found[first] = Series(family, width, created, generation, _key(record.body[32:]))
+            found[first] = Series(family, width, created, generation, _key(body[32:]))
     ends = fmt.FIRST_WORD
     for first in sorted(found):
         assert first >= ends
