@@ -9,12 +9,12 @@ it found is kept in the folder that is given as an argument, if one is. Given fi
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
 import tempfile
 import zlib
+from typing import TYPE_CHECKING
 
 import atheris
 
@@ -24,142 +24,151 @@ with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collect
     from mpmetrics.exposition.text import render_openmetrics, render_text
     from mpmetrics.storage import format as fmt
     from mpmetrics.storage.fold import fold
-    from mpmetrics.storage.records import decode_records
 
 from prometheus_client.parser import text_string_to_metric_families
 
 import mpmetrics
 
-KINDS = (fmt.FAMILY, fmt.SERIES, fmt.REMOVED, fmt.FREE)
-SEPARATOR = b"\n"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KINDS = (fmt.FAMILY, fmt.SERIES, fmt.END, fmt.FOLDED, fmt.REMOVE)
+SEPARATOR = b"\nMORE\n"
 WORDS = (
-    *(
-        "null",
-        "true",
-        "1e400",
-        "NaN",
-        "Infinity",
-        "-1",
-        "1.5",
-        "9007199254740992",
-        "18446744073709551616",
-        "[[[[",
-        "{}",
-    ),
     *("counter", "updowncounter", "gauge", "histogram", "summary", "info", "enum", "sketch", "duration", "value"),
-    *("all", "liveall", "min", "max", "sum", "livesum", "mostrecent", "inf", "nan", "0x1p0", "host", "worker", "timer"),
-    *(
-        "\\\\ud800",
-        "registry/timer/r/x",
-        "labels",
-        "bounds",
-        "states",
-        "mode",
-        "role",
-        "name",
-        "kind",
-        "slabs",
-        "folded",
-        "births",
-    ),
+    *("all", "liveall", "min", "max", "sum", "livesum", "mostrecent", "host", "worker", "cumulative", "delta", "timer"),
+    *("registry/timer/r/x", "\\xed\\xa0\\x80", "\\xff\\xff", "\\x00\\x02", "\\x01\\x00", "KRPM", "\\x0aMORE\\x0a"),
 )
 """What an input may well have more of."""
 
 
-def build(directory: str) -> str:
-    """A small store, of a process that is dead; its epoch."""
+def in_child(work: Callable[[], object]) -> None:
+    """Do it in a process that is dead afterwards."""
     pid = os.fork()
     if not pid:
-        provider = mpmetrics.Provider(directory)
-        hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
-        for code in ("200", "404"):
-            hits.labels(code).inc()
-        hits.remove("404")
-        for mode in ("all", "max", "mostrecent"):
-            mpmetrics.Gauge(f"level_{mode}", "Level.", multiprocess_mode=mode, provider=provider).set(1)
-        mpmetrics.Histogram("sizes", "Sizes.", buckets=(1, 10), provider=provider).observe(5)
-        mpmetrics.Summary("waits", "Waits.", provider=provider).observe(5)
-        mpmetrics.Info("build", "Build.", provider=provider).info({"version": "1"})
-        mpmetrics.Enum("door", "Door.", states=["open", "shut"], provider=provider).state("shut")
-        provider.meter("m").counter("metered", unit="By").add(1, {"a": "b"})
-        os._exit(0)
+        try:
+            work()
+        finally:
+            os._exit(0)
     os.waitpid(pid, 0)
-    (name,) = (name for name in os.listdir(directory) if name.startswith("epoch-"))
-    return os.path.join(directory, name)
+
+
+def fill(provider: mpmetrics.Provider) -> None:
+    """Count and set metrics of every kind."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
+    for code in ("200", "404"):
+        hits.labels(code).inc()
+    hits.remove("404")
+    for mode in ("all", "max", "mostrecent"):
+        mpmetrics.Gauge(f"level_{mode}", "Level.", multiprocess_mode=mode, provider=provider).set(1)
+    mpmetrics.Histogram("sizes", "Sizes.", buckets=(1, 10), provider=provider).observe(5)
+    mpmetrics.Summary("waits", "Waits.", provider=provider).observe(5)
+    mpmetrics.Info("build", "Build.", provider=provider).info({"version": "1"})
+    mpmetrics.Enum("door", "Door.", states=["open", "shut"], provider=provider).state("shut")
+    provider.meter("m").counter("metered", unit="By").add(1, {"a": "b"})
+
+
+def extents(where: str) -> list[tuple[int, bytes]]:
+    """What is in a sparse file: offsets and bytes."""
+    found, offset = [], 0
+    with open(where, "rb") as file:
+        while True:
+            try:
+                offset = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            except OSError:  # a hole up to the end
+                return found
+            end = os.lseek(file.fileno(), offset, os.SEEK_HOLE)
+            found.append((offset, os.pread(file.fileno(), end - offset, offset)))
+            offset = end
+
+
+def word(data: bytes, number: int) -> int:
+    """A word of a head."""
+    return int.from_bytes(data[8 * number : 8 * number + 8], fmt.BYTE_ORDER)
 
 
 class Harness:
-    """The store, and what its files were."""
+    """The store, and what its files were: by name their sizes, and what is where in them."""
 
     def __init__(self, base: str) -> None:
-        self.path = build(os.path.join(base, "store"))
+        self._provider = mpmetrics.Provider(os.path.join(base, "store"))
+        self.path = str(self._provider.epoch.path)  # type: ignore[union-attr]
+        in_child(lambda: fill(self._provider))
         assert fold(self.path) == 1
-        pid = os.fork()
-        if not pid:
-            provider = mpmetrics.Provider(os.path.dirname(self.path))
-            mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider).labels("200").inc()
-            os._exit(0)
-        os.waitpid(pid, 0)
+        in_child(lambda: mpmetrics.Counter("hits", "Hits.", ["code"], provider=self._provider).labels("200").inc())
         (self.slab,) = (name for name in os.listdir(self.path) if name.startswith("slab-"))
-        self.names = ("series", "retired", self.slab)
-        self.whole = {name: self._read(name) for name in self.names}
+        self.names = (self.slab, "retired", "removals", "shared")
+        self.whole = {name: (os.path.getsize(self._where(name)), extents(self._where(name))) for name in self.names}
 
-    def _read(self, name: str) -> bytes:
-        with open(os.path.join(self.path, name), "rb") as file:
-            return file.read()
+    def _where(self, name: str) -> str:
+        return os.path.join(self.path, name)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Another file of these bytes in the place of one."""
-        where = os.path.join(self.path, name)
-        os.unlink(where)
-        with open(where, "wb") as file:
-            file.write(data)
+    def restore(self, name: str) -> None:
+        """Another file in the place of one, as that was at first."""
+        size, parts = self.whole[name]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._where(name))
+        with open(self._where(name), "wb") as file:
+            file.truncate(size)
+            for offset, data in parts:
+                os.pwrite(file.fileno(), data, offset)
+
+    def put(self, name: str, offset: int, data: bytes) -> None:
+        """Overwrite bytes of a file."""
+        with open(self._where(name), "r+b") as file:
+            os.pwrite(file.fileno(), data, offset)
+
+    def _records(self, name: str) -> bytes:
+        parts = dict(self.whole[name][1])
+        return parts[0] if name == "removals" else parts[fmt.AREA_0][: word(parts[0], fmt.COMMITTED)]
 
     def seeds(self) -> list[bytes]:
-        """Inputs to begin with: the files as they are, and the bodies of their records."""
-        found = [bytes([at]) + self.whole[name] for at, name in enumerate(self.names)]
-        series = self.whole["series"]
-        for _, kind, body in decode_records(series[fmt.SERIES_HEAD_SIZE :]):
-            found.append(bytes([3 + KINDS.index(kind)]) + json.dumps(body).encode())
-        slots, tail = fmt.RETIRED_HEAD.unpack_from(self.whole["retired"])[3:5]
-        found.append(b"\7" + self.whole["retired"][-tail:])
-        assert slots
+        """Inputs to begin with: heads and records as they are, and the bodies of records."""
+        found = [bytes([at]) + dict(self.whole[name][1])[0][:256] for at, name in enumerate(self.names)]
+        found += [bytes([4 + at]) + self._records(name) for at, name in enumerate(self.names[:2])]
+        for at, name in enumerate(self.names[:3]):
+            data, start = self._records(name), 0
+            while start < len(data):
+                _, length, _, kind = fmt.RECORD_HEAD.unpack_from(data, start)
+                body = data[start + fmt.RECORD_HEAD.size :][:length]
+                found.append(bytes([6 + 5 * at + KINDS.index(kind)]) + body)
+                start += fmt.RECORD_HEAD.size + length + -length % 8
         return found
 
     def damage(self, data: bytes) -> str:
         """Make of an input what it says; returns the name of the file that is another now."""
-        target, rest = data[0] % 8, data[1:]
-        if target < 3:
+        target, rest = data[0] % 21, data[1:]
+        if target < 4:  # the beginning of a file
             name = self.names[target]
-            self.write(name, rest)
-            return name
-        if target < 7:
-            self.write("series", self._with_records(KINDS[target - 3], rest))
-            return "series"
-        self.write("retired", self._with_tail(rest))
-        return "retired"
+            self.put(name, 0, rest)
+        elif target < 6:  # its records
+            name = self.names[target - 4]
+            self.put(name, fmt.AREA_0, rest)
+        else:  # more records with right checksums
+            name = self.names[(target - 6) // 5]
+            self._append(name, KINDS[(target - 6) % 5], rest)
+        return name
 
-    def _with_records(self, kind: int, rest: bytes) -> bytes:
-        series = bytearray(self.whole["series"])
+    def _append(self, name: str, kind: int, rest: bytes) -> None:
+        records = b""
         for body in rest.split(SEPARATOR)[:50]:
             head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
-            series += head + body + b"\0" * (-len(body) % 8)
-        series[32:40] = len(series).to_bytes(8, fmt.BYTE_ORDER)
-        return bytes(series)
-
-    def _with_tail(self, tail: bytes) -> bytes:
-        whole = self.whole["retired"]
-        slots, _, generation, incarnation, _ = fmt.RETIRED_HEAD.unpack_from(whole)[3:]
-        body = whole[64 : 64 + 16 * slots] + tail
-        numbers = (slots, len(tail), generation, incarnation, zlib.crc32(body))
-        head = fmt.RETIRED_HEAD.pack(fmt.RETIRED_MAGIC, fmt.VERSION, fmt.RETIRED_HEAD_SIZE, *numbers)
-        return (head + zlib.crc32(head).to_bytes(4, fmt.BYTE_ORDER)).ljust(64, b"\0") + body
+            records += head + body + b"\0" * (-len(body) % 8)
+        before = self._records(name)
+        end = (len(before) + len(records)).to_bytes(8, fmt.BYTE_ORDER)
+        if name == "removals":
+            self.put(name, len(before), records)
+            self.put("shared", 8 * fmt.GENERATION, (1 << 32).to_bytes(8, fmt.BYTE_ORDER))
+            return
+        self.put(name, fmt.AREA_0 + len(before), records)
+        self.put(name, 8 * fmt.ROOM, end)
+        self.put(name, 8 * fmt.COMMITTED, end)
 
     def one(self, data: bytes) -> None:
         """Try one input."""
         if not data:
             return
-        name = self.damage(data)
+        self.damage(data)
         reader = EpochReader(self.path)
         try:
             for _ in range(2):
@@ -169,16 +178,12 @@ class Harness:
                 render_openmetrics(readings)
             for family in text_string_to_metric_families(text):
                 assert family.name
-            try:
+            with contextlib.suppress(mpmetrics.StoreError, OSError):
                 fold(self.path, at_least=0)
-            except (mpmetrics.FormatError, OSError):
-                assert data[0] % 8 not in range(3, 7)
         finally:
             reader.close()
-            for each in {name, "retired", self.slab}:
-                if not os.path.exists(os.path.join(self.path, each)) or self._read(each) != self.whole[each]:
-                    open(os.path.join(self.path, each), "ab").close()
-                    self.write(each, self.whole[each])
+            for name in self.names:
+                self.restore(name)
 
 
 def fuzz(base: str) -> None:

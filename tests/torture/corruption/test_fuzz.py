@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +55,8 @@ sys.exit(main())
 @needs_fuzzer
 def test_without_the_checks_the_harness_fails(tmp_path: Path) -> None:
     """The control: a histogram without buckets, believed without a look, is something that the harness reports."""
-    body = [50, Family("fresh", "histogram", "").dump()]
-    (tmp_path / "sample").write_bytes(b"\3" + json.dumps(body).encode())
+    body = struct.pack("=IIQ", 50, 0, 1) + Family("fresh", "histogram", "").pack()
+    (tmp_path / "sample").write_bytes(b"\6" + body)
     for is_broken in (False, True):
         code = RUN.format(harness=str(HARNESS), is_broken=is_broken, sample=str(tmp_path / "sample"))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=50, cwd=tmp_path)
