@@ -28,6 +28,14 @@ EARLY = 64
 """Ordinals that are tried one by one before a listing tells which one is free."""
 
 
+def _close(descriptor: int) -> None:
+    # Linux closes it whatever it says. No ``suppress``: a signal handler that interrupts its call would leave it open.
+    try:  # noqa: SIM105
+        os.close(descriptor)
+    except OSError:
+        pass
+
+
 @contextlib.contextmanager
 def _open_directory(where: Where) -> Iterator[int]:
     path, device, number, owner = where
@@ -38,7 +46,7 @@ def _open_directory(where: Where) -> Iterator[int]:
             raise OSError(errno.ESTALE, "another directory is in its place", path)
         yield descriptor
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 @contextlib.contextmanager
@@ -49,7 +57,7 @@ def _open(folder: int, name: str, flags: int) -> Iterator[int]:
             raise OSError(errno.EINVAL, "not a regular file", name)
         yield descriptor
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map, Map, int]:
@@ -65,7 +73,8 @@ def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map,
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(file, 0, 2 * PAGE)
             os.posix_fallocate(file, AREA_0, PAGE)
-            os.pwrite(file, head, 0)
+            if os.pwrite(file, head, 0) != len(head):
+                raise OSError(errno.ENOSPC, "no room for its head", temporary)
             # Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more.
             with _open(folder, temporary, os.O_RDWR) as again:
                 words = Map(again, SLAB_SIZE, write=True)
