@@ -1,4 +1,4 @@
-"""An epoch begun or joined, disturbed at every step."""
+"""An epoch begun or joined, and guests taken over, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpmetrics.storage.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ACTIONS: dict[str, Callable[[str], object]] = {
+ACTIONS: dict[str, Callable[[str], Any]] = {
     "begin": lambda path: Store(path).begin(),
     "join": lambda path: Store(path).join(),
 }
@@ -52,7 +52,7 @@ def check(world: Any, path: str, what: str) -> None:
     def go_on(_: Any) -> object:
         provider = mpmetrics.Provider(path, epoch=Store(path).begin().number)
         mpmetrics.Counter("later", "Later.", provider=provider).inc()
-        assert [] == list(provider.memory.private_values())
+        assert [] == list(provider.memory.private_maps())
         names = sorted(os.listdir(path))
         values = {
             sample.name: sample.value for family in mpmetrics.Collector(provider).collect() for sample in family.samples
@@ -116,6 +116,89 @@ def test_killed_anywhere(name: str, world: Any, places: Any, failpoints: Any, ta
     assert killed > 5
 
 
+class Guest:
+    """A process that is part of a store without a server, and counts one whenever it is told to."""
+
+    def __init__(self, path: str, fork: Callable[..., Any], gate: Callable[[], Any]) -> None:
+        self._turn, self._counted, self._end = gate(), gate(), gate()
+        self._process = fork(self._work, path)
+        self.count()
+
+    def _work(self, path: str) -> None:
+        provider = mpmetrics.Provider(path)
+        guests = mpmetrics.Counter("guests", "Of guests.", ["way"], provider=provider)
+        self._turn.wait()
+        while not self._end.is_open:
+            guests.labels("way").inc()
+            self._counted.open()
+            self._turn.wait()
+
+    def count(self) -> None:
+        """Have it count one."""
+        self._turn.open()
+        self._counted.wait()
+
+    def end(self) -> None:
+        """Have it end."""
+        self._end.open()
+        self._turn.open()
+        self._process.result()
+
+
+@pytest.fixture
+def take_over(world: Any, failpoints: Any, fork: Any, gate: Any) -> Callable[[], int]:
+    """Kills servers that begin beside a living guest, at every point; returns how many."""
+
+    def shown(path: str, guest: Guest) -> float:
+        """What the next server shows of the guest that counted once before, once after the kill, and once now."""
+        provider = mpmetrics.Provider(path, epoch=Store(path).begin().number)
+        guest.count()
+        samples = [sample for family in mpmetrics.Collector(provider).collect() for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == "guests_total")
+
+    def sweep() -> int:
+        killed, points = 0, [None]
+        while points:
+            fields = points.pop()
+            path = f"{os.path.dirname(world.path)}/guests-{killed}-{len(points)}"  # noqa: PTH120
+            guest = Guest(path, fork, gate)
+
+            def begin(_: Any, path: str = path, fields: Any = fields) -> object:
+                with failpoints() as here:
+                    if fields:
+                        here._point, here._act = _At(fields), lambda: os.kill(os.getpid(), signal.SIGKILL)
+                    Store(path).begin()
+                return [(point.function, point.place, point.time) for point in here.passed if point.time == 1]
+
+            outcome = world.child(begin)
+            if fields is None:
+                assert outcome.status == 0, outcome.said
+                points = sample(outcome.said, 20)
+            killed += outcome.status == -signal.SIGKILL
+            guest.count()
+            assert 2 <= fork(shown, path, guest).result() <= 3, f"killed at {fields}"
+            guest.end()
+        return killed
+
+    return sweep
+
+
+def test_guests_are_taken_over_although_servers_are_killed(take_over: Callable[[], int], tally: Any) -> None:
+    """Killed before any line, a server that takes over guests loses nothing that they count afterwards."""
+    killed = take_over()
+    tally(killed)
+    assert killed > 5
+
+
+def test_the_sweep_finds_a_guest_whose_slab_is_left_behind(
+    take_over: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a guest that moves over, and leaves what it counted where nobody looks."""
+    monkeypatch.setattr(Store, "_link_slabs", lambda *_: None)
+    with pytest.raises(AssertionError, match="killed at"):
+        take_over()
+
+
 @BOTH
 def test_an_error_anywhere(
     name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], tally: Any
@@ -139,7 +222,8 @@ def test_an_error_anywhere(
             raised = None
             try:
                 with calls(at, error):
-                    action(path)
+                    made = action(path)
+                made.close()
             except StoreUnavailableError as problem:
                 raised = str(problem)
             return raised, len(os.listdir("/proc/self/fd")) - before

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from mpmetrics._cells import pure, sketch
-from mpmetrics._cells.arithmetic import distribution_sum, latest, sketch_record
+from mpmetrics._cells.arithmetic import distribution_sum, sketch_record
+from mpmetrics._cells.children import Children
+from mpmetrics._cells.maps import Map, new_token
+from mpmetrics._cells.process import Process
+from mpmetrics._cells.slab import Slab
+from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +32,7 @@ def read_counter(words: Any) -> object:
 
 def read_recent(words: Any) -> object:
     """The pair that counts; times are not to be foreseen."""
-    return latest(words[:4])[1]
+    return words[0] if words[1] >= words[3] else words[2]
 
 
 def read_distribution(words: Any) -> object:
@@ -43,25 +47,43 @@ def read_sketch(words: Any) -> object:
     return list(sketch_record(values)), values[2 * sketch.RECORD :]
 
 
-CASES: dict[str, tuple[Any, Callable[[Any, int], object], Callable[[Any], object]]] = {
-    "counter": (pure.CounterCell, lambda cell, _: cell.inc(), read_counter),
-    "gauge": (pure.GaugeCell, lambda cell, _: cell.inc(2.0), read_counter),
-    "gauge_set": (pure.GaugeCell, lambda cell, _: cell.set(7.0), read_counter),
-    "recent": (pure.RecentCell, lambda cell, value: cell.set(10.0 + value), read_recent),
-    "histogram": (
-        lambda guard, segment, at: pure.DistributionCell(guard, segment, at, (1.0, 2.0, math.inf)),
-        lambda cell, _: cell.observe(1.5),
-        read_distribution,
-    ),
+class Family(NamedTuple):
+    """As much of a metric's family as its cells need."""
+
+    name: str = "killed"
+    mode: str = "duration"
+    bounds: tuple[float, ...] = (1.0, 2.0, math.inf)
+
+
+class Owner:
+    """A process whose slab is in memory that it shares with its children."""
+
+    def __init__(self, slab: Slab) -> None:
+        self.process = Process(self)
+        self.process.slab = slab
+        self.process.token = self.process.begun = self.process.counting = new_token()
+
+    def declare_in(self, children: Children) -> None:
+        """Say that it is done."""
+        children.stamp = self.process.token
+
+
+CASES: dict[str, tuple[type[Any], int, Callable[[Any, int], object], Callable[[Any], object]]] = {
+    "counter": (pure.CounterCell, 1, lambda cell, _: cell.inc(), read_counter),
+    "gauge": (pure.GaugeCell, 1, lambda cell, _: cell.inc(2.0), read_counter),
+    "gauge_set": (pure.GaugeCell, 1, lambda cell, _: cell.set(7.0), read_counter),
+    "recent": (pure.RecentCell, 4, lambda cell, value: cell.set(10.0 + value), read_recent),
+    "histogram": (pure.DistributionCell, 5, lambda cell, _: cell.observe(1.5), read_distribution),
     "sketch": (
-        lambda guard, segment, at: sketch.SketchCell(guard, segment, at, LAYOUT),
+        sketch.SketchCell,
+        2 * sketch.RECORD + LAYOUT.size,
         lambda cell, _: cell.update(0.3),
         read_sketch,
     ),
 }
 
 
-def run_until(number: int, action: Callable[[], object]) -> int:
+def run_until(number: int, prepare: Callable[[], Any], action: Callable[[Any], object]) -> int:
     """In a child: carry out ``action``, killed before that instruction of the cells; how it ended."""
     pid = os.fork()
     if pid:
@@ -80,22 +102,30 @@ def run_until(number: int, action: Callable[[], object]) -> int:
         return step
 
     try:
+        cell = prepare()
         sys.settrace(step)
-        action()
+        action(cell)
     finally:
         os._exit(0)
 
 
 def sweep(name: str) -> int:
     """Kill at every instruction of the operation; the words are as before it or as after it. Returns how many."""
-    make, operate, read = CASES[name]
-    shared = memoryview(mmap.mmap(-1, 1 << 16)).cast("d")
-    words = cast("pure.Words", shared)
+    cell_type, width, operate, read = CASES[name]
+    end = fmt.PAGE + fmt.WORD * width
+    descriptor = os.memfd_create("slab")
+    os.ftruncate(descriptor, fmt.SLAB_SIZE)
+    shared = Map(descriptor, fmt.SLAB_SIZE, write=True)
+    os.close(descriptor)
+    head, words = memoryview(shared).cast("Q"), memoryview(shared).cast("d")[fmt.FIRST_WORD :]
 
     def written(times: int) -> Any:
-        """A cell that was written so often, in words that were zero."""
-        shared[:] = memoryview(bytes(1 << 16)).cast("d")
-        cell = make(pure.Guard(), pure.Segment(words), 0)
+        """A cell that was written so often, in the first words of the slab."""
+        memoryview(shared)[:end] = bytes(end)
+        head[fmt.WORDS_END], head[fmt.ROOM] = end, fmt.PAGE
+        process = Owner(Slab(shared)).process
+        children = Children(process, Family(), cell_type, width=width, limit=1, budget=100)
+        cell = children.make(("killed",))
         for value in range(times):
             operate(cell, value)
         return cell
@@ -103,11 +133,11 @@ def sweep(name: str) -> int:
     for number in range(100_000):
         times = number % 3  # both words, or records, have their turn
         written(times + 1)
-        after = read(shared)
-        cell = written(times)
-        before = read(shared)
-        status = run_until(number, lambda: operate(cell, times))  # noqa: B023 (called at once)
-        assert read(shared) in ([after] if status == 0 else [before, after]), f"{name} killed at instruction {number}"
+        after = read(words)
+        written(times)
+        before = read(words)
+        status = run_until(number, lambda: written(times), lambda cell: operate(cell, times))  # noqa: B023 (at once)
+        assert read(words) in ([after] if status == 0 else [before, after]), f"{name} killed at instruction {number}"
         if status == 0:
             return number
     raise AssertionError("it never ends")
@@ -125,12 +155,14 @@ def test_the_sweep_finds_a_commit_before_the_sum(monkeypatch: pytest.MonkeyPatch
     """The control: a histogram's bucket stored before its sum."""
 
     def hasty(self: Any, amount: float) -> None:
-        words, index = self._segment.words, self._index
-        odd = self._count_odd(words, index)
-        words[index + 3] += 1.0
-        self._count_odd(words, index)  # an instruction of the cells to be killed at
-        words[index + 1 - odd] = words[index + odd] + amount
+        while self._live[0] != self._stamp:
+            self._ready()
+        words, at, odd = self._words, self._at, self._count & 1
+        words[at + 3] += 1.0
+        assert self._name  # instructions of the cells to be killed at
+        words[at + 1 - odd] = words[at + odd] + amount
+        self._count += 1
 
-    monkeypatch.setattr(pure.DistributionCell, "_observe", hasty)
+    monkeypatch.setattr(pure.DistributionCell, "observe", hasty)
     with pytest.raises(AssertionError, match="killed at instruction"):
         sweep("histogram")

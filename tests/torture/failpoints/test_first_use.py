@@ -1,16 +1,20 @@
-"""Append: a family declared and a series obtained, disturbed at every step."""
+"""First use of a series, a metric's declaration, a slab's growth and its flip, disturbed at every step."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mpmetrics
+from mpmetrics import _cells
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import locks
-from mpmetrics.storage.directory import SeriesDirectory
-from mpmetrics.storage.locks import AppendLock
+
+HERE = f"{Path(__file__).parent}/"
+WIDE = "w" * 200
+
+pure = pytest.mark.skipif(_cells.TWIN != "pure", reason="the compiled twin passes no lines here")
 
 
 def lease(world: Any, ledger: Any) -> None:
@@ -29,60 +33,146 @@ def declare(world: Any, ledger: Any) -> None:
     mpmetrics.Counter(f"more_{ledger.step}", "More.", ["way"], provider=world.provider).labels("there").inc()
 
 
-@pytest.mark.parametrize("operation", [obtain, declare])
-def test_killed_anywhere(operation: Any, sweep: Any) -> None:
-    """Killed before any line of a first use, a process leaves the store exact and to the next one."""
-    sweep.kill(operation, lease)
+def grow(world: Any, ledger: Any) -> None:
+    """Series that the slab has neither words nor records for."""
+    ledger.do("s", lambda: world.deep.labels("wide").observe(0.25))
+    for number in range(20):
+        ledger.do("h", lambda number=number: world.hits.labels(f"{WIDE}-{number}").inc())
 
 
-@pytest.mark.parametrize("operation", [obtain, declare])
-def test_interrupted_anywhere(operation: Any, sweep: Any) -> None:
+def waste(world: Any, ledger: Any) -> None:
+    """Have a slab whose records are mostly of no use, and that has no room for a large one."""
+    lease(world, ledger)
+    memory, slab = world.memory, world.memory.process.slab
+    family = memory._children["passing"].family
+    while slab.room_for(1, 700) or not slab.needs_flip:
+        world.passing.labels(WIDE).inc()
+        memory.forget(family, (WIDE,))
+
+
+def flip(world: Any, ledger: Any) -> None:
+    """A series that the records are moved for."""
+    ledger.do("h", lambda: world.hits.labels(f"{4 * WIDE}-{ledger.step}").inc())
+
+
+def flips(world: Any) -> int:
+    """How often this process' slab has flipped."""
+    return int(memoryview(world.memory._leased.map).cast("Q")[fmt.FLIPS])
+
+
+SMALL = [(obtain, lease), (declare, lease)]
+"""What makes no call into the system."""
+
+LARGE = [(grow, lease), (flip, waste)]
+
+LARGE_BY_LINES = [pytest.param(*each, marks=pure) for each in LARGE]
+
+
+def test_they_are_what_they_are_called(world: Any) -> None:
+    """What is swept grows words and records, and flips."""
+
+    def measure(ledger: Any) -> object:
+        lease(world, ledger)
+        head = memoryview(world.memory._leased.map).cast("Q")
+        before = head[fmt.WORDS_END], head[fmt.ROOM]
+        grow(world, ledger)
+        grown = head[fmt.WORDS_END] > before[0], head[fmt.ROOM] > before[1]
+        waste(world, ledger)
+        flipped = flips(world)
+        flip(world, ledger)
+        return [*grown, flips(world) - flipped]
+
+    outcome = world.child(measure)
+
+    assert [True, True, 1] == outcome.said
+    world.check(outcome, "undisturbed")
+
+
+@pure
+@pytest.mark.parametrize(("operation", "prepare"), [*SMALL, *LARGE])
+def test_killed_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
+    """Killed before any line, a process leaves exact totals, whole records, and the store to the next one."""
+    sweep.kill(operation, prepare)
+
+
+@pytest.mark.parametrize(("operation", "prepare"), [(declare, lease), *LARGE_BY_LINES])
+def test_interrupted_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
     """An exception out of a signal handler costs the use that it interrupts, and nothing else."""
-    sweep.interrupt(operation, lease)
+    sweep.interrupt(operation, prepare)
 
 
-@pytest.mark.parametrize("operation", [obtain, declare])
-def test_an_error_anywhere(operation: Any, sweep: Any) -> None:
-    """Whichever call into the system fails, and how: the request succeeds and is counted."""
-    sweep.fail(operation, lease)
+@pure
+@pytest.mark.parametrize(("operation", "prepare"), LARGE)
+def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
+    """Whichever call into the system fails, and how: the request succeeds, and is counted in the store in the end."""
+    sweep.fail(operation, prepare)
 
 
-@pytest.mark.parametrize("operation", [obtain, declare])
-def test_an_error_of_the_kernel(operation: Any, traced: Any) -> None:
+@pytest.mark.parametrize(("operation", "prepare"), LARGE)
+def test_killed_at_any_call(operation: Any, prepare: Any, traced: Any) -> None:
+    """The same when it is killed after a call into the system."""
+    traced.kill_in_calls(operation, prepare)
+
+
+@pytest.mark.parametrize(("operation", "prepare"), LARGE)
+def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
     """The same out of the kernel."""
-    traced.fail(operation, lease)
+    traced.fail(operation, prepare)
 
 
+@pure
 def test_the_sweep_finds_a_commit_before_the_record(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: with the commit stored first, a kill leaves readers a record that is not there."""
-    append = SeriesDirectory._append
+    from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (the twin in Python alone has it)
 
-    def hasty(self: Any, kind: int, body: list[Any]) -> None:
-        self.words[fmt.COMMITTED] += 64
-        self.words[fmt.COMMITTED] -= 64 * bool(append(self, kind, body))  # type: ignore[func-returns-value]
+    append = Slab.append
 
-    monkeypatch.setattr(SeriesDirectory, "_append", hasty)
-    sweep.only = ("series_file.py:write_all",)
-    with pytest.raises(AssertionError):
-        sweep.kill(obtain, lease)
+    def hasty(self: Any, kind: int, body: bytes) -> bool:
+        word = fmt.COMMITTED + (self.flips & 1)
+        self.bits[word] += 64
+        done = append(self, kind, body)
+        self.bits[word] = self.committed
+        return done
+
+    monkeypatch.setattr(Slab, "append", hasty)
+    sweep.where = (HERE,)
+    sweep.only = (f"failpoints/test_first_use.py:{hasty.__qualname__}",)
+    sweep.least = 0
+    with pytest.raises(AssertionError, match="killed at"):
+        sweep.kill(declare, lease)
 
 
-def test_the_sweep_finds_a_lock_that_an_interrupt_leaves(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: nobody gives back a lock that an exception left taken."""
-    monkeypatch.setattr(AppendLock, "settle", lambda *_: None)
-    sweep.only = ("locks.py:AppendLock.release",)
-    with pytest.raises(AssertionError, match="a lock is left"):
-        sweep.interrupt(obtain, lease)
+@pure
+def test_the_sweep_finds_a_flip_before_its_records(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with the flip stored first, a kill leaves readers an area that holds nothing."""
+    from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (as above)
+
+    whole = Slab.flip
+
+    def hasty(self: Any) -> bool:
+        self.bits[fmt.FLIPS] += 1
+        return whole(self)
+
+    monkeypatch.setattr(Slab, "flip", hasty)
+    sweep.where = (HERE,)
+    sweep.only = (f"failpoints/test_first_use.py:{hasty.__qualname__}",)
+    sweep.least = 0
+    with pytest.raises(AssertionError, match="killed at"):
+        sweep.kill(flip, waste)
 
 
-def test_the_sweep_finds_an_error_that_comes_out(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: an unlock that fails in the middle of a request."""
+@pure
+def test_the_sweep_finds_room_that_is_not_there(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with the room stored before its blocks are allocated, a full disk ends the process."""
+    from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (as above)
 
-    def release(self: Any, _: object = None) -> None:
-        locks.fcntl.flock(self._descriptor.fileno(), locks.fcntl.LOCK_UN)
-        self._user = None
-        self._threads.release()
+    have = Slab._have_blocks
 
-    monkeypatch.setattr(AppendLock, "release", release)
-    with pytest.raises(AssertionError, match="came out"):
-        sweep.fail(declare, lease)
+    def hasty(self: Any, offset: int, size: int) -> None:
+        if offset >= fmt.AREA_0:
+            self.bits[fmt.ROOM] = offset + size - fmt.AREA_0
+        have(self, offset, size)
+
+    monkeypatch.setattr(Slab, "_have_blocks", hasty)
+    with pytest.raises(AssertionError, match="from call"):
+        sweep.fail(grow, lease)

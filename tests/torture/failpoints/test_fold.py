@@ -1,4 +1,4 @@
-"""Fold and the retired file's replacement, disturbed at every step."""
+"""Fold: the retired file's replacement, the marks and the unlinks, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from mpmetrics.errors import FormatError
+from mpmetrics.errors import StoreError
 from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.retired import load_retired
+from mpmetrics.storage.retire import Contents
 
 
 def leave_three(world: Any, ledger: Any) -> None:
@@ -26,21 +27,36 @@ def leave_three(world: Any, ledger: Any) -> None:
 
 def fold_them(world: Any, _: Any) -> None:
     """Fold the dead."""
-    fold(world.path, timeout=20.0)
+    fold(world.path)
 
 
-def die_before_the_unlinks(world: Any, ledger: Any) -> None:
-    """Leave dead slabs of which one folder has taken in some, without living to unlink them."""
-    leave_three(world, ledger)
+def _die_before(world: Any, where: Any, step: str) -> None:
+    """Have a folder killed before it marks the first slab that it folded, or unlinks it."""
     pid = os.fork()
     if pid == 0:
-        fold_module.os.unlink = lambda _: os._exit(0)
-        fold(world.path, timeout=20.0)
-    os.waitpid(pid, 0)
+        setattr(where, step, lambda *_, **__: os._exit(0))
+        try:
+            fold(world.path)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def die_before_the_marks(world: Any, ledger: Any) -> None:
+    """Leave dead slabs some of which a folder has taken in, without living to mark them."""
+    leave_three(world, ledger)
+    _die_before(world, fold_module._Fold, "_mark")
     world.bury(1, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
 
 
-PREPARED = pytest.mark.parametrize("prepare", [leave_three, die_before_the_unlinks])
+def die_before_the_unlinks(world: Any, ledger: Any) -> None:
+    """The same, without living to unlink them."""
+    leave_three(world, ledger)
+    _die_before(world, os, "unlink")
+    world.bury(1, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
+
+
+PREPARED = pytest.mark.parametrize("prepare", [leave_three, die_before_the_marks, die_before_the_unlinks])
 
 
 @PREPARED
@@ -58,75 +74,69 @@ def test_interrupted_anywhere(prepare: Any, sweep: Any) -> None:
 @PREPARED
 def test_an_error_anywhere(prepare: Any, sweep: Any) -> None:
     """Whichever call into the system fails, and how: nothing is lost or doubled, the next fold goes through."""
-    sweep.may_raise = (OSError, FormatError)
+    sweep.may_raise = (OSError, StoreError)
     sweep.fail(fold_them, prepare)
 
 
 @PREPARED
 def test_an_error_of_the_kernel(prepare: Any, traced: Any) -> None:
     """The same out of the kernel."""
-    traced.may_raise = (OSError, FormatError)
+    traced.may_raise = (OSError, StoreError)
     traced.fail(fold_them, prepare)
 
 
 def test_a_contained_slab_that_cannot_be_looked_at_counts_once(world: Any) -> None:
-    """A slab that a killed folder did not unlink stays named, even if the next one is out of descriptors just then."""
+    """A slab that a killed folder did not mark stays named, even if the next one is out of descriptors just then."""
 
     def fold_blindly(ledger: Any) -> object:
-        die_before_the_unlinks(world, ledger)
-        contained = load_retired(world.path).slabs
-        real, unlink = os.open, os.unlink
+        leave_three(world, ledger)
+        _die_before(world, fold_module._Fold, "_mark")
+        world.bury(1, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
+        # The one that died last has taken the name of the one before it, which had that of the one before it.
+        contained, real = [name for name in os.listdir(world.path) if name.startswith("dead-")], os.open
 
-        def short(path: Any, *arguments: Any) -> int:
-            if any(identity in str(path) for identity in contained):
+        def short(path: Any, *arguments: Any, **named: Any) -> int:
+            if path in contained:
                 raise OSError(errno.EMFILE, "too many open files")
-            return real(path, *arguments)
-
-        def stay(path: Any) -> None:
-            if any(identity in str(path) for identity in contained):
-                raise OSError(errno.EACCES, "it stays")
-            unlink(path)
+            return real(path, *arguments, **named)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "open", short)
-            patch.setattr(os, "unlink", stay)
-            with pytest.raises(PermissionError):  # the number of files is going to grow: this has to be said
-                fold(world.path, timeout=20.0)
-        return len(contained), load_retired(world.path).folded
+            folded = fold(world.path)
+        return len(contained), folded
 
     outcome = world.child(fold_blindly)
 
-    assert outcome.said == [3, 4]
+    assert [3, 1] == outcome.said
     world.check(outcome, "after a fold that could not look at what is contained already")
 
 
 def test_the_sweep_finds_a_retired_file_without_its_list(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: if the retired file does not name what it contains, a kill after the commit counts it twice."""
-    retire = fold_module.retire
+    add = Contents.add_record
 
-    def forgetful(*arguments: Any) -> Any:
-        retired = retire(*arguments)
-        retired.slabs = set()
-        return retired
+    def forgetful(self: Any, kind: int, body: bytes) -> None:
+        if kind != fmt.FOLDED:
+            add(self, kind, body)
 
-    monkeypatch.setattr(fold_module, "retire", forgetful)
-    sweep.only = ("fold.py:_unlink",)
+    monkeypatch.setattr(Contents, "add_record", forgetful)
+    sweep.only = ("storage/fold.py:_Fold._remove", "storage/fold.py:_Fold._mark")
+    sweep.least = 0
     with pytest.raises(AssertionError, match="killed at"):
         sweep.kill(fold_them, leave_three)
 
 
 def test_the_sweep_finds_an_unlink_before_the_commit(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: if the slabs go before the retired file is there, a kill in between loses them."""
-    write_retired = fold_module.write_retired
+    write = fold_module._Fold._write
 
-    def hasty(path: str, retired: Any, owner: Any) -> None:
-        names = [name for name in os.listdir(path) if name.rpartition("-")[2] in retired.slabs]
-        bodies = {name: os.rename(f"{path}/{name}", f"{path}/gone-{name}") for name in names}  # noqa: PTH104
-        write_retired(path, retired, owner)
-        for name in bodies:
-            os.rename(f"{path}/gone-{name}", f"{path}/{name}")  # noqa: PTH104
+    def hasty(self: Any, readers: Any, names: Any) -> None:
+        for reader in readers:
+            os.unlink(reader.where)  # noqa: PTH108
+        write(self, readers, names)
 
-    monkeypatch.setattr(fold_module, "write_retired", hasty)
-    sweep.only = ("retired.py:write_retired",)
+    monkeypatch.setattr(fold_module._Fold, "_write", hasty)
+    sweep.only = ("storage/fold.py:_fill",)
+    sweep.least = 0
     with pytest.raises(AssertionError, match="killed at"):
         sweep.kill(fold_them, leave_three)

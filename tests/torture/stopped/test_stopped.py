@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import mmap
 import os
 import random
@@ -17,9 +16,9 @@ import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import pure
 from mpmetrics.registry import Registry
-from mpmetrics.storage import directory as directory_module
-from mpmetrics.storage import fold as fold_module
-from mpmetrics.storage import locks, store
+from mpmetrics.storage import removals, store
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -31,8 +30,7 @@ SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "1"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits for stopped processes are as bounded as they are, only shorter."""
-    monkeypatch.setattr(directory_module, "LOCK_TIMEOUT", 0.03)
-    monkeypatch.setattr(locks, "MOST_PATIENT", 0.3)
+    monkeypatch.setattr(removals, "PATIENCE", 0.03)
     monkeypatch.setattr(store, "_BEGIN_TIMEOUT", 0.2)
 
 
@@ -58,19 +56,14 @@ class Used:
         self.paid.add(1, {"who": who})
         self.timer.update(1.5)
 
-    def settle(self) -> None:
-        """Have all that is private moved in."""
-        deadline = time.monotonic() + 20
-        while list(self.provider.memory.private_values()) and time.monotonic() < deadline:
-            self.provider.force_flush()
-            time.sleep(0.01)
-
 
 def counted(source: Any) -> dict[str, float]:
     """How often each was used; every distribution is whole."""
     sums: dict[str, float] = {}
     for family in mpmetrics.Collector(source).collect():
         for sample in family.samples:
+            if sample.labels.get("who", "").startswith("gone"):
+                continue
             sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
             if sample.name == "latest":
                 assert 7 == sample.value
@@ -85,7 +78,7 @@ def uses(number: int) -> dict[str, float]:
 
 
 def first_use(used: Used, number: int) -> None:
-    """A process's first write, which leases its slab, and series that nobody has yet."""
+    """A process's first write, which leases its slab, claims an ordinal, and makes series."""
     used.use(f"new-{number}")
 
 
@@ -93,8 +86,7 @@ def removal(used: Used, number: int) -> None:
     """Series that come and go."""
     used.use("old")
     used.hits.labels(f"gone-{number}").inc()
-    with contextlib.suppress(mpmetrics.StoreError):  # where others wait for the lock, too, and it takes too long
-        used.hits.remove(f"gone-{number}")
+    used.hits.remove(f"gone-{number}")
 
 
 def scrape(used: Used, _number: int) -> None:
@@ -111,39 +103,28 @@ def test_a_process_stopped_at_any_step_holds_nobody_up_and_loses_nothing(
     stopping: Callable[..., Any],
     bounded: Callable[..., Any],
 ) -> None:
-    """Whatever lock or half-written thing it has, others make series, lease, scrape; afterwards all is exact."""
+    """Whatever lock or half-written thing it has, others lease, make series and scrape, and all is exact at once."""
     used = Used(shared)
     used.use("old")
-    total = 1
-    tries = max(12, int(12 * SECONDS))
-    at = span = 0
     whole = stopping(lambda: action(used, -1), 10**9)
     assert whole.go_on() == 0
-    total += 1
-    steps = _count_steps(lambda: action(used, -2))
-    total += 1  # that was a process, too
+    tries = max(12, int(12 * SECONDS))
+    span = _count_steps(lambda: action(used, -2)) // tries
+    total = 3  # that was a process, too
     for number in range(tries):
-        span = steps // tries
         at = number * span + random.randrange(span)
-
-        def work(number: int = number) -> None:
-            action(used, number)
-            used.settle()
-
-        stopped = stopping(work, at)
 
         def other(number: int = number) -> None:
             bounded(lambda: used.use("old"))
             bounded(lambda: used.use(f"other-{number}"))
-            bounded(lambda: mpmetrics.Collector(str(shared.directory)).readings())
-            if stopped.is_stopped:  # noqa: B023 (called at once)
-                os.kill(stopped.pid, signal.SIGCONT)  # noqa: B023
-            used.settle()
+            assert not list(shared.memory.private_maps())
 
+        stopped = stopping(lambda number=number: action(used, number), at)
         child(other).end()
+        shown = bounded(lambda: counted(str(shared.directory)))
+        assert all(total + 2 <= value <= total + 3 for value in shown.values()), (at, shown)
         assert stopped.go_on() == 0
         total += 3
-        used.settle()
         assert uses(total) == counted(str(shared.directory)), at
 
 
@@ -232,12 +213,14 @@ def _wait_until_gone(pid: int) -> None:
 
 
 NAIVE = """
-def _observe(self, amount):
-    words, index = self._segment.words, self._index
-    total = words[index] + amount
-    words[index] = total
-    words[index + 1] = total
-    words[index + 2 + bisect_left(self._bounds, amount)] += 1.0
+def observe(self, amount):
+    while self._live[0] != self._stamp:
+        self._ready()
+    words, at = self._words, self._at
+    total = words[at] + amount
+    words[at] = total
+    words[at + 1] = total
+    words[at + 2 + bisect_left(self._children.bounds, amount)] += 1.0
 """
 
 
@@ -247,15 +230,15 @@ def test_a_worker_stopped_between_the_stores_of_a_histogram_shows_all_or_none_of
     shared: mpmetrics.Provider, stopping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
     """Stopped at each bytecode of an observation: the scrape is whole; with one word for the sum, it is not."""
-    took = mpmetrics.Histogram("took", "Took.", buckets=(1, 2), provider=shared)
-    took.observe(1.5)
     if is_naive:
         names: dict[str, Any] = {"bisect_left": bisect.bisect_left}
         exec(compile(NAIVE, pure.__file__, "exec"), names)  # noqa: S102 (as if it stood there)
-        monkeypatch.setattr(pure.DistributionCell, "_observe", names["_observe"])
+        monkeypatch.setattr(pure.DistributionCell, "observe", names["observe"])
+    took = mpmetrics.Histogram("took", "Took.", buckets=(1, 2), provider=shared)
+    took.observe(1.5)
     shown, torn, at = set(), 0, 0
     for at in range(100):
-        stopped = stopping(lambda: (took.observe(1.5), took.observe(1.5)), at, "_observe")
+        stopped = stopping(lambda: (took.observe(1.5), took.observe(1.5)), at, "observe")
         if not stopped.is_stopped:
             break
         total, count = _value(shared, "took_sum"), _value(shared, "took_count")
@@ -274,34 +257,29 @@ def _value(provider: mpmetrics.Provider, name: str) -> float:
     return sum(sample.value for sample in samples if sample.name == name)
 
 
-@pytest.mark.parametrize("step", ["write_retired", "unlink"])
+@pytest.mark.parametrize("step", ["rename", "unlink"])
 def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
     step: str,
     shared: mpmetrics.Provider,
     child: Callable[..., Any],
     bounded: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped before the rename, and between rename and unlink: scrapes and leases go on, and count each slab once."""
     used = Used(shared)
     for _ in range(3):
         child(lambda: used.use("dead")).end()
-    path = str(shared.epoch.path)  # type: ignore[union-attr]
-
-    def folder() -> None:
-        def stop(*arguments: Any) -> Any:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            return real(*arguments)
-
-        where: Any = fold_module if step == "write_retired" else os
-        real = getattr(where, step)
-        monkeypatch.setattr(where, step, stop)
-        fold_module.fold(path)
-
     pid = os.fork()
     if not pid:
+        real = getattr(os, step)
+
+        def stop(*arguments: Any, **named: Any) -> Any:
+            setattr(os, step, real)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return real(*arguments, **named)
+
+        setattr(os, step, stop)
         try:
-            folder()
+            fold(shared.epoch.path)  # type: ignore[union-attr]
         finally:
             os._exit(0)
     assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
@@ -315,6 +293,23 @@ def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
     assert uses(6) == counted(str(shared.directory))
 
 
+@pytest.mark.parametrize("name", ["names.lock", "fold.lock", "removals.lock"])
+def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
+    name: str, shared: mpmetrics.Provider, child: Callable[..., Any], bounded: Callable[..., Any]
+) -> None:
+    """Each lock of the epoch held for good: others start, count, end, scrape and fold what they can, all in time."""
+    used = Used(shared)
+    for _ in range(20):
+        child(lambda: used.use("dead")).end()
+    with mutex(f"{shared.epoch.path}/{name}", 1.0):  # type: ignore[union-attr]
+        child(lambda: bounded(lambda: used.use("new"))).end()
+        assert uses(21) == bounded(lambda: counted(str(shared.directory)))
+        if name == "removals.lock":
+            with pytest.raises(mpmetrics.StoreError, match="is one stopped"):
+                used.hits.remove("dead")
+    assert uses(21) == counted(str(shared.directory))
+
+
 def test_a_server_start_beside_a_stopped_one_fails_clearly_in_time(
     store_directory: str, bounded: Callable[..., Any], child: Callable[..., Any]
 ) -> None:
@@ -326,9 +321,9 @@ def test_a_server_start_beside_a_stopped_one_fails_clearly_in_time(
         store._BEGIN_TIMEOUT = 5.0
         begin = Store._begin
 
-        def stop(self: Store) -> Any:
+        def stop(self: Store, **named: Any) -> Any:
             os.kill(os.getpid(), signal.SIGSTOP)
-            return begin(self)
+            return begin(self, **named)
 
         Store._begin = stop  # type: ignore[method-assign]
         try:
