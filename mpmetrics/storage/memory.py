@@ -11,12 +11,13 @@ with nothing of its own. Only a provider that is to be private goes on with its 
 from __future__ import annotations
 
 import _thread
+import functools
 import logging
 import os
 import secrets
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mpmetrics import fork
 from mpmetrics._cells import Children, Process, new_token
@@ -40,8 +41,27 @@ __all__ = ["Memory"]
 
 log = logging.getLogger("mpmetrics")
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 _FAMILY_HEAD = struct.Struct("=IIQ")
 _END_SIZE = fmt.RECORD_HEAD.size + fmt.WORD
+
+
+def _speaks(method: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Have what a method of :class:`Memory` wants said put into the log after it, when it has let go of its lock.
+
+    A log handler may wait for a thread that in turn waits for that lock, or be interrupted by what needs it.
+    """
+
+    @functools.wraps(method)
+    def call(*given: Given.args, **named: Given.kwargs) -> Result:
+        try:
+            return method(*given, **named)
+        finally:
+            given[0].speak()  # type: ignore[attr-defined]  # a Memory
+
+    return call
 
 
 class Memory:
@@ -73,6 +93,7 @@ class Memory:
         """How many of them have moved into the store."""
         self._room = WaitingRoom(self.settle)
         self._said: set[str] = set()
+        self._unsaid: list[str] = []
         fork.register(self)
 
     @property
@@ -96,6 +117,7 @@ class Memory:
 
     # What the cells call.
 
+    @_speaks
     def begin(self, counting: bool) -> None:  # noqa: FBT001 (called from C)
         """Have a slab, and if this process is ``counting``, an ordinal; without one, the values wait."""
         process = self.process
@@ -150,6 +172,7 @@ class Memory:
             except OSError as error:  # what it counts is read all the same
                 self._complain(error)
 
+    @_speaks
     def declare_in(self, children: Children) -> None:
         """Write the FAMILY record of a metric into the slab; its series wait where there is no room for that."""
         with self.lock:
@@ -168,6 +191,7 @@ class Memory:
             self._grow(slab, 0, fmt.RECORD_HEAD.size + len(body) + fmt.WORD) and slab.append(fmt.FAMILY, body)
         )
 
+    @_speaks
     def grow(self, words: int, size: int) -> bool:
         """Have room for a series of so many words and a record of so many bytes; False when there is none."""
         with self.lock:
@@ -181,6 +205,7 @@ class Memory:
             self._complain(error)
             return False
 
+    @_speaks
     def overflow(self, children: Children) -> Cell:
         """The series of what is past the metric's cap; said once in the log, and counted."""
         name = children.family.name
@@ -202,6 +227,7 @@ class Memory:
             self.epoch.shared.add_trouble(1.0)
             self._room.open()
 
+    @_speaks
     def settle(self) -> bool:
         """Move what waits into the store, as far as it has room; whether nothing waits any more."""
         with self.lock:
@@ -243,6 +269,7 @@ class Memory:
         self.moves += has_moved
         return has_moved
 
+    @_speaks
     def notice(self) -> None:
         """Take in what other processes removed, and move over when another epoch took this one's place."""
         epoch, process = self.epoch, self.process
@@ -295,6 +322,7 @@ class Memory:
 
     # What instruments and providers call.
 
+    @_speaks
     def attach(self, epoch: Epoch) -> None:
         """Use ``epoch`` from now on, and move all values there. StoreError when this provider has a store already."""
         if self.epoch is not None:
@@ -328,6 +356,7 @@ class Memory:
     def _cells(self) -> list[Cell]:
         return [cell for children in list(self._children.values()) for cell in list(children.values())]
 
+    @_speaks
     def declare(
         self,
         family: Family,
@@ -350,7 +379,8 @@ class Memory:
                     self.process, family, cell_type, width=family.width, limit=limit, budget=budget, context=context
                 )
                 self._times.setdefault(family.name, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - _time_offset())
-                self._children.setdefault(family.name, made)
+                if self._children.setdefault(family.name, made) is not made:
+                    self._declared.check(family)  # a signal handler was quicker, with another kind perhaps
                 self._declared.add(family)
             children = self._children[family.name]
             self._declare_now(children)
@@ -366,6 +396,7 @@ class Memory:
         """The series of the metric of this name that this process has declared, if it has."""
         return self._children.get(name)
 
+    @_speaks
     def remove(self, family: Family, pairs: Sequence[tuple[str, str]], *, is_subset: bool = False) -> None:
         """Remove the series of ``family`` with these labels, or all whose labels include them, in all processes.
 
@@ -389,6 +420,7 @@ class Memory:
             except (OSError, StoreError) as error:  # the next one shortens the list
                 self._say("fold", f"the removals cannot be shortened: {error}")
 
+    @_speaks
     def forget(self, family: Family, key: Key) -> None:
         """End one series in this process alone."""
         with self.lock:
@@ -441,6 +473,7 @@ class Memory:
         if waiting and process.begun == process.token:
             yield waiting_slab(waiting, self._times, self._clock())
 
+    @_speaks
     def close(self) -> None:
         """Give up the store; values written from now on stay in this process and go nowhere."""
         with self.lock:
@@ -462,10 +495,17 @@ class Memory:
         self._say("store", f"{error}; values stay in process {os.getpid()} until the store can take them")
 
     def _say(self, cause: str, message: str) -> None:
-        """Say it in the log, once for each cause."""
+        """Have it said in the log, once for each cause."""
         if cause not in self._said:
             self._said.add(cause)
-            log.warning("%s", message)
+            self._unsaid.append(message)
+
+    def speak(self) -> None:
+        """Put into the log what there is to be said, unless this thread has the lock: then it does so later."""
+        if self._unsaid and not self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            unsaid, self._unsaid = self._unsaid, []
+            for message in unsaid:
+                log.warning("%s", message)
 
 
 def _key_of(family: Family, pairs: Sequence[tuple[str, str]]) -> Key:
