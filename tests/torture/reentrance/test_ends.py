@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+import mpmetrics
+from mpmetrics.storage.locks import mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,23 +24,23 @@ ATEXIT = """
     import atexit
     late = []
     atexit.register(lambda: [act() for act in late])   # runs after all that is registered below
-    import fcntl, os
+    import os
     import mpmetrics
+    provider = mpmetrics.get_provider()
+    if {blocked}:  # no slab can be made
+        os.rename(provider.epoch.path, provider.epoch.path + "-away")
     hits = mpmetrics.Counter("hits", "Hits.", ["when"])
     took = mpmetrics.Histogram("took", "Took.", ["when"], buckets=(1, 2))
-    provider = mpmetrics.get_provider()
 
     def count(when):
         hits.labels(when).inc()
         took.labels(when).observe(1.5)
 
-    late.append(lambda: count("now"))
+    late.append(lambda: count("late"))
+    if {blocked}:  # there is room again only after the last regular attempt
+        atexit.register(os.rename, provider.epoch.path + "-away", provider.epoch.path)
     if not {blocked}:
         atexit.register(count, "early")
-    if {blocked}:
-        lock = os.open(provider.epoch.path + "/series.lock", os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        atexit.register(os.close, lock)    # the lock is to be had only after the last regular attempt
     count("now")
     if {blocked}:
         atexit.register(count, "early")
@@ -56,8 +63,8 @@ def test_without_a_last_attempt_of_its_own_the_latest_would_be_lost(
 ) -> None:
     """The control: where nobody notices that the process ends, what comes after the last attempt stays private."""
     forgetful = """
-        from mpmetrics.storage.retry import Retry
-        Retry._end = Retry.now
+        from mpmetrics.storage.waiting import WaitingRoom
+        WaitingRoom._end = lambda room: room._attempt()
     """
     script(textwrap.dedent(forgetful) + textwrap.dedent(ATEXIT).format(blocked=True), fails=True)
 
@@ -158,61 +165,106 @@ GEVENT = """
     import gevent
     provider = mpmetrics.get_provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["who"])
+    gone = mpmetrics.Counter("gone", "Come and go.", ["who"])
     took = mpmetrics.Histogram("took", "Took.", buckets=(1, 2))
     timer = Registry("kit").get_or_register_timer("timer")
     collector = mpmetrics.Collector(provider)
     mpmetrics.get_meter("kit").observable_gauge("depth", callback=lambda o: (time.sleep(0.002), o.observe(1))[1])
     mpmetrics.Gauge("entries", "Entries.").set_function(lambda: time.sleep(0.002) or 3)
 
+    def remove(who):
+        while True:
+            try:
+                return gone.remove(who)
+            except mpmetrics.StoreError:  # held up
+                gevent.sleep(0.01)
+
     def work(number):
         for which in range(40):
             hits.labels(f"{{number}}-{{which}}").inc()
+            gone.labels(number).inc()
             took.observe(1.5)
             timer.update(1)
             if which % 20 == 0:
                 made = mpmetrics.Counter(f"made_{{number}}_{{which}}", "Made.")
                 made.inc()
                 collector.render()
+                remove(number)
             gevent.sleep(0)
 
     import fcntl, os
-    lock = os.open(provider.epoch.path + "/series.lock", os.O_RDWR)
+    locks = [os.open(f"{{provider.epoch.path}}/{{name}}.lock", os.O_RDWR) for name in ("removals", "fold")]
 
-    def hold():     # as another process would: greenlets wait for it, and others come in between
+    def hold():     # as another process would: greenlets that remove and fold wait for it, and others come in between
         for _ in range({holds}):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for lock in locks:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                gevent.sleep(0.7)
             except BlockingIOError:
                 gevent.sleep(0.001)
-                continue
-            gevent.sleep(0.7)
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            for lock in locks:
+                fcntl.flock(lock, fcntl.LOCK_UN)
             gevent.sleep(0.01)
 
     jobs = [gevent.spawn(hold), *(gevent.spawn(work, number) for number in range(20))]
-    gevent.joinall(jobs, timeout=30, raise_error=True)
+    gevent.joinall(jobs, timeout=40, raise_error=True)
     assert all(job.ready() for job in jobs), "a greenlet hangs"
-    provider.force_flush()
-    while list(provider.memory.private_values()):
-        provider.force_flush()
-        gevent.sleep(0.01)
+    if {is_idle}:
+        print("idle", flush=True)
+        gevent.sleep(1000)
 """
 
 PATCH = "from gevent import monkey; monkey.patch_all()"
+BEFORE, AFTER = {"before": PATCH, "after": ""}, {"before": "import logging, os", "after": PATCH}
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [(PATCH, ""), ("import logging, os", PATCH)], ids=["patched before", "patched after"]
-)
+def check_greenlets(values: dict[str, float]) -> None:
+    """Fail unless all that the greenlets counted is there, and what they removed is not."""
+    assert (800, 800, 1200) == (values["hits_total"], values["took_count"], values["took_sum"])
+    assert 20 * 19 == values["gone_total"]  # since the removal after the 21st
+    assert 40 == sum(value for name, value in values.items() if name.startswith("made_") and name.endswith("_total"))
+
+
+@pytest.mark.parametrize("patch", [BEFORE, AFTER], ids=["patched before", "patched after"])
 @pytest.mark.parametrize("holds", [0, 2], ids=["free", "held up"])
-def test_greenlets_that_switch_within_callbacks_and_waits_are_exact(
-    sums: Sums, before: str, after: str, holds: int, script: Callable[..., str], store_directory: str
+def test_gevent_greenlets_that_switch_within_callbacks_and_waits_are_exact(
+    sums: Sums, patch: dict[str, str], holds: int, script: Callable[..., str], store_directory: str
 ) -> None:
-    """Twenty greenlets count, declare and scrape, switch in callbacks and in waits for the store: none hangs."""
+    """Twenty greenlets count, declare, remove and scrape, and switch in callbacks and waits: all is exact."""
     pytest.importorskip("gevent")
-    said = script(textwrap.dedent(GEVENT).format(before=before, after=after, holds=holds), fails=bool(holds))
+    said = script(textwrap.dedent(GEVENT).format(**patch, holds=holds, is_idle=False), fails=bool(holds))
 
     assert "Traceback" not in said, said
-    values = sums(store_directory)
-    assert (800, 800, 1200) == (values["hits_total"], values["took_count"], values["took_sum"])
-    assert 40 == sum(value for name, value in values.items() if name.startswith("made_") and name.endswith("_total"))
+    check_greenlets(sums(store_directory))
+
+
+@pytest.mark.parametrize("patch", [BEFORE, AFTER], ids=["patched before", "patched after"])
+def test_an_idle_gevent_worker_keeps_nothing_locked(
+    sums: Sums, patch: dict[str, str], store_directory: str
+) -> None:
+    """Whatever its greenlets did before: others remove, fold, make series and scrape, and wait for nobody."""
+    pytest.importorskip("gevent")
+    text = textwrap.dedent(GEVENT).format(**patch, holds=1, is_idle=True)
+    environ = os.environ | {"MPMETRICS_DIR": store_directory}
+    with subprocess.Popen([sys.executable, "-c", text], env=environ, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert "idle\n" == worker.stdout.readline()
+            mine = mpmetrics.Provider(store_directory)
+            assert mine.epoch is not None
+            locks = sorted(Path(mine.epoch.path).glob("*.lock"))
+            for lock in locks:
+                with mutex(str(lock), 0.0):
+                    pass
+            check_greenlets(sums(store_directory))
+            gone = mpmetrics.Counter("gone", "Come and go.", ["who"], provider=mine)
+            gone.clear()
+            gone.labels("new").inc()
+            values = sums(store_directory)
+            mine.shutdown()
+        finally:
+            worker.kill()
+
+    assert {"fold.lock", "names.lock", "removals.lock"} <= {lock.name for lock in locks}
+    assert (800, 1) == (values["hits_total"], values["gone_total"])

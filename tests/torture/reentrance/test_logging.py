@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpmetrics
 import mpmetrics.provider as provider_module
-from mpmetrics.storage import turns
-from mpmetrics.storage.descriptor import Descriptor
+from mpmetrics import turns
+from mpmetrics.storage.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 log = logging.getLogger("mpmetrics")
 
@@ -51,21 +51,22 @@ def counting(shared: mpmetrics.Provider) -> Iterator[Counting]:
     log.removeHandler(handler)
 
 
-def blocked(provider: mpmetrics.Provider) -> Any:
-    """The open lock file of the store's series, locked by somebody else."""
-    descriptor = Descriptor(os.open(f"{provider.epoch.path}/series.lock", os.O_RDWR))  # type: ignore[union-attr]
-    fcntl.flock(descriptor.fileno(), fcntl.LOCK_EX)
-    return descriptor
+@contextlib.contextmanager
+def unusable(provider: mpmetrics.Provider) -> Iterator[None]:
+    """The epoch's directory is not in its place: no process can make a slab, which is said in the log."""
+    path = Path(provider.epoch.path)  # type: ignore[union-attr]
+    away = path.rename(f"{path}-away")
+    yield
+    away.rename(path)
 
 
 def test_a_log_handler_that_counts_does_not_recur(shared: mpmetrics.Provider, counting: Counting, shown: Any) -> None:
     """The library's own complaint, logged while a series is made, makes series: once, one deep, and all are counted."""
-    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
-    lock = blocked(shared)
-    for number in range(5):
-        hits.labels(str(number)).inc()
-    assert (1, 1) == (counting.records, counting.deepest)
-    lock.close()
+    with unusable(shared):
+        hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
+        for number in range(5):
+            hits.labels(str(number)).inc()
+        assert (1, 1) == (counting.records, counting.deepest)
     shared.force_flush()
     log.warning("another one")
 
@@ -122,13 +123,39 @@ def sink() -> Iterator[logging.Handler]:
     handler.close()
 
 
-@pytest.mark.parametrize("patience", [0.25, 7.0], ids=["as it is", "control"])
+class Patient:
+    """The lock of a provider's values, which the control waits for for a long time, and not for ever."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire(timeout=7.0)
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_owned():
+            self._lock.release()
+
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
 def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_logs(
-    shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, patience: float
+    shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
-    """Two threads that hold our lock and a log handler's crosswise go on; with a lock that waits, neither does."""
-    monkeypatch.setattr(turns, "PATIENCE", patience)
-    lock = blocked(shared)
+    """Two threads that hold our lock and a log handler's crosswise go on; if one logs under ours, neither does."""
+    said = Memory._say
+
+    def say(memory: Memory, cause: str, message: str) -> None:
+        said(memory, cause, message)
+        unsaid, memory._unsaid = memory._unsaid, []
+        for line in unsaid:
+            log.warning(line)
+
+    if is_naive:
+        monkeypatch.setattr(Memory, "_say", say)
+        monkeypatch.setattr(Memory, "lock", Patient())
 
     def make() -> None:
         mpmetrics.Counter("one", "One.", provider=shared).inc()
@@ -136,8 +163,8 @@ def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_l
     def declare() -> None:
         mpmetrics.Counter("other", "Other.", provider=shared).inc()
 
-    assert (patience < 1) == cross(make, declare, sink)
-    lock.close()
+    with unusable(shared):
+        assert is_naive != cross(make, declare, sink)
 
 
 @pytest.mark.parametrize("patience", [0.25, 7.0], ids=["as it is", "control"])

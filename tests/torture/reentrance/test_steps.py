@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.storage import directory as directory_module
-from mpmetrics.storage import locks, turns
-from mpmetrics.storage.bindings import Bindings
+from mpmetrics import turns
+from mpmetrics.storage.declared import Declared
+from mpmetrics.storage.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,9 +137,7 @@ def test_an_operation_that_is_interrupted_at_any_step_is_exact(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every kind is used, a new series made, one removed and a scrape taken in the middle of it; nobody waits."""
-    monkeypatch.setattr(directory_module, "LOCK_TIMEOUT", 60.0)  # a wait for what was interrupted would not end
-    monkeypatch.setattr(turns, "PATIENCE", 60.0)
-    monkeypatch.setattr(locks, "MOST_PATIENT", 60.0)
+    monkeypatch.setattr(turns, "PATIENCE", 60.0)  # a wait for what was interrupted would not end
 
     def act() -> tuple[int, dict[str, float], dict[str, float]]:
         used = kit(mpmetrics.Provider(store_directory))
@@ -165,58 +164,53 @@ def test_an_operation_that_is_interrupted_at_any_step_is_exact(
 
     total, expected, counted = in_child(act)
 
-    assert total > 100
+    assert total > 10  # a first use is one call, where it is compiled
     assert expected == counted
 
 
 class Forgetful:
-    """A lock with the name of its owner on a slip beside it, which is written and torn up in steps of their own."""
+    """A re-entrant lock with the name of its owner on a slip beside it, which is written in a step of its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owner = 0
+        self._owner = self._depth = 0
         self.waits = 0
 
-    def acquire(self, timeout: float) -> bool:
-        """Take it."""
-        if not self._lock.acquire(timeout=timeout):
-            self.waits += 1
-            return False
-        self._owner = threading.get_ident()
-        return True
+    def __enter__(self) -> None:
+        if not self._is_owned():
+            if not self._lock.acquire(timeout=0.01):
+                self.waits += 1
+            self._owner = threading.get_ident()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = 0
+            with contextlib.suppress(RuntimeError):  # somebody was out of patience, and gave it back
+                self._lock.release()
 
     def _is_owned(self) -> bool:
         return self._owner == threading.get_ident()
-
-    def release(self) -> None:
-        """Give it back."""
-        self._owner = 0
-        self._lock.release()
 
 
 def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
     in_child: Callable[..., Any], store_directory: str, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: with a lock whose owner is written down beside it, a signal handler comes in between, and waits."""
-    monkeypatch.setattr(directory_module, "LOCK_TIMEOUT", 0.01)
 
     def act() -> int:
         used = kit(mpmetrics.Provider(store_directory))
-        lock = used.provider.memory.directory.lock
-        forgetful = lock._threads = Forgetful()
-        made = 0
+        forgetful = Forgetful()
+        monkeypatch.setattr(Memory, "lock", forgetful)
 
         def interrupt() -> None:
-            nonlocal made
-            made += 1
-            lock._hopeless_until = 0.0
-            monkeypatch.setattr(lock, "_is_abandoned", lambda _: False)
-            used.by_code.labels(f"interrupting-{made}").inc()
+            mpmetrics.Counter("interrupting", "Declared in between.", provider=used.provider)
 
         steps = Steps(interrupt)
-        steps.run(lambda: new_series(used, 0), -1)
+        steps.run(lambda: new_metric(used, 0), -1)
         for number in range(steps.taken):
-            steps.run(lambda: new_series(used, number + 1), number)  # noqa: B023
+            steps.run(lambda: new_metric(used, number + 1), number)  # noqa: B023
         return forgetful.waits
 
     assert in_child(act) > 0
@@ -225,13 +219,14 @@ def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
 def test_two_kinds_of_one_name_never_share_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """A declaration that comes in between the check and the taking of a name is noticed, whoever made it."""
     mine = mpmetrics.Provider()
-    declare = Bindings.declare
+    check = Declared.check
 
-    def late(self: Bindings, family: Any) -> None:
-        monkeypatch.setattr(Bindings, "declare", declare)
+    def late(self: Declared, family: Any) -> Any:
+        found = check(self, family)
+        monkeypatch.setattr(Declared, "check", check)
         mpmetrics.Gauge("thing", "A gauge.", multiprocess_mode="mostrecent", provider=mine)
-        declare(self, family)
+        return found
 
-    monkeypatch.setattr(Bindings, "declare", late)
+    monkeypatch.setattr(Declared, "check", late)
     with pytest.raises(mpmetrics.ConflictError, match="thing"):
         mpmetrics.Gauge("thing", "A gauge.", multiprocess_mode="max", provider=mine)
