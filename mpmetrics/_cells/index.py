@@ -8,6 +8,7 @@ further label. A count of 65535 alone is the key of the overflow series.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from itertools import accumulate, compress, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,8 +50,6 @@ class Table:
         """Label names and ``is_open`` of the declarations whose series came, each once, in that order."""
         self.overflow = NONE
         """The row of the overflow series, or -1."""
-        self.present = 0
-        """How many rows have a series in a source that exists."""
         self.keys: list[tuple[int, bytes]] = []
         """Of each row: the index of its family, and its key."""
         self.removed: dict[int, int] = {}
@@ -62,11 +61,16 @@ class Table:
         self._known: dict[tuple[int, bytes], int] = {}
         self._by_pairs: dict[Pairs, int] = {}
         self._labels: list[Pairs] = []
-        self._uses: list[int] = []
+        self._uses: Counter[int] = Counter()
         self._texts: dict[object, Texts] = {}
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def present(self) -> int:
+        """How many rows have a series in a source that exists."""
+        return len(self._uses)
 
     def labels(self, row: int) -> Pairs:
         """Names and values, in the order of the family that brought the row; of the overflow row one label."""
@@ -155,18 +159,18 @@ class Table:
     def _add(self, family: int, key: bytes, labels: Pairs) -> int:
         self.keys.append((family, key))
         self._labels.append(labels)
-        self._uses.append(0)
         return len(self._labels) - 1
 
-    def use(self, row: int) -> None:
-        """A source has one more series of this row."""
-        self.present += self._uses[row] == 0
-        self._uses[row] += 1
+    def use(self, rows: Iterable[int]) -> None:
+        """A source has one series more of each of these rows."""
+        self._uses.update(rows)
 
-    def release(self, row: int) -> None:
-        """A source has one series of this row less."""
-        self._uses[row] -= 1
-        self.present -= self._uses[row] == 0
+    def release(self, rows: Iterable[int]) -> None:
+        """A source has one series less of each of these rows."""
+        for row in rows:
+            self._uses[row] -= 1
+            if not self._uses[row]:
+                del self._uses[row]
 
 
 def _essence(pairs: Iterable[tuple[str, str]]) -> Pairs:

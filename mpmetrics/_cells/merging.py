@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, total, total_and_rest
 from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
 from mpmetrics._cells.sketch import RECORD
-from mpmetrics._cells.source import Part, Source, differing, runs
+from mpmetrics._cells.source import CREATED, GENERATION, Part, Source, differing, runs
 
 if TYPE_CHECKING:
     from mpmetrics._cells.index import Table, Texts
@@ -332,7 +332,7 @@ def _created(table: Table, parts: Iterable[Part]) -> list[float]:
     times = [math.inf] * len(table)
     for part in parts:
         for at in part.members():
-            times[part.rows[at]] = min(times[part.rows[at]], part.created[at])
+            times[part.rows[at]] = min(times[part.rows[at]], part.heads[at][CREATED])
     return [0.0 if time == math.inf else time for time in times]
 
 
@@ -391,7 +391,7 @@ def _packed(
     times, generations = _created(table, parts), [0] * len(table)
     for part in parts:
         for at in part.members():
-            generations[part.rows[at]] = max(generations[part.rows[at]], part.generations[at])
+            generations[part.rows[at]] = max(generations[part.rows[at]], part.heads[at][GENERATION])
     records = []
     for row, own in words:
         family, key = table.keys[row]

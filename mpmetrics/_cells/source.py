@@ -10,7 +10,6 @@ import math
 import struct
 import zlib
 from array import array
-from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -56,6 +55,15 @@ BLOCK: Final = 64
 
 GONE: Final = -1
 
+SeriesHead = tuple[int, int, int, float, int]
+"""What stands before the texts in a SERIES record."""
+
+WORDS: Final = 1
+FIRST: Final = 2
+CREATED: Final = 3
+GENERATION: Final = 4
+"""Positions in it: the number of words, the first one, the time of creation, the generation."""
+
 _MAGIC: Final = struct.pack("=I", RECORD_MAGIC)
 
 
@@ -84,12 +92,11 @@ class Part:
         self.table = table
         self.width = width
         """Words of each series; 0: each has its own number."""
-        self.words: list[int] = []
+        self.heads: list[SeriesHead] = []
         self.rows: list[int] = []
         """GONE where it has ended, or was removed."""
-        self.widths: list[int] = []
-        self.generations: list[int] = []
-        self.created: list[float] = []
+        self.used = 0
+        """How many of them the table counts as uses of its rows."""
         self.loaded = 0
         """How many of them have values."""
         self.gone = 0
@@ -109,8 +116,9 @@ class Part:
 
     def words_of(self, member: int) -> array[float]:
         """The values of a series."""
-        start = place(self.words[member])
-        return self.values[start : start + self.widths[member]]
+        head = self.heads[member]
+        start = place(head[FIRST])
+        return self.values[start : start + head[WORDS]]
 
     def member(self, row: int) -> int | None:
         """The last series of a row."""
@@ -148,23 +156,28 @@ class Part:
         if self._layers is not None and self._layers[0] is self.stamp and self._layers[1] == rows:
             return self._layers[2]
         layers: list[dict[int, int]] = []
-        for at in self.members():
-            row = self.rows[at]
-            layer = next((layer for layer in layers if row not in layer), None)
-            if layer is None:
-                layers.append(layer := {})
-            layer[row] = place(self.words[at])
+        members = [(self.rows[at], place(self.heads[at][FIRST])) for at in self.members()]
+        while members:
+            layer: dict[int, int] = {}
+            left = [(row, where) for row, where in members if layer.setdefault(row, where) != where]
+            layers.append(layer)
+            members = left
         made = [_layer(layer, rows, self.width) for layer in layers]
         self._layers = self.stamp, rows, made
         return made
+
+    def use(self) -> None:
+        """Have the table count the rows of new series."""
+        self.table.use(self.rows[self.used :])
+        self.used = len(self.rows)
 
     def compact(self) -> None:
         """Leave out the series that are gone."""
         kept = [at for at, row in enumerate(self.rows) if row != GONE]
         self.swept = sum(at < self.swept for at in kept)
-        for name in ("words", "rows", "widths", "generations", "created"):
-            items = getattr(self, name)
-            setattr(self, name, [items[at] for at in kept])
+        self.heads = [self.heads[at] for at in kept]
+        self.rows = [self.rows[at] for at in kept]
+        self.used = len(kept)
         self.gone = 0
         self.loaded = -1
 
@@ -180,8 +193,8 @@ def _layer(places: dict[int, int], rows: int, width: int) -> Layer:
         by_row[row] = at
     first, count = next(iter(places)), len(places)
     start = places[first]
-    is_run = all(
-        row == first + at and where == start + at * width for at, (row, where) in enumerate(places.items())
+    is_run = list(places) == list(range(first, first + count)) and list(places.values()) == list(
+        range(start, start + count * (width or 1), width or 1)
     )
     return Layer(by_row, (first, start, count) if is_run else None)
 
@@ -227,9 +240,8 @@ class Source:
 
     def _forget(self) -> None:
         for part in self.parts.values():
-            for row in part.rows:
-                if row != GONE:
-                    part.table.release(row)
+            part.use()
+            part.table.release(row for row in part.rows if row != GONE)
         self.parts = {}
         self.folded: set[bytes] = set()
         """Identities of the slabs that a retired file contains."""
@@ -238,9 +250,12 @@ class Source:
         self._families: dict[int, tuple[Part, int] | None] = {}
         self._announced: dict[int, bytes] = {}
         """Bodies of FAMILY records, by number."""
-        self._taken: dict[int, tuple[Part, int]] = {}
-        """The series by their first words."""
+        self._places: dict[int, tuple[Part, int]] | None = None
+        """The series by their first words; None until somebody asks, and when they are numbered anew."""
         self._used = bytearray()
+        """A byte for each word, 1 where a series has it."""
+        self._words_end = FIRST_WORD
+        """Where the last word ends that a series has had."""
         self._position = 0
         self._patience = PATIENCE
         self._wanted = 0
@@ -281,6 +296,8 @@ class Source:
             there = max(0, min(self._limit - area, AREA_SIZE)) & ~7
             self._wanted = area + end
             record = self._walk(bytes(self._bytes[area + self._position : area + min(end, there)]))
+            for part in self.parts.values():
+                part.use()
             if self._head[FLIPS] != flips:
                 continue
             if record is not None or not self._must_load:
@@ -321,8 +338,9 @@ class Source:
             self._take_series(body, limit)
         elif kind == END:
             (first,) = struct.unpack("=Q", body)
-            if first in self._taken:
-                self._drop(*self._taken[first])
+            found = self._find(first)
+            if found is not None:
+                self._drop(*found)
         elif kind == FOLDED:
             self.folded.add(struct.unpack("=16s", body)[0])
         return None
@@ -387,7 +405,8 @@ class Source:
         self._families[number] = part, index
 
     def _take_series(self, body: bytes, limit: int) -> None:
-        number, width, first, created, generation = SERIES_HEAD.unpack_from(body)
+        head = SERIES_HEAD.unpack_from(body)
+        number, width, first, created, _ = head
         if number not in self._families:
             msg = f"there is no family {number}"
             raise ValueError(msg)
@@ -397,24 +416,37 @@ class Source:
         part, family = known
         end = first + width
         is_right = width and first >= FIRST_WORD and end <= limit and math.isfinite(created)
-        if not is_right or (part.width and width != part.width) or any(self._used[first:end]):
+        if not is_right or (part.width and width != part.width) or self._used.find(1, first, end) >= 0:
             msg = f"no series has {width} words from {first} on"
             raise ValueError(msg)
-        row = part.table.row(family, body[SERIES_HEAD.size :])
-        self._taken[first] = part, len(part.rows)
-        self._used[first:end] = b"\1" * width
-        part.table.use(row)
-        part.words.append(first)
-        part.rows.append(row)
-        part.widths.append(width)
-        part.generations.append(generation)
-        part.created.append(created)
+        part.rows.append(part.table.row(family, body[SERIES_HEAD.size :]))
+        part.heads.append(head)
+        if width == 1:
+            self._used[first] = 1
+        else:
+            self._used[first:end] = b"\1" * width
+        self._words_end = max(self._words_end, end)
+        if self._places is not None:
+            self._places[first] = part, len(part.rows) - 1
+
+    def _find(self, first: int) -> tuple[Part, int] | None:
+        """The series that begins at this word."""
+        if self._places is None:
+            self._places = {
+                head[FIRST]: (part, at)
+                for part in self.parts.values()
+                for at, head in enumerate(part.heads)
+                if part.rows[at] != GONE
+            }
+        return self._places.get(first)
 
     def _drop(self, part: Part, member: int) -> None:
-        first, width = part.words[member], part.widths[member]
-        del self._taken[first]
+        part.use()
+        _, width, first, _, _ = part.heads[member]
+        if self._places is not None:
+            del self._places[first]
         self._used[first : first + width] = bytes(width)
-        part.table.release(part.rows[member])
+        part.table.release((part.rows[member],))
         part.rows[member] = GONE
         part.gone += 1
         if member < part.loaded:
@@ -434,12 +466,11 @@ class Source:
         for part in parts:
             if part.gone:
                 part.compact()
-                self._taken.update((word, (part, at)) for at, word in enumerate(part.words))
+                self._places = None
             if part.loaded != len(part.rows):
                 part.loaded = len(part.rows)
                 part.stamp = object()
-        ends = (word + width for part in parts for word, width in zip(part.words, part.widths, strict=True))
-        wanted = max(chain(ends, (FIRST_WORD,)))
+        wanted = self._words_end
         there = max(FIRST_WORD, min(wanted, self._limit // WORD))
         values = load(self._words[FIRST_WORD:there], self._spans(there), self._values)
         if there < wanted:  # the file was cut
@@ -454,11 +485,11 @@ class Source:
         if self.is_retired:
             return ()
         return (
-            (place(word), place(word) + part.width)
+            (place(head[FIRST]), place(head[FIRST]) + part.width)
             for part in self.parts.values()
             if part.width > 1
-            for word in part.words
-            if word + part.width <= end
+            for head in part.heads
+            if head[FIRST] + part.width <= end
         )
 
     def sweep(self, table: Table) -> int:
@@ -473,8 +504,9 @@ class Source:
         if table.removed:
             for member in range(part.swept, len(part.rows)):
                 row = part.rows[member]
-                if row != GONE and part.generations[member] < table.removed.get(row, 0):
-                    dropped.append(part.generations[member])
+                generation = part.heads[member][GENERATION]
+                if row != GONE and generation < table.removed.get(row, 0):
+                    dropped.append(generation)
                     self._drop(part, member)
         part.swept = len(part.rows)
         return min(dropped, default=-1)
@@ -487,7 +519,7 @@ class Source:
 
     def rows_at(self, table: Table, firsts: Iterable[int]) -> list[int]:
         """The rows of the series of ``table`` that begin at these words."""
-        found = [self._taken.get(word) for word in firsts]
+        found = [self._find(word) for word in firsts]
         return [part.rows[member] for part, member in filter(None, found) if part.table is table]
 
 
