@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -67,7 +66,9 @@ class Metric(Generic[Child]):
         self._provider = provider
         self._memory = memory = provider.memory
         if memory.on_overflow is None:
-            memory.on_overflow = functools.partial(_count_overflow, provider)
+            from mpmetrics.instruments.overflow import OverflowCount  # noqa: PLC0415 (it has an instrument itself)
+
+            memory.on_overflow = OverflowCount(provider)
         budget = max(LEAST_BUDGET, BYTES_A_SERIES * max_series)
         self._children: Children = memory.declare(
             family, cell_type(family), limit=max_series, budget=budget, context=Context(provider)
@@ -105,9 +106,3 @@ def check_max_series(metric: str, max_series: int) -> None:
 
 class Internal:
     """Marks the library's own instruments, whose names start with the reserved prefix."""
-
-
-def _count_overflow(provider: Provider, metric: str) -> None:
-    from mpmetrics.instruments.overflow import count  # noqa: PLC0415 (it is an instrument itself)
-
-    count(provider, metric)
