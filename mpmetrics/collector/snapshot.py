@@ -302,7 +302,8 @@ class EpochReader:
     def _known_removals(self, snapshot: Snapshot) -> Removals | None:
         if self._removals is not None:
             try:
-                self._removals.read()
+                if "." not in snapshot.unreadable:
+                    self._removals.read()
             except (OSError, StoreError) as error:  # those read last are known
                 snapshot.unreadable["removals"] = str(error)
             self._tell(snapshot, f"{self.path}/removals", self._removals.damaged)

@@ -85,6 +85,8 @@ class Memory:
         self._is_deferred = False
         self._beside = 0
         self._leased: LeasedSlab | None = None
+        self._lost: list[LeasedSlab | None] = []
+        """Slabs of this process that somebody has unlinked, and in which it goes on counting."""
         self._map: Map | None = None
         """Of the slab in memory."""
         self._waiting: dict[Cell, float] = {}
@@ -135,7 +137,7 @@ class Memory:
         if before and self.epoch is None and not self._is_deferred:
             process.begun = before  # the copy of the parent's slab is this process's
             return
-        self._waiting, self._leased, self._map = {}, None, None
+        self._waiting, self._leased, self._map, self._lost = {}, None, None, []
         self._room.reset()
         slab = self._new_slab()
         if process.begun and process.begun == process.token:
@@ -203,7 +205,16 @@ class Memory:
             return slab.grow(words, size)
         except OSError as error:
             self._complain(error)
+            is_gone = isinstance(error, FileNotFoundError) and slab is self.process.slab
+            return is_gone and self._replace() and self._grow(self.process.slab, words, size)
+
+    def _replace(self) -> bool:
+        """Go on in another slab where somebody has unlinked ours: who has ours mapped goes on reading it, too."""
+        lost = self._leased
+        if not self._lease_again():
             return False
+        self._lost.append(lost)
+        return True
 
     @_speaks
     def overflow(self, children: Children) -> Cell:
@@ -508,6 +519,7 @@ class Memory:
                 log.warning("%s", message)
 
 
+
 def _key_of(family: Family, pairs: Sequence[tuple[str, str]]) -> Key:
     """The label values, in this process, of the series with these labels."""
     values = dict(pairs)
@@ -525,9 +537,9 @@ def _record_size(cell: Cell) -> int:
 def _time_offset() -> int:
     """Nanoseconds by which this process's monotonic clock is ahead of the machine's: that of its time namespace."""
     try:
-        with open("/proc/self/timens_offsets", encoding="ascii") as lines:
+        with open("/proc/self/timens_offsets", "rb") as lines:
             fields = dict(line.split(maxsplit=1) for line in lines)
-        seconds, nanoseconds = map(int, fields["monotonic"].split())
+        seconds, nanoseconds = map(int, fields[b"monotonic"].split())
     except (OSError, KeyError, ValueError):  # a kernel without such namespaces
         return 0
     return seconds * 10**9 + nanoseconds

@@ -6,12 +6,15 @@ writes to it by ``pwrite``. So it notices removals whenever it makes a series, a
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
 import time
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Map
+from mpmetrics.errors import StoreError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Directory, open_private, open_regular
 
@@ -68,7 +71,8 @@ class Shared:
         clock = process.clock or time.time
 
         def look_and_tell() -> float:
-            self._load(fmt.GENERATION)
+            with contextlib.suppress(OSError, StoreError):  # somebody took its place: nobody reads what is counted here
+                self._load(fmt.GENERATION)
             return clock()
 
         process.clock = look_and_tell  # which is asked for each series that is made
@@ -110,7 +114,10 @@ class Shared:
         if self._map is not None:
             return memoryview(self._map).tobytes()
         with self._directory.open() as folder, open_regular(NAME, dir_fd=folder) as descriptor:
-            return os.pread(descriptor, fmt.PAGE, 0)
+            data = os.pread(descriptor, fmt.PAGE, 0)
+        if len(data) < fmt.PAGE:
+            raise OSError(errno.EIO, f"has {len(data)} bytes instead of {fmt.PAGE}", f"{self._directory.path}/{NAME}")
+        return data
 
     def _load(self, word: int) -> int:
         if self._map is not None:

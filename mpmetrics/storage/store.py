@@ -342,7 +342,10 @@ class Store:
     def _link_slabs(self, number: int, target: str) -> None:
         """Have the slabs of living guests in the new epoch at ``target``, too: what they count goes on to be read."""
         path = self.epoch_path(number)
-        for slab in list_slabs(path):
+        slabs = []
+        with contextlib.suppress(OSError):  # a directory that nobody may look at: its guests are on their own
+            slabs = list_slabs(path)
+        for slab in slabs:
             source = os.path.join(path, slab.file)
             with contextlib.suppress(OSError):  # it has gone, or the ordinal is another guest's
                 if is_alive(source):

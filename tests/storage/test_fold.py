@@ -95,6 +95,7 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
         if kind != snapshot_module.fmt.FOLDED:
             add_record(self, kind, body)
 
+    fold(path)  # what the killed folder left
     path = heap_of_dead(2)
     monkeypatch.setattr(retire_module.Contents, "add_record", forget)
     fork(die_after_the_commit, path).wait()
@@ -102,16 +103,16 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
 
 
 def test_slabs_of_a_killed_folder_are_removed_and_not_folded_again(
-    heap_of_dead: Callable[[int], str], fork: Fork, slabs: Callable[[str], list[str]]
+    heap_of_dead: Callable[[int], str], fork: Fork
 ) -> None:
     """The next fold unlinks what the retired file names, and says that there was nothing to fold."""
     path = heap_of_dead(3)
     fork(die_after_the_commit, path).wait()
-    assert 3 == len(slabs(path)) == folded(path)
+    assert 3 == len(dead_names(path)) == folded(path)
 
     assert 0 == fold(path)
 
-    assert [] == slabs(path)
+    assert [] == dead_names(path)
     assert 3 == folded(path)
 
 

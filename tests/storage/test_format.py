@@ -7,6 +7,7 @@ import math
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mpmetrics
+from mpmetrics._cells import find_removals
 from mpmetrics.names.family import Family
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import records
@@ -65,7 +67,7 @@ SECTIONS = ["Slab", "Slab: record", "Shared page"]
 def test_the_specification_has_these_tables() -> None:
     """The tables are found, so the tests below are about something."""
     assert SECTIONS == list(tables())
-    assert [18, 4, 9] == [len(rows) for rows in tables().values()]
+    assert [19, 4, 9] == [len(rows) for rows in tables().values()]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -149,24 +151,25 @@ def test_the_files_hold_what_the_tables_say(provider: MakeProvider, fork: Fork) 
     assert (os.getpid(),) == struct.unpack_from("=Q", head, 32)
     words_end, flips, committed = struct.unpack_from("=QQQ", head, 64)
     assert (8192, 0) == (words_end, flips)
-    found = list(records.decode_records(read_at(slab, 67108864, committed)))
-    assert [fmt.FAMILY, fmt.SERIES, fmt.SERIES, fmt.END] == [record.kind for record in found]
-    number, _, _ = struct.unpack_from("=IIQ", found[0].body or b"")
-    assert ("hits", ("code",)) == ((family := Family.unpack((found[0].body or b"")[16:])).name, family.labels)
-    body = found[1].body or b""
+    found = records_of(read_at(slab, 67108864, committed))
+    assert [fmt.FAMILY, fmt.SERIES, fmt.SERIES, fmt.END] == [kind for kind, _ in found]
+    declared, body = found[0][1], found[1][1]
+    number, _, _ = struct.unpack_from("=IIQ", declared)
+    assert ("hits", ("code",)) == ((family := Family.unpack(declared[16:])).name, family.labels)
     family_number, width, first, created, generation = struct.unpack_from("=IIQdQ", body)
     assert (number, 1, 512, 0) == (family_number, width, first, generation)
     assert created == math.floor(created * 1000) / 1000
     assert ["200"] == records.unpack_texts(body, 32)
     assert (4.0,) == struct.unpack("=d", read_at(slab, 8 * first, 8))
-    assert (513,) == struct.unpack("=Q", found[3].body or b"")
+    assert (513,) == struct.unpack("=Q", found[3][1])
     assert bytes(8) == read_at(slab, 8 * 513, 8)
 
     shared = read_at(path / "shared", 0, 4096)
     assert (b"MPMSHARE", 2, 4096) == struct.unpack_from("=8sII", shared)
     assert (1, 0) == struct.unpack_from("=QQ", shared, 24)
-    (removed,) = records.decode_records((path / "removals").read_bytes())
-    assert Removal(1, "hits", (("code", "404"),), is_subset=False) == Removal.decode(removed.body or b"")
+    ((kind, removed),) = records_of((path / "removals").read_bytes())
+    assert fmt.REMOVE == kind
+    assert Removal(1, "hits", (("code", "404"),), is_subset=False) == Removal.decode(removed)
 
     retired = read_at(path / "retired", 0, 4096)
     assert (b"MPMRETIR", 2, 4096) == struct.unpack_from("=8sII", retired)
@@ -174,44 +177,48 @@ def test_the_files_hold_what_the_tables_say(provider: MakeProvider, fork: Fork) 
     assert (2.5, 0.0) == struct.unpack("=dd", read_at(path / "retired", 4096, 16))
 
 
-kinds = st.integers(1, 2**32 - 1)
-bodies = st.binary(max_size=40)
+def records_of(data: bytes) -> list[tuple[int, bytes]]:
+    """Kind and body of each record, by the specification alone."""
+    found, at = [], 0
+    while at < len(data):
+        magic, length, checksum, kind = struct.unpack_from("=IIII", data, at)
+        body = data[at + 16 : at + 16 + length]
+        assert (0x4D50524B, zlib.crc32(body, kind)) == (magic, checksum)
+        found.append((kind, body))
+        at += (16 + length + 7) // 8 * 8
+    assert at == len(data)
+    return found
 
 
-@given(st.lists(st.tuples(kinds, bodies), max_size=8))
-def test_records_come_back_as_they_were_written(written: list[tuple[int, bytes]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 2**32 - 1), st.binary(max_size=40)), max_size=8))
+def test_records_are_written_as_specified(written: list[tuple[int, bytes]]) -> None:
     """Any bodies, one behind the other, on 8-byte boundaries."""
-    data = b"".join(records.encode_record(kind, body) for kind, body in written)
-
-    read = list(records.decode_records(data))
-
-    assert written == [(record.kind, record.body) for record in read]
-    assert all(0 == record.end % fmt.WORD for record in read)
-    assert len(data) == (read[-1].end if read else 0)
+    assert written == records_of(b"".join(records.encode_record(kind, body) for kind, body in written))
 
 
-@given(st.lists(st.tuples(kinds, bodies), min_size=1, max_size=6), st.data())
-def test_damage_costs_the_records_that_it_hit(written: list[tuple[int, bytes]], data: st.DataObject) -> None:
-    """Whatever bytes of one record are overwritten, all others come back, and the gap is told."""
-    encoded = [records.encode_record(kind, body) for kind, body in written]
+@given(st.lists(st.text("ab", max_size=20), min_size=1, max_size=6), st.data())
+def test_damage_costs_the_records_that_it_hit(names: list[str], data: st.DataObject) -> None:
+    """Whatever bytes of one record are overwritten, all others come back."""
+    written = [Removal(at + 1, name, (), is_subset=False) for at, name in enumerate(names)]
+    encoded = [each.encode() for each in written]
     hit = data.draw(st.integers(0, len(encoded) - 1))
     start = data.draw(st.integers(0, len(encoded[hit]) - 1))
     junk = data.draw(st.binary(min_size=1, max_size=len(encoded[hit]) - start))
     changed = encoded[hit][:start] + junk + encoded[hit][start + len(junk) :]
 
-    read = list(records.decode_records(b"".join([*encoded[:hit], changed, *encoded[hit + 1 :]])))
+    _, _, bodies = find_removals(b"".join([*encoded[:hit], changed, *encoded[hit + 1 :]]), 0, len(names), None)
 
-    others = [item for number, item in enumerate(written) if number != hit]
-    assert [(record.kind, record.body) for record in read if record.body is not None] in (others, written)
-    assert read[-1].end == sum(map(len, encoded))
+    others = [each for at, each in enumerate(written) if at != hit]
+    assert [Removal.decode(body) for body in bodies] in (others, written)
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_can_be_decoded(data: bytes) -> None:
-    """Decoding ends and raises nothing, whatever it is given."""
-    ends = [record.end for record in records.decode_records(data)]
+def test_any_bytes_can_be_searched_for_removals(data: bytes) -> None:
+    """Whatever they are, nothing is raised, and the end is in them."""
+    end, _, bodies = find_removals(data, 0, 2**64 - 1, None)
 
-    assert sorted(ends) == ends
+    assert 0 <= end <= len(data)
+    assert sum(map(len, bodies)) <= len(data)
 
 
 def test_a_record_over_the_limit_is_refused() -> None:
@@ -306,7 +313,7 @@ def written(provider: MakeProvider, fork: Fork) -> Path:
 def dead_slab(path: Path) -> Path:
     """The slab of the dead process."""
     for entry in path.iterdir():
-        if entry.name.startswith("slab-"):
+        if entry.name.startswith(("slab-", "dead-")):
             with open_regular(str(entry)) as descriptor:
                 if not is_held(descriptor):
                     return entry
