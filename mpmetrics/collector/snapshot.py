@@ -199,7 +199,7 @@ class EpochReader:
                 identities.add(reader.identity)
                 seen[reader.inode] = reader
                 reader.ordinal = name.ordinal
-                reader.read(self._shapes.declare)
+                self._read_on(reader, name, folder)
             except FileNotFoundError:
                 is_complete = False  # folded, or renamed, since we listed it
             except (OSError, FormatError) as error:
@@ -229,6 +229,13 @@ class EpochReader:
         for reader in readers:
             reader.read(self._shapes.declare)
         self._add(snapshot, readers)
+
+    def _read_on(self, reader: SlabReader, name: SlabName, folder: int) -> None:
+        """Read a slab; anew where its records have moved meanwhile, perhaps to where the file had no bytes before."""
+        for _ in range(ATTEMPTS):
+            if reader.read(self._shapes.declare):
+                return
+            self._open(name, folder)
 
     def _open(self, name: SlabName, folder: int) -> SlabReader:
         try:

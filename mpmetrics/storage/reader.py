@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SlabReader"]
 
-ATTEMPTS = 5
-"""Readings of a slab whose owner moves its records while it is read."""
-
 
 class SlabReader:
     """The slab, or with ``is_retired`` the retired file, that is open as ``descriptor``, mapped for reading.
@@ -38,7 +35,7 @@ class SlabReader:
         self.where = where
         self.is_retired = is_retired
         status = os.fstat(descriptor)
-        self.inode = (status.st_dev, status.st_ino)
+        self.inode, self.uid = (status.st_dev, status.st_ino), status.st_uid
         magic = fmt.RETIRED_MAGIC if is_retired else fmt.SLAB_MAGIC
         head = os.pread(descriptor, fmt.PAGE, 0)
         identity, self.pid, self.created, self.folded = fmt.check_slab(head, where, magic)
@@ -50,7 +47,7 @@ class SlabReader:
     def of_memory(cls, words_map: Map) -> SlabReader:
         """The reader of a slab in this process's memory."""
         self = cls.__new__(cls)
-        self.where, self.is_retired, self.inode = "memory", False, (0, 0)
+        self.where, self.is_retired, self.inode, self.uid = "memory", False, (0, 0), 0
         head = bytes(memoryview(words_map)[: fmt.PAGE])
         identity, self.pid, self.created, self.folded = fmt.check_slab(head, self.where)
         self._map = words_map
@@ -102,17 +99,18 @@ class SlabReader:
         """Whether the retired file contains it."""
         return self._head[fmt.RETIRED] != 0
 
-    def read(self, declare: Declare) -> None:
-        """Read what there is now; ``declare(family, time)`` gives the table that its series go to."""
-        for _ in range(ATTEMPTS):
-            flips = self._head[fmt.FLIPS]
-            self.source.limit(self._size)
-            self._parse(declare)
-            self.source.load()
-            # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
-            self._parse(declare)
-            if self._head[fmt.FLIPS] == flips:
-                break  # else all of them came meanwhile
+    def read(self, declare: Declare) -> bool:
+        """Read what there is now; ``declare(family, time)`` gives the table that its series go to.
+
+        False when the owner has moved its records meanwhile: perhaps to where the file had no bytes at the last look.
+        """
+        flips = self._head[fmt.FLIPS]
+        self.source.limit(self._size)
+        self._parse(declare)
+        self.source.load()
+        # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
+        self._parse(declare)
+        return int(self._head[fmt.FLIPS]) == flips
 
     def _parse(self, declare: Declare) -> None:
         while (record := self.source.parse()) is not None:
