@@ -1,26 +1,27 @@
-"""A slab grows without moving a slot, and a full disk is an inconvenience, not the end."""
+"""A slab grows without moving a word, has its blocks before it says so, and claims a small ordinal without waiting."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import struct
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import geometry
-from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.slabs import identity_of
 
-Fork = Callable[..., Any]
-MakeProvider = Callable[[], mpmetrics.Provider]
-Scrape = Callable[..., dict[str, float]]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Fork = Callable[..., Any]
+    Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 
 def epoch_of(provider: mpmetrics.Provider) -> Path:
@@ -29,113 +30,132 @@ def epoch_of(provider: mpmetrics.Provider) -> Path:
     return Path(provider.epoch.path)
 
 
-def test_segments_follow_one_another_without_gaps() -> None:
-    """Each segment begins where the one before it ends, doubles up to the limit, and is found by its slots."""
-    end = 0
-    for number in range(20):
-        start, next_end = geometry.segment_span(number)
-        assert end == start
-        assert next_end - start in (max(start, fmt.FIRST_SEGMENT), fmt.MAX_SEGMENT)
-        assert 0 == start % fmt.FIRST_SEGMENT == next_end % fmt.FIRST_SEGMENT
-        first, count = geometry.first_slot(number), geometry.slots_of(number)
-        assert number == geometry.segment_of(first) == geometry.segment_of(first + count - 1)
-        assert first + count == geometry.first_slot(number + 1)
-        end = next_end
+def slabs(path: Path) -> list[str]:
+    """The names of the slabs, without identities."""
+    names = (entry.name.split("-") for entry in path.iterdir())
+    return sorted("-".join(parts[:2]) if parts[0] != "idle" else "idle" for parts in names if parts[0] in KINDS)
 
 
-@pytest.mark.parametrize("width", [1, 4, 17, 100])
-def test_no_series_lies_across_two_segments(width: int) -> None:
-    """Wherever a series is put, all its words are in one segment, and no slot before it is taken again."""
-    slot = 0
-    for _ in range(3000):
-        first = geometry.fit(slot, width)
-        assert slot <= first
-        assert geometry.segment_of(first) == geometry.segment_of(first + width - 1)
-        slot = first + width
+KINDS = {"idle", "slab", "dead"}
 
 
-def test_a_series_that_no_segment_can_hold_is_refused() -> None:
-    """A histogram with more buckets than a segment has slots is an error, not an endless search."""
-    with pytest.raises(ValueError, match="does not fit"):
-        geometry.fit(0, fmt.MAX_SEGMENT // fmt.WORD + 1)
+def promised(slab: Path) -> int:
+    """Bytes for which the head says that there are blocks."""
+    words = struct.unpack_from("=14Q", slab.read_bytes()[: fmt.PAGE])
+    return int(words[fmt.WORDS_END] + words[fmt.ROOM] + words[fmt.ROOM + 1])
 
 
-def test_a_slab_that_grows_moves_nothing(provider: MakeProvider, store_dir: str, scrape: Scrape) -> None:
-    """5,000 series over several segments: cells that were bound before go on, readers follow, values are exact."""
-    mine = provider()
-    path = epoch_of(mine)
-    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
-    collector = mpmetrics.Collector(store_dir)
-    children = []
-    sizes = []
-    for number in range(5_000):
-        children.append(hits.labels(str(number)))
-        children[-1].inc(number)
-        if number in (10, 1000, 3000):
-            children[0].inc()
-            values = scrape(collector)
-            assert number == values[f"hits_total{{code={number}}}"]
-            sizes.append(next(entry.stat().st_size for entry in path.iterdir() if entry.name.startswith("slab-")))
-    for child in children:
-        child.inc(0.5)
-
-    values = scrape(collector)
-    assert sorted(set(sizes)) == sizes
-    assert [3.5] + [number + 0.5 for number in range(1, 5_000)] == [
-        values[f"hits_total{{code={number}}}"] for number in range(5_000)
-    ]
-    mine.shutdown()
-    assert values["hits_total{code=4999}"] == scrape(collector)["hits_total{code=4999}"]
+def check_blocks(slab: Path) -> None:
+    """Fail unless there are blocks for all that the head promises."""
+    wanted = promised(slab)  # first: a writer that grows meanwhile has more blocks afterwards
+    assert slab.stat().st_blocks * 512 >= wanted, "the head promises more than there is"
 
 
-def test_a_reader_follows_growth_while_it_happens(provider: MakeProvider, fork: Fork, gate: Callable[..., Any]) -> None:
-    """A reader that holds the slab open sees new segments at its next look, and never an impossible value."""
-    mine = provider()
-    path = str(mine.epoch.path)
-    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
+def values_of(shown: dict[Any, float], name: str) -> dict[str, float]:
+    """The values of a metric with one label, by that."""
+    return {labels[0][1]: value for (sample, labels), value in shown.items() if sample == name}
+
+
+# Growth.
+
+
+def test_growth_moves_nothing(shared: mpmetrics.Provider, shown: Shown) -> None:
+    """Series keep their words while thousands come behind them, and readers that have the file mapped follow."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
+    slab = epoch_of(shared) / "slab-0"
+    collector = mpmetrics.Collector(str(shared.directory))
+    cells, places, ends = [], [], []
+    for number in range(5000):
+        cells.append(hits.labels(str(number)))
+        cells[-1].inc(number)
+        places.append(cells[-1].place)
+        if number in (10, 700, 3000):
+            cells[0].inc()
+            assert number == values_of(shown(collector), "hits_total")[str(number)]
+            check_blocks(slab)
+            ends.append(promised(slab))
+    for cell in cells:
+        cell.inc(0.5)
+
+    assert sorted(set(ends)) == ends
+    assert places == [cell.place for cell in cells]
+    assert len(set(places)) == len(places)
+    expected = {str(number): number + (3.5 if number == 0 else 0.5) for number in range(5000)}
+    assert expected == values_of(shown(collector), "hits_total")
+
+
+def test_words_of_removed_series_are_used_again_and_records_are_tidied_up(
+    shared: mpmetrics.Provider, shown: Shown
+) -> None:
+    """Tens of thousands of series that come and go leave a slab as small as a few, which goes on to be read right."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
+    stays = hits.labels("stays")
+    collector = mpmetrics.Collector(str(shared.directory))
+    slab = epoch_of(shared) / "slab-0"
+    place = stays.place
+    for number in range(20_000):
+        stays.inc()
+        hits.labels(str(number)).inc()
+        shared.memory.forget(hits.family, (str(number),))  # as when another process has removed it
+        if number % 4000 == 0:
+            assert {"stays": number + 1.0} == values_of(shown(collector), "hits_total")
+    flips = struct.unpack_from("=Q", slab.read_bytes()[: fmt.PAGE], fmt.WORD * fmt.FLIPS)[0]
+
+    assert flips > 0
+    assert place == stays.place
+    assert slab.stat().st_blocks * 512 < 512 * 1024
+    assert {"stays": 20_000.0} == values_of(shown(collector), "hits_total")
+
+
+def test_a_reader_follows_growth_and_tidying_up_while_they_happen(
+    shared: mpmetrics.Provider, fork: Fork, gate: Callable[[], Any]
+) -> None:
+    """What it sees of a writer that never stops is never less than before, never too much, and whole at the end."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
     started = gate()
 
     def write() -> None:
         for number in range(20_000):
-            hits.labels(str(number % 9_000)).inc()
+            hits.labels(str(number % 3_000)).inc()
+            if number % 8 == 0:
+                hits.labels(f"passing {number}")
+                shared.memory.forget(hits.family, (f"passing {number}",))
             if number == 0:
                 started.open()
+        flips = struct.unpack_from("=Q", (epoch_of(shared) / "slab-0").read_bytes(), fmt.WORD * fmt.FLIPS)[0]
+        assert flips > 0
 
     writer = fork(write)
     started.wait()
-    reader = EpochReader(path)
-    lengths: list[int] = []
-    before = 0.0
-    while not lengths or sum(reader.snapshot().columns[0].words) < 20_000:
-        (column,) = reader.snapshot().columns
-        assert before <= sum(column.words) <= 20_000
-        assert set(column.words) <= {0.0, 1.0, 2.0, 3.0}
-        before = sum(column.words)
-        lengths.append(len(column.words))
+    collector = mpmetrics.Collector(str(shared.directory))
+    totals = [0.0]
+    while totals[-1] < 20_000:
+        totals.append(sum(s.value for f in collector.collect() for s in f.samples if s.name == "hits_total"))
+        assert totals[-2] <= totals[-1] <= 20_000
     writer.result()
-    lengths.append(len(reader.snapshot().columns[0].words))
-    reader.close()
 
-    assert sorted(lengths) == lengths
-    assert lengths[-1] == 9_000
+    assert len(totals) > 3
 
 
-def test_every_published_slab_is_whole(provider: MakeProvider) -> None:
-    """A slab under its final name has a sound head, blocks for its whole capacity, and mode 0600."""
-    mine = provider()
-    path = epoch_of(mine)
-    mpmetrics.Counter("hits", "Hits.", provider=mine).inc()
-    (name,) = [entry for entry in path.iterdir() if entry.name.startswith("slab-")]
-    status = name.stat()
-    slab = SlabReader(str(name))
+def test_a_published_slab_is_whole(shared: mpmetrics.Provider) -> None:
+    """A slab under its name has a sound head, blocks for its first words and records, and mode 0600."""
+    hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
+    (idle,) = (entry for entry in epoch_of(shared).iterdir() if entry.name.startswith("idle-"))
+    check_blocks(idle)
+    assert idle.name == f"idle-{identity_of(str(idle))}"
+    hits.inc()
+    slab = epoch_of(shared) / "slab-0"
 
-    assert (0o600, 4096, 8) == (status.st_mode & 0o7777, status.st_size, status.st_blocks)
-    assert (os.getpid(), 0, True) == (slab.pid, slab.ordinal, slab.alive)
-    assert f"slab-0-{slab.identity}" == name.name
-    slab.close()
+    assert not idle.exists()
+    assert (0o600, 1) == (slab.stat().st_mode & 0o7777, slab.stat().st_nlink)
+    head = slab.read_bytes()[: fmt.PAGE]
+    assert os.getpid() == fmt.check_slab(head, "slab")[1]
 
 
-@contextmanager
+# A disk without room.
+
+
+@contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """A file system of its own, of so many bytes."""
     path.mkdir()
@@ -148,15 +168,13 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
         subprocess.run(["/bin/umount", "-l", str(path)], check=True)
 
 
-def fill(path: Path) -> None:
-    """Leave no block free."""
+def fill(path: Path, free: int = 0) -> None:
+    """Leave but so many blocks free."""
     with (path / "ballast").open("ab", buffering=0) as file:
-        for size in (4096, 1):
+        with contextlib.suppress(OSError):
             while True:
-                try:
-                    file.write(b"x" * size)
-                except OSError:
-                    break
+                file.write(b"x" * 4096)
+        file.truncate(max(0, os.fstat(file.fileno()).st_size - 4096 * free))
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
@@ -164,83 +182,86 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system"
 
 @needs_root
 def test_a_full_disk_stops_no_request_and_loses_nothing(
-    fast_dir: Path, scrape: Scrape, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, shown: Shown, sums: Callable[[Any], dict[str, float]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Writes go on in private memory, counted and said once; with room again everything is in the store, exact."""
-    with small_disk(fast_dir / "disk", "64k") as disk:
+    """Writes go on in memory, counted and said once; with room again everything is in the store, exact."""
+    caplog.set_level(logging.WARNING, "mpmetrics")
+    with small_disk(tmp_path / "disk", "64k") as disk:
         mine = mpmetrics.Provider(disk / "store")
+        fill(disk)
         hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
         sizes = mpmetrics.Histogram("sizes", "Sizes.", ["code"], buckets=(1, 2), provider=mine)
-        fill(disk)
-
-        with caplog.at_level(logging.WARNING, "mpmetrics"):
-            for number in range(100):
-                hits.inc()
-                sizes.labels(str(number)).observe(1.5)
-            full = scrape(disk / "store")
-        lines = [record.getMessage() for record in caplog.records if "stay in process" in record.getMessage()]
+        for number in range(100):
+            hits.inc()
+            sizes.labels(str(number)).observe(1.5)
+        own, full = shown(mine), sums(disk / "store")
+        lines = [text for text in caplog.messages if "values stay in process" in text]
         (disk / "ballast").unlink()
         mine.force_flush()
         hits.inc()
         sizes.labels("7").observe(0.5)
-        values = scrape(disk / "store")
+        values = shown(disk / "store")
         mine.shutdown()
 
+    assert 100 == own["hits_total", ()]  # the process's own collector shows what waits
     assert 1 <= full["mpmetrics_drops_total"]
-    assert 0 == full["hits_total"]
-    assert 1 <= len(lines) <= 2  # once a cause: the slab, the series directory
+    assert "hits_total" not in full
+    assert 1 == len(lines)
     assert (101, 1.5, 2.0, 2) == (
-        values["hits_total"],
-        values["sizes_sum{code=42}"],
-        values["sizes_sum{code=7}"],
-        values["sizes_count{code=7}"],
+        values["hits_total", ()],
+        values["sizes_sum", (("code", "42"),)],
+        values["sizes_sum", (("code", "7"),)],
+        values["sizes_count", (("code", "7"),)],
     )
 
 
 @needs_root
-def test_words_that_found_no_room_show_in_the_process_own_collector(fast_dir: Path, scrape: Scrape) -> None:
-    """A collector in the process itself shows its values while the slab cannot be made, as it shows private series."""
-    with small_disk(fast_dir / "disk", "64k") as disk:
-        mine = mpmetrics.Provider(disk / "store")
-        hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
-        fill(disk)
-        hits.inc(5)
-        values = scrape(mine)
-        mine.shutdown()
-
-    assert 5 == values["hits_total"]
-
-
-@needs_root
-def test_a_disk_that_fills_up_while_slabs_grow_stops_no_request(fast_dir: Path, fork: Fork, scrape: Scrape) -> None:
-    """Workers fill a small file system by themselves: none is killed, what they cannot share they keep and count."""
-    with small_disk(fast_dir / "disk", "256k") as disk:
+@pytest.mark.parametrize("free", [4, 5, 7, 9, 16, 33, 40])
+def test_a_disk_that_fills_up_while_a_slab_grows_kills_nobody(
+    tmp_path: Path, fork: Fork, sums: Callable[[Any], dict[str, float]], free: int
+) -> None:
+    """Whichever step of the growth finds no block: the head never promises one, and what found no room waits."""
+    with small_disk(tmp_path / "disk", "512k") as disk:
         mine = mpmetrics.Provider(disk / "store")
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
+        fill(disk, free)
 
-        def work(worker: int) -> float:
-            for number in range(3_000):
-                hits.labels(f"{worker}-{number}").inc()
+        def work() -> tuple[float, float, float]:
+            for number in range(3000):
+                hits.labels(str(number)).inc()
                 hits.labels("all").inc()
-            return sum(
-                value for name, value in scrape(mine).items() if name.startswith("hits_total{code=" + str(worker))
-            )
+            for slab in epoch_of(mine).glob("slab-*"):
+                check_blocks(slab)
+            own = sums(mine)["hits_total"]
+            (disk / "ballast").unlink()
+            mine.force_flush()
+            return own, sums(disk / "store")["hits_total"], sums(mine)["hits_total"]
 
-        own = [fork(work, worker).result() for worker in range(3)]
-        values = scrape(disk / "store")
+        values = fork(work).result()
         mine.shutdown()
 
-    assert [3000.0, 3000.0, 3000.0] == own
-    assert 1 <= values["mpmetrics_drops_total"]
+    assert (6000, 6000, 6000) == values
+
+
+def test_the_check_finds_a_promise_without_blocks(shared: mpmetrics.Provider) -> None:
+    """The control: a head that says more than was allocated, as of a writer that stores it first, is noticed."""
+    mpmetrics.Counter("hits", "Hits.", provider=shared).inc()
+    slab = epoch_of(shared) / "slab-0"
+    check_blocks(slab)
+    with slab.open("r+b") as file:
+        file.seek(fmt.WORD * fmt.WORDS_END)
+        file.write(struct.pack("=Q", fmt.FIRST_WORDS_END + fmt.PAGE))
+    with pytest.raises(AssertionError, match="promises more"):
+        check_blocks(slab)
 
 
 @needs_root
-def test_attempts_on_a_full_disk_leak_no_descriptors(fast_dir: Path, fork: Fork) -> None:
+def test_attempts_on_a_full_disk_leak_no_descriptors(tmp_path: Path, fork: Fork) -> None:
     """However often a slab cannot be made, the process holds as many files as before."""
-    with small_disk(fast_dir / "disk", "64k") as disk:
+    with small_disk(tmp_path / "disk", "64k") as disk:
         mine = mpmetrics.Provider(disk / "store")
-        hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
         fill(disk)
+        hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
 
         def attempt() -> tuple[int, int]:
             hits.inc()
@@ -254,3 +275,87 @@ def test_attempts_on_a_full_disk_leak_no_descriptors(fast_dir: Path, fork: Fork)
         mine.shutdown()
 
     assert after <= before + 2
+
+
+# Ordinals.
+
+
+@pytest.fixture
+def count(shared: mpmetrics.Provider, child: Callable[..., Any]) -> Callable[[], Any]:
+    """Start a process that counts once."""
+    hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
+    return lambda: child(hits.inc)
+
+
+def test_a_process_has_an_ordinal_from_its_first_count_on(
+    shared: mpmetrics.Provider, count: Callable[[], Any], child: Callable[..., Any]
+) -> None:
+    """One that declares and looks up has a slab without one; each that counts has the smallest that is free."""
+    path = epoch_of(shared)
+    assert ["idle"] == slabs(path)
+    child(lambda: mpmetrics.Counter("other", "Others.", ["x"], provider=shared).labels("1"))
+    count()
+    count()
+
+    assert ["idle", "idle", "slab-0", "slab-1"] == slabs(path)
+
+
+def test_a_newcomer_sets_the_dead_aside_and_has_its_ordinal(
+    shared: mpmetrics.Provider, count: Callable[[], Any], shown: Shown
+) -> None:
+    """The dead process's slab goes on to be read under another name, and is folded as any other."""
+    path = epoch_of(shared)
+    first, _ = count(), count()
+    dead = identity_of(str(path / "slab-0"))
+    first.kill()
+    count()
+
+    assert ["dead-0", "idle", "slab-0", "slab-1"] == slabs(path)
+    assert dead == identity_of(str(path / f"dead-0-{dead}")) != identity_of(str(path / "slab-0"))
+    assert {("hits_total", ()): 3.0} == shown(str(shared.directory))
+    assert ["idle", "slab-0", "slab-1"] == slabs(path)
+    assert {("hits_total", ()): 3.0} == shown(str(shared.directory))
+
+
+def test_a_newcomer_waits_for_nobody_who_sets_the_dead_aside(
+    shared: mpmetrics.Provider, count: Callable[[], Any], shown: Shown
+) -> None:
+    """While another process, stopped perhaps, has the lock for that, the next ordinal will do."""
+    path = epoch_of(shared)
+    count().kill()
+    with mutex(str(path / "names.lock"), 0.0):
+        count()
+
+    assert ["idle", "slab-0", "slab-1"] == slabs(path)
+    assert {("hits_total", ()): 2.0} == shown(str(shared.directory))
+
+
+def test_claims_at_the_same_moment_are_all_different(
+    shared: mpmetrics.Provider, fork: Fork, gate: Callable[[], Any], shown: Shown
+) -> None:
+    """A dozen processes that count first at once, beside dead ones, have a dozen ordinals, and none has two names."""
+    hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
+    path = epoch_of(shared)
+    start, counted, end = gate(), gate(), gate()
+
+    def work() -> str:
+        start.wait()
+        hits.inc()
+        counted.open()
+        end.wait()
+        name = shared.memory.slab_name
+        assert name is not None
+        return name.file
+
+    for _ in range(3):
+        fork(hits.inc).result()
+    workers = [fork(work) for _ in range(12)]
+    start.open(12)
+    counted.wait(12)
+    links = [entry.stat().st_nlink for entry in path.iterdir() if entry.name.startswith("slab-")]
+    end.open(12)
+    names = [worker.result() for worker in workers]
+
+    assert 12 == len(set(names))
+    assert {1} == set(links)
+    assert {("hits_total", ()): 15.0} == shown(str(shared.directory))
