@@ -150,7 +150,7 @@ def test_the_sweep_finds_cells_that_are_not_let_go_of(sweep: Any, monkeypatch: p
     monkeypatch.setattr(Memory, "_end", hasty)
     sweep.inspect = use_again
     sweep.only = ("storage/memory.py:Memory.remove",)
-    with pytest.raises(AssertionError, match="use_again"):
+    with pytest.raises(AssertionError, match="undisturbed: h"):
         sweep.interrupt(remove_both, doom_another)
 
 

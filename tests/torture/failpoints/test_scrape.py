@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 import mpmetrics
+from mpmetrics.collector import snapshot
 from mpmetrics.collector.snapshot import EpochReader
+from mpmetrics.storage.slabs import list_slabs
 
 
 def change_everything(world: Any, ledger: Any) -> None:
@@ -63,3 +65,27 @@ def test_the_sweep_finds_a_collector_that_goes_on_with_half_a_reading(
     whole.only = ("storage/reader.py:SlabReader._parse", "storage/reader.py:SlabReader.read")
     with pytest.raises(AssertionError, match="interrupted at"):
         whole.interrupt(scrape, change_everything)
+
+
+@pytest.mark.parametrize("looks_again", [True, False], ids=["", "control"])
+def test_a_slab_that_is_set_aside_while_slabs_are_read(
+    world: Any, monkeypatch: pytest.MonkeyPatch, *, looks_again: bool
+) -> None:
+    """A newcomer takes a dead process's name between the listing and the look at the file: both are read."""
+
+    def count(_: Any) -> None:
+        world.hits.labels("there").inc()
+
+    listings: list[Any] = []
+
+    def interfere(folder: int) -> Any:
+        names = list_slabs(folder)
+        if not listings:
+            assert world.child(count).status == 0
+        listings.append(names)
+        return names if looks_again else listings[0]
+
+    assert world.child(count).status == 0
+    monkeypatch.setattr(snapshot, "list_slabs", interfere)
+
+    assert world.peek()["h"] == (2 if looks_again else 1)
