@@ -114,7 +114,8 @@ class EpochReader:
             if snapshot is not None:
                 return snapshot
         try:
-            with mutex(os.path.join(self.path or "", "fold.lock"), 1.0):
+            path = self.path or ""
+            with mutex(os.path.join(path, "fold.lock"), 1.0), mutex(os.path.join(path, "names.lock"), 1.0):
                 return self._attempt(is_last=True) or Snapshot()
         except (OSError, LockTimeoutError):
             return self._attempt(is_last=True) or Snapshot()
@@ -187,7 +188,8 @@ class EpochReader:
         seen: dict[tuple[int, int], SlabReader] = {}
         contained = set() if self.retired is None else self.retired.source.folded
         listed, identities = set(), set()
-        for name in list_slabs(folder):
+        names = list_slabs(folder)
+        for name in names:
             listed.add(_inode(name.file, folder))
             try:
                 reader = self._open(name, folder)
@@ -204,18 +206,21 @@ class EpochReader:
                 is_complete = False  # folded, or renamed, since we listed it
             except (OSError, FormatError) as error:
                 snapshot.unreadable[name.file] = str(error)
+        # Set aside since we listed it: we may have found another slab under its name.
+        if any(name.identity and name.ordinal is not None for name in set(list_slabs(folder)) - set(names)):
+            is_complete = False
         # What is there and was refused is not touched again: it may have been cut.
         gone = [reader for inode, reader in self._slabs.items() if inode not in seen and inode not in listed]
-        for reader in gone:
-            if self._is_orphan(reader, contained):
-                seen[reader.inode] = reader
-                snapshot.unreadable[f"removed {reader.identity}"] = (
-                    f"{reader.where}: was removed while its owner writes to it; what that process counts is shown until"
-                    " this collector ends, and lost then"
-                )
-                reader.read(self._shapes.declare)
-        self._slabs = seen
-        self._add(snapshot, seen.values())
+        owner = os.fstat(folder).st_uid
+        orphans = [reader for reader in gone if self._is_orphan(reader, contained, owner)]
+        for reader in orphans:
+            snapshot.unreadable[f"removed {reader.identity}"] = (
+                f"{reader.where}: was removed while its owner writes to it; what that process counts is shown until"
+                " this collector ends, and lost then"
+            )
+            reader.read(self._shapes.declare)
+        self._slabs = seen | {reader.inode: reader for reader in orphans}
+        self._add(snapshot, self._slabs.values())
         return is_complete
 
     def _read_known(self, snapshot: Snapshot) -> None:
@@ -253,12 +258,15 @@ class EpochReader:
             return known[0]
         return reader
 
-    def _is_orphan(self, reader: SlabReader, contained: set[bytes]) -> bool:
-        """Whether a file that we still map was removed by somebody who did not fold it."""
+    def _is_orphan(self, reader: SlabReader, contained: set[bytes], owner: int) -> bool:
+        """Whether a file that we still map was removed by somebody who did not fold it.
+
+        Whoever folds a dead root master's slab cannot mark it, so that one is not looked for.
+        """
         if reader.is_folded or bytes.fromhex(reader.identity) in contained:
             return False
         reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # nothing but its label is left to ask
-        return True
+        return reader.is_alive or reader.uid == owner
 
     def _add(self, snapshot: Snapshot, readers: Collection[SlabReader]) -> None:
         columns = [
@@ -299,7 +307,7 @@ class EpochReader:
         try:
             if self._shared is None or self._removals is None:
                 directory = Directory.at(self.path or "")
-                self._shared = Shared(directory)
+                self._shared = Shared(directory, write=False)  # which may be on a read-only disk
                 self._removals = Removals(directory, self._shared)
             snapshot.trouble = self._shared.trouble
             snapshot.up = True

@@ -188,7 +188,8 @@ class _Fold:
         """Forget the removals that end no series any more."""
         shapes = Shapes()
         with contextlib.suppress(FormatError, OSError, LockTimeoutError):  # it is done by a later fold
-            readers = self._read_all(shapes)
+            with mutex("names.lock", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
+                readers = self._read_all(shapes)
             self._removals.read()
             self._removals.shorten(shapes.needed([reader.source for reader in readers], self._removals))
 
@@ -221,16 +222,23 @@ class _Fold:
     def _unlink(self, name: str, reader: SlabReader) -> bool:
         """Whether the slab has this name no more."""
         try:
-            with open_regular(name, os.O_RDWR, dir_fd=self._folder) as descriptor:
+            with self._open_to_mark(name) as descriptor:
                 status = os.fstat(descriptor)
                 if (status.st_dev, status.st_ino) == reader.inode:
-                    self._mark(descriptor)
+                    with contextlib.suppress(OSError):  # a root master's, which nobody else writes to
+                        self._mark(descriptor)
                     os.unlink(name, dir_fd=self._folder)
         except (FileNotFoundError, FormatError):
             return True
         except OSError:
             return False
         return True
+
+    def _open_to_mark(self, name: str) -> Descriptor:
+        try:
+            return open_regular(name, os.O_RDWR, dir_fd=self._folder)
+        except PermissionError:
+            return open_regular(name, dir_fd=self._folder)
 
     def _mark(self, descriptor: int) -> None:
         """Have readers that map a slab know that it was folded, and not removed by somebody else."""
