@@ -81,9 +81,9 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
         assert after.work()
         after.use("all")
         for each in (watcher, new):
-            assert 7 == each.scrape()["hits_total"]
+            assert 1 == each.scrape()["hits_total"]  # nobody lived in the epoch before
         after.kill()
-        assert 7 == watcher.scrape()["hits_total"]
+        assert 1 == watcher.scrape()["hits_total"]
         assert [] == list(store.glob("epoch-*/slab-*"))
         for each in (watcher, new, late):
             each.kill()
@@ -117,10 +117,11 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
         parent.fork()
         for number in range(20):
             for each in (worker, parent, idle):
-                each.use("all", f"new-{number}")
+                each.use("all", f"new-{number:0100}")
             victim.use("all")
             now = watcher.scrape()
-            assert now["hits_total"] == shown + 2  # those of the series there were, of those who had slabs
+            # All of the series there were, and new ones of those who have slabs, as long as there are blocks.
+            assert shown + 3 <= now["hits_total"] <= shown + 5
             shown = now["hits_total"]
         victim.kill()
         worker.declare("later")
@@ -128,14 +129,18 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
         assert (shown, 0, 1) == tuple(
             values[name] for name in ("hits_total", "mpmetrics_unreadable_files", "mpmetrics_store_up")
         )
-        assert values["mpmetrics_drops_total"] >= 20
-        # Each process has kept all of its own. Its own collector shows that, and what is in the store: of the series
-        # there were, 1 + 20 of the worker and of the victim each, and 1 of the parent's before its fork.
-        for each, private in ((worker, 20), (parent, 40), (idle, 40)):
-            each.watch_own()
-            values = each.scrape()
-            assert 43 + private == values["hits_total"] == values["took_count"]
-            assert 63 + (0 if each is worker else private) == values["level"]  # one series, and the worker has it
+        assert values["mpmetrics_drops_total"] >= 40
+        assert 3 + 2 * 20 * 2 + 20 == values["level"]
+        # Each process has kept all of its own. Its own collector shows that, and what is in the store.
+        for name in ("hits_total", "took_count"):
+            waiting = 0.0
+            for each in (worker, parent, idle):
+                each.watch_own()
+                own = each.scrape()[name] - values[name]
+                assert own == 40 if each is parent else 0 < own < 20
+                waiting += own
+            assert 3 + 20 * (3 * 2 + 1) == values[name] + waiting
+        for each in (worker, parent, idle):
             assert 1 == sum("values stay in process" in line for line in each.said())
         assert "Read-only file system" in person().refusal("begin")
         for each in (worker, parent, idle, watcher):
