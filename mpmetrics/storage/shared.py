@@ -42,24 +42,24 @@ def create_shared(path: str, owner: tuple[int, int], generation: int) -> None:
 
 
 class Shared:
-    """The page of the epoch in ``directory``, for reading or writing its words.
+    """The page of the epoch in ``directory``, for reading its words, and with ``write`` for writing them.
 
     Raises :class:`~mpmetrics.errors.FormatError` or OSError when it cannot be used.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, *, write: bool = True) -> None:
         self._directory = directory
         self._map: Map | None = None
         self._copy = Map(-1, fmt.PAGE, write=True) if directory.is_foreign else None
-        where = os.path.join(directory.path, NAME)
-        with directory.open() as folder, open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
+        where, flags = os.path.join(directory.path, NAME), os.O_RDWR if write else os.O_RDONLY
+        with directory.open() as folder, open_regular(NAME, flags, dir_fd=folder) as descriptor:
             head = os.pread(descriptor, fmt.PAGE, 0)
             fmt.check_shared(head, where)
             if os.fstat(descriptor).st_size != fmt.PAGE:
                 msg = f"{where}: has another size than {fmt.PAGE} bytes"
                 raise OSError(msg)
             if not directory.is_foreign:
-                self._map = Map(descriptor, fmt.PAGE, write=True)
+                self._map = Map(descriptor, fmt.PAGE, write=write)
 
     def watch(self, process: Process) -> None:
         """Have ``process`` compare the generation whenever it looks a series up."""
