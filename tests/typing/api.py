@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, assert_type
 
 import mpmetrics
 from mpmetrics import Counter, Enum, Gauge, Histogram, Info, Meter, Provider, Summary, UpDownCounter
-from mpmetrics.instruments.enum import EnumSeries
 from mpmetrics.instruments.info import InfoSeries
-from mpmetrics.instruments.series import CounterSeries, DistributionSeries, GaugeSeries, UpDownSeries
+from mpmetrics.instruments.series import CounterSeries, DistributionSeries, EnumSeries, GaugeSeries, UpDownSeries
 from mpmetrics.integrations.gunicorn import install
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import functools
+import multiprocessing
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -114,3 +116,41 @@ def test_eight_processes_that_make_series_at_the_same_moment(store_directory: st
     os.close(start)
     os.close(go)
     provider.shutdown()
+
+
+class _Shared:
+    """What the functions of executors count in; they are found by name in the children."""
+
+    hits: mpmetrics.Counter
+
+
+def _count(task: int) -> int:
+    for series in range(SERIES):
+        _Shared.hits.labels(str(series)).inc()
+    _Shared.hits.labels(f"task {task}").inc()
+    return SERIES + 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("neighbours")
+def test_executors_and_pools_are_exact(store_directory: str, tally: Any) -> None:
+    """What an executor's tasks counted is there when it has its results, and after its processes have ended."""
+    provider = mpmetrics.Provider(store_directory)
+    _Shared.hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(4, mp_context=context) as executor:
+        done = sum(executor.map(_count, range(40)))
+        assert done == _total(store_directory)
+    with context.Pool(4, maxtasksperchild=2) as pool:
+        done += sum(pool.imap_unordered(_count, range(40)))
+        assert done == _total(store_directory)
+        pool.close()
+        pool.join()
+
+    assert {80.0: SERIES, 2.0: 40} == _values(store_directory)
+    tally(tried=done)
+    provider.shutdown()
+
+
+def _total(directory: str) -> float:
+    return sum(value * times for value, times in _values(directory).items())
