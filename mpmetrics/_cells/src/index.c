@@ -229,6 +229,7 @@ static int slots_grow(Table *table)
         PyErr_NoMemory();
         return -1;
     }
+    want_large_pages(slots, size * sizeof(Slot));
     for (size_t at = 0; table->slots != NULL && at <= table->slot_mask; at++)
         if (table->slots[at].row != 0)
             slot_put(slots, size - 1, table->slots[at]);
@@ -262,7 +263,7 @@ static Py_ssize_t row_add(Table *table, uint32_t names, const char *key, uint32_
     }
     if (rows_grow(table) < 0 || grow_array(&table->keys, &table->keys_room, table->keys_size + whole, 1) < 0)
         return ROW_FAILED;
-    memcpy(table->keys + table->keys_size, key, size);
+    copy_few(table->keys + table->keys_size, key, size);
     table->rows[table->count] = (Row){(uint32_t)(table->keys_size / KEY_UNIT), size, names, 0};
     table->keys_size += whole;
     return table->count++;

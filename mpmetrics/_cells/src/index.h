@@ -5,6 +5,7 @@
 
 #include "core.h"
 #include "format.h"
+#include <sys/mman.h>
 
 /* A text in UTF-8, not terminated. */
 typedef struct {
@@ -90,6 +91,7 @@ typedef struct {
     Table *table;
     uint32_t width; /* 0: each has its own */
     Py_ssize_t count, loaded, room, gone;
+    Py_ssize_t words_end; /* where the last word of a series ends */
     Py_ssize_t next; /* the row that the next series probably has */
     uint32_t *words;
     uint32_t *rows; /* GONE: ended, or removed */
@@ -97,6 +99,7 @@ typedef struct {
     uint64_t *generations;
     double *created;
     double *values; /* `width` of each; else at `starts` */
+    int is_run;     /* whether those with values are in the order of rows, without a gap */
     size_t *starts;
     uint64_t stamp; /* another one whenever `loaded` series come or go */
     Py_ssize_t swept;
@@ -184,11 +187,41 @@ static inline uint32_t member_width(const Part *part, Py_ssize_t member)
     return part->width ? part->width : part->widths[member];
 }
 
+/* The same as memcpy(); of few bytes, as texts mostly have, without a call. */
+static inline void copy_few(char *to, const char *from, size_t size)
+{
+    if (size > 64)
+        memcpy(to, from, size);
+    else if (size >= 16) {
+        for (size_t at = 0; at + 16 < size; at += 16)
+            memcpy(to + at, from + at, 16);
+        memcpy(to + size - 16, from + size - 16, 16);
+    } else if (size >= 8) {
+        uint64_t first, last;
+        memcpy(&first, from, 8);
+        memcpy(&last, from + size - 8, 8);
+        memcpy(to, &first, 8);
+        memcpy(to + size - 8, &last, 8);
+    } else
+        for (size_t at = 0; at < size; at++)
+            to[at] = from[at];
+}
+
 /* How much room to make for `wanted` items. Pages that nothing was stored to cost nothing, so what is large gets much
    room, and is seldom moved. */
 static inline Py_ssize_t room_for(Py_ssize_t wanted, size_t item)
 {
     return (size_t)wanted * item < 1 << 16 ? wanted + wanted / 2 + 8 : 3 * wanted;
+}
+
+/* Ask for large pages: less time goes to page faults, and to looking up addresses. Some may have none; no matter. */
+static inline void want_large_pages(void *start, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096, low = ((uintptr_t)start + page - 1) & ~(page - 1);
+    if (size >= (size_t)1 << 23)
+        (void)madvise((void *)low, ((uintptr_t)start + size - low) & ~(page - 1), MADV_HUGEPAGE);
+#endif
 }
 
 /* Have room for so many items; what was in the array stays. Returns 0, or -1 with MemoryError. */
@@ -200,6 +233,7 @@ static inline int resize_array(void *array, Py_ssize_t room, size_t item)
         return -1;
     }
     *place = resized;
+    want_large_pages(resized, (size_t)room * item);
     return 0;
 }
 

@@ -66,7 +66,7 @@ static int put_labels(Texts *texts, const Table *table, Py_ssize_t number, Pair 
     for (Py_ssize_t pair = 0; pair < count; pair++) {
         if (pair > 0)
             *at++ = ',';
-        memcpy(at, pairs[pair].name.bytes, (size_t)pairs[pair].name.size);
+        copy_few(at, pairs[pair].name.bytes, (size_t)pairs[pair].name.size);
         at += pairs[pair].name.size;
         *at++ = '=';
         *at++ = '"';
@@ -235,7 +235,7 @@ static int reserve(Output *output, Py_ssize_t more)
 
 static inline void put(Output *output, Text text)
 {
-    memcpy(output->at, text.bytes, (size_t)text.size);
+    copy_few(output->at, text.bytes, (size_t)text.size);
     output->at += text.size;
 }
 
@@ -300,6 +300,7 @@ static PyObject *write_lines(const Lines *lines)
         return NULL;
     output.at = PyBytes_AS_STRING(output.bytes);
     output.end = output.at + room;
+    want_large_pages(output.at, (size_t)room);
     int failed = 0;
     for (Py_ssize_t row = 0; !failed && row < lines->rows; row++) {
         Text labels = text_at(lines->texts, row);

@@ -119,8 +119,10 @@ static inline uint64_t bits_between(Py_ssize_t low, Py_ssize_t high)
     return (high < 64 ? ((uint64_t)1 << high) - 1 : ~(uint64_t)0) & ~(((uint64_t)1 << low) - 1);
 }
 
-static int are_free(const Source *source, Py_ssize_t first, Py_ssize_t width)
+static inline int are_free(const Source *source, Py_ssize_t first, Py_ssize_t width)
 {
+    if (width == 1)
+        return (source->taken[first / 64] >> first % 64 & 1) == 0;
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
         if (source->taken[at] & bits_between(low < 0 ? 0 : low, high))
@@ -220,6 +222,7 @@ static void drop_member(Source *source, Part *part, Py_ssize_t member)
     row_release(part->table, part->rows[member]);
     part->rows[member] = GONE;
     part->gone++;
+    part->is_run = 0;
     if (member < part->loaded)
         part->stamp = ++stamps;
 }
@@ -275,7 +278,7 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
         return 0;
     if (body_room(source, head.length) < 0)
         return -1;
-    memcpy(source->body, at + sizeof head, head.length);
+    copy_few(source->body, at + sizeof head, head.length);
     if (checksum(head.kind, source->body, head.length) != head.checksum) {
         source->patience -= head.length;
         return 0;
@@ -320,7 +323,7 @@ static int put_off(Source *source, struct FamilyEntry entry, Py_ssize_t member, 
     Py_ssize_t at = source->pending_size;
     if (grow_array(&source->pending_keys, &source->pending_room, at + size, 1) < 0)
         return -1;
-    memcpy(source->pending_keys + at, key, size);
+    copy_few(source->pending_keys + at, key, size);
     source->pending_size += size;
     uint32_t hash = table_hash(table, entry.names, key);
     source->pending[source->pending_count++] =
@@ -365,6 +368,7 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
     else if (put_off(source, entry, member, key, key_size) < 0)
         return -1;
     part->count++;
+    part->words_end = Py_MAX(part->words_end, (Py_ssize_t)(first + head.words));
     flip_taken(source, (Py_ssize_t)first, head.words);
     if (source->places != NULL && 2 * source->places_count > source->places_mask)
         places_drop(source);
@@ -601,6 +605,17 @@ static int part_room(Part *part)
     return 0;
 }
 
+/* Words of any width, of a file that may have been cut: zero where it has none. */
+static void load_members(Part *part, const double *words, Py_ssize_t limit)
+{
+    double *value = part->values;
+    for (Py_ssize_t member = 0; member < part->count; member++) {
+        Py_ssize_t first = part->words[member], end = first + member_width(part, member);
+        for (Py_ssize_t word = first; word < end; word++)
+            *value++ = word < limit ? load_word(words + word) : 0.0;
+    }
+}
+
 static int load_part(Part *part, const double *words, Py_ssize_t limit, int is_retired)
 {
     if (part->loaded != part->count) {
@@ -608,18 +623,15 @@ static int load_part(Part *part, const double *words, Py_ssize_t limit, int is_r
             return -1;
         part->loaded = part->count;
         part->stamp = ++stamps;
+        part->is_run = 1;
+        for (Py_ssize_t member = 1; member < part->count && part->is_run; member++)
+            part->is_run = part->rows[member] == part->rows[0] + member;
     }
-    double *value = part->values;
-    for (Py_ssize_t member = 0; member < part->count; member++) {
-        const double *source = words + part->words[member];
-        uint32_t width = member_width(part, member);
-        if (has_words(part, member, limit))
-            for (uint32_t at = 0; at < width; at++)
-                *value++ = load_word(source + at);
-        else
-            for (uint32_t at = 0; at < width; at++)
-                *value++ = part->words[member] + at < limit ? load_word(source + at) : 0.0;
-    }
+    if (part->words_end <= limit && part->width == 1)
+        for (Py_ssize_t member = 0; member < part->count; member++)
+            part->values[member] = load_word(words + part->words[member]);
+    else
+        load_members(part, words, limit);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return part->width > 1 && !is_retired ? settle_part(part, words, limit) : 0;
 }
