@@ -75,6 +75,7 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
+    "uncollected",
 ]
 
 TWIN = "compiled"
@@ -114,7 +115,7 @@ if TYPE_CHECKING or TWIN == "pure":
         sums_and_rests,
     )
     from mpmetrics._cells.process import Process
-    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell
+    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, uncollected
     from mpmetrics._cells.removals import find_removals
     from mpmetrics._cells.sketch import SketchCell
     from mpmetrics._cells.slab import Slab
@@ -153,4 +154,5 @@ else:
         retired_ordinals,
         sums,
         sums_and_rests,
+        uncollected,
     )

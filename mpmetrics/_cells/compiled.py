@@ -37,6 +37,7 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
+    "uncollected",
 ]
 
 CONTRACT = 5
@@ -80,3 +81,4 @@ recents = _native.recents
 retired_ordinals = _native.retired_ordinals
 sums = _native.sums
 sums_and_rests = _native.sums_and_rests
+uncollected = _native.uncollected

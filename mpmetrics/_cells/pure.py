@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mpmetrics._cells.amount import as_number
 from mpmetrics._cells.exemplars import say_not_kept
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from mpmetrics._cells.children import Children
     from mpmetrics._cells.slab import Slab
 
-__all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "heap"]
+__all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "heap", "uncollected"]
+
+Kind = TypeVar("Kind", bound="type[Cell]")
+
+
+def uncollected(kind: Kind) -> Kind:
+    """The same kind of cell, as a class that the garbage collector has nothing to do with: in C alone."""
+    return kind
 
 
 def heap(width: int) -> tuple[memoryview[float], memoryview[int]]:

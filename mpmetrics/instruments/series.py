@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell
+from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell, uncollected
 from mpmetrics.instruments.contexts import (
     ExceptionCounter,
     Exceptions,
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 
+@uncollected
 class CounterSeries(CounterCell):
     """One series of a counter."""
 
@@ -45,6 +46,7 @@ class CounterSeries(CounterCell):
         return exception_counter(self, exception)
 
 
+@uncollected
 class UpDownSeries(GaugeCell):
     """One series of an up-down counter."""
 
@@ -57,6 +59,7 @@ class UpDownSeries(GaugeCell):
         return inprogress(self)
 
 
+@uncollected
 class GaugeSeries(GaugeCell):
     """One series of a gauge."""
 
@@ -79,6 +82,7 @@ class GaugeSeries(GaugeCell):
         watch(self, f)
 
 
+@uncollected
 class RecentSeries(RecentCell):
     """One series of a gauge of which the latest value of any process counts: it can be set, not moved."""
 
@@ -100,6 +104,7 @@ class RecentSeries(RecentCell):
         raise AssertionError
 
 
+@uncollected
 class DistributionSeries(DistributionCell):
     """One series of a histogram or summary."""
 
@@ -110,12 +115,14 @@ class DistributionSeries(DistributionCell):
         return timer(self, "observe")
 
 
+@uncollected
 class ObservedSeries(GaugeCell):
     """One series of an asynchronous counter or up-down counter: its total so far is set, not moved."""
 
     __slots__ = ()
 
 
+@uncollected
 class EnumSeries(RecentCell):
     """One series of an enum."""
 
@@ -123,6 +130,8 @@ class EnumSeries(RecentCell):
 
     def state(self, state: str) -> None:
         """Say that this is the state now; ValueError when it is none of the metric's states."""
+        if self.gone:
+            return  # nothing that is done to it shows
         states: tuple[str, ...] = self._children.family.states
         if state not in states:
             state = text(state)  # as it was taken when the metric was made

@@ -19,16 +19,15 @@ __all__ = ["watch"]
 
 def watch(series: Any, f: Callable[[], float]) -> None:
     """Have ``f`` called for the value of ``series``, a gauge's, whenever somebody looks; TypeError unless it can be."""
-    family = series._children.family  # noqa: SLF001 (a cell's own way to its metric)
-    check_callback(f, repr(family.name))
-    watched = _Watched(series)
-    if watched.is_removed:
+    check_callback(f, repr(series._name))  # noqa: SLF001 (a cell's own way to its metric)
+    if series.gone:
         return  # nothing that is done to it shows
+    watched = _Watched(series)
     callbacks = watched.callbacks
     observe = watched.calling(f, gone=lambda: callbacks.remove(callback))
     module, _ = origin(f)
-    callback = Callback(family.name, observe, (watched,), is_single=True, scope="worker", module=module)
-    callbacks.add(callback, (family.name, watched.key))
+    callback = Callback(watched.family.name, observe, (watched,), is_single=True, scope="worker", module=module)
+    callbacks.add(callback, (watched.family.name, watched.key))
 
 
 class _Watched:

@@ -5,35 +5,21 @@
 
 double *cell_ready(Cell *self)
 {
-    if (self->state == MAKING) {
-        PyErr_Format(PyExc_RuntimeError, "this series of %R is not made yet", self->children->name);
-        return NULL;
-    }
     while (self->state == LIVE && self->stamp != *self->counting)
         if (cell_bind(self) < 0)
             return NULL;
-    if (self->state == GONE) /* it has memory of its own, in whatever process */
-        self->stamp = *self->counting;
     return self->words;
 }
 
-static int cell_traverse(Cell *self, visitproc visit, void *arg)
-{
-    Py_VISIT(self->children);
-    return 0;
-}
-
-/* The metric stays until the end: a finaliser may still write to a series of a cycle that is being taken apart. */
-static int cell_clear(Cell *Py_UNUSED(self)) { return 0; }
-
 static void cell_dealloc(Cell *self)
 {
-    PyObject_GC_UnTrack(self);
     if (self->slab == NULL)
         PyMem_Free(self->words);
+    for (Py_ssize_t at = 0; at < self->key_size; at++)
+        Py_DECREF(self->key[at]);
+    PyMem_Free(self->key);
     Py_XDECREF(self->slab);
-    Py_XDECREF(self->key);
-    Py_XDECREF(self->children);
+    shape_release(self->shape);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -110,7 +96,7 @@ int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, 
 
 static PyObject *cell_values(Cell *self, PyObject *Py_UNUSED(none))
 {
-    Py_ssize_t width = self->state == MAKING ? 0 : self->children->width;
+    Py_ssize_t width = self->shape->width;
     PyObject *list = PyList_New(width);
     for (Py_ssize_t at = 0; list != NULL && at < width; at++) {
         PyObject *value = PyFloat_FromDouble(load_word(self->words + at));
@@ -122,9 +108,45 @@ static PyObject *cell_values(Cell *self, PyObject *Py_UNUSED(none))
     return list;
 }
 
-static PyObject *cell_name(Cell *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->children->name); }
+static PyObject *cell_name(Cell *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->shape->name); }
 
 static PyObject *cell_gone(Cell *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->state == GONE); }
+
+/* The members of a class go to another one, which Python's `class` cannot make: all of those are collected. */
+static int copy_members(PyObject *from, PyObject *to)
+{
+    PyObject *members = PyObject_GetAttrString(from, "__dict__"), *items = NULL;
+    if (members != NULL)
+        items = PyMapping_Items(members);
+    int failed = items == NULL;
+    for (Py_ssize_t at = 0; !failed && at < PyList_GET_SIZE(items); at++) {
+        PyObject *name = PyTuple_GET_ITEM(PyList_GET_ITEM(items, at), 0);
+        if (PyUnicode_CompareWithASCIIString(name, "__slots__") != 0)
+            failed = PyObject_SetAttr(to, name, PyTuple_GET_ITEM(PyList_GET_ITEM(items, at), 1)) < 0;
+    }
+    Py_XDECREF(items);
+    Py_XDECREF(members);
+    return failed ? -1 : 0;
+}
+
+PyObject *uncollected(PyObject *Py_UNUSED(module), PyObject *type)
+{
+    if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &Cell_Type)
+        || ((PyTypeObject *)type)->tp_basicsize != sizeof(Cell))
+        return PyErr_Format(PyExc_TypeError, "%R is no kind of cell without fields of its own", type);
+    PyObject *module = PyObject_GetAttrString(type, "__module__");
+    PyObject *name = module == NULL ? NULL : PyUnicode_FromFormat("%U.%s", module, ((PyTypeObject *)type)->tp_name);
+    const char *text = name == NULL ? NULL : PyUnicode_AsUTF8(name);
+    PyType_Slot slots[] = {{0}};
+    PyType_Spec spec = {text, sizeof(Cell), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+    PyObject *base = (PyObject *)((PyTypeObject *)type)->tp_base;
+    PyObject *made = text == NULL ? NULL : PyType_FromSpecWithBases(&spec, base);
+    if (made != NULL && copy_members(type, made) < 0)
+        Py_CLEAR(made);
+    Py_XDECREF(name);
+    Py_XDECREF(module);
+    return made;
+}
 
 static PyMethodDef cell_methods[] = {
     {"values", (PyCFunction)cell_values, METH_NOARGS, "values($self)\n--\n\nIts words, as a list of floats."},
@@ -132,13 +154,13 @@ static PyMethodDef cell_methods[] = {
 };
 
 static PyMemberDef cell_members[] = {
-    {"_children", T_OBJECT_EX, offsetof(Cell, children), READONLY, NULL},
-    {"_key", T_OBJECT_EX, offsetof(Cell, key), READONLY, NULL},
+    {"_children", T_OBJECT, offsetof(Cell, children), READONLY, NULL},
     {NULL},
 };
 
 static PyGetSetDef cell_fields[] = {
     {"_name", (getter)cell_name, NULL, NULL, NULL},
+    {"_key", (getter)cell_key, NULL, NULL, NULL},
     {"place", (getter)cell_place, NULL, "Number of its first word in the process's slab; None: it is not there.", NULL},
     {"gone", (getter)cell_gone, NULL, "Whether it was ended: what is done to it has no effect.", NULL},
     {NULL},
@@ -149,10 +171,8 @@ PyTypeObject Cell_Type = {
     .tp_name = "mpmetrics._cells._native.Cell",
     .tp_doc = "One series in this process; made by Children.make alone.",
     .tp_basicsize = sizeof(Cell),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .tp_dealloc = (destructor)cell_dealloc,
-    .tp_traverse = (traverseproc)cell_traverse,
-    .tp_clear = (inquiry)cell_clear,
     .tp_methods = cell_methods,
     .tp_members = cell_members,
     .tp_getset = cell_fields,

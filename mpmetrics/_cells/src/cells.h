@@ -62,30 +62,33 @@ typedef struct {
     int is_signed;
 } Layout;
 
-/* A mapping in the order of insertion: `slots` are places in `entries` by hash, -1 for none; where a series was taken
-   out, its entry stays until the next rebuilding, without a cell. */
+/* What a series has to know of its metric. Its cells share it, and refer to nothing that leads back to them. So they are
+   no matter for the garbage collector, and a first use never sets it off. */
 typedef struct {
-    uint64_t hash;
-    struct Cell *cell;
-} Entry;
+    size_t users;
+    PyObject *name;
+    Py_ssize_t width;
+    double *bounds; /* of the buckets of a distribution, else NULL */
+    Py_ssize_t bound_count;
+    Layout layout; /* of a sketch */
+} Shape;
 
-/* The series of one metric in this process. */
+/* The series of one metric in this process: a mapping by linear hashing, which splits one bucket for each series that
+   comes. Source: Litwin, "Linear hashing: a new tool for file and table addressing" (1980). */
 typedef struct {
     PyObject_HEAD
     Process *process;
     PyTypeObject *cell_type;
-    PyObject *family, *context, *name, *bounds, *layout; /* the last two NULL where the cells have none */
-    Py_ssize_t width, limit, labels;
+    PyObject *family, *context, *bounds, *layout; /* the last two NULL where the cells have none */
+    Shape *shape;
+    Py_ssize_t limit, labels;
     size_t budget, bytes; /* of the keys, as UTF-8 */
-    double *bound; /* the bounds as numbers */
-    Py_ssize_t bound_count;
-    Layout shape;
     long number; /* of the family in the slab; -1: it could not be declared there */
     uint64_t stamp; /* the token under which it was declared */
-    Entry *entries;
-    int32_t *slots;
-    Py_ssize_t filled, used, room;
-    size_t mask;
+    struct Cell **buckets;
+    size_t count, base, room; /* of buckets: how many there are, and the power of two that is not above it */
+    Py_ssize_t used; /* series */
+    uint64_t made; /* series ever */
 } Children;
 
 /* One series. While `stamp` is what `counting` points to, `words` are this process's, and can be written to. */
@@ -96,11 +99,15 @@ typedef struct Cell {
     const uint64_t *counting;
     double *words;
     uint64_t count; /* of the values that a distribution or sketch has taken since its words were zero */
-    Children *children;
-    PyObject *key; /* a tuple of str, or None */
+    Shape *shape;
+    Children *children; /* among which it is: they know it, and it does not keep them; NULL once it is gone */
+    PyObject **key; /* its label values */
+    Py_ssize_t key_size; /* -1: it is the overflow series */
     Slab *slab; /* that has the words; NULL: they are the cell's own */
     uint32_t first; /* word number there */
     int state;
+    uint64_t hash, serial;
+    struct Cell *next; /* in its bucket */
 } Cell;
 
 extern PyTypeObject Map_Type, Process_Type, Slab_Type, Children_Type, Labelled_Type;
@@ -121,7 +128,7 @@ static inline uint64_t process_generation(const Process *self)
 /* slab.c. None of these runs Python code. */
 int slab_has_room(const Slab *self, size_t words, size_t bytes);
 uint32_t slab_take(Slab *self, size_t width); /* words for a series; there has to be room */
-void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t texts);
+void slab_put_series(Slab *self, const SeriesHead *head, PyObject *const *key, Py_ssize_t count, size_t texts);
 int slab_end(Slab *self, uint32_t first, size_t width); /* 0: no room for the record */
 static inline double *slab_words(const Slab *self, uint32_t first) { return (double *)self->base + first; }
 
@@ -130,11 +137,22 @@ void slab_put_head_word(Slab *self, size_t at, uint64_t value);
 int slab_needs_flip(const Slab *self);
 int slab_do_flip(Slab *self); /* 0: no room in the other area */
 
-/* children.c */
-PyObject *children_make(Children *self, PyObject *key);
+/* shape.c */
+Shape *shape_of(PyObject *family, PyTypeObject *cell_type, Py_ssize_t width, PyObject **bounds, PyObject **layout);
+void shape_release(Shape *shape);
+
+/* mapping.c. Values are exact str; a count of -1 stands for the overflow series. None of these runs Python code. */
 Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t count); /* borrowed; NULL: none */
+int children_reserve(Children *self); /* room for one more; -1 with an exception */
+void children_insert(Children *self, Cell *cell); /* takes over the reference */
+void children_remove(Children *self, Cell *cell); /* gives the reference back */
+Cell **children_cells(const Children *self); /* in the order they came, from PyMem; NULL with an exception */
+
+/* children.c */
+PyObject *children_make(Children *self, PyObject *const *values, Py_ssize_t count);
 int cell_bind(Cell *self); /* -1 with an exception */
 PyObject *cell_place(Cell *self, void *closure);
+PyObject *cell_key(Cell *self, void *closure);
 
 /* removals.c */
 PyObject *find_removals(PyObject *module, PyObject *args);
@@ -149,6 +167,7 @@ PyObject *make_slab(PyObject *module, PyObject *args);
 PyObject *read_tail(PyObject *module, PyObject *args);
 
 /* cell.c */
+PyObject *uncollected(PyObject *module, PyObject *type);
 double *cell_ready(Cell *self); /* NULL with an exception */
 static inline double *cell_words(Cell *self)
 {

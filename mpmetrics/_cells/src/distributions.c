@@ -2,12 +2,12 @@
 
 #include "cells.h"
 
-static Py_ssize_t bucket_of(const Children *children, double value)
+static Py_ssize_t bucket_of(const Shape *shape, double value)
 {
-    Py_ssize_t low = 0, high = children->bound_count;
+    Py_ssize_t low = 0, high = shape->bound_count;
     while (low < high) {
         Py_ssize_t middle = (low + high) / 2;
-        if (children->bound[middle] < value)
+        if (shape->bounds[middle] < value)
             low = middle + 1;
         else
             high = middle;
@@ -29,14 +29,14 @@ static PyObject *distribution_observe(Cell *self, PyObject *const *args, Py_ssiz
     if (isnan(value)) {
         PyObject *number = PyFloat_FromDouble(value);
         PyErr_Format(PyExc_ValueError, "%R cannot observe %R, which is not a number: it belongs to no bucket",
-                     self->children->name, number);
+                     self->shape->name, number);
         Py_XDECREF(number);
         return NULL;
     }
     double *words = cell_words(self);
     if (words == NULL)
         return NULL;
-    double *bucket = words + 2 + bucket_of(self->children, value);
+    double *bucket = words + 2 + bucket_of(self->shape, value);
     /* Whether the number of observations is odd tells which of the two sums counts. */
     int odd = self->count & 1;
     store_word(words + 1 - odd, load_word(words + odd) + value);

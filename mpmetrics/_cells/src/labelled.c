@@ -47,20 +47,6 @@ static int are_plain(PyObject *const *values, Py_ssize_t count)
     return 1;
 }
 
-static PyObject *make(Children *children, PyObject *const *values, Py_ssize_t count)
-{
-    PyObject *key = PyTuple_New(count);
-    if (key == NULL)
-        return NULL;
-    for (Py_ssize_t at = 0; at < count; at++)
-        PyTuple_SET_ITEM(key, at, Py_NewRef(values[at]));
-    Py_INCREF(children);
-    PyObject *cell = children_make(children, key);
-    Py_DECREF(children);
-    Py_DECREF(key);
-    return cell;
-}
-
 static PyObject *labelled_labels(Labelled *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     if (self->children == NULL) {
@@ -77,7 +63,7 @@ static PyObject *labelled_labels(Labelled *self, PyObject *const *args, Py_ssize
         if (cell != NULL)
             return Py_NewRef(cell);
         if (are_plain(args, count))
-            return make(self->children, args, count);
+            return children_make(self->children, args, count);
     }
     return resolve(self, args, count, names);
 }

@@ -19,7 +19,7 @@ static PyObject *counter_inc(Cell *self, PyObject *const *args, Py_ssize_t count
             return NULL;
         if (!(amount >= 0))
             return PyErr_Format(PyExc_ValueError, "counter %R can only go up: it cannot be increased by %R",
-                                self->children->name,
+                                self->shape->name,
                                 values[0]);
     }
     double *word = cell_words(self);
@@ -138,8 +138,10 @@ static void commit_time(double *at, uint64_t time)
 }
 
 /* Of two values of one process, the later one has the later time, however coarse the clock is. */
-static uint64_t next_time(Process *process)
+static uint64_t next_time(const Children *children)
 {
+    static Process nobody; /* whose series are gone */
+    Process *process = children == NULL ? &nobody : children->process;
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     int64_t now = (int64_t)time.tv_sec * 1000000000 + time.tv_nsec - process->time_offset;
@@ -162,7 +164,7 @@ static PyObject *recent_set(Cell *self, PyObject *const *args, Py_ssize_t count,
     double *older = load_time(words + 1) <= load_time(words + 3) ? words : words + 2;
     store_word(older, value);
     /* The commit: with the later time this copy counts, until then the other one does. */
-    commit_time(older + 1, next_time(self->children->process));
+    commit_time(older + 1, next_time(self->children));
     Py_RETURN_NONE;
 }
 

@@ -29,7 +29,7 @@ static void update(Cell *self, double *words, double value)
 {
     int odd = self->count & 1;
     const double *old = words + (odd ? RECORD : 0);
-    double *new = words + (odd ? 0 : RECORD), *bucket = words + BUCKETS + bucket_of(&self->children->shape, value);
+    double *new = words + (odd ? 0 : RECORD), *bucket = words + BUCKETS + bucket_of(&self->shape->layout, value);
     double square = value * value, wide = SPLIT * value, high = wide - (wide - value), low = value - high;
     add_exactly(old, new, value, 0.0);
     add_exactly(old + 2, new + 2, square, low * low - ((square - high * high) - 2 * high * low));
@@ -47,9 +47,9 @@ static PyObject *sketch_update(Cell *self, PyObject *argument)
     double value;
     if (take_float(argument, &value) < 0)
         return NULL;
-    if (!(-LARGEST <= value && value <= LARGEST) || (value < 0 && !self->children->shape.is_signed)) {
+    if (!(-LARGEST <= value && value <= LARGEST) || (value < 0 && !self->shape->layout.is_signed)) {
         PyObject *number = PyFloat_FromDouble(value);
-        PyErr_Format(PyExc_ValueError, "%R cannot count %R: %s", self->children->name, number,
+        PyErr_Format(PyExc_ValueError, "%R cannot count %R: %s", self->shape->name, number,
                      -LARGEST <= value && value < 0 ? "a duration is not negative" : "it takes numbers up to 1e150");
         Py_XDECREF(number);
         return NULL;

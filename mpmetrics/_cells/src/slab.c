@@ -91,19 +91,16 @@ static void commit(Slab *self, uint32_t kind, size_t length)
     slab_put_head_word(self, COMMITTED + self->area, self->committed);
 }
 
-void slab_put_series(Slab *self, const SeriesHead *head, PyObject *key, size_t texts)
+void slab_put_series(Slab *self, const SeriesHead *head, PyObject *const *key, Py_ssize_t count, size_t texts)
 {
-    char *body = next_body(self), *length = body + sizeof *head, *text = length + 2;
-    uint16_t count = OVERFLOW_TEXTS;
+    char *body = next_body(self), *length = body + sizeof *head;
+    uint16_t short_count = count < 0 ? OVERFLOW_TEXTS : (uint16_t)count;
     memcpy(body, head, sizeof *head);
-    if (key != Py_None) {
-        count = (uint16_t)PyTuple_GET_SIZE(key);
-        text += 2 * (size_t)count;
-    }
-    memcpy(length, &count, 2);
-    for (Py_ssize_t at = 0; key != Py_None && at < PyTuple_GET_SIZE(key); at++) {
+    memcpy(length, &short_count, 2);
+    char *text = length + 2 * (count < 0 ? 1 : count + 1);
+    for (Py_ssize_t at = 0; at < count; at++) {
         Py_ssize_t size;
-        const char *bytes = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(key, at), &size); /* kept since it was measured */
+        const char *bytes = PyUnicode_AsUTF8AndSize(key[at], &size); /* kept since it was measured */
         uint16_t short_size = (uint16_t)size;
         memcpy(length + 2 * (at + 1), &short_size, 2);
         memcpy(text, bytes, (size_t)size);

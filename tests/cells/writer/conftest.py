@@ -37,6 +37,7 @@ PURE = SimpleNamespace(
     SketchCell=sketch.SketchCell,
     Slab=slab.Slab,
     new_token=maps.new_token,
+    uncollected=pure.uncollected,
 )
 COMPILED = None
 if compiled is not None:
@@ -70,6 +71,8 @@ class Owner:
 
     With ``descriptor`` the slab is that file.
     """
+
+    widths = WIDTHS
 
     def __init__(self, twin: Any, *, room: int = fmt.PAGE, descriptor: int = -1) -> None:
         self.twin = twin
@@ -149,7 +152,7 @@ class Owner:
         """A metric whose cells are of this kind."""
         family = SimpleNamespace(name="it", labels=("a",), is_open=False, bounds=BOUNDS, mode="value")
         cell_type = getattr(self.twin, kind)
-        return self.twin.Children(self.process, family, cell_type, width=WIDTHS[kind], limit=limit, budget=budget)
+        return self.twin.Children(self.process, family, cell_type, width=self.widths[kind], limit=limit, budget=budget)
 
     def cells(self) -> tuple[Any, Any, Any]:
         """A counter, a gauge and a distribution, of three metrics."""

@@ -190,3 +190,54 @@ def test_cycles_are_collected(twins: tuple[Any, Any], owners: Any) -> None:
         del owner, metric, context
         gc.collect()
         assert [None] == gone
+
+
+def test_first_uses_set_off_no_collection(twins: tuple[Any, Any], owners: Any) -> None:
+    """In C a series is no matter for the garbage collector, also one of a kind that was made in Python."""
+
+    @twins[1].uncollected
+    class Kind(twins[1].CounterCell):  # type: ignore[misc, name-defined]
+        """A kind of cell."""
+
+        __slots__ = ()
+
+        def twice(self) -> None:
+            """Count two."""
+            self.inc(2)
+
+    owner = owners(twins[1])
+    twins[1].Kind = Kind
+    owner.widths["Kind"] = 1
+    metric = owner.metric("Kind")
+    keys = [(str(number),) for number in range(5000)]
+    gc.collect()
+    before = gc.get_count()[0]
+    for key in keys:
+        metric.make(key).twice()
+    made = gc.get_count()[0] - before
+
+    assert made < 50
+    assert all([2.0] == cell.values() for cell in metric.values())
+    assert not gc.is_tracked(metric.get(keys[0]))
+    assert ("Kind", "A kind of cell.") == (Kind.__name__, Kind.__doc__)
+    with pytest.raises(TypeError):
+        Kind()
+    for bad in (int, twins[1].Slab, 1):
+        with pytest.raises(TypeError):
+            twins[1].uncollected(bad)
+
+
+def test_series_outlive_their_metric(twins: tuple[Any, Any], owners: Any) -> None:
+    """A series that is held after its metric is gone can be written to, to no effect."""
+    for twin in twins:
+        owner = owners(twin)
+        kept = [owner.metric(kind).make(("a",)) for kind in KINDS]
+        cells = [[owner.metric(kind).make((str(number),)) for number in range(100)] for kind in KINDS]
+        del owner
+        gc.collect()
+        for cell in [*kept, *(cell for several in cells for cell in several)]:
+            for method in METHODS:
+                if hasattr(cell, method):
+                    getattr(cell, method)(*(() if method == "unset" else (1.5,)))
+            assert "it" == cell._name
+            assert cell.values()
