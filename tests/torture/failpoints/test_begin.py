@@ -200,9 +200,7 @@ def test_the_sweep_finds_a_guest_whose_slab_is_left_behind(
 
 
 @BOTH
-def test_an_error_anywhere(
-    name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], tally: Any
-) -> None:
+def test_an_error_anywhere(name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], tally: Any) -> None:
     """Whichever call into the system fails: it works, or says that the store is unavailable; the next try works."""
     action = ACTIONS[name]
 
