@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import turns
+from mpmetrics._cells import TWIN
 from mpmetrics.storage.declared import Declared
 from mpmetrics.storage.memory import Memory
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(mpmetrics.__file__)  # noqa: PTH120 (as frames have it)
 LIBRARIES = (HERE, "filelock", __file__)
 
+AFTER = {"RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
+"""Behind these instructions the interpreter lets threads and signal handlers in, and collects where objects are built.
+
+The twin in Python relies on that: what has to be one step is a line of code without any of them.
+"""
+
 
 class Steps:
     """Runs an action and calls ``interrupt`` before one of the bytecodes that it carries out in this library."""
@@ -29,6 +37,7 @@ class Steps:
     def __init__(self, interrupt: Callable[[], object]) -> None:
         self._interrupt = interrupt
         self._left = -1
+        self._before: tuple[object, str] = (None, "")
         self.taken = 0
 
     def run(self, action: Callable[[], object], at: int) -> None:
@@ -48,8 +57,15 @@ class Steps:
         frame.f_trace_lines = False
         return self._step
 
-    def _step(self, _frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "opcode":
+    def _is_open(self, frame: FrameType) -> bool:
+        """Whether something may come in before this instruction; in the twin in C, which has no such lines, always."""
+        before, self._before = self._before, (frame, dis.opname[frame.f_code.co_code[frame.f_lasti]])
+        if TWIN == "compiled":
+            return True
+        return before[0] is not frame or before[1] in AFTER or self._before[1].startswith("BUILD_")
+
+    def _step(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "opcode" and self._is_open(frame):
             self.taken += 1
             if self._left >= 0:
                 self._left -= 1
