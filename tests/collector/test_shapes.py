@@ -50,7 +50,7 @@ OTHERS: dict[str, tuple[Callable[[Provider], Any], Callable[[Provider], Any], st
     "buckets": (
         lambda provider: Histogram("m", "", buckets=[1], provider=provider).observe(0.5),
         lambda provider: Histogram("m", "", buckets=[1, 2], provider=provider).observe(1.5),
-        "bounds",
+        "buckets",
     ),
     "mode": (
         lambda provider: Gauge("m", "", multiprocess_mode="max", provider=provider).set(1),

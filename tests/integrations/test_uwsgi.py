@@ -63,7 +63,8 @@ def test_uwsgi_counts_exactly(
     for number in range(400):
         get(f"/{number % 7}")
     collector = mpmetrics.Collector(store)
-    assert [401, 401] == [collector.value("hits_total"), sum(collector.value("paths_total", {"path": f"/{p}"}) or 0 for p in ["", *range(7)])]
+    paths = [collector.value("paths_total", {"path": f"/{path}"}) or 0 for path in ("", *range(7))]
+    assert [401, 401] == [collector.value("hits_total"), sum(paths)]
     server.send_signal(signal.SIGHUP)
     time.sleep(1)
     wait_for(lambda: get("/"), what="uwsgi after HUP")

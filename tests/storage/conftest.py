@@ -17,6 +17,7 @@ from mpmetrics.collector.snapshot import EpochReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
 @pytest.fixture
 def fast_dir() -> Iterator[Path]:
     """A fresh directory in memory, where there is such a file system."""

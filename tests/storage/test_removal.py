@@ -359,7 +359,11 @@ def test_series_that_are_removed_one_by_one_take_the_same_words(
 
 
 def test_removals_that_end_nothing_any_more_are_forgotten(
-    hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape,
+    hits: mpmetrics.Counter,
+    fork: Fork,
+    gate: Callable[..., Any],
+    store_dir: str,
+    scrape: Scrape,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those that an idle process's series need stay: nothing comes back when the list is shortened."""

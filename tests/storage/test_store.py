@@ -327,8 +327,9 @@ def test_a_privileged_master_makes_the_store_for_its_workers(fast_dir: Path, for
         values["mpmetrics_folds_total"],
         values["mpmetrics_unreadable_files"],
     )
-    own = {path for path in Path(store).rglob("*") if path.name.startswith(("slab-", "dead-")) and not path.lstat().st_uid}
-    entries = {Path(store), *Path(store).rglob("*")} - own
+    entries = {Path(store), *Path(store).rglob("*")}
+    own = {path for path in entries if path.name.startswith(("slab-", "dead-")) and path.lstat().st_uid == 0}
+    entries -= own
     assert 1 == len(own)
     assert {(NOBODY, NOBODY)} == {(entry.lstat().st_uid, entry.lstat().st_gid) for entry in entries}
 
