@@ -38,6 +38,7 @@ class Steps:
         self._interrupt = interrupt
         self._left = -1
         self._before: tuple[object, str] = (None, "")
+        self._codes: dict[object, bytes] = {}
         self.taken = 0
 
     def run(self, action: Callable[[], object], at: int) -> None:
@@ -59,9 +60,10 @@ class Steps:
 
     def _is_open(self, frame: FrameType) -> bool:
         """Whether something may come in before this instruction; in the twin in C, which has no such lines, always."""
-        before, self._before = self._before, (frame, dis.opname[frame.f_code.co_code[frame.f_lasti]])
         if TWIN == "compiled":
             return True
+        code = self._codes.get(frame.f_code) or self._codes.setdefault(frame.f_code, frame.f_code.co_code)
+        before, self._before = self._before, (frame, dis.opname[code[frame.f_lasti]])
         return before[0] is not frame or before[1] in AFTER or self._before[1].startswith("BUILD_")
 
     def _step(self, frame: FrameType, event: str, _argument: object) -> Any:
