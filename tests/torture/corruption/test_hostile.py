@@ -342,8 +342,9 @@ def test_a_retired_file_of_very_many_workers_is_no_table_of_all(
     store.let_fold()
     assert "" == in_process(work, limit=LIMIT)
     assert not os.path.exists(store.where("dead"))
-    monkeypatch.setattr("mpmetrics.collector.merge.MOST_CELLS", 1 << 40)  # the control
-    assert "MemoryError" in in_process(store.fresh, limit=200 * MEGABYTES)
+    if _cells.TWIN == "compiled":  # the control: there, all values of a table are one vector
+        monkeypatch.setattr("mpmetrics.collector.merge.MOST_CELLS", 1 << 40)
+        assert "MemoryError" in in_process(store.fresh, limit=200 * MEGABYTES)
 
 
 def test_damaged_records_keep_the_dead_where_they_are(
