@@ -172,7 +172,7 @@ def test_a_removal_at_the_same_moment(twin: Any, owners: Any) -> None:
                 pass
     try:
         deadline, number = time.monotonic() + 40, 0
-        while len(remade) < 10 and time.monotonic() < deadline:
+        while len(remade) < 3 and time.monotonic() < deadline:
             number += 1
             cell = metric.make((str(number),))
             assert not cell.gone
@@ -183,7 +183,7 @@ def test_a_removal_at_the_same_moment(twin: Any, owners: Any) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
-    assert len(remade) >= 10
+    assert len(remade) >= 3
 
 
 @pytest.mark.parametrize("is_ended", [False, True])
