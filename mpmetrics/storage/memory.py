@@ -206,7 +206,7 @@ class Memory:
         except OSError as error:
             self._complain(error)
             is_gone = isinstance(error, FileNotFoundError) and slab is self.process.slab
-            return is_gone and self._replace() and self._grow(self.process.slab, words, size)
+            return is_gone and self._replace() and self.grow(words, size)
 
     def _replace(self) -> bool:
         """Go on in another slab where somebody has unlinked ours: who has ours mapped goes on reading it, too."""
@@ -517,7 +517,6 @@ class Memory:
             unsaid, self._unsaid = self._unsaid, []
             for message in unsaid:
                 log.warning("%s", message)
-
 
 
 def _key_of(family: Family, pairs: Sequence[tuple[str, str]]) -> Key:

@@ -65,6 +65,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 15.0, what: str =
         time.sleep(0.02)
 
 
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., object]:
+    """The function above, for tests of other servers."""
+    return wait_for
+
+
 class Server:
     """gunicorn with the endpoint, in a directory of its own."""
 

@@ -40,7 +40,7 @@ def test_a_daemon_counts_on_and_its_files_are_its_own(
     counts_before: bool,  # noqa: FBT001 (a parameter)
     forks_twice: bool,  # noqa: FBT001 (a parameter)
 ) -> None:
-    """Whether it counted before or not: 3,000 series, which grow its slab, are all seen, and its files stay as they are."""
+    """Whether it counted before or not: 3,000 series, which grow its slab, are all seen; its files stay as they are."""
     mine = provider()
     jobs = mpmetrics.Counter("jobs", "x", ["q"], provider=mine)
     jobs.labels("a").inc(5)
