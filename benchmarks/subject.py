@@ -75,9 +75,7 @@ def hot_path(name: str, directory: str, options: argparse.Namespace) -> dict[str
 class Workers:
     """Processes that make series, tell, and change a part of them whenever they are asked to."""
 
-    def __init__(self, counter: Any, options: argparse.Namespace, settle: Callable[[], object] | None) -> None:
-        """``settle`` has what could not be stored at once stored before anybody looks."""
-        self._settle = settle
+    def __init__(self, counter: Any, options: argparse.Namespace) -> None:
         self._context = multiprocessing.get_context("fork")
         self._counter = counter
         self._options = options
@@ -92,8 +90,6 @@ class Workers:
         series, chance = self._options.series, random.Random(number)  # noqa: S311 (not a secret)
         for at in range(series):
             self._counter.labels(f"/path/{at}").inc(at)
-        if self._settle is not None:
-            self._settle()
         while True:
             self._ready.release()
             self._asked[number].acquire()
@@ -148,7 +144,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     module = library(name, directory)
     extra = {"max_series": 2_000_000} if name == "mpmetrics" else {}
     counter = module.Counter("requests", "Requests served.", ["path"], **extra)
-    workers = Workers(counter, options, _settle if name == "mpmetrics" else None)
+    workers = Workers(counter, options)
     workers.start()
     collect = _scraper(name, module, directory, options.form)
     milliseconds = []
@@ -169,15 +165,6 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
         "first scrape [ms]": milliseconds[0],
         **_store(directory),
     }
-
-
-def _settle() -> None:
-    """Wait until nothing is private any more of what could not be stored at once, as in a storm of new series."""
-    from mpmetrics import get_provider  # noqa: PLC0415
-
-    while any(get_provider().memory.private_values()):
-        get_provider().force_flush()
-        time.sleep(0.05)
 
 
 def _store(directory: str) -> dict[str, float]:
