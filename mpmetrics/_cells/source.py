@@ -295,7 +295,7 @@ class Source:
             area = AREA_0 + (flips & 1) * AREA_SIZE
             there = max(0, min(self._limit - area, AREA_SIZE)) & ~7
             self._wanted = area + end
-            record = self._walk(bytes(self._bytes[area + self._position : area + min(end, there)]))
+            record = self._walk(bytes(self._bytes[area + self._position : area + min(end, there)]), is_cut=end > there)
             for part in self.parts.values():
                 part.use()
             if self._head[FLIPS] != flips:
@@ -306,8 +306,11 @@ class Source:
             self._must_load = False
             self._load()
 
-    def _walk(self, data: bytes) -> FamilyRecord | None:
-        """Take the records of ``data``, which stand at the position, up to the first family."""
+    def _walk(self, data: bytes, *, is_cut: bool) -> FamilyRecord | None:
+        """Take the records of ``data``, which stand at the position, up to the first family.
+
+        With ``is_cut`` the file had fewer bytes at the last look than are committed by now.
+        """
         limit = min(self._head[WORDS_END], AREA_0, self._limit) // WORD
         if len(self._used) < limit:
             self._used.extend(bytes(limit - len(self._used)))
@@ -315,6 +318,8 @@ class Source:
         while at < len(data):
             found = self._record(data, at)
             if found is None:
+                if is_cut and self._goes_on(data, at):
+                    break
                 self.damaged += 1
                 at = self._next_record(data, at)
                 self._position = begin + at
@@ -358,6 +363,14 @@ class Source:
             self._patience -= length
             return None
         return kind, body, start + (length + 7 & ~7)
+
+    def _goes_on(self, data: bytes, at: int) -> bool:
+        """Whether the record there goes on behind the end of ``data``."""
+        start = at + RECORD_HEAD.size
+        if start > len(data):
+            return True
+        magic, length, _, _ = RECORD_HEAD.unpack_from(data, at)
+        return bool(magic == RECORD_MAGIC and length <= MAX_BODY and start + length > len(data))
 
     def _next_record(self, data: bytes, at: int) -> int:
         """Where the next valid record begins behind a damaged one, or the end."""

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
+from mpmetrics._cells import Table
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.slabs import identity_of
 
 if TYPE_CHECKING:
@@ -135,6 +138,29 @@ def test_a_reader_follows_growth_and_tidying_up_while_they_happen(
     writer.result()
 
     assert len(totals) > 3
+
+
+def test_what_was_committed_behind_the_size_at_the_last_look_is_no_damage(shared: mpmetrics.Provider) -> None:
+    """A reader that the growth of the file overtakes reads the rest, and a record across the end, when it looks."""
+    hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
+    hits.labels("first").inc()
+    table, behind = Table(), 0
+    with open_regular(str(epoch_of(shared) / "slab-0")) as descriptor:
+        reader = SlabReader(descriptor, "slab-0")
+        for number in range(1, 1001):
+            hits.labels("x" * (number % 100)).inc()
+            hits.labels(str(number)).inc()
+            if number % 50 == 0:
+                before = reader.source.series
+                reader.read(lambda *_: table)
+                assert before <= reader.source.series <= len(hits._children)
+                assert 0 == reader.damaged
+                behind += reader.source.series < len(hits._children)
+                reader.look(descriptor)
+        reader.read(lambda *_: table)
+
+    assert behind > 0
+    assert (len(hits._children), 0) == (reader.source.series, reader.damaged)
 
 
 def test_a_published_slab_is_whole(shared: mpmetrics.Provider) -> None:

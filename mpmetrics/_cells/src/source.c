@@ -287,6 +287,17 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
     return 1;
 }
 
+/* Whether the record there goes on behind ``end``. */
+static int goes_on(Source *source, Py_ssize_t position, Py_ssize_t end)
+{
+    RecordHead head;
+    if (end - position < (Py_ssize_t)sizeof head)
+        return 1;
+    memcpy(&head, (const char *)source->view.buf + area_of(source) + position, sizeof head);
+    return head.magic == RECORD_MAGIC && head.length <= MAX_BODY
+        && head.length > (size_t)(end - position) - sizeof head;
+}
+
 static void put_in_row(Part *part, Py_ssize_t member, Py_ssize_t row)
 {
     Row *used = &part->table->rows[row];
@@ -448,12 +459,14 @@ static int take_family(Source *source, uint32_t size, PyObject **made)
 }
 
 /* Read on to the end, or to a family, which is `made`. -1 with MemoryError. */
-static int walk(Source *source, Py_ssize_t end, Py_ssize_t limit, PyObject **made)
+static int walk(Source *source, Py_ssize_t end, int is_cut, Py_ssize_t limit, PyObject **made)
 {
     while (source->position < end && *made == NULL) {
         Record record;
         int found = read_record(source, source->position, end, &record);
         if (found == 0) {
+            if (is_cut && goes_on(source, source->position, end))
+                break;
             source->damaged++;
             do {
                 source->position = source->patience < 0 || end - source->position <= 8 ? end : source->position + 8;
@@ -760,11 +773,12 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
         Py_ssize_t there = source->limit - area_of(source);
         there = there < 0 ? 0 : there > (Py_ssize_t)AREA_SIZE ? (Py_ssize_t)AREA_SIZE : there & ~(Py_ssize_t)7;
         source->wanted = end > INT64_MAX / 2 ? INT64_MAX : area_of(source) + (Py_ssize_t)end;
-        if (end > (uint64_t)there)
+        int is_cut = end > (uint64_t)there; /* the file had fewer bytes at the last look than are committed by now */
+        if (is_cut)
             end = (uint64_t)there;
         Py_ssize_t limit = words_limit(source);
         PyObject *made = NULL;
-        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, limit, &made) < 0)
+        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0)
             return NULL;
         if (head_word(source, FLIPS) != source->flips) {
             Py_XDECREF(made);
