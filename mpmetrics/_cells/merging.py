@@ -16,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, repeat
+from operator import or_
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, total, total_and_rest
@@ -232,9 +233,7 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
     return values, bytes(mask)
 
 
-def levels(
-    table: Table, sources: Iterable[Source], ordinals: array[int], columns: array[int]
-) -> tuple[Vector, bytes]:
+def levels(table: Table, sources: Iterable[Source], ordinals: array[int], columns: array[int]) -> tuple[Vector, bytes]:
     """The words that were ever set, by the ordinals of their processes: a value for each row and column.
 
     ``ordinals`` are those of the sources, ``columns`` those that are wanted, in ascending order. A retired source
@@ -248,17 +247,19 @@ def levels(
     column_of = {ordinal: at for at, ordinal in enumerate(columns)}
     values, mask = array("d", bytes(8 * len(table) * width)), bytearray(len(table) * width)
     for number, source, part in _parts(table, sources):
+        at = column_of.get(ordinals[number])
         if source.is_retired:
-            found = ((part.rows[at], *pair) for at in part.members() for pair in _pairs(part.words_of(at)))
-        elif part.width == 1:
-            words = ((part.rows[at], part.words_of(at)[0]) for at in part.members())
-            found = ((row, ordinals[number], word) for row, word in words if is_set(word))
-        else:
-            continue
-        for row, ordinal, word in found:
-            column = column_of.get(ordinal)
-            if column is not None:
-                values[row * width + column], mask[row * width + column] = word + 0.0, 1
+            for member in part.members():
+                first = part.rows[member] * width
+                for ordinal, word in _pairs(part.words_of(member)):
+                    if ordinal in column_of:
+                        values[first + column_of[ordinal]], mask[first + column_of[ordinal]] = word + 0.0, 1
+        elif part.width == 1 and at is not None:
+            for words in part.columns(0, len(table)):
+                shown = bytes(map(bool, array("Q", words.tobytes())))  # all bits zero: never set
+                mask[at::width] = bytes(map(or_, mask[at::width], shown))
+                now = zip(words, values[at::width], shown, strict=True)
+                values[at::width] = array("d", [word + 0.0 if is_there else before for word, before, is_there in now])
     return values, bytes(mask)
 
 
@@ -280,24 +281,38 @@ def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[i
     The words are ``value, time, value, time``, of a retired source ``value, time`` and the 16 bytes of an identity. Of
     equal times that of the greater identity counts.
     """
-    rows = len(table)
-    values, times, winners = array("d", bytes(8 * rows)), array("Q", bytes(8 * rows)), array("q", [-1]) * rows
-    identities = [b""] * rows
+    groups: list[_Group] = []
+    layers: list[tuple[int, bool, bytes]] = []
     for number, source, part in _parts(table, sources):
-        if part.width != _RECENT:
-            continue
-        for at in part.members():
-            words, row = part.words_of(at), part.rows[at]
-            raw = words.tobytes()
-            _, first, _, second = struct.unpack("=QQQQ", raw)
-            identity, value, time = source.identity, words[0], first
-            if source.is_retired:
-                identity = raw[16:]
-            elif second > first:
-                value, time = words[2], second
-            if time and (time, identity) > (times[row], identities[row]):
-                values[row], times[row], winners[row], identities[row] = value + 0.0, time, number, identity
+        if part.width == _RECENT:
+            found = list(zip(*(part.columns(at, len(table)) for at in range(_RECENT)), strict=True))
+            groups += map(list, found)
+            layers += repeat((number, source.is_retired, source.identity), len(found))
+
+    def compute(groups: list[_Group], rows: int) -> tuple[Any, ...]:
+        values, times, winners = array("d", bytes(8 * rows)), array("Q", bytes(8 * rows)), array("q", [-1]) * rows
+        identities = [b""] * rows
+        for group, (number, is_retired, own) in zip(groups, layers, strict=True):
+            for row, (identity, value, time) in enumerate(_said(group, is_retired, own)):
+                if time > times[row] or (time == times[row] and time and identity > identities[row]):
+                    values[row], times[row], winners[row], identities[row] = value + 0.0, time, number, identity
+        return values, times, winners
+
+    values, times, winners = _anew(table, ("recents", tuple(layers)), groups, compute)
     return values, times, winners
+
+
+def _said(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[bytes, float, int]]:  # noqa: FBT001
+    """By whom, what and when of each row."""
+    values, first, others, second = group
+    times, later = array("Q", first.tobytes()), array("Q", second.tobytes())
+    if is_retired:
+        ids = map(struct.pack, repeat("=dd"), others, second)
+        return zip(ids, values, times, strict=True)
+    return (
+        (identity, value, time) if time >= last else (identity, other, last)
+        for value, time, other, last in zip(values, times, others, later, strict=True)
+    )
 
 
 def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:

@@ -83,6 +83,8 @@ class Layer(NamedTuple):
 
     places: list[int]
     run: tuple[int, int, int] | None
+    getters: dict[int, itemgetter[Any]]
+    """By the offset of a word in its series, what gets it from values for each row."""
 
 
 class Part:
@@ -196,7 +198,7 @@ def _layer(places: dict[int, int], rows: int, width: int) -> Layer:
     is_run = list(places) == list(range(first, first + count)) and list(places.values()) == list(
         range(start, start + count * (width or 1), width or 1)
     )
-    return Layer(by_row, (first, start, count) if is_run else None)
+    return Layer(by_row, (first, start, count) if is_run else None, {})
 
 
 def _column(values: array[float], layer: Layer, offset: int, width: int, rows: int) -> array[float]:
@@ -204,8 +206,12 @@ def _column(values: array[float], layer: Layer, offset: int, width: int, rows: i
         first, start, count = layer.run
         found = values[start + offset : start + offset + count * width : width]
         return array("d", bytes(8 * first)) + found + array("d", bytes(8 * (rows - first - count)))
-    wanted = [at + offset if at else 0 for at in layer.places]
-    return array("d", itemgetter(*wanted)(values) if rows > 1 else (values[wanted[0]],))
+    getter = layer.getters.get(offset)
+    if getter is None:
+        # The last one is got twice: a getter of one item gives no tuple.
+        wanted = [at + offset if at else 0 for at in layer.places]
+        getter = layer.getters[offset] = itemgetter(*wanted, wanted[-1])
+    return array("d", getter(values)[:rows])
 
 
 class Source:
@@ -395,7 +401,12 @@ class Source:
         return FamilyRecord(number, declared, body[FAMILY_HEAD.size :])
 
     def family(
-        self, number: int, table: Table | None, width: int, labels: tuple[str, ...], is_open: bool  # noqa: FBT001
+        self,
+        number: int,
+        table: Table | None,
+        width: int,
+        labels: tuple[str, ...],
+        is_open: bool,  # noqa: FBT001
     ) -> None:
         """The family that ``parse`` has returned: its series go to ``table``; None: nowhere.
 

@@ -112,7 +112,6 @@ def bits(values: Any) -> list[bytes]:
     return [b"nan" if math.isnan(value) else array("d", (value,)).tobytes() for value in values]
 
 
-
 def twin_of(name: str) -> Any:
     """Everything of one twin under one name."""
     if name == "compiled":

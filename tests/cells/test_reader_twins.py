@@ -68,9 +68,7 @@ def opened(
 ) -> tuple[Any, list[Any]]:
     """A table, and sources that have read these slabs into it."""
     table = twin.Table()
-    sources = [
-        twin.Source(slab.map, retired=is_retired) for slab, is_retired in zip(written, retired, strict=True)
-    ]
+    sources = [twin.Source(slab.map, retired=is_retired) for slab, is_retired in zip(written, retired, strict=True)]
     for one in sources:
         one.limit(size)
         slabs.read(one, table, **how)
@@ -735,10 +733,11 @@ def test_idle_words_are_the_same_object(slabs: Any) -> None:
 
 
 def keep_observing(words: Any, first: int, stop: int) -> None:
-    """Observe 0.25 and 1.5 in turn, as a histogram's cell does, until the word ``stop`` is set."""
+    """Observe 0.25 and 1.5 in turn, as a histogram's cell does and no quicker, until the word ``stop`` is set."""
     low = high = total = 0.0
     while not words[stop]:
         for _ in range(200):
+            sum(range(20))
             total += 0.25
             words[first + 1 - int(low + high) % 2] = total
             words[first + 2] = low = low + 1.0
