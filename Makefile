@@ -16,7 +16,7 @@ endif
 
 # What runs the compiled core most, and damaged files; ARGS=tests takes ten minutes.
 ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition \
-    tests/torture/corruption/test_vectors.py tests/torture/corruption/test_hostile.py
+    tests/torture/corruption/test_hostile.py
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-pure torture asan lint types docs bench clean python-check

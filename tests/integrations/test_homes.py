@@ -32,7 +32,7 @@ where, _, name = {!r}.rpartition(".")
 owner = pkgutil.resolve_name(where)
 real = getattr(owner, name)
 
-def fail(*arguments):
+def fail(*arguments, **named):
     setattr(owner, name, real)
     raise OSError(28, "No space left on device")
 
@@ -51,12 +51,12 @@ def reload(server: Any, config: str) -> None:
 
 def with_dead_epoch(path: Path) -> str:
     """Makes the store in which a server has been that is gone."""
-    Store(path).begin().lease.close()
+    Store(path).begin().close()
     return str(path)
 
 
 @pytest.mark.parametrize(
-    "step", ["store._secure_directory", "store.Store._begin", "store.create_series_file", "memory.Memory.attach"]
+    "step", ["store._secure_directory", "store.Store._begin", "store.create_shared", "memory.Memory.attach"]
 )
 def test_a_store_of_its_own_that_comes_to_nothing_is_gone_at_once(serve: Serve, step: str) -> None:
     """Whichever step of the start fails. After a reload there is one, which goes with the server."""

@@ -73,7 +73,7 @@ def stopped_server(serve: Serve) -> Iterator[Callable[[], tuple[Any, int]]]:
         server = serve(*arguments)
         pid = os.fork()
         if not pid:
-            Store._begin = lambda _: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment,method-assign]
+            Store._begin = lambda _, **_given: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment,method-assign]
             try:
                 Store(server.home / "store").begin()
             finally:
