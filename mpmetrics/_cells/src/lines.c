@@ -110,7 +110,7 @@ static int extend_by(Texts *texts, const Table *table, PyObject *make)
             size_t size = (size_t)PyBytes_GET_SIZE(text);
             failed = texts_room(texts, size) < 0;
             if (!failed) {
-                memcpy(texts->bytes + texts->size, PyBytes_AS_STRING(text), size);
+                copy_few(texts->bytes + texts->size, PyBytes_AS_STRING(text), size);
                 texts->size += size;
                 failed = texts_end(texts) < 0;
             }
