@@ -26,6 +26,7 @@ def test_that_fails_anyway(tally):
     assert False, "for another reason"
 '''
 
+
 @pytest.mark.parametrize("arguments", [[], ["-n", "1"]], ids=["alone", "in a worker"])
 def test_what_is_lost_fails_the_run(tmp_path: Path, arguments: list[str]) -> None:
     """A test that looks at nothing else fails by the figure in the table, and one that fails anyway does so once."""

@@ -265,9 +265,7 @@ def test_info_shows_what_was_said_last(provider: Provider, shown: Shown) -> None
         assert expected == shown(provider)
 
 
-def test_info_said_by_two_at_the_same_moment(
-    provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_info_said_by_two_at_the_same_moment(provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes first to take back what was said before does not take back what has been said since."""
     info = Info("build", "The build.", provider=provider)
     info.info({"version": "0"})

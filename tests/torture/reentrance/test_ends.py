@@ -240,9 +240,7 @@ def test_gevent_greenlets_that_switch_within_callbacks_and_waits_are_exact(
 
 
 @pytest.mark.parametrize("patch", [BEFORE, AFTER], ids=["patched before", "patched after"])
-def test_an_idle_gevent_worker_keeps_nothing_locked(
-    sums: Sums, patch: dict[str, str], store_directory: str
-) -> None:
+def test_an_idle_gevent_worker_keeps_nothing_locked(sums: Sums, patch: dict[str, str], store_directory: str) -> None:
     """Whatever its greenlets did before: others remove, fold, make series and scrape, and wait for nobody."""
     pytest.importorskip("gevent")
     text = textwrap.dedent(GEVENT).format(**patch, holds=1, is_idle=True)
