@@ -242,7 +242,7 @@ class Collection(PrometheusCollector):
             reader = self._reader = self._new_reader(path)
         snapshot = reader.snapshot()
         has_dead = not all(column.alive or column.is_retired for column in snapshot.columns)
-        if has_dead or snapshot.lacks_retired:
+        if has_dead or snapshot.has_leftovers or snapshot.lacks_retired:
             return reader.snapshot() if self.fold() or snapshot.lacks_retired else snapshot
         return snapshot
 

@@ -66,6 +66,8 @@ class Snapshot:
     size: int = 0
     folded: int = 0
     up: bool = False
+    has_leftovers: bool = False
+    """Whether slabs are there that the retired file contains: a folder was killed before it removed them."""
     lacks_retired: bool = False
     """Whether somebody has removed the retired file, which is shown as it was read last."""
 
@@ -195,6 +197,7 @@ class EpochReader:
                 reader = self._open(name, folder)
                 # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
                 if bytes.fromhex(reader.identity) in contained:
+                    snapshot.has_leftovers = True
                     continue
                 if reader.identity in identities:
                     continue  # under a second name, for a moment, or somebody has copied it

@@ -204,9 +204,11 @@ class Memory:
         try:
             return slab.grow(words, size)
         except OSError as error:
-            self._complain(error)
             is_gone = isinstance(error, FileNotFoundError) and slab is self.process.slab
-            return is_gone and self._replace() and self.grow(words, size)
+            if is_gone and self._replace():
+                return self.grow(words, size)
+            self._complain(error)
+            return False
 
     def _replace(self) -> bool:
         """Go on in another slab where somebody has unlinked ours: who has ours mapped goes on reading it, too."""

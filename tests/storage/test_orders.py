@@ -40,7 +40,7 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def set_up(interfere: Interfere, *, looks_again: bool) -> None:
         pending = iter([interfere])
 
-        def read(self: SlabReader, declare: Any) -> None:
+        def read(self: SlabReader, declare: Any) -> bool:
             self.source.limit(self._size)
             self._parse(declare)
             for act in pending:
@@ -48,6 +48,7 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             self.source.load()
             if looks_again:
                 self._parse(declare)
+            return True
 
         monkeypatch.setattr(SlabReader, "read", read)
 

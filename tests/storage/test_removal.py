@@ -151,7 +151,7 @@ def test_counts_never_land_in_another_series(
     neighbours = [Neighbour(fork, gate, hits, lambda: [hits.labels(name).inc(1e6) for name in names]) for _ in range(5)]
     for neighbour in neighbours:
         neighbour.go()
-    kept = mpmetrics.Counter("kept", "x", ["x"], provider=hits._provider)
+    kept = mpmetrics.Counter("kept", "x", ["x"], provider=hits._provider, max_series=10_000_000)
 
     def remove() -> None:
         for name in names:

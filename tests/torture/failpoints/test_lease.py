@@ -38,14 +38,16 @@ def be_short(world: Any, ledger: Any) -> None:
 
 
 def be_narrow(world: Any, ledger: Any) -> None:
-    """The same: the slab, whose file is away, does not grow."""
+    """The same: the slab, in whose file's place there is something else, does not grow."""
     lease(world, ledger)
     family, own = world.memory._children["passing"].family, world.memory.process.slab
     while own.room_for(0, 120):
         world.passing.labels("narrow").inc()
         world.memory.forget(family, ("narrow",))
     os.rename(f"{world.path}/{own.file}", f"{world.path}/away")  # noqa: PTH104
+    os.mkdir(f"{world.path}/{own.file}")  # noqa: PTH102
     _count_in_vain(world, ledger)
+    os.rmdir(f"{world.path}/{own.file}")  # noqa: PTH106
     os.rename(f"{world.path}/away", f"{world.path}/{own.file}")  # noqa: PTH104
 
 
