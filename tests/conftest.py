@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-PATIENCE = 45.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
+PATIENCE = 150.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
 """Seconds after which a child hangs; never a measure of speed."""
 
-ANSWERS = float(os.environ.get("MPMETRICS_PATIENCE", "50"))
+ANSWERS = float(os.environ.get("MPMETRICS_PATIENCE", "150"))
 """Seconds in which one that is waited for has to answer."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "1"))
 """How long a storm lasts."""
 
-PATIENCE = 45.0 + 2 * SECONDS
+PATIENCE = 150.0 + 2 * SECONDS
 """Seconds after which something hangs; never a measure of speed."""
 
 
