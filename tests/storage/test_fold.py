@@ -350,9 +350,7 @@ def test_a_fold_keeps_what_it_does_not_understand(
     assert expected(2) == figures(peek(path))
 
 
-def test_a_retired_file_that_is_damaged_is_not_overwritten(
-    heap_of_dead: Callable[[int], str], slabs: Callable[[str], list[str]], peek: Peek
-) -> None:
+def test_a_retired_file_that_is_damaged_is_not_overwritten(heap_of_dead: Callable[[int], str], peek: Peek) -> None:
     """Without a retired file that can be read nothing is folded: the dead stay, and are counted where they are."""
     path = heap_of_dead(2)
     with open(os.path.join(path, "retired"), "wb") as file:  # noqa: PTH118, PTH123
@@ -361,7 +359,7 @@ def test_a_retired_file_that_is_damaged_is_not_overwritten(
     with pytest.raises(mpmetrics.FormatError, match="retired"):
         fold(path)
 
-    assert 2 == len(slabs(path))
+    assert 2 == len(dead_names(path))
     assert expected(2) == figures(peek(path))
 
 
