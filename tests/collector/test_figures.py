@@ -184,7 +184,8 @@ def test_duration_and_own_metrics_are_linted(shared: Provider, child: Start) -> 
         pytest.skip("promtool is not installed")
     counter = Counter("a", "A.", ["x"], max_series=1, provider=shared)
     child(lambda: counter.labels("1").inc()).kill()
-    counter.labels("2").inc()
+    for value in ("2", "past the cap"):
+        counter.labels(value).inc()
     Info("b", "B.", provider=shared).info({"v": "1"})
     body = Collector(shared).render()[1]
     assert b"mpmetrics_series_overflows_total{" in body
