@@ -123,8 +123,7 @@ class Table:
         """
         texts = self._texts.setdefault(key, Texts())
         make = make or _plain
-        while len(texts) < len(self):
-            row = len(texts)
+        while (row := len(texts)) < len(self):  # one look: another thread may append meanwhile
             text = make(self._labels[row])
             if len(texts) == row:  # ``make`` may have asked for them, too
                 texts.append(text)
