@@ -305,7 +305,7 @@ def test_removals_leave_memory_and_files_flat(
     scrape: Scrape,
     is_scraped: bool,  # noqa: FBT001 (a parameter)
 ) -> None:
-    """After many cycles files and memory are what they were after a third of them, beside an idle process that holds some."""
+    """After 30,000 cycles files and memory are what they were after 10,000, beside an idle process that holds some."""
     mine = provider()
     path = epoch_of(mine)
     held = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
