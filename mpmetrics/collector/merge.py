@@ -26,6 +26,7 @@ from mpmetrics._cells import (
     sums,
 )
 from mpmetrics._cells.arithmetic import merged_sketch
+from mpmetrics._cells.sparse import single_levels
 from mpmetrics.collector.reading import Ending, Grid, Reading, Sample
 from mpmetrics.collector.rows import OVERFLOW, Rows
 from mpmetrics.storage import format as fmt
@@ -181,13 +182,8 @@ class Merger:
         """The values of a gauge of mode ``all``, one by one, made from grids of a few workers at a time."""
         ordinals, own = self._ordinals(self._columns), _ordinals(self._columns)
         found: dict[int, list[tuple[int, float]]] = {}
-        step = max(1, MOST_CELLS // len(self.rows))
-        for start in range(0, len(ordinals), step):
-            some = ordinals[start : start + step]
-            values, mask = levels(self._table, self._sources, own, some)
-            for at in compress(range(len(mask)), mask):
-                row, place = divmod(at, len(some))
-                found.setdefault(row, []).append((some[place], values[at]))
+        for row, ordinal, value in single_levels(self._table, self._sources, own, ordinals, MOST_CELLS):
+            found.setdefault(row, []).append((ordinal, value))
         for row, pairs in sorted(found.items()):
             if shown[row]:
                 labels = self.rows.labels(row)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from itertools import compress
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import (
@@ -14,7 +13,6 @@ from mpmetrics._cells import (
     created,
     extremes,
     folded_distributions,
-    levels,
     pack_rows,
     present,
     recents,
@@ -22,6 +20,7 @@ from mpmetrics._cells import (
     sums_and_rests,
 )
 from mpmetrics._cells.arithmetic import merged_sketch
+from mpmetrics._cells.sparse import single_levels
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.records import encode_record
 from mpmetrics.storage.shapes import Shapes
@@ -251,16 +250,10 @@ class _Share:
         own = array("q", (-1 if reader.ordinal is None else reader.ordinal for reader in self._readers))
         columns = array("q", sorted({*own, *retired_ordinals(self._table, retired)} - {-1}))
         by_row: dict[int, array[float]] = {}
-        # A few ordinals at a time: of all rows times all ordinals that ever were, most are empty.
-        step = max(1, _MOST_CELLS // len(self._table))
-        for start in range(0, len(columns), step):
-            some = columns[start : start + step]
-            found, mask = levels(self._table, self._sources, own, some)
-            for at in compress(range(len(mask)), mask):
-                row, place = divmod(at, len(some))
-                pairs = by_row.setdefault(row, array("d"))
-                pairs.frombytes(some[place].to_bytes(fmt.WORD, fmt.BYTE_ORDER))
-                pairs.append(found[at] or -0.0)
+        for row, ordinal, value in single_levels(self._table, self._sources, own, columns, _MOST_CELLS):
+            pairs = by_row.setdefault(row, array("d"))
+            pairs.frombytes(ordinal.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+            pairs.append(value or -0.0)
         rows: dict[int, list[tuple[int, array[float]]]] = {}
         for row, pairs in sorted(by_row.items()):
             rows.setdefault(len(pairs), []).append((row, pairs))
