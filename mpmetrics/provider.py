@@ -19,7 +19,7 @@ from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
-from mpmetrics.storage.store import Epoch, Store
+from mpmetrics.storage.store import Store
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.agent import Agent
     from mpmetrics.callbacks.worker import WorkerCallbacks
     from mpmetrics.meter import Meter
+    from mpmetrics.storage.epoch import Epoch
 
 __all__ = ["Provider", "get_provider", "set_provider"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mpmetrics.storage.slabs import SlabName
+    from mpmetrics.storage.slab import SlabName
 
 __all__ = ["Worker", "list_workers", "short", "socket_name"]
 

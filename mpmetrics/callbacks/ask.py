@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mpmetrics.callbacks.address import Worker, list_workers, short
 from mpmetrics.errors import FormatError
-from mpmetrics.storage.slabs import identity_of, is_alive, slab_name
+from mpmetrics.storage.slab import identity_of, is_alive, slab_name
 
 __all__ = ["Reply", "ask"]
 

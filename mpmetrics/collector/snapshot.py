@@ -20,7 +20,7 @@ from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shapes import Shape, Shapes
 from mpmetrics.storage.shared import Shared
-from mpmetrics.storage.slabs import SlabName, list_slabs
+from mpmetrics.storage.slab import SlabName, list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

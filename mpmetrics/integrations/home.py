@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from mpmetrics.provider import Provider
-    from mpmetrics.storage.store import Epoch
+    from mpmetrics.storage.epoch import Epoch
 
 __all__ = ["PASSED_ON", "Home"]
 

@@ -7,11 +7,15 @@ import re
 import struct
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 from mpmetrics._cells import LAYOUTS, RECORD
 from mpmetrics._cells.offsets import MAX_BODY, WORD
 from mpmetrics.names.naming import check_label_names, check_metric_name
 from mpmetrics.names.translation import check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["MAX_WIDTH", "Family", "Key"]
 
@@ -121,6 +125,13 @@ class Family:
         size = len(self.labels)
         more = key[size:]
         return (*zip(self.labels, key, strict=False), *zip(more[::2], more[1::2], strict=True))
+
+    def key(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+        """Label values of the series with these labels; those that are not given are empty."""
+        values = dict(pairs)
+        fixed = [values.pop(name, "") for name in self.labels]
+        rest = [text for pair in sorted(values.items()) for text in pair] if self.is_open else []
+        return (*fixed, *rest)
 
     @property
     def sample_names(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ a daemon closes all descriptors, and what stands under their numbers later is it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells.files import Where
 
-__all__ = ["FILE_MODE", "Descriptor", "Directory", "open_private", "open_regular", "secure", "write_all"]
+__all__ = [
+    "FILE_MODE",
+    "Descriptor",
+    "Directory",
+    "check_trust",
+    "open_private",
+    "open_regular",
+    "secure",
+    "write_all",
+]
 
 FILE_MODE = 0o600
 
@@ -133,6 +143,36 @@ def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
     os.fchmod(descriptor, mode)
     if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
         os.fchown(descriptor, *owner)
+
+
+def _is_open_to_root(path: str) -> bool:
+    """Whether we, who are root, may use another user's directory; one on a read-only disk is another matter."""
+    mode = os.R_OK | os.X_OK
+    with contextlib.suppress(OSError):
+        mode |= 0 if os.statvfs(path).f_flag & os.ST_RDONLY else os.W_OK
+    return os.access(path, mode)
+
+
+def check_trust(path: str, status: os.stat_result, what: str = "store") -> None:
+    """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
+    if not stat.S_ISDIR(status.st_mode):
+        msg = f"the {what} {path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if os.geteuid() not in (status.st_uid, 0):
+        owner, user = status.st_uid, os.geteuid()
+        msg = f"the {what} {path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
+        raise StoreUnavailableError(msg)
+    if status.st_uid != os.geteuid() and not _is_open_to_root(path):
+        msg = (
+            f"the {what} {path} belongs to user {status.st_uid}, over whose files root has no power here"
+            " (a user namespace without that user, or capabilities taken away); run as that user,"
+            " or choose another MPMETRICS_DIR"
+        )
+        raise StoreUnavailableError(msg)
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
+        msg = f"the {what} {path} can be written by others (mode {mode:04o}); run: chmod 0700 {path}"
+        raise StoreUnavailableError(msg)
 
 
 def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:

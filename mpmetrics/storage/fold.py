@@ -23,7 +23,7 @@ from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.retire import Contents, retire
 from mpmetrics.storage.shapes import Shapes
 from mpmetrics.storage.shared import Shared
-from mpmetrics.storage.slabs import SlabName, is_alive, list_slabs
+from mpmetrics.storage.slab import SlabName, is_alive, list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,12 +16,12 @@ from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
 from mpmetrics.storage.locks import mutex
-from mpmetrics.storage.records import encode_record, pack_texts, unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from mpmetrics._cells import Children
+    from mpmetrics.names.family import Key
     from mpmetrics.storage.shared import Shared
 
 __all__ = ["Pairs", "Removal", "Removals"]
@@ -56,16 +56,23 @@ class Removal(NamedTuple):
         values = dict(labels)
         return all(values.get(name, "") == value for name, value in self.pairs)
 
+    def ended(self, children: Children) -> list[Key]:
+        """Keys of the series that it ends among those of its metric in this process."""
+        family = children.family
+        if not self.is_subset:
+            return [family.key(self.pairs)]
+        return [key for key in list(children) if self.includes(() if key is None else family.pairs(key))]
+
     def encode(self) -> bytes:
         """Its record; ValueError when the texts are none of a record."""
         texts = [self.metric, *(text for pair in self.pairs for text in pair)]
-        return encode_record(fmt.REMOVE, _HEAD.pack(self.generation, self.is_subset) + pack_texts(texts))
+        return fmt.encode_record(fmt.REMOVE, _HEAD.pack(self.generation, self.is_subset) + fmt.pack_texts(texts))
 
     @classmethod
     def decode(cls, body: bytes) -> Removal:
         """The removal of a record; ValueError when there is none in it."""
         generation, flags = _HEAD.unpack_from(body)
-        metric, *rest = unpack_texts(body, _HEAD.size)
+        metric, *rest = fmt.unpack_texts(body, _HEAD.size)
         return cls(generation, metric, tuple(zip(rest[::2], rest[1::2], strict=True)), bool(flags & fmt.SUBSET))
 
 

@@ -22,7 +22,6 @@ from mpmetrics._cells import (
 from mpmetrics._cells.arithmetic import merged_sketch
 from mpmetrics._cells.sparse import single_levels
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import encode_record
 from mpmetrics.storage.shapes import Shapes
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ MOST_SHAPES = 4
 _MOST_CELLS = 1 << 22
 """Values that are looked for at once."""
 
-_FAMILY_HEAD = struct.Struct("=IIQ")
-
 
 class Contents:
     """Words and records of a retired file, as they come."""
@@ -58,13 +55,13 @@ class Contents:
 
     def add_record(self, kind: int, body: bytes) -> None:
         """Add a record without words."""
-        self.records.append(encode_record(kind, body))
+        self.records.append(fmt.encode_record(kind, body))
 
     def add_families(self, shape: Shape) -> list[int]:
         """Add the declarations of a shape; returns their numbers, in the order of its table's families."""
         numbers = {}
         for family, declared in shape.families.items():
-            self.add_record(fmt.FAMILY, _FAMILY_HEAD.pack(self._families, 0, declared) + family.pack())
+            self.add_record(fmt.FAMILY, fmt.FAMILY_HEAD.pack(self._families, 0, declared) + family.pack())
             numbers[family.labels] = self._families
             self._families += 1
         return [numbers[labels] for labels, _ in shape.table.families]

@@ -1,26 +1,73 @@
-"""A process's slab: made and leased. What is written into it, and how it grows, is the cells'.
+"""The slabs of an epoch: their names, whether their owners live, and how a process makes one and leases it.
 
-It is made under a temporary name, locked, given blocks and a head, and linked to ``idle-ID``: that is the commit. A
+A slab is made under a temporary name, locked, given blocks and a head, and linked to ``idle-ID``: that is the commit. A
 kill before that leaves an unlocked file that the next fold removes; after it, a slab like any other dead process's.
-Nobody is waited for.
+Nothing here waits for another process. What is written into a slab, and how it grows, is in the cells.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics._cells import Map, Slab, make_slab
-from mpmetrics.errors import StoreUnavailableError
+from mpmetrics.errors import FormatError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import FILE_MODE
+from mpmetrics.storage.descriptor import FILE_MODE, open_regular
+from mpmetrics.storage.locks import is_held
 
 if TYPE_CHECKING:
     from mpmetrics.storage.descriptor import Directory
 
-__all__ = ["LeasedSlab", "anonymous_slab"]
+__all__ = ["LeasedSlab", "SlabName", "anonymous_slab", "identity_of", "is_alive", "list_slabs", "slab_name"]
+
+_NAME = re.compile(r"idle-([0-9a-f]{32})\Z|slab-(\d{1,9})\Z|dead-(\d{1,9})-([0-9a-f]{32})\Z")
+
+
+class SlabName(NamedTuple):
+    """A slab's file name taken apart; what the name does not say is None or empty."""
+
+    file: str
+    ordinal: int | None
+    identity: str
+
+
+def slab_name(ordinal: int) -> str:
+    """File name of the slab of the process with this ordinal."""
+    return f"slab-{ordinal}"
+
+
+def list_slabs(path: str | int) -> list[SlabName]:
+    """The slabs in the epoch at ``path``, or open as that descriptor; OSError when it cannot be read."""
+    found = []
+    for match in filter(None, map(_NAME.match, os.listdir(path))):
+        ordinal = match[2] or match[3]
+        found.append(SlabName(match[0], int(ordinal) if ordinal else None, match[1] or match[4] or ""))
+    return sorted(found, key=lambda slab: (fmt.BESIDE if slab.ordinal is None else slab.ordinal, slab.file))
+
+
+def is_alive(path: str, *, dir_fd: int | None = None) -> bool:
+    """Whether the owner of the slab file ``path`` holds its lease; a file that is gone has no live owner.
+
+    Where it cannot be told, for want of descriptors say, the owner lives: nothing of it is touched.
+    """
+    try:
+        with open_regular(path, dir_fd=dir_fd) as descriptor:
+            return is_held(descriptor)
+    except (FileNotFoundError, FormatError):
+        return False
+    except OSError:
+        return True
+
+
+def identity_of(path: str) -> str:
+    """Identity of the slab at ``path``, as 32 hex digits; FormatError or OSError when it is none."""
+    with open_regular(path) as descriptor:
+        identity, _, _, _ = fmt.check_slab(os.pread(descriptor, fmt.PAGE, 0), path)
+    return identity.hex()
 
 
 class LeasedSlab:

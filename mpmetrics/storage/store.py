@@ -1,4 +1,4 @@
-"""Stores and their epochs: where they live, who may use them, how an epoch begins, is joined and is cleaned up.
+"""Stores: where they live, and how an epoch of one begins, is joined and is cleaned up.
 
 A store is a directory. A server begins an epoch in it; processes that merely find the store, its *guests*, join the
 current one if it lives, and else begin one. Every process of an epoch holds a shared lock on its ``lease`` file, forked
@@ -17,24 +17,23 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
-from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, secure
-from mpmetrics.storage.locks import Shield, Sole, hold, mutex
-from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_private, secure
+from mpmetrics.storage.epoch import Epoch
+from mpmetrics.storage.locks import Sole, hold, mutex
 from mpmetrics.storage.shared import Shared, create_shared
-from mpmetrics.storage.slabs import is_alive, list_slabs
+from mpmetrics.storage.slab import is_alive, list_slabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics._cells import Map
 
-__all__ = ["Epoch", "Store", "default_base", "new_default_directory", "remove_dead_stores"]
+__all__ = ["Store", "default_base", "new_default_directory", "remove_dead_stores"]
 
 _EPOCH = re.compile(r"epoch-(\d{1,18})\Z")
 _BEGIN_TIMEOUT = 5.0
@@ -97,93 +96,6 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
     secure(descriptor.fileno(), 0o700, owner)
 
 
-def _is_open_to_root(path: str) -> bool:
-    """Whether we, who are root, may use another user's directory; one on a read-only disk is another matter."""
-    mode = os.R_OK | os.X_OK
-    with contextlib.suppress(OSError):
-        mode |= 0 if os.statvfs(path).f_flag & os.ST_RDONLY else os.W_OK
-    return os.access(path, mode)
-
-
-def _check(path: str, status: os.stat_result, what: str = "store") -> None:
-    """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
-    if not stat.S_ISDIR(status.st_mode):
-        msg = f"the {what} {path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
-        raise StoreUnavailableError(msg)
-    if os.geteuid() not in (status.st_uid, 0):
-        owner, user = status.st_uid, os.geteuid()
-        msg = f"the {what} {path} belongs to user {owner}, not to {user}; choose another MPMETRICS_DIR"
-        raise StoreUnavailableError(msg)
-    if status.st_uid != os.geteuid() and not _is_open_to_root(path):
-        msg = (
-            f"the {what} {path} belongs to user {status.st_uid}, over whose files root has no power here"
-            " (a user namespace without that user, or capabilities taken away); run as that user,"
-            " or choose another MPMETRICS_DIR"
-        )
-        raise StoreUnavailableError(msg)
-    if status.st_mode & 0o022:
-        mode = stat.S_IMODE(status.st_mode)
-        msg = f"the {what} {path} can be written by others (mode {mode:04o}); run: chmod 0700 {path}"
-        raise StoreUnavailableError(msg)
-
-
-class Epoch:
-    """An epoch that this process is part of: its directory, what is shared in it, and what keeps it alive.
-
-    ``is_server`` says whether this process is a master, or a worker that one told which epoch it is in; others are
-    guests.
-    """
-
-    def __init__(self, store: Store, number: int, lease: Map, *, is_server: bool) -> None:
-        """Join epoch ``number`` of ``store``, whose lease is held; FormatError or OSError when it cannot be used."""
-        path = store.epoch_path(number)
-        self.store = store
-        self.number = number
-        self.is_server = is_server
-        self.directory = Directory.at(path)
-        _check(path, os.lstat(path), "epoch")
-        if self.directory.owner[0] != store.owner[0]:
-            msg = f"the epoch {path} belongs to user {self.directory.owner[0]}, the store to {store.owner[0]}"
-            raise StoreUnavailableError(msg)
-        self.shared = Shared(self.directory)
-        self.removals = Removals(self.directory, self.shared)
-        self._lease: Map | None = lease
-        self._server: Map | None = None
-        if is_server:
-            with contextlib.suppress(OSError), self.directory.open() as folder:  # without it, guests are taken over
-                self._server = hold("server", folder)
-        self._shield: Shield | None = None
-        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
-            self._shield = Shield(store.path)
-
-    @property
-    def path(self) -> str:
-        """Its directory."""
-        return self.directory.path
-
-    @property
-    def owner(self) -> tuple[int, int]:
-        """User and group that its files belong to."""
-        return self.directory.owner
-
-    def successor(self) -> Epoch | None:
-        """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
-        if self.is_server or self.shared.successor <= self.number:
-            return None
-        joined = self.store.join()
-        if joined.number > self.number:
-            return joined
-        joined.close()  # damage in the shared page
-        return None
-
-    def close(self) -> None:
-        """Leave it; again does nothing."""
-        self._lease = self._server = None
-        shield, self._shield = self._shield, None
-        if shield is not None:
-            shield.close()
-
-
 class Store:
     """The store in ``directory``, which is created, with mode 0700, when it is not there.
 
@@ -208,7 +120,7 @@ class Store:
         except OSError as error:
             msg = f"the store {self.path} cannot be created: {error.strerror or error}; choose another MPMETRICS_DIR"
             raise StoreUnavailableError(msg) from error
-        _check(self.path, status)
+        check_trust(self.path, status)
         self.owner = (status.st_uid, status.st_gid)
 
     def _create(self, owner: tuple[int, int] | None) -> None:

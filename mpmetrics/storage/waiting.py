@@ -19,7 +19,6 @@ from array import array
 from typing import TYPE_CHECKING
 
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import pack_texts
 from mpmetrics.storage.slab import anonymous_slab
 
 if TYPE_CHECKING:
@@ -108,13 +107,13 @@ def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: flo
         family = cell._children.family  # noqa: SLF001 (a cell's own way to its metric)
         if family.name not in numbers:
             numbers[family.name] = len(numbers)
-            head = struct.pack("=IIQ", numbers[family.name], 0, times[family.name])
+            head = fmt.FAMILY_HEAD.pack(numbers[family.name], 0, times[family.name])
             _append(slab, fmt.FAMILY, head + family.pack())
         values = cell.values()
         while memoryview(words_map).cast("Q")[fmt.WORDS_END] < (first + len(values)) * fmt.WORD:
             memoryview(words_map).cast("Q")[fmt.WORDS_END] += fmt.MAX_GROWTH
         words[first : first + len(values)] = array("d", values)
-        body = struct.pack("=IIQdQ", numbers[family.name], len(values), first, created, _LATEST)
+        body = fmt.SERIES_HEAD.pack(numbers[family.name], len(values), first, created, _LATEST)
         _append(slab, fmt.SERIES, body + _texts(cell._key))  # noqa: SLF001 (as above)
         first += len(values)
     return words_map
@@ -127,4 +126,4 @@ def _append(slab: Slab, kind: int, body: bytes) -> None:
 
 
 def _texts(key: Key) -> bytes:
-    return struct.pack("=H", fmt.OVERFLOW) if key is None else pack_texts(key)
+    return struct.pack("=H", fmt.OVERFLOW) if key is None else fmt.pack_texts(key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import encode_record, pack_texts
+from mpmetrics.storage.format import encode_record, pack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

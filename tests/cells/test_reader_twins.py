@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mpmetrics._cells import index, merging, source
 from mpmetrics._cells.sketch import RECORD
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.records import encode_record, pack_texts
+from mpmetrics.storage.format import encode_record, pack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -111,9 +111,9 @@ SAY = """
     sys.path.insert(0, {here!r})
     import mpmetrics
     from test_clocks import Recent
-    from mpmetrics.storage import memory
+    from mpmetrics.storage import owner
     if {is_naive}:
-        memory._time_offset = lambda: 0
+        owner.time_offset = lambda: 0
     Recent(mpmetrics.Provider(sys.argv[1])).say(int(sys.argv[2]))
     import os
     os._exit(0)

@@ -24,7 +24,7 @@ from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.slabs import is_alive, list_slabs
+from mpmetrics.storage.slab import is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]

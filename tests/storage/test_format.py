@@ -20,7 +20,6 @@ import mpmetrics
 from mpmetrics._cells import find_removals
 from mpmetrics.names.family import Family
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import records
 from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import is_held
@@ -159,7 +158,7 @@ def test_the_files_hold_what_the_tables_say(provider: MakeProvider, fork: Fork) 
     family_number, width, first, created, generation = struct.unpack_from("=IIQdQ", body)
     assert (number, 1, 512, 0) == (family_number, width, first, generation)
     assert created == math.floor(created * 1000) / 1000
-    assert ["200"] == records.unpack_texts(body, 32)
+    assert ["200"] == fmt.unpack_texts(body, 32)
     assert (4.0,) == struct.unpack("=d", read_at(slab, 8 * first, 8))
     assert (513,) == struct.unpack("=Q", found[3][1])
     assert bytes(8) == read_at(slab, 8 * 513, 8)
@@ -193,7 +192,7 @@ def records_of(data: bytes) -> list[tuple[int, bytes]]:
 @given(st.lists(st.tuples(st.integers(1, 2**32 - 1), st.binary(max_size=40)), max_size=8))
 def test_records_are_written_as_specified(written: list[tuple[int, bytes]]) -> None:
     """Any bodies, one behind the other, on 8-byte boundaries."""
-    assert written == records_of(b"".join(records.encode_record(kind, body) for kind, body in written))
+    assert written == records_of(b"".join(fmt.encode_record(kind, body) for kind, body in written))
 
 
 @given(st.lists(st.text("ab", max_size=20), min_size=1, max_size=6), st.data())
@@ -224,7 +223,7 @@ def test_any_bytes_can_be_searched_for_removals(data: bytes) -> None:
 def test_a_record_over_the_limit_is_refused() -> None:
     """What readers would not believe is not written."""
     with pytest.raises(mpmetrics.FormatError, match="limit"):
-        records.encode_record(fmt.FAMILY, b"x" * (fmt.MAX_BODY + 1))
+        fmt.encode_record(fmt.FAMILY, b"x" * (fmt.MAX_BODY + 1))
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -233,13 +232,13 @@ texts = st.text(st.characters(codec="utf-8"), max_size=20)
 @given(st.lists(texts, max_size=6), st.binary(max_size=3))
 def test_texts_come_back_as_they_were_written(written: list[str], before: bytes) -> None:
     """Any texts that UTF-8 can carry, empty ones too."""
-    assert written == records.unpack_texts(before + records.pack_texts(written), len(before))
+    assert written == fmt.unpack_texts(before + fmt.pack_texts(written), len(before))
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_as_texts_or_a_metric_raise_nothing_else(data: bytes) -> None:
     """What are no texts and no fields of a metric is a ValueError."""
-    for unpack in (lambda: records.unpack_texts(data, 0), lambda: Family.unpack(data)):
+    for unpack in (lambda: fmt.unpack_texts(data, 0), lambda: Family.unpack(data)):
         try:
             unpack()
         except ValueError:
@@ -249,7 +248,7 @@ def test_any_bytes_as_texts_or_a_metric_raise_nothing_else(data: bytes) -> None:
 def test_texts_that_no_record_can_take_are_refused() -> None:
     """A text of more than 65,535 bytes is a ValueError, and nothing is written."""
     with pytest.raises(ValueError, match="65536 bytes"):
-        records.pack_texts(["x" * 65_536])
+        fmt.pack_texts(["x" * 65_536])
 
 
 FAMILIES = [

@@ -20,7 +20,7 @@ from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import descriptor, locks
 from mpmetrics.storage.locks import Sole, hold, is_held, mutex
-from mpmetrics.storage.slabs import is_alive
+from mpmetrics.storage.slab import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ from mpmetrics._cells.slab import Slab
 from mpmetrics.collector.snapshot import Column, EpochReader
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.slabs import is_alive, list_slabs
+from mpmetrics.storage.slab import is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]

@@ -18,7 +18,7 @@ from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.locks import mutex
 from mpmetrics.storage.reader import SlabReader
-from mpmetrics.storage.slabs import identity_of
+from mpmetrics.storage.slab import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

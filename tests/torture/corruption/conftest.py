@@ -28,7 +28,7 @@ from mpmetrics.names.family import Family
 from mpmetrics.registry import Registry
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.records import unpack_texts
+from mpmetrics.storage.format import unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

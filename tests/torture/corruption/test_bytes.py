@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage import records
 
 Sweep = Callable[..., Iterator[Any]]
 Differ = Callable[[dict[str, float], dict[str, float]], set[str]]
@@ -164,7 +163,7 @@ def test_without_checksums_a_wrong_label_is_shown(store: Any, differ: Differ) ->
     _, length, _, kind = fmt.RECORD_HEAD.unpack_from(data)
     data[at : at + 1] = b"9"
     body = bytes(data[16 : 16 + length])
-    store.patch("dead", record.start, records.encode_record(kind, body))
+    store.patch("dead", record.start, fmt.encode_record(kind, body))
     values, figures = store.fresh()
 
     assert any("'904'" in name for name in values)

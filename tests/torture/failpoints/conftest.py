@@ -72,10 +72,10 @@ KILL = -1
 SHORT = 0
 """In the place of an error: a write that takes only half of what it is given."""
 
-PURE = {"declared.py", "format.py", "records.py", "retire.py", "shapes.py", "slabs.py"}
+PURE = {"declared.py", "format.py", "retire.py", "shapes.py"}
 """Files of the storage that change nothing: an exception there is one at the line that calls."""
 
-UNSHARED = PURE | {"descriptor.py", "memory.py", "reader.py", "waiting.py"}
+UNSHARED = PURE | {"descriptor.py", "log.py", "memory.py", "owner.py", "reader.py", "waiting.py"}
 """Files of it that change nothing which outlives the process: a kill there is one at the line that calls."""
 
 HOME = os.path.dirname(mpmetrics.__file__) + os.sep  # noqa: PTH120

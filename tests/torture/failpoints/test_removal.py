@@ -198,7 +198,7 @@ def test_the_sweep_finds_a_removal_that_is_not_noticed(
     sweep: Any, failpoints: Any, fork: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a process that takes in a removal and ends nothing counts on in a series that nobody shows."""
-    monkeypatch.setattr(Memory, "_end_matching", lambda *_: None)
+    monkeypatch.setattr(Memory, "_apply", lambda *_: None)
     with pytest.raises(AssertionError, match="killed at"):
         kill_beside_a_witness(sweep, failpoints, fork, gate)
 

@@ -9,7 +9,7 @@ import pytest
 import mpmetrics
 from mpmetrics.collector import snapshot
 from mpmetrics.collector.snapshot import EpochReader
-from mpmetrics.storage.slabs import list_slabs
+from mpmetrics.storage.slab import list_slabs
 
 
 def change_everything(world: Any, ledger: Any) -> None:

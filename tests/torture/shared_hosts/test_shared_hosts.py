@@ -17,7 +17,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.slabs import identity_of, is_alive, list_slabs
+from mpmetrics.storage.slab import identity_of, is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:

@@ -1,0 +1,76 @@
+"""An epoch as a process that is part of it has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from mpmetrics.errors import StoreUnavailableError
+from mpmetrics.storage.descriptor import Directory, check_trust
+from mpmetrics.storage.locks import Shield, hold
+from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.shared import Shared
+
+if TYPE_CHECKING:
+    from mpmetrics._cells import Map
+    from mpmetrics.storage.store import Store
+
+__all__ = ["Epoch"]
+
+
+class Epoch:
+    """An epoch that this process is part of: its directory, what is shared in it, and what keeps it alive.
+
+    ``is_server`` says whether this process is a master, or a worker that one told which epoch it is in; others are
+    guests.
+    """
+
+    def __init__(self, store: Store, number: int, lease: Map, *, is_server: bool) -> None:
+        """Join epoch ``number`` of ``store``, whose lease is held; FormatError or OSError when it cannot be used."""
+        path = store.epoch_path(number)
+        self.store = store
+        self.number = number
+        self.is_server = is_server
+        self.directory = Directory.at(path)
+        check_trust(path, os.lstat(path), "epoch")
+        if self.directory.owner[0] != store.owner[0]:
+            msg = f"the epoch {path} belongs to user {self.directory.owner[0]}, the store to {store.owner[0]}"
+            raise StoreUnavailableError(msg)
+        self.shared = Shared(self.directory)
+        self.removals = Removals(self.directory, self.shared)
+        self._lease: Map | None = lease
+        self._server: Map | None = None
+        if is_server:
+            with contextlib.suppress(OSError), self.directory.open() as folder:  # without it, guests are taken over
+                self._server = hold("server", folder)
+        self._shield: Shield | None = None
+        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
+            self._shield = Shield(store.path)
+
+    @property
+    def path(self) -> str:
+        """Its directory."""
+        return self.directory.path
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group that its files belong to."""
+        return self.directory.owner
+
+    def successor(self) -> Epoch | None:
+        """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
+        if self.is_server or self.shared.successor <= self.number:
+            return None
+        joined = self.store.join()
+        if joined.number > self.number:
+            return joined
+        joined.close()  # damage in the shared page
+        return None
+
+    def close(self) -> None:
+        """Leave it; again does nothing."""
+        self._lease = self._server = None
+        shield, self._shield = self._shield, None
+        if shield is not None:
+            shield.close()
