@@ -12,10 +12,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mpmetrics.collector.choice import Choice
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_regular
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shapes import Shape, Shapes
@@ -92,6 +93,7 @@ class EpochReader:
 
     def _begin(self) -> None:
         self._shapes = Shapes()
+        self._choice = Choice()
         self.retired: SlabReader | None = None
         """The retired file as it was read last."""
         self._slabs: dict[tuple[int, int], SlabReader] = {}
@@ -117,7 +119,7 @@ class EpochReader:
                 return snapshot
         try:
             path = self.path or ""
-            with mutex(os.path.join(path, "fold.lock"), 1.0), mutex(os.path.join(path, "names.lock"), 1.0):
+            with Mutex(os.path.join(path, "fold.lock"), 1.0), Mutex(os.path.join(path, "names.lock"), 1.0):
                 return self._attempt(is_last=True) or Snapshot()
         except (OSError, LockTimeoutError):
             return self._attempt(is_last=True) or Snapshot()
@@ -139,7 +141,7 @@ class EpochReader:
         if self._memory is not None and self._memory.moves != moves and not is_last:
             return None  # a value that waited has moved into a slab meanwhile
         self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
-        snapshot.shapes, snapshot.hidden = self._shapes.chosen(self._readers())
+        snapshot.shapes, snapshot.hidden = self._choice.choose(self._shapes, self._readers())
         return snapshot
 
     def _readers(self) -> Iterable[SlabReader]:

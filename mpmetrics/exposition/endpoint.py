@@ -24,7 +24,7 @@ from mpmetrics.errors import LockTimeoutError
 from mpmetrics.exposition.app import MetricsApp
 from mpmetrics.exposition.limits import Limits
 from mpmetrics.exposition.server import HttpServer
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     import socket
@@ -145,7 +145,7 @@ class Endpoint:
         tries = PATIENT_BEATS
         while self._election is not None and not stop.is_set():
             try:
-                elected.enter_context(mutex(self._election, 0.0))
+                elected.enter_context(Mutex(self._election, 0.0))
             except LockTimeoutError:
                 tries = PATIENT_BEATS
             except OSError as error:

@@ -125,11 +125,11 @@ class Reader:
     def _ours(self, snapshot: Snapshot) -> list[Shape]:
         """The metrics of this registry."""
         shapes = [shapes[0] for shapes in snapshot.shapes.values()]
-        return [each for each in shapes if each.family.role and each.name.split("/", 3)[2] == self._registry]
+        return [each for each in shapes if each.family.role and each.family.name.split("/", 3)[2] == self._registry]
 
     def _read(self, *, ask: bool) -> list[View]:
         snapshot = self._snapshot(ask=ask)
-        shapes = {shape.name: shape for shape in self._ours(snapshot)}
+        shapes = {shape.family.name: shape for shape in self._ours(snapshot)}
         now = self._clock()
         due = int((now - self._ticked) / TICK)
         views: list[View] = []

@@ -118,23 +118,19 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = No
     return descriptor
 
 
-def open_private(path: str, flags: int, owner: tuple[int, int] | None, *, dir_fd: int | None = None) -> int:
+def open_private(path: str, flags: int, owner: tuple[int, int] | None, *, dir_fd: int | None = None) -> Descriptor:
     """Open ``path``, never through a symbolic link; a file that this creates has mode 0600 and belongs to ``owner``."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     create = flags & os.O_CREAT
     try:
         # Exclusively: what is made our owner's has to be what we made.
-        descriptor = os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE, dir_fd=dir_fd)
+        descriptor = Descriptor(os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE, dir_fd=dir_fd))
     except FileExistsError:
         if flags & os.O_EXCL:
             raise
-        return os.open(path, flags & ~os.O_CREAT, dir_fd=dir_fd)
+        return Descriptor(os.open(path, flags & ~os.O_CREAT, dir_fd=dir_fd))
     if create:
-        try:
-            secure(descriptor, FILE_MODE, owner)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        secure(descriptor.fileno(), FILE_MODE, owner)
     return descriptor
 
 

@@ -53,11 +53,6 @@ class Epoch:
         """Its directory."""
         return self.directory.path
 
-    @property
-    def owner(self) -> tuple[int, int]:
-        """User and group that its files belong to."""
-        return self.directory.owner
-
     def successor(self) -> Epoch | None:
         """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
         if self.is_server or self.shared.successor <= self.number:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
-from mpmetrics.storage.locks import hold, is_held, mutex
+from mpmetrics.storage.locks import Mutex, hold, is_held
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.retire import Contents, retire
@@ -59,11 +59,11 @@ def fold(path: str, *, at_least: int = 1, most: int = BATCH, retired: SlabReader
         return 0  # what is read and written here would be root's, in a directory of somebody else
     with directory.open() as folder:
         dead = sum(not is_alive(slab.file, dir_fd=folder) for slab in list_slabs(folder))
-        is_gone = retired is not None and not _exists("retired", folder)
+        is_gone = retired is not None and not os.access("retired", os.F_OK, dir_fd=folder, follow_symlinks=False)
         if dead < at_least and not is_gone and os.stat("removals", dir_fd=folder).st_size < SHORTEN_AT:
             return 0
         try:
-            with mutex("fold.lock", 0.0, dir_fd=folder):
+            with Mutex("fold.lock", 0.0, dir_fd=folder):
                 return _Fold(directory, folder, retired, is_patient=dead < DAMAGED_AT).run(most, at_least)
         except LockTimeoutError:
             return 0
@@ -156,9 +156,9 @@ class _Fold:
             contents.add_record(fmt.FOLDED, name)
         temporary = f"new-retired-{secrets.token_hex(16)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        descriptor = open_private(temporary, flags, self._directory.owner, dir_fd=self._folder)
+        file = open_private(temporary, flags, self._directory.owner, dir_fd=self._folder)
         try:
-            with Descriptor(descriptor):
+            with file as descriptor:
                 _fill(descriptor, contents, identity, folded)
             # The commit: from here on these slabs count as part of the retired file, and not by themselves.
             os.rename(temporary, "retired", src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -188,7 +188,7 @@ class _Fold:
         """Forget the removals that end no series any more."""
         shapes = Shapes()
         with contextlib.suppress(FormatError, OSError, LockTimeoutError):  # it is done by a later fold
-            with mutex("names.lock", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
+            with Mutex("names.lock", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
                 readers = self._read_all(shapes)
             self._removals.read()
             self._removals.shorten(shapes.needed([reader.source for reader in readers], self._removals))
@@ -210,7 +210,7 @@ class _Fold:
         """
         stay = {bytes.fromhex(reader.identity) for _, reader in slabs}
         try:
-            with mutex("names.lock", _PATIENCE, dir_fd=self._folder):
+            with Mutex("names.lock", _PATIENCE, dir_fd=self._folder):
                 for file, reader in slabs:
                     aside = f"dead-{reader.ordinal}-{reader.identity}"
                     if self._unlink(file, reader) and self._unlink(aside, reader):
@@ -257,14 +257,6 @@ class _Fold:
                     owners = self._owners() if owners is None else owners
                     if name.rpartition("-")[2] not in owners:
                         os.unlink(name, dir_fd=self._folder)
-
-
-def _exists(name: str, folder: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _fill(descriptor: int, contents: Contents, identity: bytes, folded: int) -> None:

@@ -178,7 +178,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
 from mpmetrics._cells.offsets import *  # noqa: F403 - the numbers of the tables above that cells need
-from mpmetrics._cells.offsets import MAX_BODY, PAGE, RECORD_HEAD, RECORD_MAGIC, WORD
+from mpmetrics._cells.offsets import MAX_BODY, OVERFLOW, PAGE, RECORD_HEAD, RECORD_MAGIC, WORD
 from mpmetrics.errors import FormatError
 
 if TYPE_CHECKING:
@@ -259,8 +259,10 @@ def encode_record(kind: int, body: bytes) -> bytes:
     return head + body + b"\0" * (-len(body) % WORD)
 
 
-def pack_texts(texts: Sequence[str]) -> bytes:
-    """Texts as records hold them; ValueError when one is too long, or UTF-8 cannot carry it."""
+def pack_texts(texts: Sequence[str] | None) -> bytes:
+    """Texts as records hold them, None of the overflow series; ValueError when no record can hold them."""
+    if texts is None:
+        return _COUNT.pack(OVERFLOW)
     encoded = [text.encode() for text in texts]
     try:
         lengths = struct.pack(f"={len(encoded) + 1}H", len(encoded), *map(len, encoded))

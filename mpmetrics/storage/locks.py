@@ -1,4 +1,4 @@
-"""Locks on files: held through one operation (:func:`mutex`), for life, or shared by all processes of an epoch.
+"""Locks on files: held through one operation (:class:`Mutex`), for life, or shared by all processes of an epoch.
 
 All are flocks. One belongs to the open file, and a map keeps that open without a descriptor, so what is held for life
 is held by a map. A forked child shares the open file. A lease is to end with its process although a child lives on, so
@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import os
 import time
-from typing import TYPE_CHECKING
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -25,10 +24,7 @@ from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-__all__ = ["Shield", "Sole", "hold", "is_held", "mutex"]
+__all__ = ["Mutex", "Shield", "Sole", "hold", "is_held"]
 
 _PAUSE = 0.005
 """Seconds between two looks at a lock that another process has."""
@@ -105,19 +101,16 @@ class Sole:
         self._descriptor.close()
 
 
-def mutex(path: str, timeout: float, *, dir_fd: int | None = None) -> AbstractContextManager[object]:
+class Mutex:
     """An exclusive lock on the file ``path``, to be used in a ``with``; waits at most ``timeout`` seconds.
 
     The file is made with mode 0600 where it is not there; its directory is not made. Raises :class:`LockTimeoutError`
     when another process holds it for longer, else OSError.
     """
-    return _Mutex(path, timeout, dir_fd)
 
-
-class _Mutex:
     _is_opening = False
 
-    def __init__(self, path: str, timeout: float, dir_fd: int | None) -> None:
+    def __init__(self, path: str, timeout: float, *, dir_fd: int | None = None) -> None:
         self._path = path
         self._timeout = timeout
         self._dir_fd = dir_fd
@@ -134,12 +127,10 @@ class _Mutex:
                     raise LockTimeoutError(msg)
                 time.sleep(_PAUSE)
             self._check()
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             self._release()
-            self._check(error)
-            raise
-        except BaseException:
-            self._release()
+            if isinstance(error, OSError | ValueError):
+                self._check(error)
             raise
 
     def __exit__(self, *_: object) -> None:
@@ -153,7 +144,7 @@ class _Mutex:
 
     def _try(self) -> bool:
         self._is_opening = True
-        self._descriptor = Descriptor(open_private(self._path, os.O_RDWR | os.O_CREAT, None, dir_fd=self._dir_fd))
+        self._descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, None, dir_fd=self._dir_fd)
         self._is_opening = False
         descriptor = self._descriptor.fileno()
         # A file without a name was removed between the two calls: whoever comes next makes another one.

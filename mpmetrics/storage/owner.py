@@ -10,7 +10,6 @@ with nothing of its own. Only a provider that is to be private goes on with its 
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -98,7 +97,7 @@ class SlabOwner:
 
     def _new_slab(self) -> Slab | None:
         if self.epoch is None:
-            slab, self._map = anonymous_slab(secrets.token_bytes(16), self._clock())
+            slab, self._map = anonymous_slab(self._clock())
             return slab
         try:
             self._move_over()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from mpmetrics._cells import find_removals, read_tail
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.descriptor import Directory, open_private, open_regular, write_all
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -146,7 +146,7 @@ class Removals:
         Raises :class:`~mpmetrics.errors.StoreError`, with nothing removed, when the store cannot take it, or when
         another process removes for longer than half a second.
         """
-        with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
+        with self._directory.open() as folder, Mutex("removals.lock", PATIENCE, dir_fd=folder):
             generation = self._shared.generation + 1
             if generation >> 63:
                 msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
@@ -169,14 +169,14 @@ class Removals:
         The caller holds the fold lock, and knows that the others end no series. StoreError and OSError as above.
         """
         last = self._known[-1].generation if self._known else 0
-        with self._directory.open() as folder, mutex("removals.lock", PATIENCE, dir_fd=folder):
+        with self._directory.open() as folder, Mutex("removals.lock", PATIENCE, dir_fd=folder):
             self.read()
             kept = [each for each in self._known if each.generation > last or each.generation in needed]
             temporary = f"new-removals-{secrets.token_hex(16)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            descriptor = open_private(temporary, flags, self._directory.owner, dir_fd=folder)
+            file = open_private(temporary, flags, self._directory.owner, dir_fd=folder)
             try:
-                with Descriptor(descriptor):
+                with file as descriptor:
                     write_all(descriptor, b"".join(removal.encode() for removal in kept), 0)
                 # The commit. Who reads the old file meanwhile knows more than it needs.
                 os.rename(temporary, NAME, src_dir_fd=folder, dst_dir_fd=folder)

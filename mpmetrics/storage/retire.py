@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ from mpmetrics.storage.shapes import Shapes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mpmetrics._cells import Source, Table
-    from mpmetrics.names.family import Family
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape
 
@@ -50,12 +47,18 @@ class Contents:
     def __init__(self) -> None:
         self.words: list[bytes] = []
         self.records: list[bytes] = []
-        self._first = fmt.FIRST_WORD
+        self.next_word = fmt.FIRST_WORD
         self._families = 0
+
+    def add(self, words: bytes, records: bytes) -> None:
+        """Add records, and the words of their series."""
+        self.words.append(words)
+        self.records.append(records)
+        self.next_word += len(words) // fmt.WORD
 
     def add_record(self, kind: int, body: bytes) -> None:
         """Add a record without words."""
-        self.records.append(fmt.encode_record(kind, body))
+        self.add(b"", fmt.encode_record(kind, body))
 
     def add_families(self, shape: Shape) -> list[int]:
         """Add the declarations of a shape; returns their numbers, in the order of its table's families."""
@@ -66,27 +69,10 @@ class Contents:
             self._families += 1
         return [numbers[labels] for labels, _ in shape.table.families]
 
-    def add_rows(
-        self,
-        table: Table,
-        sources: Sequence[Source],
-        values: Sequence[float],
-        mask: bytes,
-        width: int,
-        numbers: Sequence[int],
-    ) -> None:
-        """Add the series of all rows that ``mask`` has, with their ``width`` values."""
-        words, records = pack_rows(table, sources, values, mask, width, self._first, numbers)
-        self.words.append(words)
-        self.records.append(records)
-        self._first += len(words) // fmt.WORD
-
     def add_overflow(self, number: int, values: Sequence[float], created: float) -> None:
         """Add the overflow series of a family."""
-        head = struct.pack("=IIQdQH", number, len(values), self._first, created, 0, fmt.OVERFLOW)
-        self.add_record(fmt.SERIES, head)
-        self.words.append(array("d", values).tobytes())
-        self._first += len(values)
+        head = fmt.SERIES_HEAD.pack(number, len(values), self.next_word, created, 0)
+        self.add(array("d", values).tobytes(), fmt.encode_record(fmt.SERIES, head + fmt.pack_texts(None)))
 
 
 def retire(
@@ -105,11 +91,11 @@ def retire(
         kept = rivals
         if len(rivals) > MOST_SHAPES:
             living = {(family.name, family.shape) for each in read_living(Shapes()) for family in each.families}
-            gone = [shape for shape in rivals if (shape.name, shape.family.shape) not in living]
+            gone = [shape for shape in rivals if (shape.family.name, shape.family.shape) not in living]
             dropped = sorted(gone, key=lambda shape: shape.latest)[:-MOST_SHAPES]
             kept = [shape for shape in rivals if shape not in dropped]
         for shape in kept:
-            _Share(contents, shape, readers, shapes, read_living).add()
+            _Share(contents, shape, readers, read_living).add()
     return contents
 
 
@@ -121,15 +107,13 @@ class _Share:
         contents: Contents,
         shape: Shape,
         readers: Sequence[SlabReader],
-        shapes: Shapes,
         read_living: Callable[[Shapes], Sequence[SlabReader]],
     ) -> None:
         self._contents = contents
-        self._family: Family = shape.family
+        self._family = shape.family
         self._table = shape.table
         self._readers = readers
         self._sources = [reader.source for reader in readers]
-        self._shapes = shapes
         self._read_living = read_living
         self._numbers = contents.add_families(shape)
 
@@ -158,7 +142,9 @@ class _Share:
             self._add_capped(sums_and_rests(table, sources), mask, width)
 
     def _add(self, values: Sequence[float], mask: bytes, width: int) -> None:
-        self._contents.add_rows(self._table, self._sources, values, mask, width, self._numbers)
+        """Add the series of all rows that ``mask`` has, with their ``width`` values."""
+        first = self._contents.next_word
+        self._contents.add(*pack_rows(self._table, self._sources, values, mask, width, first, self._numbers))
 
     def _add_capped(self, values: Sequence[float], mask: bytes, width: int) -> None:
         """Add sums; of rows past the cap, those that nobody shows any more go to the overflow series."""

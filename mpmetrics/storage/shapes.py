@@ -1,8 +1,7 @@
 """The shapes of metrics: declarations of one name that can be shown together share a table, others exclude each other.
 
-After a reload, old and new code declare the same name side by side. Other labels are no matter. With another type,
-other buckets, states or mode, one of them is shown: among those that a living process declares, the one whose first
-declaration in the epoch is the latest; where no living process declares any, the one that was shown last.
+After a reload, old and new code declare the same name side by side. Other labels are no matter; another type, other
+buckets, states or mode make another shape.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import Table, present
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from mpmetrics._cells import Source
     from mpmetrics.names.family import Family
-    from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.removals import Removal, Removals
 
 __all__ = ["Shape", "Shapes"]
@@ -35,7 +33,6 @@ class Shape:
     declared: int
     """When the first of them was made (ns), in the epoch."""
     latest: int
-    living: bool = True
     removed: int = -1
     """Generation up to which removals have been applied to its rows."""
     rows: int = 0
@@ -43,18 +40,12 @@ class Shape:
     families: dict[Family, int] = field(default_factory=dict)
     """The declarations, and when each of them was made first."""
 
-    @property
-    def name(self) -> str:
-        """The metric's name."""
-        return self.family.name
-
 
 class Shapes:
     """All shapes that one reader has met."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[tuple[object, ...], Shape]] = {}
-        self._shown: dict[str, Shape] = {}
         self._removals: list[Removal] = []
         self._by_metric: dict[str, list[Removal]] = {}
 
@@ -78,16 +69,14 @@ class Shapes:
         """The shape that a declaration is of, if there is one."""
         return self._known.get(family.name, {}).get(family.shape)
 
-    def apply(self, sources: Iterable[Source], removals: Removals | None) -> None:
+    def apply(self, sources: Sequence[Source], removals: Removals | None) -> None:
         """Drop the series of ``sources`` that were removed after they were made."""
-        sources = list(sources)
         for shape in self._marked(removals):
             for source in sources:
                 source.sweep(shape.table)
 
-    def needed(self, sources: Iterable[Source], removals: Removals) -> set[int]:
+    def needed(self, sources: Sequence[Source], removals: Removals) -> set[int]:
         """The same; returns the generations of the removals that have dropped something."""
-        sources = list(sources)
         generations: set[int] = set()
         for shape in self._marked(removals):
             for source in sources:
@@ -103,7 +92,7 @@ class Shapes:
         named = {pair for pair in labels if pair[1]}
         return max(
             removal.generation
-            for removal in self._by_metric[shape.name]
+            for removal in self._by_metric[shape.family.name]
             if (removal.includes(labels) if removal.is_subset else named == set(removal.named))
         )
 
@@ -135,53 +124,6 @@ class Shapes:
                         named = tuple(pair for pair in labels if pair[1])
                         shape.table.remove(named, False, removal.generation, row)
         shape.removed, shape.rows = max(shape.removed, removals[-1].generation), rows
-
-    def chosen(self, readers: Iterable[SlabReader]) -> tuple[dict[str, list[Shape]], list[tuple[Shape, str]]]:
-        """The shapes by metric, the one that is shown first, and those that are not shown with the reason."""
-        rivals = {name: list(shapes.values()) for name, shapes in self._known.items() if len(shapes) > 1}
-        if rivals:
-            self._find_living(rivals, readers)
-        shown: dict[str, list[Shape]] = {}
-        hidden: list[tuple[Shape, str]] = []
-        for name, shapes in self._known.items():
-            ordered = sorted(shapes.values(), key=self._rank, reverse=True)
-            self._shown[name] = first = ordered[0]
-            shown[name] = ordered
-            for other in ordered[1:]:
-                why = (
-                    f"metric {name!r} as declared at {other.family.origin} is not shown: as declared later, at"
-                    f" {first.family.origin}, it has {first.family.difference(other.family)}"
-                )
-                hidden.append((other, why))
-        self._leave_out_clashes(shown, hidden)
-        return shown, hidden
-
-    def _find_living(self, rivals: dict[str, list[Shape]], readers: Iterable[SlabReader]) -> None:
-        living = {(family.name, family.shape) for reader in readers if reader.is_alive for family in reader.families}
-        for name, shapes in rivals.items():
-            for shape in shapes:
-                shape.living = (name, shape.family.shape) in living
-
-    def _rank(self, shape: Shape) -> tuple[bool, bool, int]:
-        is_last_shown = not shape.living and self._shown.get(shape.name) is shape
-        return shape.living, is_last_shown, shape.declared
-
-    def _leave_out_clashes(self, shown: dict[str, list[Shape]], hidden: list[tuple[Shape, str]]) -> None:
-        """Of two metrics that would expose a sample of one name, have the one shown that was declared later."""
-        owners: dict[str, Shape] = {}
-        for first in sorted((shapes[0] for shapes in shown.values()), key=lambda shape: shape.declared, reverse=True):
-            names = first.family.sample_names
-            clashing = next((owners[name] for name in names if name in owners), None)
-            if clashing is None:
-                owners.update(dict.fromkeys(names, first))
-                continue
-            del shown[first.name]
-            why = (
-                f"metric {first.name!r} ({first.family.kind}, declared at {first.family.origin}) is not shown:"
-                f" {clashing.name!r} ({clashing.family.kind}, declared at {clashing.family.origin}) exposes samples of"
-                " the same name"
-            )
-            hidden.append((first, why))
 
     @property
     def is_stale(self) -> bool:

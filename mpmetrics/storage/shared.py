@@ -29,16 +29,11 @@ _MOST = float(1 << 53)
 
 def create_shared(path: str, owner: tuple[int, int], generation: int) -> None:
     """Make the page of a new epoch in the directory ``path``."""
-    descriptor = open_private(os.path.join(path, NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL, owner)
-    try:
-        page = bytearray(fmt.PAGE)
-        head = fmt.pack_shared()
-        page[: len(head)] = head
-        memoryview(page).cast("Q")[fmt.GENERATION] = generation
+    page = bytearray(fmt.pack_shared().ljust(fmt.PAGE, b"\0"))
+    memoryview(page).cast("Q")[fmt.GENERATION] = generation
+    with open_private(os.path.join(path, NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL, owner) as descriptor:
         os.posix_fallocate(descriptor, 0, fmt.PAGE)
         os.pwrite(descriptor, page, 0)
-    finally:
-        os.close(descriptor)
 
 
 class Shared:
@@ -64,10 +59,9 @@ class Shared:
     def watch(self, process: Process) -> None:
         """Have ``process`` compare the generation whenever it looks a series up."""
         process.seen = self.generation
+        process.watch(self._map if self._copy is None else self._copy, fmt.GENERATION)
         if self._copy is None:
-            process.watch(self._map, fmt.GENERATION)
             return
-        process.watch(self._copy, fmt.GENERATION)
         clock = process.clock or time.time
 
         def look_and_tell() -> float:
@@ -85,7 +79,7 @@ class Shared:
     @generation.setter
     def generation(self, generation: int) -> None:
         # The commit of a removal: from here on its record counts, in this process and all others.
-        self._store(fmt.GENERATION, generation.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+        self._store(fmt.GENERATION, generation)
 
     @property
     def successor(self) -> int:
@@ -94,7 +88,7 @@ class Shared:
 
     @successor.setter
     def successor(self, number: int) -> None:
-        self._store(fmt.SUCCESSOR, number.to_bytes(fmt.WORD, fmt.BYTE_ORDER))
+        self._store(fmt.SUCCESSOR, number)
 
     @property
     def trouble(self) -> float:
@@ -106,9 +100,7 @@ class Shared:
     def add_trouble(self, amount: float) -> None:
         """Count series that this process keeps to itself; roughly, and not for root."""
         if self._map is not None:
-            words = memoryview(self._map).cast("d")
-            at = fmt.TROUBLE + os.getpid() % fmt.TROUBLE_WORDS
-            words[at] += amount
+            memoryview(self._map).cast("d")[fmt.TROUBLE + os.getpid() % fmt.TROUBLE_WORDS] += amount
 
     def _bytes(self) -> bytes:
         if self._map is not None:
@@ -130,10 +122,9 @@ class Shared:
             memoryview(self._copy).cast("Q")[word] = after
         return after
 
-    def _store(self, word: int, value: bytes) -> None:
-        number = int.from_bytes(value, fmt.BYTE_ORDER)
+    def _store(self, word: int, number: int) -> None:
         if self._map is not None:
             memoryview(self._map).cast("Q")[word] = number
             return
         with self._directory.open() as folder, open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
-            os.pwrite(descriptor, value, fmt.WORD * word)
+            os.pwrite(descriptor, number.to_bytes(fmt.WORD, fmt.BYTE_ORDER), fmt.WORD * word)

@@ -102,10 +102,10 @@ class LeasedSlab:
         self._lease = None
 
 
-def anonymous_slab(identity: bytes, created: float) -> tuple[Slab, Map]:
+def anonymous_slab(created: float) -> tuple[Slab, Map]:
     """A slab in memory of this process, and its map."""
     words_map = Map(-1, fmt.SLAB_SIZE, write=True)
-    head = _head(identity, created)
+    head = _head(secrets.token_bytes(16), created)
     memoryview(words_map)[: len(head)] = head
     return Slab(words_map), words_map
 

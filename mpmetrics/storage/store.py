@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_private, secure
 from mpmetrics.storage.epoch import Epoch
-from mpmetrics.storage.locks import Sole, hold, mutex
+from mpmetrics.storage.locks import Mutex, Sole, hold
 from mpmetrics.storage.shared import Shared, create_shared
 from mpmetrics.storage.slab import is_alive, list_slabs
 
@@ -62,7 +62,7 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
     removed = []
     for entry in os.scandir(base):
         if entry.name.startswith(f"mpmetrics-{uid}-") and entry.is_dir(follow_symlinks=False):
-            with contextlib.suppress(OSError, LockTimeoutError):  # someone else begins or cleans it at this moment
+            with contextlib.suppress(OSError):  # someone else cleans it at this moment
                 if entry.stat(follow_symlinks=False).st_uid == uid and _remove_if_dead(entry.path):
                     removed.append(entry.path)
     return removed
@@ -71,9 +71,10 @@ def remove_dead_stores(base: str, uid: int) -> list[str]:
 def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
     """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
     lock = os.path.join(path, "lock")
-    with contextlib.ExitStack() as stack:
+    # Where it cannot be done, someone else begins or cleans it at this moment.
+    with contextlib.suppress(OSError, LockTimeoutError, FormatError), contextlib.ExitStack() as stack:
         if os.path.exists(lock):
-            stack.enter_context(mutex(lock, 0.0))
+            stack.enter_context(Mutex(lock, 0.0))
         epochs = _epochs(path)
         if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
@@ -81,7 +82,8 @@ def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
         if not all(stack.enter_context(Sole(lease)) for lease in leases):
             return False
         shutil.rmtree(path)
-    return True
+        return True
+    return False
 
 
 def _epochs(path: str) -> list[int]:
@@ -170,8 +172,8 @@ class Store:
 
     def _locked(self, action: Callable[[], Epoch]) -> Epoch:
         lock = os.path.join(self.path, "lock")
-        os.close(open_private(lock, os.O_RDWR | os.O_CREAT, self.owner))
-        with mutex(lock, _BEGIN_TIMEOUT):
+        open_private(lock, os.O_RDWR | os.O_CREAT, self.owner).close()
+        with Mutex(lock, _BEGIN_TIMEOUT):
             return action()
 
     def _hold(self, number: int) -> Map:
@@ -215,7 +217,7 @@ class Store:
         os.mkdir(temporary, 0o700)
         _secure_directory(temporary, self.owner)
         for name in ("lease", "server", "removals", "removals.lock", "fold.lock", "names.lock"):
-            os.close(open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner))
+            open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner).close()
         create_shared(temporary, self.owner, self._first_generation(guests))
         with Directory.at(temporary).open() as folder:
             lease = hold("lease", folder)
@@ -269,7 +271,7 @@ class Store:
             directory = Directory.at(self.epoch_path(number))
             shared = Shared(directory)
             shared.successor = successor
-            with directory.open() as folder, mutex("removals.lock", 1.0, dir_fd=folder):
+            with directory.open() as folder, Mutex("removals.lock", 1.0, dir_fd=folder):
                 shared.generation += 1
 
     def remove_if_dead(self, *, grace: float = _GRACE) -> bool:
@@ -277,6 +279,4 @@ class Store:
 
         One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
         """
-        with contextlib.suppress(OSError, LockTimeoutError, FormatError):
-            return _remove_if_dead(self.path, grace)
-        return False
+        return _remove_if_dead(self.path, grace)

@@ -11,8 +11,6 @@ import _thread
 import atexit
 import contextlib
 import logging
-import secrets
-import struct
 import sys
 import time
 from array import array
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics._cells import Cell, Map, Slab
-    from mpmetrics.names.family import Key
 
 __all__ = ["WaitingRoom", "waiting_slab"]
 
@@ -99,22 +96,21 @@ def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: flo
 
     ``cells`` says of each when (Unix time, s) it was made, and ``times`` of each metric when it was declared (ns).
     """
-    slab, words_map = anonymous_slab(secrets.token_bytes(16), now)
+    slab, words_map = anonymous_slab(now)
+    slab.grow(sum(cell._children.width for cell in cells), 0)  # noqa: SLF001 (a cell's own way to its metric)
     words = memoryview(words_map).cast("d")
     numbers: dict[str, int] = {}
     first = fmt.FIRST_WORD
     for cell, created in cells.items():
-        family = cell._children.family  # noqa: SLF001 (a cell's own way to its metric)
+        family = cell._children.family  # noqa: SLF001 (as above)
         if family.name not in numbers:
             numbers[family.name] = len(numbers)
             head = fmt.FAMILY_HEAD.pack(numbers[family.name], 0, times[family.name])
             _append(slab, fmt.FAMILY, head + family.pack())
         values = cell.values()
-        while memoryview(words_map).cast("Q")[fmt.WORDS_END] < (first + len(values)) * fmt.WORD:
-            memoryview(words_map).cast("Q")[fmt.WORDS_END] += fmt.MAX_GROWTH
         words[first : first + len(values)] = array("d", values)
         body = fmt.SERIES_HEAD.pack(numbers[family.name], len(values), first, created, _LATEST)
-        _append(slab, fmt.SERIES, body + _texts(cell._key))  # noqa: SLF001 (as above)
+        _append(slab, fmt.SERIES, body + fmt.pack_texts(cell._key))  # noqa: SLF001 (as above)
         first += len(values)
     return words_map
 
@@ -123,7 +119,3 @@ def _append(slab: Slab, kind: int, body: bytes) -> None:
     if not slab.append(kind, body):
         slab.grow(0, len(body) + fmt.PAGE)
         slab.append(kind, body)
-
-
-def _texts(key: Key) -> bytes:
-    return struct.pack("=H", fmt.OVERFLOW) if key is None else fmt.pack_texts(key)

@@ -16,7 +16,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Histogram, Info
 from mpmetrics.provider import Provider
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 Start = Callable[[Callable[[], object]], Any]
 
@@ -81,7 +81,7 @@ def test_processes(shared: Provider, child: Start) -> None:
     counter.inc()
     one, two = child(counter.inc), child(counter.inc)
     assert shared.epoch is not None
-    with mutex(str(Path(shared.epoch.path) / "fold.lock"), 1.0):
+    with Mutex(str(Path(shared.epoch.path) / "fold.lock"), 1.0):
         before = figures(collector)
         one.kill()
         two.kill()

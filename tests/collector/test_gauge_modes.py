@@ -13,7 +13,7 @@ import pytest
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Gauge, UpDownCounter
 from mpmetrics.instruments.gauge import GaugeMode
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,7 +252,7 @@ class Workers:
     @contextmanager
     def unfolded(self) -> Iterator[None]:
         """Keep folders out."""
-        with mutex(self._lock, 1.0):
+        with Mutex(self._lock, 1.0):
             yield
 
 

@@ -13,7 +13,7 @@ import pytest
 from mpmetrics import Collector, LockTimeoutError
 from mpmetrics.exposition import endpoint as endpoint_module
 from mpmetrics.exposition.endpoint import PASSING, PATIENT_BEATS, Endpoint
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,14 +38,14 @@ def elect(monkeypatch: pytest.MonkeyPatch, shared: Provider, tmp_path: Path) -> 
             beats += 1
             if failures:
                 raise failures.pop(0)
-            return mutex(path, timeout)
+            return Mutex(path, timeout)
 
         monkeypatch.setattr(endpoint_module, "mutex", disturbed)
         endpoint = Endpoint(Collector(shared), [], parent=os.getppid(), heartbeat=-1, election=lock)
         with contextlib.ExitStack() as elected:
             assert asyncio.run(endpoint._win(elected, asyncio.Event()))
             try:
-                with mutex(lock, 0.0):
+                with Mutex(lock, 0.0):
                     return beats, False
             except LockTimeoutError:
                 return beats, True

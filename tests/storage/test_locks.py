@@ -19,7 +19,7 @@ import mpmetrics
 from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import descriptor, locks
-from mpmetrics.storage.locks import Sole, hold, is_held, mutex
+from mpmetrics.storage.locks import Mutex, Sole, hold, is_held
 from mpmetrics.storage.slab import is_alive
 
 if TYPE_CHECKING:
@@ -200,14 +200,14 @@ def open_files() -> int:
 
 def use(path: Path, patience: float = 0.0) -> None:
     """Take a mutex and give it back."""
-    with mutex(str(path), patience):
+    with Mutex(str(path), patience):
         assert not is_free(path)
 
 
 def test_only_one_has_it(tmp_path: Path) -> None:
     """A second one, of the same process or another, waits no longer than it says, and names the file."""
     path = tmp_path / "lock"
-    with mutex(str(path), 0.0), pytest.raises(LockTimeoutError, match=str(path)), mutex(str(path), 0.02):
+    with Mutex(str(path), 0.0), pytest.raises(LockTimeoutError, match=str(path)), Mutex(str(path), 0.02):
         pass
 
     use(path)
@@ -216,7 +216,7 @@ def test_only_one_has_it(tmp_path: Path) -> None:
 
 def test_no_directory_is_made(tmp_path: Path) -> None:
     """A directory that was deleted does not come back."""
-    with pytest.raises(FileNotFoundError), mutex(str(tmp_path / "gone" / "lock"), 0.0):
+    with pytest.raises(FileNotFoundError), Mutex(str(tmp_path / "gone" / "lock"), 0.0):
         pass
 
     assert [] == list(tmp_path.iterdir())
@@ -233,7 +233,7 @@ def test_a_file_that_is_removed_before_it_is_locked(tmp_path: Path, monkeypatch:
         return real(number, blocking=blocking)
 
     monkeypatch.setattr(locks, "lock_descriptor", late)
-    with mutex(str(path), 1.0):
+    with Mutex(str(path), 1.0):
         assert removed
         assert not is_free(path)
 
@@ -308,7 +308,7 @@ def forked_at_each_step(action: Callable[[], object]) -> Iterator[int]:
 
 def take(path: Path, taken: list[object]) -> None:
     """Take a mutex for good."""
-    lock = mutex(str(path), 1.0)
+    lock = Mutex(str(path), 1.0)
     taken.append(lock)
     lock.__enter__()
 

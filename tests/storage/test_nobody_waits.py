@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def test_processes_start_count_fork_and_end_beside_it(
     hits.labels("before").inc()
     hog()
     with pytest.raises(mpmetrics.LockTimeoutError):  # it has them
-        mutex(f"{mine.epoch.path}/removals.lock", 0.0).__enter__()
+        Mutex(f"{mine.epoch.path}/removals.lock", 0.0).__enter__()
 
     hits.labels("after").inc()
     mpmetrics.Histogram("took", "x", provider=mine).observe(1)

@@ -16,7 +16,7 @@ from mpmetrics import _cells
 from mpmetrics._cells.slab import Slab
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.shared import Shared
 
 Fork = Callable[..., Any]
@@ -281,7 +281,7 @@ def test_a_removal_that_the_store_cannot_take_changes_nothing(
     """While another process removes, and does not get on, a removal raises, and the series goes on."""
     hits.labels("200").inc()
     with (
-        mutex(str(epoch_of(hits._provider) / "removals.lock"), 0.0),
+        Mutex(str(epoch_of(hits._provider) / "removals.lock"), 0.0),
         pytest.raises(mpmetrics.StoreError, match=r"removals\.lock"),
     ):
         hits.remove("200")

@@ -16,7 +16,7 @@ import mpmetrics
 from mpmetrics._cells import Table
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import open_regular
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.slab import identity_of
 
@@ -355,7 +355,7 @@ def test_a_newcomer_waits_for_nobody_who_sets_the_dead_aside(
     """While another process, stopped perhaps, has the lock for that, the next ordinal will do."""
     path = epoch_of(shared)
     count().kill()
-    with mutex(str(path / "names.lock"), 0.0):
+    with Mutex(str(path / "names.lock"), 0.0):
         count()
 
     assert ["idle", "slab-0", "slab-1"] == slabs(path)

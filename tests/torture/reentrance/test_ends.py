@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,7 +253,7 @@ def test_an_idle_gevent_worker_keeps_nothing_locked(sums: Sums, patch: dict[str,
             assert mine.epoch is not None
             locks = sorted(Path(mine.epoch.path).glob("*.lock"))
             for lock in locks:
-                with mutex(str(lock), 0.0):
+                with Mutex(str(lock), 0.0):
                     pass
             check_greenlets(sums(store_directory))
             gone = mpmetrics.Counter("gone", "Come and go.", ["who"], provider=mine)

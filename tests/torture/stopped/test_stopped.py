@@ -18,7 +18,7 @@ from mpmetrics._cells import pure
 from mpmetrics.registry import Registry
 from mpmetrics.storage import removals, store
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import mutex
+from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
     used = Used(shared)
     for _ in range(20):
         child(lambda: used.use("dead")).end()
-    with mutex(f"{shared.epoch.path}/{name}", 1.0):  # type: ignore[union-attr]
+    with Mutex(f"{shared.epoch.path}/{name}", 1.0):  # type: ignore[union-attr]
         child(lambda: bounded(lambda: used.use("new"))).end()
         assert uses(21) == bounded(lambda: counted(str(shared.directory)))
         if name == "removals.lock":
