@@ -6,21 +6,24 @@ ends and nobody is left in it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.integrations.privileges import acting_as
-from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
+from mpmetrics.storage.store import Store, remove_if_dead
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
     from mpmetrics.provider import Provider
     from mpmetrics.storage.epoch import Epoch
 
-__all__ = ["PASSED_ON", "Home"]
+__all__ = ["PASSED_ON", "Home", "default_base", "new_default_directory", "remove_dead_stores"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -64,7 +67,7 @@ class Home:
             elif not directory:  # nobody else knows of it yet
                 if epoch is not None:
                     epoch.close()
-                self._store.remove_if_dead(grace=0.0)
+                remove_if_dead(self._store.path, grace=0.0)
 
     def _before(self) -> int | None:
         """The number of the epoch to go on with after SIGUSR2."""
@@ -94,4 +97,28 @@ class Home:
     def leave(self) -> None:
         """At the end of the server, which is out of the epoch: remove a store of its own unless others are in it."""
         if self._is_ours and self._store is not None:
-            self._store.remove_if_dead()
+            remove_if_dead(self._store.path)
+
+
+def default_base(environ: Mapping[str, str]) -> str:
+    """Directory in which stores live unless told otherwise: on tmpfs where there is one."""
+    for candidate in ("/dev/shm", environ.get("XDG_RUNTIME_DIR", "")):  # noqa: S108 (made private and checked below)
+        if candidate and os.path.isdir(candidate) and os.access(candidate, os.W_OK | os.X_OK):
+            return candidate
+    return tempfile.gettempdir()
+
+
+def new_default_directory(base: str, uid: int) -> str:
+    """A name, not yet taken, for a store of user ``uid``; nothing is created."""
+    return os.path.join(base, f"mpmetrics-{uid}-{secrets.token_hex(6)}")
+
+
+def remove_dead_stores(base: str, uid: int) -> list[str]:
+    """Remove the default stores of user ``uid`` in ``base`` whose every epoch is dead; returns what was removed."""
+    removed = []
+    for entry in os.scandir(base):
+        if entry.name.startswith(f"mpmetrics-{uid}-") and entry.is_dir(follow_symlinks=False):
+            with contextlib.suppress(OSError):  # someone else cleans it at this moment
+                if entry.stat(follow_symlinks=False).st_uid == uid and remove_if_dead(entry.path):
+                    removed.append(entry.path)
+    return removed

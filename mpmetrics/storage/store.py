@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -29,11 +28,11 @@ from mpmetrics.storage.shared import Shared, create_shared
 from mpmetrics.storage.slab import is_alive, list_slabs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from mpmetrics._cells import Map
 
-__all__ = ["Store", "default_base", "new_default_directory", "remove_dead_stores"]
+__all__ = ["Store", "remove_if_dead"]
 
 _EPOCH = re.compile(r"epoch-(\d{1,18})\Z")
 _BEGIN_TIMEOUT = 5.0
@@ -41,35 +40,14 @@ _PAUSE = 0.002
 """Seconds between two looks at an epoch that another process is just removing."""
 
 _GRACE = 60.0
-"""Seconds for which a default store without an epoch may be one that a server is about to begin."""
+"""Seconds for which a store without an epoch may be one that a server is about to begin."""
 
 
-def default_base(environ: Mapping[str, str]) -> str:
-    """Directory in which stores live unless told otherwise: on tmpfs where there is one."""
-    for candidate in ("/dev/shm", environ.get("XDG_RUNTIME_DIR", "")):  # noqa: S108 (made private and checked below)
-        if candidate and os.path.isdir(candidate) and os.access(candidate, os.W_OK | os.X_OK):
-            return candidate
-    return tempfile.gettempdir()
+def remove_if_dead(path: str, grace: float = _GRACE) -> bool:
+    """Remove the store at ``path`` when nobody is left in it; whether it is gone. Keeps others out meanwhile.
 
-
-def new_default_directory(base: str, uid: int) -> str:
-    """A name, not yet taken, for a store of user ``uid``; nothing is created."""
-    return os.path.join(base, f"mpmetrics-{uid}-{secrets.token_hex(6)}")
-
-
-def remove_dead_stores(base: str, uid: int) -> list[str]:
-    """Remove the default stores of user ``uid`` in ``base`` whose every epoch is dead; returns what was removed."""
-    removed = []
-    for entry in os.scandir(base):
-        if entry.name.startswith(f"mpmetrics-{uid}-") and entry.is_dir(follow_symlinks=False):
-            with contextlib.suppress(OSError):  # someone else cleans it at this moment
-                if entry.stat(follow_symlinks=False).st_uid == uid and _remove_if_dead(entry.path):
-                    removed.append(entry.path)
-    return removed
-
-
-def _remove_if_dead(path: str, grace: float = _GRACE) -> bool:
-    """Remove the store at ``path`` unless an epoch of it lives or may be about to begin; keeps others out meanwhile."""
+    One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
+    """
     lock = os.path.join(path, "lock")
     # Where it cannot be done, someone else begins or cleans it at this moment.
     with contextlib.suppress(OSError, LockTimeoutError, FormatError), contextlib.ExitStack() as stack:
@@ -273,10 +251,3 @@ class Store:
             shared.successor = successor
             with directory.open() as folder, Mutex("removals.lock", 1.0, dir_fd=folder):
                 shared.generation += 1
-
-    def remove_if_dead(self, *, grace: float = _GRACE) -> bool:
-        """Remove the whole store when nobody is left in it; answers whether it is gone.
-
-        One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
-        """
-        return _remove_if_dead(self.path, grace)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import mpmetrics
+from mpmetrics.integrations.home import default_base, new_default_directory, remove_dead_stores
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.store import Store, default_base, new_default_directory, remove_dead_stores
+from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]
 MakeProvider = Callable[[], mpmetrics.Provider]
