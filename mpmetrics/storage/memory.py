@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Children
 from mpmetrics.errors import StoreError, StoreUnavailableError
+from mpmetrics.names.declared import Declared
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.declared import Declared
 from mpmetrics.storage.fold import SHORTEN_AT, fold
 from mpmetrics.storage.owner import SlabOwner, time_offset
 from mpmetrics.storage.removals import Removal

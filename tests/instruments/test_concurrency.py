@@ -11,8 +11,8 @@ import pytest
 
 from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Gauge, Histogram, Summary, UpDownCounter
+from mpmetrics.names.declared import Declared
 from mpmetrics.provider import Provider
-from mpmetrics.storage.declared import Declared
 
 if TYPE_CHECKING:
     from mpmetrics.names.family import Family

@@ -72,7 +72,7 @@ KILL = -1
 SHORT = 0
 """In the place of an error: a write that takes only half of what it is given."""
 
-PURE = {"declared.py", "format.py", "retire.py", "shapes.py"}
+PURE = {"format.py", "retire.py", "shapes.py"}
 """Files of the storage that change nothing: an exception there is one at the line that calls."""
 
 UNSHARED = PURE | {"descriptor.py", "log.py", "memory.py", "owner.py", "reader.py", "waiting.py"}

@@ -14,7 +14,7 @@ import pytest
 import mpmetrics
 from mpmetrics import turns
 from mpmetrics._cells import TWIN
-from mpmetrics.storage.declared import Declared
+from mpmetrics.names.declared import Declared
 from mpmetrics.storage.log import Log
 
 if TYPE_CHECKING:
