@@ -26,24 +26,27 @@ class Epoch:
     guests.
     """
 
-    def __init__(self, store: Store, number: int, lease: Map, *, is_server: bool) -> None:
-        """Join epoch ``number`` of ``store``, whose lease is held; FormatError or OSError when it cannot be used."""
+    def __init__(self, store: Store, number: int, *, is_server: bool, lease: Map | None = None) -> None:
+        """Join epoch ``number`` of ``store``; FormatError or OSError when it cannot be used.
+
+        ``lease`` is its lease, where that is held already.
+        """
         path = store.epoch_path(number)
         self.store = store
         self.number = number
         self.is_server = is_server
         self.directory = Directory.at(path)
+        self._lease: Map | None = hold("lease", self.directory) if lease is None else lease
         check_trust(path, os.lstat(path), "epoch")
         if self.directory.owner[0] != store.owner[0]:
             msg = f"the epoch {path} belongs to user {self.directory.owner[0]}, the store to {store.owner[0]}"
             raise StoreUnavailableError(msg)
         self.shared = Shared(self.directory)
         self.removals = Removals(self.directory, self.shared)
-        self._lease: Map | None = lease
         self._server: Map | None = None
         if is_server:
-            with contextlib.suppress(OSError), self.directory.open() as folder:  # without it, guests are taken over
-                self._server = hold("server", folder)
+            with contextlib.suppress(OSError):  # without it, guests are taken over
+                self._server = hold("server", self.directory)
         self._shield: Shield | None = None
         with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
             self._shield = Shield(store.path)

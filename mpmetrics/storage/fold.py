@@ -86,7 +86,7 @@ class _Fold:
         except FileNotFoundError:
             if known is not None:
                 # So that nobody takes the epoch for dead, and is just removing it.
-                self._lease = hold("lease", folder)
+                self._lease = hold("lease", directory)
                 self._retired, self._is_gone = SlabReader.again(known), True
         if self._retired is not None:
             self._retired.read(self._shapes.declare)

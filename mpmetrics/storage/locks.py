@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import time
+from typing import TYPE_CHECKING
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -24,18 +25,21 @@ from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 
+if TYPE_CHECKING:
+    from mpmetrics.storage.descriptor import Directory
+
 __all__ = ["Mutex", "Shield", "Sole", "hold", "is_held"]
 
 _PAUSE = 0.005
 """Seconds between two looks at a lock that another process has."""
 
 
-def hold(name: str, dir_fd: int) -> Map:
-    """Share the lock of a file for as long as the returned map lives, here or in a forked child.
+def hold(name: str, directory: Directory) -> Map:
+    """Share the lock of a file in ``directory`` for as long as the returned map lives, here or in a forked child.
 
     BlockingIOError when somebody has it alone, FileNotFoundError when the file has no name (any more), else OSError.
     """
-    with open_regular(name, dir_fd=dir_fd) as descriptor:
+    with directory.open() as folder, open_regular(name, dir_fd=folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         held = Map(descriptor, fmt.PAGE)
         if not os.fstat(descriptor).st_nlink:

@@ -88,7 +88,8 @@ class Removals:
         self._number = 0
         """Of the file that was read."""
         self._position = 0
-        self._known: list[Removal] = []
+        self.known: list[Removal] = []
+        """What was read last."""
         self._gaps = 0
         self._rest = b""
         self._is_cut = False
@@ -101,35 +102,29 @@ class Removals:
     def read(self) -> list[Removal]:
         """All that the file holds, in order; OSError when it cannot be read. Another list whenever it has changed."""
         generation = self._shared.generation  # first: what is committed now is in the file that is read next
-        known = self._known[-1].generation if self._known else 0
+        known = self.known[-1].generation if self.known else 0
         number = self._number
-        found = self._follow(known, generation, None)
+        found = self.after(known, generation, None)
         if number not in (0, self._number):  # it was shortened: what was known may be gone from it
             self._number = self._position = 0
-            self._known, found = [], self._follow(0, generation, None)
+            self.known, found = [], self.after(0, generation, None)
         if found:
-            self._known = self._known + found  # anew: readers hold what was known
+            self.known = self.known + found  # anew: readers hold what was known
         # Bytes behind the last record may be what a killed remover left, unless a committed record is missing.
-        is_short = generation > (self._known[-1].generation if self._known else 0)
+        is_short = generation > (self.known[-1].generation if self.known else 0)
         self._is_cut = bool(is_short and self._rest) and not find_removals(self._rest, 0, _LATEST, None)[0]
-        return self._known
+        return self.known
 
-    @property
-    def read_last(self) -> list[Removal]:
-        """What :meth:`read` returned last."""
-        return self._known
+    def after(self, generation: int, upto: int, metrics: Mapping[str, Children] | None) -> list[Removal]:
+        """Those of a later generation, up to ``upto``, that may end a series of these metrics; OSError as above.
 
-    def after(self, generation: int, upto: int, metrics: Mapping[str, Children]) -> list[Removal]:
-        """Those of a later generation, up to ``upto``, that may end a series of these metrics; OSError as above."""
-        return self._follow(generation, upto, metrics)
-
-    def _follow(self, after: int, upto: int, metrics: Mapping[str, Children] | None) -> list[Removal]:
-        """Read on from where it was read to; from the beginning where somebody has shortened the file."""
+        Reads on from where it was read to; from the beginning where somebody has shortened the file.
+        """
         where = self._directory.where
         number, position, data = read_tail(where, NAME, self._number, self._position, MOST_BYTES)
         if number != self._number:
             self._gaps = 0
-        end, gaps, bodies = find_removals(data, after, upto, metrics)
+        end, gaps, bodies = find_removals(data, generation, upto, metrics)
         self._number, self._position, self._rest = number, position + end, data[end:]
         self._gaps += gaps
         found = []
@@ -151,7 +146,7 @@ class Removals:
             if generation >> 63:
                 msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
                 raise StoreUnavailableError(msg)
-            self._follow(generation, generation - 1, {})
+            self.after(generation, generation - 1, {})
             record = Removal(generation, metric, tuple(pairs), is_subset).encode()
             if self._position + len(record) > MOST_BYTES:
                 msg = f"{self._directory.path}/{NAME} is full: no process folds, or one holds series long removed"
@@ -168,10 +163,10 @@ class Removals:
 
         The caller holds the fold lock, and knows that the others end no series. StoreError and OSError as above.
         """
-        last = self._known[-1].generation if self._known else 0
+        last = self.known[-1].generation if self.known else 0
         with self._directory.open() as folder, Mutex("removals.lock", PATIENCE, dir_fd=folder):
             self.read()
-            kept = [each for each in self._known if each.generation > last or each.generation in needed]
+            kept = [each for each in self.known if each.generation > last or each.generation in needed]
             temporary = f"new-removals-{secrets.token_hex(16)}"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             file = open_private(temporary, flags, self._directory.owner, dir_fd=folder)

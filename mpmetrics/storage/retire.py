@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape
 
+    ReadLiving = Callable[[Shapes], Sequence[SlabReader]]
+
 __all__ = ["Contents", "retire"]
 
 MOST_ROWS = 100_000
@@ -42,9 +44,10 @@ _MOST_CELLS = 1 << 22
 
 
 class Contents:
-    """Words and records of a retired file, as they come."""
+    """Words and records of a retired file that ``readers`` are put into, as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, readers: Sequence[SlabReader]) -> None:
+        self.readers = readers
         self.words: list[bytes] = []
         self.records: list[bytes] = []
         self.next_word = fmt.FIRST_WORD
@@ -79,14 +82,14 @@ def retire(
     shapes: Shapes,
     retired: SlabReader | None,
     dead: Sequence[SlabReader],
-    read_living: Callable[[Shapes], Sequence[SlabReader]],
+    read_living: ReadLiving,
 ) -> Contents:
     """What the retired file holds once it contains ``dead``.
 
     ``read_living(shapes)`` reads the slabs of the living, which are asked only where not all can be kept.
     """
-    contents = Contents()
-    readers = [*([] if retired is None else [retired]), *sorted(dead, key=lambda reader: reader.created)]
+    oldest_first = sorted(dead, key=lambda reader: reader.created)
+    contents = Contents([*([] if retired is None else [retired]), *oldest_first])
     for rivals in shapes.by_name().values():
         kept = rivals
         if len(rivals) > MOST_SHAPES:
@@ -95,25 +98,19 @@ def retire(
             dropped = sorted(gone, key=lambda shape: shape.latest)[:-MOST_SHAPES]
             kept = [shape for shape in rivals if shape not in dropped]
         for shape in kept:
-            _Share(contents, shape, readers, read_living).add()
+            _Share(contents, shape, read_living).add()
     return contents
 
 
 class _Share:
     """One shape's part of it."""
 
-    def __init__(
-        self,
-        contents: Contents,
-        shape: Shape,
-        readers: Sequence[SlabReader],
-        read_living: Callable[[Shapes], Sequence[SlabReader]],
-    ) -> None:
+    def __init__(self, contents: Contents, shape: Shape, read_living: ReadLiving) -> None:
         self._contents = contents
         self._family = shape.family
         self._table = shape.table
-        self._readers = readers
-        self._sources = [reader.source for reader in readers]
+        self._readers = contents.readers
+        self._sources = [reader.source for reader in self._readers]
         self._read_living = read_living
         self._numbers = contents.add_families(shape)
 

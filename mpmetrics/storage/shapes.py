@@ -98,7 +98,7 @@ class Shapes:
 
     def _marked(self, removals: Removals | None) -> list[Shape]:
         """The shapes some series of which were removed, with that told to their tables."""
-        known = [] if removals is None else removals.read_last
+        known = [] if removals is None else removals.known
         if known is not self._removals:
             self._removals, self._by_metric = known, {}
             for removal in known:

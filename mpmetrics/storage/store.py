@@ -30,7 +30,6 @@ from mpmetrics.storage.slab import is_alive, list_slabs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mpmetrics._cells import Map
 
 __all__ = ["Store", "remove_if_dead"]
 
@@ -130,7 +129,7 @@ class Store:
         if number not in _epochs(self.path):
             msg = f"the store {self.path} has no epoch {number}"
             raise StoreUnavailableError(msg)
-        return self._guarded(lambda: Epoch(self, number, self._hold(number), is_server=True))
+        return self._guarded(lambda: Epoch(self, number, is_server=True))
 
     def current(self) -> str | None:
         """Directory of the current epoch, for a reader that takes no part in it; None when there is none."""
@@ -154,10 +153,6 @@ class Store:
         with Mutex(lock, _BEGIN_TIMEOUT):
             return action()
 
-    def _hold(self, number: int) -> Map:
-        with Directory.at(self.epoch_path(number)).open() as folder:
-            return hold("lease", folder)
-
     def _join_current(self) -> Epoch:
         end = time.monotonic() + _BEGIN_TIMEOUT
         while True:
@@ -166,23 +161,20 @@ class Store:
                 return self._locked(self._begin_first)
             latest = epochs[-1]
             with Sole(os.path.join(self.epoch_path(latest), "lease")) as is_dead:
-                if is_dead:
-                    return self._locked(functools.partial(self._replace, latest))
+                if is_dead:  # and nobody can join it while we have its lease to ourselves
+                    return self._locked(functools.partial(self._begin_first, instead_of=latest))
             try:
-                return Epoch(self, latest, self._hold(latest), is_server=False)
+                return Epoch(self, latest, is_server=False)
             except (BlockingIOError, FileNotFoundError):  # somebody is just removing it, or has
                 if time.monotonic() > end:
                     raise
                 time.sleep(_PAUSE)
 
-    def _begin_first(self) -> Epoch:
-        """Under the begin lock: begin an epoch unless somebody has."""
+    def _begin_first(self, instead_of: int | None = None) -> Epoch:
+        """Under the begin lock: remove a dead epoch, and begin one unless somebody has."""
+        if instead_of is not None:
+            shutil.rmtree(self.epoch_path(instead_of), ignore_errors=True)
         return self._join_current() if _epochs(self.path) else self._begin(is_server=False)
-
-    def _replace(self, dead: int) -> Epoch:
-        """Under the begin lock, with the lease of ``dead`` to ourselves: remove it, begin one unless somebody has."""
-        shutil.rmtree(self.epoch_path(dead), ignore_errors=True)
-        return self._begin_first()
 
     def _begin(self, *, is_server: bool) -> Epoch:
         # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
@@ -197,15 +189,14 @@ class Store:
         for name in ("lease", "server", "removals", "removals.lock", "fold.lock", "names.lock"):
             open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner).close()
         create_shared(temporary, self.owner, self._first_generation(guests))
-        with Directory.at(temporary).open() as folder:
-            lease = hold("lease", folder)
+        lease = hold("lease", Directory.at(temporary))
         for guest in guests:
             self._link_slabs(guest, temporary)
         # The commit: the epoch is there, whole and alive; a kill before leaves a directory that the next one removes.
         os.rename(temporary, self.epoch_path(number))
         for guest in guests:
             self._announce(guest, number)
-        return Epoch(self, number, lease, is_server=is_server)
+        return Epoch(self, number, is_server=is_server, lease=lease)
 
     def _remove_leftovers(self) -> None:
         for name in os.listdir(self.path):

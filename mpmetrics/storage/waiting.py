@@ -22,7 +22,7 @@ from mpmetrics.storage.slab import anonymous_slab
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mpmetrics._cells import Cell, Map, Slab
+    from mpmetrics._cells import Cell, Map
 
 __all__ = ["WaitingRoom", "waiting_slab"]
 
@@ -100,22 +100,20 @@ def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: flo
     slab.grow(sum(cell._children.width for cell in cells), 0)  # noqa: SLF001 (a cell's own way to its metric)
     words = memoryview(words_map).cast("d")
     numbers: dict[str, int] = {}
+    records: list[tuple[int, bytes]] = []
     first = fmt.FIRST_WORD
     for cell, created in cells.items():
         family = cell._children.family  # noqa: SLF001 (as above)
         if family.name not in numbers:
             numbers[family.name] = len(numbers)
             head = fmt.FAMILY_HEAD.pack(numbers[family.name], 0, times[family.name])
-            _append(slab, fmt.FAMILY, head + family.pack())
+            records.append((fmt.FAMILY, head + family.pack()))
         values = cell.values()
         words[first : first + len(values)] = array("d", values)
         body = fmt.SERIES_HEAD.pack(numbers[family.name], len(values), first, created, _LATEST)
-        _append(slab, fmt.SERIES, body + fmt.pack_texts(cell._key))  # noqa: SLF001 (as above)
+        records.append((fmt.SERIES, body + fmt.pack_texts(cell._key)))  # noqa: SLF001 (as above)
         first += len(values)
-    return words_map
-
-
-def _append(slab: Slab, kind: int, body: bytes) -> None:
-    if not slab.append(kind, body):
-        slab.grow(0, len(body) + fmt.PAGE)
+    slab.grow(0, sum(fmt.RECORD_HEAD.size + len(body) + fmt.WORD for _, body in records))
+    for kind, body in records:
         slab.append(kind, body)
+    return words_map
