@@ -33,8 +33,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from mpmetrics._cells.records import FamilyRecord
 from mpmetrics._cells.sketch import LAYOUTS, RECORD, Layout
-from mpmetrics._cells.source import FamilyRecord
 
 __all__ = [
     "LAYOUTS",
@@ -99,16 +99,10 @@ if TYPE_CHECKING or TWIN == "pure":
     from mpmetrics._cells.labelled import Labelled
     from mpmetrics._cells.maps import Map, new_token
     from mpmetrics._cells.merging import (
-        created,
         distributions,
         extremes,
         folded_distributions,
         levels,
-        lines,
-        number,
-        pack_levels,
-        pack_rows,
-        present,
         recents,
         retired_ordinals,
         sums,
@@ -117,9 +111,11 @@ if TYPE_CHECKING or TWIN == "pure":
     from mpmetrics._cells.process import Process
     from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, uncollected
     from mpmetrics._cells.removals import find_removals
+    from mpmetrics._cells.rows import created, pack_levels, pack_rows, present
     from mpmetrics._cells.sketch import SketchCell
     from mpmetrics._cells.slab import Slab
     from mpmetrics._cells.source import Source
+    from mpmetrics._cells.text import lines, number
 else:
     from mpmetrics._cells.compiled import (
         Cell,

@@ -1,22 +1,19 @@
 """The series of one metric in this process; the pure-Python twin.
 
-Making one takes what is rare (a beginning, a declaration, growth) one step at a time, and looks at everything again
-after each: what runs there may do the same. What is left then is one straight line without calls, as in
+What is rare is seen to in :mod:`mpmetrics._cells.attempt`. What is left then is one straight line without calls, as in
 :mod:`mpmetrics._cells.slab`.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-import time
-from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics._cells.offsets import END, MAX_BODY, OVERFLOW, RECORD_HEAD, SERIES, SERIES_HEAD, WORD
+from mpmetrics._cells.attempt import Attempt, Key, size_of
+from mpmetrics._cells.offsets import END, SERIES, SERIES_HEAD, WORD
 from mpmetrics._cells.process import _generation
-from mpmetrics._cells.pure import DistributionCell, RecentCell, heap
-from mpmetrics._cells.sketch import BUCKETS, LAYOUTS, SketchCell
+from mpmetrics._cells.pure import DistributionCell, heap
+from mpmetrics._cells.sketch import LAYOUTS, SketchCell
 from mpmetrics._cells.slab import END_SIZE, Plan
 
 if TYPE_CHECKING:
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from mpmetrics._cells.slab import Slab
 
 __all__ = ["Children"]
-
-Key = tuple[str, ...] | None
 
 
 class Children:
@@ -78,15 +73,9 @@ class Children:
         """The family's in the slab; -1: it could not be declared there."""
         self.stamp = 0
         """The token under which it was declared."""
-        is_distribution, is_sketch = issubclass(cell_type, DistributionCell), issubclass(cell_type, SketchCell)
-        self.bounds = _bounds(family.bounds) if is_distribution else None
-        self.layout = LAYOUTS[family.mode] if is_sketch else None
-        words = 4 if issubclass(cell_type, RecentCell) else 1
-        if self.bounds is not None:
-            words = 2 + len(self.bounds)
-        elif self.layout is not None:
-            words = BUCKETS + self.layout.size
-        if width != words:
+        self.bounds = DistributionCell.bounds_of(family) if issubclass(cell_type, DistributionCell) else None
+        self.layout = LAYOUTS[family.mode] if issubclass(cell_type, SketchCell) else None
+        if width != (words := cell_type.words_of(family)):
             msg = f"a series of {self.name!r} has {words} words, not {width}"
             raise ValueError(msg)
         self._cells: dict[Key, Any] = {}
@@ -128,7 +117,7 @@ class Children:
         cell = self._cells.get(key)
         if cell is not None and process.begun == process.token != 0 and not process.is_due:
             return cell
-        attempt = _Attempt(self, key, counts=False)
+        attempt = Attempt(self, key, counts=False)
         cell = None
         while True:
             changes = self._changes
@@ -137,16 +126,16 @@ class Children:
             found = self._cells.get(key)
             if found is not None:
                 return found
-            if self._is_full(attempt):
+            if attempt.is_past_the_cap:
                 return process.owner.overflow(self)
             if cell is None or cell.gone:
                 cell = self.cell_type.new(self, key)
-            if attempt.prepare() and self._settle(cell, attempt, changes) and not self._is_removed(cell, attempt):
+            if attempt.prepare() and self._settle(cell, attempt, changes) and not attempt.is_removed(cell):
                 return cell
 
     def bind(self, cell: Any) -> None:
         """Give a series words of this process, which has begun anew, or is a child of the one that it was made in."""
-        attempt = _Attempt(self, cell._key, counts=True)
+        attempt = Attempt(self, cell._key, counts=True)
         while True:
             changes = self._changes
             if not attempt.look():
@@ -154,30 +143,10 @@ class Children:
             if cell.gone or cell._stamp == self.process.token:
                 return
             if attempt.prepare() and self._settle(cell, attempt, changes):
-                self._is_removed(cell, attempt)
+                attempt.is_removed(cell)
                 return
 
-    def _is_full(self, attempt: _Attempt) -> bool:
-        if attempt.key is None:
-            return False
-        count = len(self._cells) - (None in self._cells)
-        return attempt.texts is None or count >= self.limit or self._bytes + attempt.size > self.budget
-
-    def _is_removed(self, cell: Any, attempt: _Attempt) -> bool:
-        """Whether a series that was just written has been removed at the same moment."""
-        process = self.process
-        if attempt.waits:
-            process.owner.waits(cell)
-            return False
-        # A remover stores the generation, then readers look at the slabs: one of us sees the other. To take a lock that
-        # nobody has is a full fence.
-        allocate_lock().acquire()
-        if _generation(process) != attempt.generation:
-            process.owner.notice()
-        gone: bool = cell.gone
-        return gone
-
-    def _settle(self, cell: Any, attempt: _Attempt, changes: int) -> bool:
+    def _settle(self, cell: Any, attempt: Attempt, changes: int) -> bool:
         """Give the cell words: in the slab, or while it waits, its own. False: look at everything again."""
         if not attempt.waits:
             return self._write(cell, attempt, changes)
@@ -203,7 +172,7 @@ class Children:
         self._changes = changes + 1
         return True
 
-    def _write(self, cell: Any, attempt: _Attempt, changes: int, *, moves: bool = False) -> bool:
+    def _write(self, cell: Any, attempt: Attempt, changes: int, *, moves: bool = False) -> bool:
         """Write the series into the slab, with its values if it ``moves``. False: look at everything again."""
         process, token, key, slab = self.process, attempt.token, attempt.key, self.process.slab
         if slab is None or attempt.texts is None:
@@ -219,7 +188,7 @@ class Children:
         first = runs[-1] if runs else slab.next_word
         following = first + self.width
         where = slice(first * WORD, following * WORD)
-        values = _data(cell, self.width) if moves else b""
+        values = cell._words[cell._at : cell._at + self.width].cast("B") if moves else b""
         head = SERIES_HEAD.pack(self.number, self.width, first, attempt.created, generation)
         plan = Plan(flips, committed, SERIES, head + attempt.texts)
         known = plan.start, plan.end - plan.start
@@ -261,14 +230,13 @@ class Children:
 
     def move(self, cell: Any) -> bool:
         """Give a series that is elsewhere words in the slab. False when it has no room."""
-        attempt = _Attempt(self, cell._key, counts=False)
+        attempt = Attempt(self, cell._key, counts=False)
         while True:
             changes, process, slab = self._changes, self.process, self.process.slab
-            attempt.tell_time()
-            token = attempt.token = process.token
-            if not token or process.begun != token or self.stamp != token or slab is None or self.number < 0:
+            attempt.begin()
+            if not 0 != attempt.token == process.begun == self.stamp or slab is None or self.number < 0:
                 return False
-            if cell.gone or cell._stamp != token or cell._slab is slab:
+            if cell.gone or cell._stamp != attempt.token or cell._slab is slab:
                 return True
             if self._write(cell, attempt, changes, moves=True):
                 return True
@@ -296,7 +264,7 @@ class Children:
         """Take the series out of the mapping, and have it write to memory of its own. False: look again."""
         before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
         words, bits = heap(self.width)
-        key, total = cell._key, self._bytes - _size(cell._key)
+        key, total = cell._key, self._bytes - size_of(cell._key)
         # From here on nothing comes in between.
         if self._changes != changes or cell._words is not before[0]:
             return False
@@ -318,7 +286,7 @@ class Children:
             return False
         before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
         words, bits = heap(self.width)
-        key, total = cell._key, self._bytes - _size(cell._key)
+        key, total = cell._key, self._bytes - size_of(cell._key)
         plan = Plan(flips, committed, END, struct.pack("=Q", first))
         where = slice(first * WORD, (first + self.width) * WORD)
         zeros, more = bytes(self.width * WORD), (first,)
@@ -350,99 +318,3 @@ class Children:
         self._bytes = total
         self._changes = changes + 1
         return True
-
-
-class _Attempt:
-    """One attempt to have a series written."""
-
-    __slots__ = (
-        "_children",
-        "_noticed",
-        "counts",
-        "created",
-        "generation",
-        "key",
-        "record_size",
-        "size",
-        "texts",
-        "token",
-        "waits",
-    )
-
-    def __init__(self, children: Children, key: Key, *, counts: bool) -> None:
-        self._children = children
-        self.key = key
-        self.counts = counts
-        self.texts = _texts(key)
-        """None when it fits into no record."""
-        self.size = _size(key)
-        length = SERIES_HEAD.size + len(self.texts or b"")
-        self.record_size = RECORD_HEAD.size + length + -length % WORD
-        self.waits = False
-        self.token = 0
-        self.generation = 0
-        self.created = 0.0
-        self._noticed = children.process.seen
-
-    def tell_time(self) -> None:
-        """Keep the time at which the series is made, in whole milliseconds."""
-        clock = self._children.process.clock
-        self.created = time.time_ns() // 1_000_000 / 1e3 if clock is None else math.floor(clock() * 1e3) / 1e3
-
-    def look(self) -> bool:
-        """Whether the process has begun, and there are no removals to take in; else that was seen to."""
-        process = self._children.process
-        self.tell_time()
-        token = self.token = process.token
-        if not token or process.begun != token or (self.counts and process.counting != token):
-            process.owner.begin(self.counts)
-            return False
-        generation = _generation(process)
-        if generation in (process.seen, self._noticed):
-            return True
-        self._noticed = generation
-        process.owner.notice()
-        return False
-
-    def prepare(self) -> bool:
-        """Whether the slab has room for the series, or it has to wait; else that was seen to."""
-        children = self._children
-        process = children.process
-        if children.stamp != process.token:
-            process.owner.declare_in(children)
-            return False
-        slab = process.slab
-        if slab is None or children.number < 0:
-            self.waits = True
-        if self.waits or (slab is not None and slab.room_for(children.width, self.record_size)):
-            return True
-        self.waits = not process.owner.grow(children.width, self.record_size)
-        return False
-
-
-def _bounds(bounds: tuple[float, ...]) -> tuple[float, ...]:
-    bounds = bounds or (math.inf,)
-    if not all(isinstance(bound, float) for bound in bounds) or bounds[-1] != math.inf:
-        msg = f"bounds are floats, the last one infinite: {bounds!r}"
-        raise ValueError(msg)
-    return bounds
-
-
-def _texts(key: Key) -> bytes | None:
-    """The texts of a key, as a record holds them; None when there is none that can."""
-    if key is None:
-        return struct.pack("=H", OVERFLOW)
-    texts = [text.encode() for text in key]
-    if any(len(text) > 0xFFFF for text in texts):
-        return None
-    packed = struct.pack(f"={len(texts) + 1}H", len(texts), *map(len, texts)) + b"".join(texts)
-    return packed if SERIES_HEAD.size + len(packed) <= MAX_BODY else None
-
-
-def _size(key: Key) -> int:
-    return sum(len(text.encode()) for text in key or ())
-
-
-def _data(cell: Any, width: int) -> memoryview:
-    """The bytes of a cell's words."""
-    return memoryview(cell._words).cast("B")[cell._at * WORD : (cell._at + width) * WORD]

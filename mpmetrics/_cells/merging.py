@@ -1,4 +1,4 @@
-"""The pure-Python twin of merging the series of many sources, and of writing them down.
+"""The pure-Python twin of merging the values of the series of many sources.
 
 Every function takes a table and the sources to merge, and works on all rows of the table at once. What it returns is
 row-major: the values of the first row, of the second, and so on. A *mask* says by a byte that is not zero that there is
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, repeat
@@ -20,26 +19,20 @@ from operator import or_
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mpmetrics._cells.arithmetic import distribution_sum, extreme, is_set, total, total_and_rest
-from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
+from mpmetrics._cells.rows import parts_of
 from mpmetrics._cells.sketch import RECORD
-from mpmetrics._cells.source import CREATED, GENERATION, Part, Source, differing, runs
+from mpmetrics._cells.words import differing, runs
 
 if TYPE_CHECKING:
-    from mpmetrics._cells.index import Table, Texts
+    from mpmetrics._cells.index import Table
+    from mpmetrics._cells.source import Source
 
 __all__ = [
-    "Around",
     "Vector",
-    "created",
     "distributions",
     "extremes",
     "folded_distributions",
     "levels",
-    "lines",
-    "number",
-    "pack_levels",
-    "pack_rows",
-    "present",
     "recents",
     "retired_ordinals",
     "sums",
@@ -49,20 +42,11 @@ __all__ = [
 Vector = Sequence[float]
 """Doubles, in a buffer of them: here an array, in the compiled twin a memoryview."""
 
-Around = tuple[bytes, bytes, bytes]
-"""What stands before and behind the labels of a line, and what stands there alone where there are none."""
-
 _Group = list["array[float]"]
 """A word of each row, or several: columns."""
 
 _PAIR: Final = 2
 _RECENT: Final = 4
-
-
-def _parts(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source, Part]]:
-    """The sources that have series of the table, with their numbers."""
-    found = ((at, source, source.parts.get(table)) for at, source in enumerate(sources))
-    return [(at, source, part) for at, source, part in found if part is not None and part.loaded > 0]
 
 
 def _anew(
@@ -108,7 +92,7 @@ def _added(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
 def _addends(table: Table, sources: Iterable[Source], position: int, width: int) -> list[_Group]:
     """Of each word its columns: of a retired sum value and rest, of a retired sketch the word that is the same."""
     groups: list[_Group] = [[] for _ in range(width)]
-    for _, source, part in _parts(table, sources):
+    for _, source, part in parts_of(table, sources):
         offset = position - RECORD if source.is_retired and part.width > _PAIR else position
         if source.is_retired and part.width == _PAIR:
             if position == 0 and width == 1:
@@ -156,7 +140,7 @@ def _distribution_groups(
         raise ValueError(msg)
     groups: list[_Group] = []
     retired: list[bool] = []
-    for _, source, part in _parts(table, sources):
+    for _, source, part in parts_of(table, sources):
         if part.width == buckets + 2:
             layers = zip(*(part.columns(at, len(table)) for at in range(part.width)), strict=True)
             groups += map(list, layers)
@@ -214,7 +198,7 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
     mode = "max" if is_max else "min"
     groups: list[_Group] = []
     retired: list[bool] = []
-    for _, source, part in _parts(table, sources):
+    for _, source, part in parts_of(table, sources):
         if part.width == 1:
             columns = part.columns(0, len(table))
             shown = part.shown(len(table)) if source.is_retired else columns
@@ -246,7 +230,7 @@ def levels(table: Table, sources: Iterable[Source], ordinals: array[int], column
     width = len(columns)
     column_of = {ordinal: at for at, ordinal in enumerate(columns)}
     values, mask = array("d", bytes(8 * len(table) * width)), bytearray(len(table) * width)
-    for number, source, part in _parts(table, sources):
+    for number, source, part in parts_of(table, sources):
         at = column_of.get(ordinals[number])
         if source.is_retired:
             for member in part.members():
@@ -271,7 +255,7 @@ def _pairs(words: array[float]) -> list[tuple[int, float]]:
 
 def retired_ordinals(table: Table, sources: Iterable[Source]) -> set[int]:
     """The ordinals in the pairs of retired sources."""
-    parts = (part for _, source, part in _parts(table, sources) if source.is_retired)
+    parts = (part for _, source, part in parts_of(table, sources) if source.is_retired)
     return {ordinal for part in parts for at in part.members() for ordinal, _ in _pairs(part.words_of(at))}
 
 
@@ -283,7 +267,7 @@ def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[i
     """
     groups: list[_Group] = []
     layers: list[tuple[int, bool, bytes]] = []
-    for number, source, part in _parts(table, sources):
+    for number, source, part in parts_of(table, sources):
         if part.width == _RECENT:
             found = list(zip(*(part.columns(at, len(table)) for at in range(_RECENT)), strict=True))
             groups += map(list, found)
@@ -313,165 +297,3 @@ def _said(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[by
         (identity, value, time) if time >= last else (identity, other, last)
         for value, time, other, last in zip(values, times, others, later, strict=True)
     )
-
-
-def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
-    """``make(parts)``, kept for as long as no series come or go."""
-    parts = [part for _, _, part in _parts(table, sources)]
-    stamps = len(table), [part.stamp for part in parts]
-    kept = table.kept.get(name)
-    if kept is None or kept[0] != stamps:
-        kept = table.kept[name] = stamps, make(parts)
-    return kept[1]
-
-
-def present(table: Table, sources: Iterable[Source]) -> bytes:
-    """A byte for each row: 1 where one of the sources has a series of it."""
-
-    def make(parts: list[Part]) -> bytes:
-        mask = bytearray(len(table))
-        for part in parts:
-            for at in part.members():
-                mask[part.rows[at]] = 1
-        return bytes(mask)
-
-    return cast("bytes", _kept(table, "present", sources, make))
-
-
-def created(table: Table, sources: Iterable[Source]) -> Vector:
-    """When the first series of each row was made, Unix time in seconds; 0.0 where there is none."""
-    return cast("Vector", _kept(table, "created", sources, lambda parts: array("d", _created(table, parts))))
-
-
-def _created(table: Table, parts: Iterable[Part]) -> list[float]:
-    times = [math.inf] * len(table)
-    for part in parts:
-        for at in part.members():
-            times[part.rows[at]] = min(times[part.rows[at]], part.heads[at][CREATED])
-    return [0.0 if time == math.inf else time for time in times]
-
-
-def pack_rows(
-    table: Table,
-    sources: Iterable[Source],
-    values: Vector,
-    mask: bytes,
-    width: int,
-    first_word: int,
-    numbers: Sequence[int],
-) -> tuple[bytes, bytes]:
-    """The rows whose byte in ``mask`` is not zero as series of a retired file: their words, and their records.
-
-    ``values`` are ``width`` of each row of the table. The words begin at ``first_word`` and stand one behind the other.
-    ``numbers`` are those that the families of the table have in the file. A series has the earliest creation and the
-    greatest generation of those that the sources have of its row.
-    """
-    words = [(row, array("d", values[row * width : (row + 1) * width])) for row in range(len(table)) if mask[row]]
-    return _packed(table, list(sources), words, first_word, numbers)
-
-
-def pack_levels(
-    table: Table,
-    sources: Iterable[Source],
-    values: Vector,
-    mask: bytes,
-    columns: array[int],
-    first_word: int,
-    numbers: Sequence[int],
-) -> tuple[bytes, bytes]:
-    """The same of what :func:`levels` returned: the words of a row are pairs of an ordinal and a value."""
-    width = len(columns)
-    words = []
-    for row in range(len(table)):
-        pairs = array("d")
-        for at in range(width):
-            if mask[row * width + at]:
-                pairs.frombytes(struct.pack("=qd", columns[at], values[row * width + at]))
-        if pairs:
-            words.append((row, pairs))
-    return _packed(table, list(sources), words, first_word, numbers)
-
-
-def _packed(
-    table: Table,
-    sources: list[Source],
-    words: list[tuple[int, array[float]]],
-    first_word: int,
-    numbers: Sequence[int],
-) -> tuple[bytes, bytes]:
-    if len(numbers) < len(table.families):
-        msg = f"{len(numbers)} numbers of {len(table.families)} families"
-        raise ValueError(msg)
-    parts = [part for _, _, part in _parts(table, sources)]
-    times, generations = _created(table, parts), [0] * len(table)
-    for part in parts:
-        for at in part.members():
-            generations[part.rows[at]] = max(generations[part.rows[at]], part.heads[at][GENERATION])
-    records = []
-    for row, own in words:
-        family, key = table.keys[row]
-        body = SERIES_HEAD.pack(numbers[family], len(own), first_word, times[row], generations[row]) + key
-        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, SERIES), SERIES)
-        records.append(head + body + bytes(-len(body) % 8))
-        first_word += len(own)
-    return b"".join(own.tobytes() for _, own in words), b"".join(records)
-
-
-def number(value: float) -> str:
-    """A value as the text formats write it: the shortest decimal that reads back to the same double."""
-    if math.isfinite(value):
-        return repr(value)
-    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (NaN alone does)
-
-
-def lines(
-    arounds: tuple[Around | None, ...],
-    texts: Texts,
-    values: Vector,
-    mask: bytes | None,
-    created: tuple[Around, Vector] | None = None,
-) -> bytes:
-    """The lines of a family: for each row and around a name, labels and a value.
-
-    ``texts`` are the labels of the rows; there may be more than rows. Values whose around is None are left out. The
-    mask has a byte for each value, or for each row; None: all are shown. ``created`` is a time for each row, and what
-    stands around that: it comes behind those rows of which anything is shown.
-    """
-    width = len(arounds)
-    rows = len(values) // width if width else 0
-    if rows * width != len(values) or rows > len(texts) or (created is not None and len(created[1]) != rows):
-        msg = f"{len(values)} values of {len(texts)} texts"
-        raise ValueError(msg)
-    if mask is not None and len(mask) not in (rows, rows * width):
-        msg = f"the mask has no byte for each of {rows} rows, or for each value"
-        raise ValueError(msg)
-    numbers = _numbers(values)
-    times = [] if created is None else _numbers(created[1])
-    if any(arounds) and b"" not in texts and (mask is None or 0 not in mask):
-        columns: list[Iterable[bytes]] = []
-        for at, around in enumerate(arounds):
-            if around is not None:
-                columns += [repeat(around[0]), texts, repeat(around[1]), numbers[at::width], repeat(b"\n")]
-        if created is not None:
-            columns += [repeat(created[0][0]), texts, repeat(created[0][1]), times, repeat(b"\n")]
-        return b"".join(chain.from_iterable(zip(*columns, strict=False)))  # what is repeated has no end
-    shown = mask or bytes([1]) * rows
-    parts: list[bytes] = []
-    for row in range(rows):
-        bits = shown[row * width : (row + 1) * width] if len(shown) > rows else shown[row : row + 1] * width
-        wanted = [at for at, around in enumerate(arounds) if around is not None and bits[at]]
-        for at in wanted:
-            parts += _line(arounds[at], texts[row], numbers[row * width + at])
-        if created is not None and wanted:
-            parts += _line(created[0], texts[row], times[row])
-    return b"".join(parts)
-
-
-def _line(around: Around | None, labels: bytes, value: bytes) -> tuple[bytes, ...]:
-    opening, closing, alone = around or (b"", b"", b"")
-    return (opening, labels, closing, value, b"\n") if labels else (alone, value, b"\n")
-
-
-def _numbers(values: Vector) -> list[bytes]:
-    write = repr if all(map(math.isfinite, values)) else number
-    return "\n".join(map(write, values)).encode().split(b"\n")

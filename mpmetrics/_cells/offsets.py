@@ -11,6 +11,7 @@ __all__ = [
     "COMMITTED",
     "END",
     "FAMILY",
+    "FAMILY_HEAD",
     "FIRST_WORD",
     "FLIPS",
     "FOLDED",
@@ -43,6 +44,8 @@ SLAB_SIZE: Final = AREA_0 + 2 * AREA_SIZE
 RECORD_MAGIC: Final = 0x4D50524B
 RECORD_HEAD: Final = struct.Struct("=IIII")
 """Magic, length of the body, CRC-32, kind."""
+FAMILY_HEAD: Final = struct.Struct("=IIQ")
+"""What stands before the fields of a metric: its number, zero, when it was declared."""
 SERIES_HEAD: Final = struct.Struct("=IIQdQ")
 """What stands before the texts of a series: family, words, first word, created, generation."""
 FAMILY: Final = 1

@@ -10,6 +10,7 @@ Every store to words is one aligned 8-byte store: ``memoryview.cast("d")`` copie
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -53,6 +54,11 @@ class Cell:
     _count: int
     gone: bool
     """Whether it was ended: what is done to it has no effect."""
+
+    @staticmethod
+    def words_of(_family: Any) -> int:
+        """Words that a series of the family has."""
+        return 1
 
     def __new__(cls, *_: object) -> Self:
         """TypeError: only a metric makes its series."""
@@ -160,6 +166,11 @@ class RecentCell(Cell):
 
     __slots__ = ()
 
+    @staticmethod
+    def words_of(_family: Any) -> int:
+        """Words that a series of the family has."""
+        return 4
+
     def set(self, value: float) -> None:
         """Set the value as of now. Safe from any thread, signal handler or finaliser."""
         value = float(value)
@@ -192,6 +203,20 @@ class DistributionCell(Cell):
     """Sum and buckets of observations: a histogram, or with one bucket a summary."""
 
     __slots__ = ()
+
+    @staticmethod
+    def bounds_of(family: Any) -> tuple[float, ...]:
+        """The upper bounds of its buckets; ValueError unless they are floats, the last one infinite."""
+        bounds: tuple[float, ...] = family.bounds or (math.inf,)
+        if not all(isinstance(bound, float) for bound in bounds) or bounds[-1] != math.inf:
+            msg = f"bounds are floats, the last one infinite: {bounds!r}"
+            raise ValueError(msg)
+        return bounds
+
+    @classmethod
+    def words_of(cls, family: Any) -> int:
+        """Words that a series of the family has."""
+        return 2 + len(cls.bounds_of(family))
 
     def observe(self, amount: float, exemplar: object = None) -> None:
         """Count ``amount`` in its bucket and add it to the sum. Safe from any thread, signal handler or finaliser.

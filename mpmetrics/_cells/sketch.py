@@ -82,6 +82,11 @@ class SketchCell(Cell):
 
     __slots__ = ()
 
+    @staticmethod
+    def words_of(family: Any) -> int:
+        """Words that a series of the family has."""
+        return BUCKETS + LAYOUTS[family.mode].size
+
     def update(self, value: float) -> None:
         """Count ``value``. Safe from any thread, signal handler or finaliser.
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from array import array
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
 from mpmetrics._cells.index import Table
 from mpmetrics._cells.offsets import (
@@ -20,198 +19,29 @@ from mpmetrics._cells.offsets import (
     COMMITTED,
     END,
     FAMILY,
+    FAMILY_HEAD,
     FIRST_WORD,
     FLIPS,
     FOLDED,
-    MAX_BODY,
     PAGE,
-    RECORD_HEAD,
-    RECORD_MAGIC,
     SERIES,
     SERIES_HEAD,
     WORD,
     WORDS_END,
 )
+from mpmetrics._cells.part import FIRST, GENERATION, GONE, Part
+from mpmetrics._cells.records import FamilyRecord, Records
+from mpmetrics._cells.words import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-__all__ = ["FamilyRecord", "Part", "Source"]
+__all__ = ["Source"]
 
-FAMILY_HEAD: Final = struct.Struct("=IIQ")
 MAX_FAMILIES: Final = 1 << 16
 MAX_WIDTH: Final = 1 << 17
-PATIENCE: Final = 1 << 26
-"""Bytes of damaged records whose checksums are computed."""
-
 RESTARTS: Final = 16
 """How often a source is read from the beginning between two loads; its writer may flip as fast as it likes."""
-
-RETRIES: Final = 256
-"""How often words that belong together are read again before they are taken as they are."""
-
-BLOCK: Final = 64
-"""Words that are compared as bytes, and loaded or merged anew together."""
-
-GONE: Final = -1
-
-SeriesHead = tuple[int, int, int, float, int]
-"""What stands before the texts in a SERIES record."""
-
-WORDS: Final = 1
-FIRST: Final = 2
-CREATED: Final = 3
-GENERATION: Final = 4
-"""Positions in it: the number of words, the first one, the time of creation, the generation."""
-
-_MAGIC: Final = struct.pack("=I", RECORD_MAGIC)
-
-
-class FamilyRecord(NamedTuple):
-    """A FAMILY record: number, time of the declaration in ns, and the packed fields of the metric."""
-
-    number: int
-    declared: int
-    packed: bytes
-
-
-class Layer(NamedTuple):
-    """Series of different rows: by row the place of its values, 0 where there is none.
-
-    ``run`` is the first row, the first place, and the number of rows, where both go on in steps.
-    """
-
-    places: list[int]
-    run: tuple[int, int, int] | None
-    getters: dict[int, itemgetter[Any]]
-    """By the offset of a word in its series, what gets it from values for each row."""
-
-
-class Part:
-    """The series of one table in one source, in the order of their records."""
-
-    def __init__(self, table: Table, width: int) -> None:
-        self.table = table
-        self.width = width
-        """Words of each series; 0: each has its own number."""
-        self.heads: list[SeriesHead] = []
-        self.rows: list[int] = []
-        """GONE where it has ended, or was removed."""
-        self.used = 0
-        """How many of them the table counts as uses of its rows."""
-        self.loaded = 0
-        """How many of them have values."""
-        self.gone = 0
-        self.stamp: object = object()
-        """Another one whenever series that have values come or go."""
-        self.swept = 0
-        self.swept_removals = 0
-        self.values = array("d", (0.0,))
-        """The values of the source, from the place of its first word on; at place 0 there is a zero."""
-        self._layers: tuple[object, int, list[Layer]] | None = None
-        self._columns: dict[tuple[int, int], tuple[object, array[float], list[array[float]]]] = {}
-        self._members: tuple[object, dict[int, int]] = (None, {})
-
-    def members(self) -> Iterator[int]:
-        """The numbers of the series that have values."""
-        return (at for at in range(self.loaded) if self.rows[at] != GONE)
-
-    def words_of(self, member: int) -> array[float]:
-        """The values of a series."""
-        head = self.heads[member]
-        start = place(head[FIRST])
-        return self.values[start : start + head[WORDS]]
-
-    def member(self, row: int) -> int | None:
-        """The last series of a row."""
-        stamp, members = self._members
-        if stamp is not self.stamp:
-            members = {self.rows[at]: at for at in self.members()}
-            self._members = self.stamp, members
-        return members.get(row)
-
-    def columns(self, offset: int, rows: int) -> list[array[float]]:
-        """The word at ``offset`` of each of so many rows, 0.0 where there is none.
-
-        They are the same objects as before where nothing has changed. A row that has more than one series here takes
-        more than one column.
-        """
-        kept = self._columns.get((offset, rows))
-        if kept is not None and kept[0] is self.stamp and kept[1] is self.values:
-            return kept[2]
-        columns = [_column(self.values, layer, offset, self.width, rows) for layer in self._layered(rows)]
-        if kept is not None:
-            columns = [
-                before if before == now and before.tobytes() == now.tobytes() else now
-                for before, now in zip(kept[2], columns, strict=False)
-            ] + columns[len(kept[2]) :]
-        else:
-            self._columns = {key: value for key, value in self._columns.items() if key[1] == rows}
-        self._columns[offset, rows] = self.stamp, self.values, columns
-        return columns
-
-    def shown(self, rows: int) -> list[array[float]]:
-        """To each of those columns one that is 1.0 where there is a series."""
-        return [array("d", map(float, map(bool, layer.places))) for layer in self._layered(rows)]
-
-    def _layered(self, rows: int) -> list[Layer]:
-        if self._layers is not None and self._layers[0] is self.stamp and self._layers[1] == rows:
-            return self._layers[2]
-        layers: list[dict[int, int]] = []
-        members = [(self.rows[at], place(self.heads[at][FIRST])) for at in self.members()]
-        while members:
-            layer: dict[int, int] = {}
-            left = [(row, where) for row, where in members if layer.setdefault(row, where) != where]
-            layers.append(layer)
-            members = left
-        made = [_layer(layer, rows, self.width) for layer in layers]
-        self._layers = self.stamp, rows, made
-        return made
-
-    def use(self) -> None:
-        """Have the table count the rows of new series."""
-        self.table.use(self.rows[self.used :])
-        self.used = len(self.rows)
-
-    def compact(self) -> None:
-        """Leave out the series that are gone."""
-        kept = [at for at, row in enumerate(self.rows) if row != GONE]
-        self.swept = sum(at < self.swept for at in kept)
-        self.heads = [self.heads[at] for at in kept]
-        self.rows = [self.rows[at] for at in kept]
-        self.used = len(kept)
-        self.gone = 0
-        self.loaded = -1
-
-
-def place(word: int) -> int:
-    """Where a word's value stands in ``Part.values``."""
-    return word - FIRST_WORD + 1
-
-
-def _layer(places: dict[int, int], rows: int, width: int) -> Layer:
-    by_row = [0] * rows
-    for row, at in places.items():
-        by_row[row] = at
-    first, count = next(iter(places)), len(places)
-    start = places[first]
-    is_run = list(places) == list(range(first, first + count)) and list(places.values()) == list(
-        range(start, start + count * (width or 1), width or 1)
-    )
-    return Layer(by_row, (first, start, count) if is_run else None, {})
-
-
-def _column(values: array[float], layer: Layer, offset: int, width: int, rows: int) -> array[float]:
-    if layer.run is not None:
-        first, start, count = layer.run
-        found = values[start + offset : start + offset + count * width : width]
-        return array("d", bytes(8 * first)) + found + array("d", bytes(8 * (rows - first - count)))
-    getter = layer.getters.get(offset)
-    if getter is None:
-        # The last one is got twice: a getter of one item gives no tuple.
-        wanted = [at + offset if at else 0 for at in layer.places]
-        getter = layer.getters[offset] = itemgetter(*wanted, wanted[-1])
-    return array("d", getter(values)[:rows])
 
 
 class Source:
@@ -263,7 +93,7 @@ class Source:
         self._words_end = FIRST_WORD
         """Where the last word ends that a series has had."""
         self._position = 0
-        self._patience = PATIENCE
+        self._records = Records()
         self._wanted = 0
         """Where the records end that were committed, in the file; it may have grown since its size was looked at."""
         self._is_cut = False
@@ -322,12 +152,12 @@ class Source:
             self._used.extend(bytes(limit - len(self._used)))
         begin, at = self._position, 0
         while at < len(data):
-            found = self._record(data, at)
+            found = self._records.record(data, at)
             if found is None:
-                if is_cut and self._goes_on(data, at):
+                if is_cut and self._records.goes_on(data, at):
                     break
                 self.damaged += 1
-                at = self._next_record(data, at)
+                at = self._records.find(data, at)
                 self._position = begin + at
                 continue
             kind, body, at = found
@@ -355,40 +185,6 @@ class Source:
         elif kind == FOLDED:
             self.folded.add(struct.unpack("=16s", body)[0])
         return None
-
-    def _record(self, data: bytes, at: int) -> tuple[int, bytes, int] | None:
-        """Kind and body of the record there, and where the next one begins; None when there is no valid one."""
-        start = at + RECORD_HEAD.size
-        if start > len(data) or self._patience < 0:
-            return None
-        magic, length, checksum, kind = RECORD_HEAD.unpack_from(data, at)
-        if magic != RECORD_MAGIC or length > MAX_BODY or start + length > len(data):
-            return None
-        body = data[start : start + length]
-        if zlib.crc32(body, kind) != checksum:
-            self._patience -= length
-            return None
-        return kind, body, start + (length + 7 & ~7)
-
-    def _goes_on(self, data: bytes, at: int) -> bool:
-        """Whether the record there goes on behind the end of ``data``."""
-        start = at + RECORD_HEAD.size
-        if start > len(data):
-            return True
-        magic, length, _, _ = RECORD_HEAD.unpack_from(data, at)
-        return bool(magic == RECORD_MAGIC and length <= MAX_BODY and start + length > len(data))
-
-    def _next_record(self, data: bytes, at: int) -> int:
-        """Where the next valid record begins behind a damaged one, or the end."""
-        while self._patience >= 0:
-            at = data.find(_MAGIC, at + 1)
-            while at >= 0 and at % 8:
-                at = data.find(_MAGIC, at + 1)
-            if at < 0:
-                break
-            if self._record(data, at) is not None:
-                return at
-        return len(data)
 
     def _take_family(self, body: bytes) -> FamilyRecord | None:
         number, _, declared = FAMILY_HEAD.unpack_from(body)
@@ -491,49 +287,24 @@ class Source:
             if part.gone:
                 part.compact()
                 self._places = None
-            if part.loaded != len(part.rows):
-                part.loaded = len(part.rows)
-                part.stamp = object()
         wanted = self._words_end
         there = max(FIRST_WORD, min(wanted, self._limit // WORD))
-        values = load(self._words[FIRST_WORD:there], self._spans(there), self._values)
+        spans = () if self.is_retired else chain.from_iterable(part.spans(there) for part in parts)
+        values = load(self._words[FIRST_WORD:there], spans, self._values)
         if there < wanted:  # the file was cut
             values = values + array("d", bytes(8 * (wanted - there)))
         self._values = values
         for part in parts:
-            part.values = values
+            part.take(values)
         self._was_loaded = True
-
-    def _spans(self, end: int) -> Iterable[tuple[int, int]]:
-        """First and last place of words that belong together and may change."""
-        if self.is_retired:
-            return ()
-        return (
-            (place(head[FIRST]), place(head[FIRST]) + part.width)
-            for part in self.parts.values()
-            if part.width > 1
-            for head in part.heads
-            if head[FIRST] + part.width <= end
-        )
 
     def sweep(self, table: Table) -> int:
         """Drop the series that were removed from ``table``; returns their lowest generation, -1: there was none."""
         part = self.parts.get(table)
-        if part is None:
-            return -1
-        if part.swept_removals != table.removals:
-            part.swept = 0
-        part.swept_removals = table.removals
-        dropped = []
-        if table.removed:
-            for member in range(part.swept, len(part.rows)):
-                row = part.rows[member]
-                generation = part.heads[member][GENERATION]
-                if row != GONE and generation < table.removed.get(row, 0):
-                    dropped.append(generation)
-                    self._drop(part, member)
-        part.swept = len(part.rows)
-        return min(dropped, default=-1)
+        dropped = [] if part is None else [(part, member) for member in part.removed()]
+        for part, member in dropped:
+            self._drop(part, member)
+        return min((part.heads[member][GENERATION] for part, member in dropped), default=-1)
 
     def words(self, table: Table, row: int) -> list[float] | None:
         """The words of the last series of a row; None when there is none."""
@@ -545,62 +316,3 @@ class Source:
         """The rows of the series of ``table`` that begin at these words."""
         found = [self._find(word) for word in firsts]
         return [part.rows[member] for part, member in filter(None, found) if part.table is table]
-
-
-def load(words: memoryview[Any], spans: Iterable[tuple[int, int]], held: array[float]) -> array[float]:
-    """A zero, and a copy of the words of a map that others write to, each loaded whole.
-
-    ``spans`` are the places of words that belong together. ``held`` is what the last call for these words returned; it
-    is returned again when nothing has changed.
-    """
-    # A copy of bytes may tear a word. One that is torn differs from what is held, or has the bytes of the old word.
-    seen = words.tobytes()
-    before = held.tobytes()[8:]
-    if seen == before:
-        return held
-    if len(seen) != len(before):
-        values = array("d", [0.0, *words.tolist()])  # of a view in native format this loads item by item
-    else:
-        values = held[:]
-        for low, high in runs(differing(seen, before)):
-            values[low + 1 : high + 1] = array("d", words[low:high].tolist())
-    if words.tobytes() != memoryview(values)[1:].tobytes():
-        again = array("d", [0.0, *words.tolist()])
-        for low, high in spans:
-            if values[low:high] != again[low:high]:
-                values[low:high] = array("d", _settle(words, low - 1, high - 1))
-    return values
-
-
-def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
-    """Words from start to end, read until two readings agree, a bounded number of times.
-
-    The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
-    words of a sketch take ten times as long as its writer does. Such a copy may tear a word, but the next one then
-    differs from it; if none ever agree, each word is loaded whole, at least.
-    """
-    earlier = words[start:end].tobytes()
-    for _ in range(RETRIES):
-        later = words[start:end].tobytes()
-        if earlier == later:
-            return cast("list[float]", memoryview(later).cast("d").tolist())
-        earlier = later
-    return cast("list[float]", words[start:end].tolist())
-
-
-def differing(some: bytes, others: bytes) -> list[tuple[int, int]]:
-    """First word and end of each block in which these words, as many here as there, are not the same."""
-    width = WORD * BLOCK
-    starts = [at for at in range(0, len(some), width) if some[at : at + width] != others[at : at + width]]
-    return [(at // WORD, min(at // WORD + BLOCK, len(some) // WORD)) for at in starts]
-
-
-def runs(blocks: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Blocks in ascending order, those put together that touch each other."""
-    found: list[tuple[int, int]] = []
-    for start, end in blocks:
-        if found and found[-1][1] == start:
-            found[-1] = found[-1][0], end
-        else:
-            found.append((start, end))
-    return found

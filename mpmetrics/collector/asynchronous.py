@@ -16,8 +16,9 @@ from mpmetrics.names.naming import RESERVED_PREFIX
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
-    from mpmetrics.collector.snapshot import Shape, Snapshot
+    from mpmetrics.collector.snapshot import Snapshot
     from mpmetrics.provider import Provider
+    from mpmetrics.storage.shapes import Shape
 
 __all__ = ["Asynchronous"]
 

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells import Source
     from mpmetrics._cells.merging import Vector
-    from mpmetrics.collector.snapshot import Column, Shape, Snapshot
+    from mpmetrics.collector.snapshot import Column, Snapshot
     from mpmetrics.names.family import Family
+    from mpmetrics.storage.shapes import Shape
 
     Values = tuple[Sequence[Ending | None], Vector, bytes | None]
     """Endings of the columns of a grid, its values, and its mask."""

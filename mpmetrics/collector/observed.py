@@ -14,9 +14,9 @@ from mpmetrics.collector.rows import OVERFLOW
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
     from mpmetrics.collector.reading import Labels
-    from mpmetrics.collector.snapshot import Shape
     from mpmetrics.names.family import Family, Key
     from mpmetrics.provider import Provider
+    from mpmetrics.storage.shapes import Shape
 
 __all__ = ["HostCallbacks", "Observed"]
 

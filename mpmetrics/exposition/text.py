@@ -15,7 +15,7 @@ from mpmetrics._cells import lines, number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from mpmetrics._cells.merging import Around
+    from mpmetrics._cells.text import Around
     from mpmetrics.collector.reading import Grid, Labels, Reading
 
 __all__ = ["render_openmetrics", "render_text"]

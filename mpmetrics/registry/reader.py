@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mpmetrics.collector.reading import Labels
-    from mpmetrics.collector.snapshot import Shape, Snapshot
+    from mpmetrics.collector.snapshot import Snapshot
     from mpmetrics.names.family import Family
     from mpmetrics.provider import Provider
+    from mpmetrics.storage.shapes import Shape
 
 __all__ = ["Reader", "decrease_name", "family_name"]
 

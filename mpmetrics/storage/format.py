@@ -196,8 +196,6 @@ FIRST_WORDS_END: Final = 2 * PAGE
 BESIDE: Final = 900_000_000
 REMOVE: Final = 5
 SUBSET: Final = 1
-FAMILY_HEAD: Final = struct.Struct("=IIQ")
-"""What stands before the fields of a metric: its number, zero, when it was declared."""
 
 SHARED_MAGIC: Final = b"MPMSHARE"
 SHARED_HEAD: Final = struct.Struct("=8sII")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Gauge, Provider
-from mpmetrics.collector.snapshot import EpochReader
+from mpmetrics.collector.epoch import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -12,8 +12,8 @@ import pytest
 
 from mpmetrics import Provider
 from mpmetrics.callbacks.runner import Runner, at_work_for
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import Merger
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.collector.suspects import Suspects
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpmetrics import _cells
-from mpmetrics._cells import merging, source
+from mpmetrics._cells import merging, rows, text, words
 from mpmetrics._cells.index import Table
 from mpmetrics._cells.source import Source
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-SERIES = 3 * source.BLOCK + 5
+SERIES = 3 * words.BLOCK + 5
 BUCKETS = 3
 DOUBLES = st.one_of(
     st.integers(0, 5).map(float),
@@ -120,8 +120,9 @@ def twin_of(name: str) -> Any:
     class Pure:
         pass
 
-    for what in merging.__all__:
-        setattr(Pure, what, staticmethod(getattr(merging, what)))
+    for module in (merging, rows, text):
+        for what in module.__all__:
+            setattr(Pure, what, staticmethod(getattr(module, what)))
     Pure.Table, Pure.Source = Table, Source  # type: ignore[attr-defined]
     return Pure
 

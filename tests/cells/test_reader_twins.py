@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpmetrics._cells import index, merging, source
+from mpmetrics._cells import index, merging, rows, source, text
 from mpmetrics._cells.sketch import RECORD
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.format import encode_record, pack_texts
@@ -24,7 +24,7 @@ from mpmetrics.storage.format import encode_record, pack_texts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PURE = SimpleNamespace(**{name: getattr(merging, name) for name in merging.__all__})
+PURE = SimpleNamespace(**{name: getattr(each, name) for each in (merging, rows, text) for name in each.__all__})
 PURE.Table, PURE.Texts, PURE.Source = index.Table, index.Texts, source.Source
 TWINS: dict[str, Any] = {"pure": PURE}
 try:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
-from mpmetrics.collector.snapshot import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpmetrics
-from mpmetrics.collector import snapshot as snapshot_module
+from mpmetrics.collector import epoch as epoch_module
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module
 from mpmetrics.storage.fold import fold
@@ -92,7 +92,7 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
     add_record = retire_module.Contents.add_record
 
     def forget(self: Any, kind: int, body: bytes) -> None:
-        if kind != snapshot_module.fmt.FOLDED:
+        if kind != epoch_module.fmt.FOLDED:
             add_record(self, kind, body)
 
     fold(path)  # what the killed folder left
@@ -126,7 +126,7 @@ def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
 ) -> None:
     """A snapshot that a fold cuts through starts over; without the second look it would miss the folded (control)."""
     path = heap_of_dead(3)
-    names = snapshot_module.list_slabs
+    names = epoch_module.list_slabs
     interfere = iter([True])
 
     def cut(folder: int) -> Any:
@@ -135,7 +135,7 @@ def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
             fold(path)
         return names(folder) if found is None else found
 
-    monkeypatch.setattr(snapshot_module, "list_slabs", cut)
+    monkeypatch.setattr(epoch_module, "list_slabs", cut)
     if not checked:
         read_epoch = EpochReader._read_epoch
         monkeypatch.setattr(EpochReader, "_read_epoch", lambda *arguments: read_epoch(*arguments) or True)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import mpmetrics
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.shapes import Shapes
 

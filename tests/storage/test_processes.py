@@ -13,18 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells.slab import Slab
-from mpmetrics.collector.snapshot import Column, EpochReader
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.slab import is_alive, list_slabs
 from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from mpmetrics.collector.snapshot import Column
 
 Fork = Callable[..., Any]
 MakeProvider = Callable[[], mpmetrics.Provider]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import atheris
 
 with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collector", "mpmetrics.exposition.text"]):
+    from mpmetrics.collector.epoch import EpochReader
     from mpmetrics.collector.merge import merge
-    from mpmetrics.collector.snapshot import EpochReader
     from mpmetrics.exposition.text import render_openmetrics, render_text
     from mpmetrics.storage import format as fmt
     from mpmetrics.storage.fold import fold

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
-from mpmetrics.collector.snapshot import EpochReader
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage import memory as memory_module

@@ -1,4 +1,4 @@
-/* Labels and whole families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/merging.py (lines). */
+/* Labels and whole families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/text.py. */
 
 #include "index.h"
 

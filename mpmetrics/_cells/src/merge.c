@@ -1,4 +1,4 @@
-/* Merging the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py. */
+/* Merging the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py and rows.py. */
 
 #include "index.h"
 

@@ -74,7 +74,7 @@ def killed_before(act: Callable[[], object], instruction: int) -> bool:
 
     def trace(frame: Any, event: str, _: object) -> Any:
         nonlocal left
-        if Path(frame.f_code.co_filename).name not in ("children.py", "pure.py", "sketch.py", "slab.py"):
+        if Path(frame.f_code.co_filename).name not in ("attempt.py", "children.py", "pure.py", "sketch.py", "slab.py"):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

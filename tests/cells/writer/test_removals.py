@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mpmetrics._cells import children as pure_children
+from mpmetrics._cells import attempt as pure_attempt
 from mpmetrics.storage import format as fmt
 
 
@@ -198,7 +198,7 @@ def test_a_removal_between_record_and_return(
     lock = threading.Lock
 
     def fence() -> Any:
-        monkeypatch.setattr(pure_children, "allocate_lock", lock)
+        monkeypatch.setattr(pure_attempt, "allocate_lock", lock)
         generation[3] += 1
         return lock()
 
@@ -208,7 +208,7 @@ def test_a_removal_between_record_and_return(
             metric.end(("a",))
 
     owner.notice = notice
-    monkeypatch.setattr(pure_children, "allocate_lock", fence)
+    monkeypatch.setattr(pure_attempt, "allocate_lock", fence)
     cell = metric.make(("a",))
 
     assert not cell.gone

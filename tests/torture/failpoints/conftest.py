@@ -42,8 +42,8 @@ import pytest
 
 import mpmetrics
 from mpmetrics import _cells
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
-from mpmetrics.collector.snapshot import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import pytest
 
 from mpmetrics import _cells
 from mpmetrics._cells import Map
-from mpmetrics.collector.snapshot import EpochReader
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:

@@ -1,0 +1,130 @@
+"""One attempt to have a series written, for the pure-Python twin: what has to be seen to before, and after.
+
+What is rare (a beginning, a declaration, growth) is seen to one step at a time. After each, everything is looked at
+again: what ran in it may have done the same.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics._cells.offsets import MAX_BODY, OVERFLOW, RECORD_HEAD, SERIES_HEAD, WORD
+from mpmetrics._cells.process import _generation
+
+if TYPE_CHECKING:
+    from mpmetrics._cells.children import Children
+
+__all__ = ["Attempt", "Key", "size_of"]
+
+Key = tuple[str, ...] | None
+
+
+class Attempt:
+    """One attempt to have a series written."""
+
+    __slots__ = (
+        "_children",
+        "_noticed",
+        "counts",
+        "created",
+        "generation",
+        "key",
+        "record_size",
+        "size",
+        "texts",
+        "token",
+        "waits",
+    )
+
+    def __init__(self, children: Children, key: Key, *, counts: bool) -> None:
+        self._children = children
+        self.key = key
+        self.counts = counts
+        self.texts = _texts(key)
+        """None when it fits into no record."""
+        self.size = size_of(key)
+        length = SERIES_HEAD.size + len(self.texts or b"")
+        self.record_size = RECORD_HEAD.size + length + -length % WORD
+        self.waits = False
+        self.token = 0
+        self.generation = 0
+        self.created = 0.0
+        self._noticed = children.process.seen
+
+    def begin(self) -> None:
+        """Keep under which token, and when the series is made, in whole milliseconds."""
+        self.token, clock = self._children.process.token, self._children.process.clock
+        self.created = time.time_ns() // 1_000_000 / 1e3 if clock is None else math.floor(clock() * 1e3) / 1e3
+
+    def look(self) -> bool:
+        """Whether the process has begun, and there are no removals to take in; else that was seen to."""
+        process = self._children.process
+        self.begin()
+        token = self.token
+        if not token or process.begun != token or (self.counts and process.counting != token):
+            process.owner.begin(self.counts)
+            return False
+        generation = _generation(process)
+        if generation in (process.seen, self._noticed):
+            return True
+        self._noticed = generation
+        process.owner.notice()
+        return False
+
+    def prepare(self) -> bool:
+        """Whether the slab has room for the series, or it has to wait; else that was seen to."""
+        children = self._children
+        process = children.process
+        if children.stamp != process.token:
+            process.owner.declare_in(children)
+            return False
+        slab = process.slab
+        if slab is None or children.number < 0:
+            self.waits = True
+        if self.waits or (slab is not None and slab.room_for(children.width, self.record_size)):
+            return True
+        self.waits = not process.owner.grow(children.width, self.record_size)
+        return False
+
+    @property
+    def is_past_the_cap(self) -> bool:
+        """Whether there is no place for one more series of this key."""
+        children = self._children
+        if self.key is None:
+            return False
+        count = len(children) - (None in children)
+        return self.texts is None or count >= children.limit or children._bytes + self.size > children.budget
+
+    def is_removed(self, cell: Any) -> bool:
+        """Whether a series that was just written has been removed at the same moment."""
+        process = self._children.process
+        if self.waits:
+            process.owner.waits(cell)
+            return False
+        # A remover stores the generation, then readers look at the slabs: one of us sees the other. To take a lock that
+        # nobody has is a full fence.
+        allocate_lock().acquire()
+        if _generation(process) != self.generation:
+            process.owner.notice()
+        gone: bool = cell.gone
+        return gone
+
+
+def _texts(key: Key) -> bytes | None:
+    """The texts of a key, as a record holds them; None when there is none that can."""
+    if key is None:
+        return struct.pack("=H", OVERFLOW)
+    texts = [text.encode() for text in key]
+    if any(len(text) > 0xFFFF for text in texts):
+        return None
+    packed = struct.pack(f"={len(texts) + 1}H", len(texts), *map(len, texts)) + b"".join(texts)
+    return packed if SERIES_HEAD.size + len(packed) <= MAX_BODY else None
+
+
+def size_of(key: Key) -> int:
+    """Bytes of its label values."""
+    return sum(len(text.encode()) for text in key or ())

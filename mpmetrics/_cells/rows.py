@@ -1,0 +1,131 @@
+"""The rows of a table over many sources, and the series of a retired file that are made of them; the pure-Python twin.
+
+What functions return is never changed, and may be the same object again.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from array import array
+from typing import TYPE_CHECKING, Any, cast
+
+from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
+from mpmetrics._cells.part import CREATED, GENERATION, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mpmetrics._cells.index import Table
+    from mpmetrics._cells.source import Source
+
+__all__ = ["created", "pack_levels", "pack_rows", "parts_of", "present"]
+
+
+def parts_of(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source, Part]]:
+    """The sources that have series of the table, with their numbers."""
+    found = ((at, source, source.parts.get(table)) for at, source in enumerate(sources))
+    return [(at, source, part) for at, source, part in found if part is not None and part.loaded > 0]
+
+
+def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
+    """``make(parts)``, kept for as long as no series come or go."""
+    parts = [part for _, _, part in parts_of(table, sources)]
+    stamps = len(table), [part.stamp for part in parts]
+    kept = table.kept.get(name)
+    if kept is None or kept[0] != stamps:
+        kept = table.kept[name] = stamps, make(parts)
+    return kept[1]
+
+
+def present(table: Table, sources: Iterable[Source]) -> bytes:
+    """A byte for each row: 1 where one of the sources has a series of it."""
+
+    def make(parts: list[Part]) -> bytes:
+        mask = bytearray(len(table))
+        for part in parts:
+            for at in part.members():
+                mask[part.rows[at]] = 1
+        return bytes(mask)
+
+    return cast("bytes", _kept(table, "present", sources, make))
+
+
+def created(table: Table, sources: Iterable[Source]) -> Sequence[float]:
+    """When the first series of each row was made, Unix time in seconds; 0.0 where there is none."""
+    return cast("Sequence[float]", _kept(table, "created", sources, lambda parts: array("d", _created(table, parts))))
+
+
+def _created(table: Table, parts: Iterable[Part]) -> list[float]:
+    times = [math.inf] * len(table)
+    for part in parts:
+        for at in part.members():
+            times[part.rows[at]] = min(times[part.rows[at]], part.heads[at][CREATED])
+    return [0.0 if time == math.inf else time for time in times]
+
+
+def pack_rows(
+    table: Table,
+    sources: Iterable[Source],
+    values: Sequence[float],
+    mask: bytes,
+    width: int,
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    """The rows whose byte in ``mask`` is not zero as series of a retired file: their words, and their records.
+
+    ``values`` are ``width`` of each row of the table. The words begin at ``first_word`` and stand one behind the other.
+    ``numbers`` are those that the families of the table have in the file. A series has the earliest creation and the
+    greatest generation of those that the sources have of its row.
+    """
+    words = [(row, array("d", values[row * width : (row + 1) * width])) for row in range(len(table)) if mask[row]]
+    return _packed(table, list(sources), words, first_word, numbers)
+
+
+def pack_levels(
+    table: Table,
+    sources: Iterable[Source],
+    values: Sequence[float],
+    mask: bytes,
+    columns: array[int],
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    """The same of what :func:`levels` returned: the words of a row are pairs of an ordinal and a value."""
+    width = len(columns)
+    words = []
+    for row in range(len(table)):
+        pairs = array("d")
+        for at in range(width):
+            if mask[row * width + at]:
+                pairs.frombytes(struct.pack("=qd", columns[at], values[row * width + at]))
+        if pairs:
+            words.append((row, pairs))
+    return _packed(table, list(sources), words, first_word, numbers)
+
+
+def _packed(
+    table: Table,
+    sources: list[Source],
+    words: list[tuple[int, array[float]]],
+    first_word: int,
+    numbers: Sequence[int],
+) -> tuple[bytes, bytes]:
+    if len(numbers) < len(table.families):
+        msg = f"{len(numbers)} numbers of {len(table.families)} families"
+        raise ValueError(msg)
+    parts = [part for _, _, part in parts_of(table, sources)]
+    times, generations = _created(table, parts), [0] * len(table)
+    for part in parts:
+        for at in part.members():
+            generations[part.rows[at]] = max(generations[part.rows[at]], part.heads[at][GENERATION])
+    records = []
+    for row, own in words:
+        family, key = table.keys[row]
+        body = SERIES_HEAD.pack(numbers[family], len(own), first_word, times[row], generations[row]) + key
+        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, SERIES), SERIES)
+        records.append(head + body + bytes(-len(body) % 8))
+        first_word += len(own)
+    return b"".join(own.tobytes() for _, own in words), b"".join(records)

@@ -1,0 +1,310 @@
+"""Reading an epoch: the words of every process and of the retired file, at one moment.
+
+The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, then the removals,
+and looks again: if the retired file was replaced meanwhile, it starts over, so that a value is never counted twice and
+never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from mpmetrics.collector.choice import Choice
+from mpmetrics.collector.snapshot import Column, Snapshot
+from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_regular
+from mpmetrics.storage.locks import Mutex
+from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.shapes import Shapes
+from mpmetrics.storage.shared import Shared
+from mpmetrics.storage.slab import SlabName, list_slabs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from mpmetrics._cells import Map
+    from mpmetrics.storage.memory import Memory
+
+__all__ = ["EpochReader"]
+
+ATTEMPTS = 10
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_IDLE = fmt.BESIDE + 99_999_999
+"""Stands for the ordinal of a process that has none."""
+
+
+class EpochReader:
+    """Takes snapshots of the epoch at ``path``, and of what ``memory`` has beside it; one thread at a time.
+
+    Files stay mapped between two snapshots. Without a path, there is only the memory.
+    """
+
+    def __init__(self, path: str | None, memory: Memory | None = None) -> None:
+        self.path = path
+        self._memory = memory
+        self._lost = ""
+        """What is said of a retired file that we had and nobody has any more."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._shapes = Shapes()
+        self._choice = Choice()
+        self.retired: SlabReader | None = None
+        """The retired file as it was read last."""
+        self._slabs: dict[tuple[int, int], SlabReader] = {}
+        """By device and inode."""
+        self._own: dict[int, SlabReader] = {}
+        self._shared: Shared | None = None
+        self._removals: Removals | None = None
+        self._is_torn = False
+
+    def snapshot(self) -> Snapshot:
+        """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
+        if self._is_torn or self._shapes.is_stale:
+            self._begin()  # an exception out of a signal handler cut the last one short, or most rows are gone
+        self._is_torn = True
+        snapshot = self._whole()
+        self._is_torn = False
+        return snapshot
+
+    def _whole(self) -> Snapshot:
+        for _ in range(ATTEMPTS):
+            snapshot = self._attempt()
+            if snapshot is not None:
+                return snapshot
+        try:
+            path = self.path or ""
+            with Mutex(os.path.join(path, "fold.lock"), 1.0), Mutex(os.path.join(path, "names.lock"), 1.0):
+                return self._attempt(is_last=True) or Snapshot()
+        except (OSError, LockTimeoutError):
+            return self._attempt(is_last=True) or Snapshot()
+
+    def _attempt(self, *, is_last: bool = False) -> Snapshot | None:
+        """A snapshot, or None when folding came in between and it is not the last attempt."""
+        snapshot = Snapshot()
+        moves = 0 if self._memory is None else self._memory.moves
+        maps = [] if self._memory is None else list(self._memory.private_maps())
+        if self.path is not None:
+            try:
+                with Descriptor(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
+                    if not self._read_epoch(snapshot, folder) and not is_last:
+                        return None
+            except OSError as error:
+                snapshot = Snapshot(unreadable={".": str(error)})
+                self._read_known(snapshot)
+        self._read_memory(snapshot, maps)
+        if self._memory is not None and self._memory.moves != moves and not is_last:
+            return None  # a value that waited has moved into a slab meanwhile
+        self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
+        snapshot.shapes, snapshot.hidden = self._choice.choose(self._shapes, self._readers())
+        return snapshot
+
+    def _readers(self) -> Iterable[SlabReader]:
+        retired = [] if self.retired is None else [self.retired]
+        return (*retired, *self._slabs.values(), *self._own.values())
+
+    def _read_epoch(self, snapshot: Snapshot, folder: int) -> bool:
+        """Read all files; whether no folder has moved anything meanwhile."""
+        before = self._read_retired(snapshot, folder)
+        is_complete = self._read_slabs(snapshot, folder)
+        self._measure(snapshot, folder)
+        self._read_shared(snapshot)
+        return is_complete and before == _inode("retired", folder)
+
+    def _read_retired(self, snapshot: Snapshot, folder: int) -> tuple[int, int] | None:
+        """Read the retired file, if it is another one; returns which one it is, whether or not it can be read."""
+        inode = _inode("retired", folder)
+        if inode is None and self.retired is not None:
+            snapshot.lacks_retired = True
+            snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
+        elif inode is not None and (self.retired is None or self.retired.inode != inode):
+            try:
+                with open_regular("retired", dir_fd=folder) as descriptor:
+                    retired = SlabReader(descriptor, f"{self.path}/retired", is_retired=True)
+                retired.read(self._shapes.declare)
+                self._compare(retired)
+                self.retired = retired
+            except (OSError, FormatError) as error:  # what was read last stands
+                snapshot.unreadable["retired"] = str(error)
+        if self._lost:
+            snapshot.unreadable["retired before"] = self._lost
+        if self.retired is not None:
+            snapshot.folded = self.retired.folded
+            self._add(snapshot, [self.retired])
+        return inode
+
+    def _compare(self, retired: SlabReader) -> None:
+        """Note it when another retired file is there that does not contain what ours did."""
+        ours = self.retired
+        if ours is not None and (retired.identity != ours.identity or retired.folded < ours.folded):
+            self._lost = (
+                f"{ours.where}: somebody removed it, and what {ours.folded} processes had counted, or some of them, is"
+                " not in the one that is there now"
+            )
+
+    def _read_slabs(self, snapshot: Snapshot, folder: int) -> bool:
+        is_complete = True
+        seen: dict[tuple[int, int], SlabReader] = {}
+        contained = set() if self.retired is None else self.retired.source.folded
+        listed, identities = set(), set()
+        names = list_slabs(folder)
+        for name in names:
+            listed.add(_inode(name.file, folder))
+            try:
+                reader = self._open(name, folder)
+                # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
+                if bytes.fromhex(reader.identity) in contained:
+                    snapshot.has_leftovers = True
+                    continue
+                if reader.identity in identities:
+                    continue  # under a second name, for a moment, or somebody has copied it
+                identities.add(reader.identity)
+                seen[reader.inode] = reader
+                reader.ordinal = name.ordinal
+                self._read_on(reader, name, folder)
+            except FileNotFoundError:
+                is_complete = False  # folded, or renamed, since we listed it
+            except (OSError, FormatError) as error:
+                snapshot.unreadable[name.file] = str(error)
+        # Set aside since we listed it: we may have found another slab under its name.
+        if any(name.identity and name.ordinal is not None for name in set(list_slabs(folder)) - set(names)):
+            is_complete = False
+        # What is there and was refused is not touched again: it may have been cut.
+        gone = [reader for inode, reader in self._slabs.items() if inode not in seen and inode not in listed]
+        owner = os.fstat(folder).st_uid
+        orphans = [reader for reader in gone if self._is_orphan(reader, contained, owner)]
+        for reader in orphans:
+            snapshot.unreadable[f"removed {reader.identity}"] = (
+                f"{reader.where}: was removed while its owner writes to it; what that process counts is shown until"
+                " this collector ends, and lost then"
+            )
+            reader.read(self._shapes.declare)
+        self._slabs = seen | {reader.inode: reader for reader in orphans}
+        self._add(snapshot, self._slabs.values())
+        return is_complete
+
+    def _read_known(self, snapshot: Snapshot) -> None:
+        """Read on in what is mapped, where the directory cannot be read."""
+        contained = set()
+        if self.retired is not None:
+            snapshot.folded, contained = self.retired.folded, self.retired.source.folded
+            self._add(snapshot, [self.retired])
+        # One that was folded meanwhile is shown by itself: the retired file that contains it cannot be read.
+        readers = [each for each in self._slabs.values() if bytes.fromhex(each.identity) not in contained]
+        for reader in readers:
+            reader.read(self._shapes.declare)
+        self._add(snapshot, readers)
+
+    def _read_on(self, reader: SlabReader, name: SlabName, folder: int) -> None:
+        """Read a slab; anew where its records have moved meanwhile, perhaps to where the file had no bytes before."""
+        for _ in range(ATTEMPTS):
+            if reader.read(self._shapes.declare):
+                return
+            self._open(name, folder)
+
+    def _open(self, name: SlabName, folder: int) -> SlabReader:
+        try:
+            with open_regular(name.file, dir_fd=folder) as descriptor:
+                status = os.fstat(descriptor)
+                reader = self._slabs.get((status.st_dev, status.st_ino))
+                if reader is None:
+                    return SlabReader(descriptor, f"{self.path}/{name.file}")
+                reader.look(descriptor)
+        except OSError as error:
+            # Without descriptors it cannot be told whether the owner lives: then it does.
+            known = [reader for reader in self._slabs.values() if reader.ordinal == name.ordinal]
+            if error.errno not in _NO_DESCRIPTORS or name.ordinal is None or not known:
+                raise
+            return known[0]
+        return reader
+
+    def _is_orphan(self, reader: SlabReader, contained: set[bytes], owner: int) -> bool:
+        """Whether a file that we still map was removed by somebody who did not fold it.
+
+        Whoever folds a dead root master's slab cannot mark it, so that one is not looked for.
+        """
+        if reader.is_folded or bytes.fromhex(reader.identity) in contained:
+            return False
+        reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # nothing but its label is left to ask
+        return reader.is_alive or reader.uid == owner
+
+    def _add(self, snapshot: Snapshot, readers: Collection[SlabReader]) -> None:
+        columns = [
+            Column(
+                _IDLE if reader.ordinal is None else reader.ordinal,
+                reader.is_alive,
+                reader.is_retired,
+                reader.created,
+                reader.identity,
+                reader.source,
+            )
+            for reader in readers
+        ]
+        snapshot.columns += columns
+        for reader in readers:
+            self._tell(snapshot, reader.where, reader.damaged, reader.refused.values())
+        snapshot.columns.sort(key=lambda column: (not column.is_retired, column.ordinal, column.created))
+
+    def _tell(self, snapshot: Snapshot, where: str, damaged: int, reasons: Iterable[str] = ()) -> None:
+        """Note what of a file cannot be used."""
+        snapshot.damaged += damaged
+        if damaged:
+            what = "; ".join(reasons) or "they are damaged, or another release wrote them"
+            snapshot.problems.append(f"{where}: some of its records cannot be used: {what}")
+
+    def _read_memory(self, snapshot: Snapshot, maps: list[Map]) -> None:
+        """Add what this process has in memory: a slab is read on, what waits is put together anew each time."""
+        own: dict[int, SlabReader] = {}
+        for words_map in maps:
+            reader = self._own.get(id(words_map))
+            reader = own[id(words_map)] = SlabReader.of_memory(words_map) if reader is None else reader
+            reader.ordinal = 0 if self._memory is None else self._memory.ordinal
+            reader.read(self._shapes.declare)
+        self._own = own
+        self._add(snapshot, own.values())
+
+    def _read_shared(self, snapshot: Snapshot) -> None:
+        try:
+            if self._shared is None or self._removals is None:
+                directory = Directory.at(self.path or "")
+                self._shared = Shared(directory, write=False)  # which may be on a read-only disk
+                self._removals = Removals(directory, self._shared)
+            snapshot.trouble = self._shared.trouble
+            snapshot.up = True
+        except (OSError, StoreError) as error:
+            snapshot.unreadable["shared"] = str(error)
+
+    def _known_removals(self, snapshot: Snapshot) -> Removals | None:
+        if self._removals is not None:
+            try:
+                if "." not in snapshot.unreadable:
+                    self._removals.read()
+            except (OSError, StoreError) as error:  # those read last are known
+                snapshot.unreadable["removals"] = str(error)
+            self._tell(snapshot, f"{self.path}/removals", self._removals.damaged)
+        return self._removals
+
+    def _measure(self, snapshot: Snapshot, folder: int) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    snapshot.files += 1
+                    snapshot.size += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:
+            return  # something vanished meanwhile; the figures are of what was seen
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._begin()
+
+
+def _inode(name: str, folder: int) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
