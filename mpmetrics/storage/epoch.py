@@ -1,22 +1,26 @@
-"""An epoch as a process that is part of it has it."""
+"""An epoch: as a process that is part of it has it, whether it lives, and its end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage.descriptor import Directory, check_trust
-from mpmetrics.storage.locks import Shield, hold
+from mpmetrics.storage.locks import Shield, Sole, hold
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shared import Shared
+from mpmetrics.storage.slab import is_alive, list_slabs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mpmetrics._cells import Map
     from mpmetrics.storage.store import Store
 
-__all__ = ["Epoch"]
+__all__ = ["Epoch", "alone", "remove_epoch"]
 
 
 class Epoch:
@@ -36,7 +40,7 @@ class Epoch:
         self.number = number
         self.is_server = is_server
         self.directory = Directory.at(path)
-        self._lease: Map | None = hold("lease", self.directory) if lease is None else lease
+        self._lease = _hold_lease(self.directory) if lease is None else lease
         check_trust(path, os.lstat(path), "epoch")
         if self.directory.owner[0] != store.owner[0]:
             msg = f"the epoch {path} belongs to user {self.directory.owner[0]}, the store to {store.owner[0]}"
@@ -72,3 +76,35 @@ class Epoch:
         shield, self._shield = self._shield, None
         if shield is not None:
             shield.close()
+
+
+def _hold_lease(directory: Directory) -> Map | None:
+    """The lease of an epoch that is joined; None when it has lost that, and lives by its slabs."""
+    try:
+        return hold("lease", directory)
+    except FileNotFoundError:
+        if _has_lost_its_lease(directory.path):
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def alone(epoch: str) -> Iterator[bool]:
+    """Keep others out of the epoch in this directory if it is dead; says whether it is."""
+    with Sole(os.path.join(epoch, "lease")) as is_had:
+        yield is_had and not _has_lost_its_lease(epoch)
+
+
+def _has_lost_its_lease(epoch: str) -> bool:
+    """Whether an epoch lives, by its slabs, whose lease somebody unlinked: a cleaner of temporary files, say."""
+    with contextlib.suppress(FileNotFoundError):
+        is_there = os.path.exists(os.path.join(epoch, "lease"))
+        return not is_there and any(is_alive(os.path.join(epoch, slab.file)) for slab in list_slabs(epoch))
+    return False
+
+
+def remove_epoch(epoch: str) -> None:
+    """Remove a dead epoch, which others are kept out of. Its lease goes first: a kill leaves nothing to be joined."""
+    with contextlib.suppress(OSError):  # it is gone already, or all of it stays
+        os.unlink(os.path.join(epoch, "lease"))
+    shutil.rmtree(epoch, ignore_errors=True)

@@ -3,7 +3,7 @@
 A store is a directory. A server begins an epoch in it; processes that merely find the store, its *guests*, join the
 current one if it lives, and else begin one. Every process of an epoch holds a shared lock on its ``lease`` file, forked
 children included, for as long as any of them lives: an epoch whose lease nobody holds is dead, and the next one to
-begin in that store removes it.
+begin in that store removes it, the lease first. Where the lease is gone, the owners of slabs tell whether it lives.
 
 A guest may outlive its server. A server that begins takes over the guests of living epochs that have no server: it
 links their slabs into its own epoch, and names itself in their shared page, so that they move over when they look.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_private, secure
-from mpmetrics.storage.epoch import Epoch
+from mpmetrics.storage.epoch import Epoch, alone, remove_epoch
 from mpmetrics.storage.locks import Mutex, Sole, hold
 from mpmetrics.storage.shared import Shared, create_shared
 from mpmetrics.storage.slab import is_alive, list_slabs
@@ -52,12 +52,13 @@ def remove_if_dead(path: str, grace: float = _GRACE) -> bool:
     with contextlib.suppress(OSError, LockTimeoutError, FormatError), contextlib.ExitStack() as stack:
         if os.path.exists(lock):
             stack.enter_context(Mutex(lock, 0.0))
-        epochs = _epochs(path)
+        epochs = [os.path.join(path, f"epoch-{number}") for number in _epochs(path)]
         if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
-        leases = (os.path.join(path, f"epoch-{number}", "lease") for number in epochs)
-        if not all(stack.enter_context(Sole(lease)) for lease in leases):
+        if not all(stack.enter_context(alone(epoch)) for epoch in epochs):
             return False
+        for epoch in epochs:
+            remove_epoch(epoch)
         shutil.rmtree(path)
         return True
     return False
@@ -160,8 +161,8 @@ class Store:
             if not epochs:
                 return self._locked(self._begin_first)
             latest = epochs[-1]
-            with Sole(os.path.join(self.epoch_path(latest), "lease")) as is_dead:
-                if is_dead:  # and nobody can join it while we have its lease to ourselves
+            with alone(self.epoch_path(latest)) as is_dead:
+                if is_dead:  # and nobody can join it meanwhile
                     return self._locked(functools.partial(self._begin_first, instead_of=latest))
             try:
                 return Epoch(self, latest, is_server=False)
@@ -173,7 +174,7 @@ class Store:
     def _begin_first(self, instead_of: int | None = None) -> Epoch:
         """Under the begin lock: remove a dead epoch, and begin one unless somebody has."""
         if instead_of is not None:
-            shutil.rmtree(self.epoch_path(instead_of), ignore_errors=True)
+            remove_epoch(self.epoch_path(instead_of))
         return self._join_current() if _epochs(self.path) else self._begin(is_server=False)
 
     def _begin(self, *, is_server: bool) -> Epoch:
@@ -205,9 +206,9 @@ class Store:
                 if name.startswith("new-epoch-"):
                     shutil.rmtree(path, ignore_errors=True)
                 elif _EPOCH.match(name):
-                    with Sole(os.path.join(path, "lease")) as is_dead:
+                    with alone(path) as is_dead:
                         if is_dead:
-                            shutil.rmtree(path, ignore_errors=True)
+                            remove_epoch(path)
 
     def _has_no_server(self, number: int) -> bool:
         with contextlib.suppress(OSError, FormatError), Sole(os.path.join(self.epoch_path(number), "server")) as had:

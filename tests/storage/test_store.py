@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -16,8 +18,12 @@ import pytest
 
 import mpmetrics
 from mpmetrics.integrations.home import default_base, new_default_directory, remove_dead_stores
+from mpmetrics.storage import epoch as epoch_module
+from mpmetrics.storage import store as store_module
+from mpmetrics.storage.descriptor import Directory
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.store import Store
+from mpmetrics.storage.locks import hold
+from mpmetrics.storage.store import Store, remove_if_dead
 
 Fork = Callable[..., Any]
 MakeProvider = Callable[[], mpmetrics.Provider]
@@ -151,6 +157,134 @@ def test_a_dead_epoch_cannot_be_joined_while_it_is_removed(
 
     assert epoch.number == children[0].result()
     epoch.close()
+
+
+JOINS = {
+    "guest": lambda path, _: Store(path).join(),
+    "worker": lambda path, number: Store(path).join(number),
+    "server": lambda path, _: Store(path).begin(),
+    "neighbour": lambda path, _: (remove_if_dead(path, 0.0), Store(path).join())[1],
+}
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["", "control"])
+@pytest.mark.parametrize("who", JOINS)
+def test_an_epoch_that_lost_its_lease_is_not_taken_for_dead(
+    who: str,
+    knows: bool,  # noqa: FBT001 (whether the protection is in place)
+    store_dir: str,
+    fork: Fork,
+    gate: Callable[..., Any],
+    scrape: Scrape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A cleaner of temporary files unlinked it: whoever comes next removes nothing of the living, and guests join."""
+    ready, leave = gate(), gate()
+    fork(serve, store_dir, 100, ready, leave)
+    ready.wait()
+    (first,) = epochs(store_dir)
+    Path(store_dir, first, "lease").unlink()
+    if not knows:
+        monkeypatch.setattr(epoch_module, "_has_lost_its_lease", lambda _: False)
+        with contextlib.suppress(mpmetrics.StoreUnavailableError):
+            JOINS[who](store_dir, int(first.removeprefix("epoch-"))).close()
+        assert who == "worker" or first not in epochs(store_dir)
+        return
+
+    epoch = JOINS[who](store_dir, int(first.removeprefix("epoch-")))
+    provider = mpmetrics.Provider.deferred()
+    provider.attach(epoch)
+    mpmetrics.Counter("hits", "Hits.", provider=provider).inc(1)
+
+    assert first in epochs(store_dir)
+    assert (who == "server") == (epoch.path != str(Path(store_dir, first)))
+    assert scrape(store_dir)["hits_total"] == (1 if who == "server" else 101)
+    leave.open()
+    provider.shutdown()
+
+
+def test_an_epoch_without_lease_and_owners_is_dead(store_dir: str, fork: Fork, scrape: Scrape) -> None:
+    """As a cleaner leaves it that was killed behind its first step: the next one goes on."""
+    fork(write_in, store_dir, 100).result()
+    (first,) = epochs(store_dir)
+    Path(store_dir, first, "lease").unlink()
+    fork(write_in, store_dir, 1).result()
+
+    assert 1 == scrape(store_dir)["hits_total"]
+    assert [first] != epochs(store_dir)
+    assert 1 == len(epochs(store_dir))
+
+
+@pytest.mark.parametrize("lease_first", [True, False], ids=["", "control"])
+def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
+    lease_first: bool,  # noqa: FBT001 (whether the protection is in place)
+    store_dir: str,
+    fork: Fork,
+    gate: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process sees that a cleaner is at it; the cleaner is killed amid that, and then the process joins."""
+    fork(write_in, store_dir, 100).result()
+    (dead,) = epochs(store_dir)
+    ready, seen, inside = gate(), gate(), gate()
+    alone, remove = store_module.alone, store_module.remove_epoch
+
+    def remove_half(epoch: str) -> None:
+        ready.open()
+        seen.wait()
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: (inside.open(), threading.Event().wait()))
+        (remove if lease_first else shutil.rmtree)(epoch)
+
+    def clean() -> None:
+        monkeypatch.setattr(store_module, "remove_epoch", remove_half)
+        Store(store_dir).begin()
+
+    cleaner = fork(clean)
+    ready.wait()
+
+    @contextlib.contextmanager
+    def look_and_kill(epoch: str) -> Iterator[bool]:
+        with alone(epoch) as is_dead:
+            seen.open()
+            inside.wait()
+            cleaner.stop()
+            monkeypatch.setattr(store_module, "alone", alone)
+            yield is_dead
+
+    monkeypatch.setattr(store_module, "alone", look_and_kill)
+    epoch = Store(store_dir).join()
+
+    assert lease_first == (epoch.path != str(Path(store_dir, dead)))
+    epoch.close()
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["", "control"])
+def test_a_lease_that_was_unlinked_after_it_was_opened_is_none(
+    looks: bool,  # noqa: FBT001 (whether the protection is in place)
+    store_dir: str,
+    fork: Fork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The epoch is removed between the opening of its lease and the lock: who has that lock is in no epoch."""
+    fork(write_in, store_dir, 100).result()
+    (dead,) = epochs(store_dir)
+    directory = Directory.at(f"{store_dir}/{dead}")
+    flock, status, removed = fcntl.flock, os.fstat, []
+
+    def remove_and_lock(descriptor: int, flags: int) -> None:
+        if not removed:
+            removed.append(flags)
+            Store(store_dir).begin().close()
+        flock(descriptor, flags)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    if not looks:
+        monkeypatch.setattr(os, "fstat", lambda file: os.stat_result([*status(file)[:3], 1, *status(file)[4:]]))
+    with pytest.raises(FileNotFoundError) if looks else contextlib.nullcontext():
+        hold("lease", directory)
+
+    assert removed
+    assert dead not in epochs(store_dir)
 
 
 def test_a_guest_that_outlives_its_server_is_still_counted(
