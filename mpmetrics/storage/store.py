@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, ope
 from mpmetrics.storage.epoch import Epoch, alone, remove_epoch
 from mpmetrics.storage.locks import Mutex, Sole, hold
 from mpmetrics.storage.shared import Shared, create_shared
-from mpmetrics.storage.slab import is_alive, list_slabs
+from mpmetrics.storage.slab import SlabName, is_alive, list_slabs, slab_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,15 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
     os.chmod(f"/proc/self/fd/{handle.fileno()}", 0o700)
     descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
     secure(descriptor.fileno(), 0o700, owner)
+
+
+def _link(source: str, target: str, slab: SlabName) -> None:
+    """Link a slab to its name in ``target``; where that is another guest's, to one of a higher ordinal."""
+    ordinals = itertools.count(slab.ordinal or 0)
+    for name in (slab.file,) if slab.identity else map(slab_name, ordinals):
+        with contextlib.suppress(FileExistsError):
+            os.link(source, os.path.join(target, name), follow_symlinks=False)
+            return
 
 
 class Store:
@@ -191,12 +201,15 @@ class Store:
             open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner).close()
         create_shared(temporary, self.owner, self._first_generation(guests))
         lease = hold("lease", Directory.at(temporary))
+        known: set[int] = set()
         for guest in guests:
-            self._link_slabs(guest, temporary)
+            self._link_slabs(guest, temporary, known, only_living=True)
         # The commit: the epoch is there, whole and alive; a kill before leaves a directory that the next one removes.
         os.rename(temporary, self.epoch_path(number))
         for guest in guests:
             self._announce(guest, number)
+            # Those that were made meanwhile, though their owners may have moved over: later ones are made here.
+            self._link_slabs(guest, self.epoch_path(number), known, only_living=False)
         return Epoch(self, number, is_server=is_server, lease=lease)
 
     def _remove_leftovers(self) -> None:
@@ -223,17 +236,22 @@ class Store:
                 generations.append(Shared(Directory.at(self.epoch_path(number))).generation + 2)
         return max(generations)
 
-    def _link_slabs(self, number: int, target: str) -> None:
-        """Have the slabs of living guests in the new epoch at ``target``, too: what they count goes on to be read."""
+    def _link_slabs(self, number: int, target: str, known: set[int], *, only_living: bool) -> None:
+        """Have the slabs of guests in the new epoch at ``target``, too: what they count goes on to be read.
+
+        ``known`` are the numbers of the files that were looked at before; those of this epoch are added.
+        """
         path = self.epoch_path(number)
         slabs = []
         with contextlib.suppress(OSError):  # a directory that nobody may look at: its guests are on their own
             slabs = list_slabs(path)
         for slab in slabs:
             source = os.path.join(path, slab.file)
-            with contextlib.suppress(OSError):  # it has gone, or the ordinal is another guest's
-                if is_alive(source):
-                    os.link(source, os.path.join(target, slab.file), follow_symlinks=False)
+            with contextlib.suppress(OSError):  # it has gone
+                inode = os.stat(source, follow_symlinks=False).st_ino
+                if inode not in known and (not only_living or is_alive(source)):
+                    _link(source, target, slab)
+                known.add(inode)
 
     def _announce(self, number: int, successor: int) -> None:
         """Have guests move to the epoch ``successor`` when they look a series up, or fork."""

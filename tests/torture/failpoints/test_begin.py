@@ -194,7 +194,7 @@ def test_the_sweep_finds_a_guest_whose_slab_is_left_behind(
     take_over: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a guest that moves over, and leaves what it counted where nobody looks."""
-    monkeypatch.setattr(Store, "_link_slabs", lambda *_: None)
+    monkeypatch.setattr(Store, "_link_slabs", lambda *_, **__: None)
     with pytest.raises(AssertionError, match="killed at"):
         take_over()
 

@@ -1,0 +1,250 @@
+"""Guests that outlive their server, and the one that takes them over: each bad interleaving, and a control."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import mpmetrics
+from mpmetrics.storage import store as store_module
+from mpmetrics.storage.epoch import alone
+from mpmetrics.storage.shared import Shared
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Peek = Callable[[str], dict[str, float]]
+
+
+class Guest:
+    """A process that found the store, as far as a provider of its own is one."""
+
+    def __init__(self, store: str) -> None:
+        self.provider = mpmetrics.Provider(store)
+
+    def count(self, kind: str, amount: float = 1) -> None:
+        """Look a series up, and count in it."""
+        mpmetrics.Counter("tasks", "x", ["kind"], provider=self.provider).labels(kind).inc(amount)
+
+    @property
+    def epoch(self) -> str:
+        """Where it counts."""
+        assert self.provider.epoch is not None
+        return str(self.provider.epoch.path)
+
+
+@pytest.fixture
+def guests(store_dir: str) -> Iterator[Callable[[], Guest]]:
+    """Makes guests."""
+    made: list[Guest] = []
+
+    def make() -> Guest:
+        made.append(Guest(store_dir))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.provider.shutdown()
+
+
+@pytest.fixture
+def after_the_rename(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], object]], None]:
+    """Has something happen right after a new epoch has its name."""
+
+    def set_up(act: Callable[[str], object]) -> None:
+        rename = os.rename
+
+        def rename_and_act(source: str, target: str) -> None:
+            rename(source, target)
+            act(target)
+
+        monkeypatch.setattr(os, "rename", rename_and_act)
+
+    return set_up
+
+
+def tasks(values: dict[str, float]) -> dict[str, float]:
+    """The guests' values by label value."""
+    return {
+        name.removeprefix("tasks_total{kind=").rstrip("}"): value
+        for name, value in values.items()
+        if name.startswith("tasks_total{")
+    }
+
+
+def _only(link: Any, *, only_living: bool) -> Any:
+    """One of the two times that slabs are linked: before the epoch has its name, or after it was announced."""
+
+    def link_once(*given: Any, **named: bool) -> None:
+        if named["only_living"] == only_living:
+            link(*given, only_living=True)
+
+    return link_once
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["", "control"])
+def test_an_epoch_lives_from_its_first_moment_on(
+    holds: bool,  # noqa: FBT001 (whether the protection is in place)
+    store_dir: str,
+    after_the_rename: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever looks right after it has its name finds its lease taken; else it would remove it as dead."""
+    found = []
+
+    def look(epoch: str) -> None:
+        with alone(epoch) as is_dead:
+            found.append(is_dead)
+
+    after_the_rename(look)
+    if not holds:
+        monkeypatch.setattr(store_module, "hold", lambda *_: None)
+    Store(store_dir).begin().close()
+
+    assert [not holds] == found
+
+
+@pytest.mark.parametrize("moves_at_once", [True, False])
+@pytest.mark.parametrize("links_again", [True, False], ids=["", "control"])
+def test_a_slab_that_is_made_while_a_server_begins_is_read(
+    links_again: bool,  # noqa: FBT001 (whether the protection is in place)
+    moves_at_once: bool,  # noqa: FBT001 (the case)
+    guests: Callable[[], Guest],
+    store_dir: str,
+    after_the_rename: Callable[..., None],
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the server listed its slabs, and before it says where it is: what is in it is shown, moved over or not."""
+    early, late = guests(), guests()
+    early.count("early")
+    after_the_rename(lambda _: late.count("late", 5))
+    announce, link = Store._announce, Store._link_slabs
+
+    def announce_and_wait(self: Store, number: int, successor: int) -> None:
+        announce(self, number, successor)
+        if moves_at_once:
+            late.count("moved", 7)
+
+    monkeypatch.setattr(Store, "_announce", announce_and_wait)
+    if not links_again:
+        monkeypatch.setattr(Store, "_link_slabs", _only(link, only_living=True))
+    server = Store(store_dir).begin()
+
+    expected = {"early": 1.0} | ({"late": 5.0} if links_again else {}) | ({"moved": 7.0} if moves_at_once else {})
+    assert expected == tasks(peek(server.path))
+    late.count("later")
+    assert late.epoch == server.path
+    assert expected | {"later": 1.0} == tasks(peek(server.path))
+    server.close()
+
+
+@pytest.mark.parametrize("links_before", [True, False], ids=["", "control"])
+def test_slabs_are_linked_before_their_owners_move_over(
+    links_before: bool,  # noqa: FBT001 (whether the protection is in place)
+    guests: Callable[[], Guest],
+    store_dir: str,
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest moves over the moment that it can: what it had counted until then is not taken for a dead process's."""
+    guest = guests()
+    guest.count("before", 5)
+    announce, link = Store._announce, Store._link_slabs
+
+    def announce_and_move(self: Store, number: int, successor: int) -> None:
+        announce(self, number, successor)
+        guest.count("after", 7)
+
+    monkeypatch.setattr(Store, "_announce", announce_and_move)
+    if not links_before:
+        monkeypatch.setattr(Store, "_link_slabs", _only(link, only_living=False))
+    server = Store(store_dir).begin()
+
+    assert ({"before": 5.0} if links_before else {}) | {"after": 7.0} == tasks(peek(server.path))
+    server.close()
+
+
+@pytest.mark.parametrize("is_right", [True, False], ids=["", "control"])
+def test_the_successor_is_there_before_the_generation_says_so(
+    is_right: bool,  # noqa: FBT001 (whether the protection is in place)
+    guests: Callable[[], Guest],
+    store_dir: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest that looks between the two stores moves over then or at its next look, and does not stay for good."""
+    guest = guests()
+    guest.count("before")
+    store = Shared._store
+
+    def store_and_look(self: Shared, word: int, value: bytes) -> None:
+        store(self, word, value)
+        guest.count("between")
+
+    def announce_hastily(self: Store, number: int, successor: int) -> None:
+        shared = Shared(store_module.Directory.at(self.epoch_path(number)))
+        shared.generation += 1
+        shared.successor = successor
+
+    monkeypatch.setattr(Shared, "_store", store_and_look)
+    if not is_right:
+        monkeypatch.setattr(Store, "_announce", announce_hastily)
+    server = Store(store_dir).begin()
+    guest.count("after")
+
+    assert is_right == (guest.epoch == server.path)
+    server.close()
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["", "control"])
+def test_removals_of_the_new_epoch_end_the_guests_series(
+    knows: bool,  # noqa: FBT001 (whether the protection is in place)
+    guests: Callable[[], Guest],
+    store_dir: str,
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Generations go on where those of the guests' epochs were, though a guest does not look any more."""
+    idle = guests()
+    for number in range(3):
+        idle.count("gone")
+        mpmetrics.Counter("tasks", "x", ["kind"], provider=idle.provider).remove("gone")
+        idle.count("held", number)
+        idle.count("gone")
+    if not knows:
+        monkeypatch.setattr(Store, "_first_generation", lambda *_: 0)
+    server = Store(store_dir).begin()
+    other = mpmetrics.Provider.deferred()
+    other.attach(server)
+    mpmetrics.Counter("tasks", "x", ["kind"], provider=other).remove("gone")
+
+    assert {"held": 3.0} | ({} if knows else {"gone": 1.0}) == tasks(peek(server.path))
+    other.shutdown()
+
+
+@pytest.mark.parametrize("gives_way", [True, False], ids=["", "control"])
+def test_a_newcomer_may_have_the_ordinal_of_a_guest(
+    gives_way: bool,  # noqa: FBT001 (whether the protection is in place)
+    guests: Callable[[], Guest],
+    store_dir: str,
+    after_the_rename: Callable[..., None],
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a server begins, one process has the first ordinal of the old epoch, and one that of the new: both show."""
+    old = guests()
+
+    def come(_: str) -> None:
+        old.count("old")
+        guests().count("new")
+
+    after_the_rename(come)
+    if not gives_way:
+        monkeypatch.setattr(store_module.itertools, "count", lambda ordinal: (ordinal,))
+    server = Store(store_dir).begin()
+
+    assert {"new": 1.0} | ({"old": 1.0} if gives_way else {}) == tasks(peek(server.path))
+    server.close()
