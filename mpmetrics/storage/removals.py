@@ -146,15 +146,17 @@ class Removals:
             if generation >> 63:
                 msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
                 raise StoreUnavailableError(msg)
-            self.after(generation, generation - 1, {})
+            # How far the owner has read stays as it is: it has not taken in what is behind that.
+            _, end, data = read_tail(self._directory.where, NAME, self._number, self._position, MOST_BYTES)
+            end += find_removals(data, generation, generation - 1, {})[0]
             record = Removal(generation, metric, tuple(pairs), is_subset).encode()
-            if self._position + len(record) > MOST_BYTES:
+            if end + len(record) > MOST_BYTES:
                 msg = f"{self._directory.path}/{NAME} is full: no process folds, or one holds series long removed"
                 raise StoreUnavailableError(msg)
             with open_regular(NAME, os.O_RDWR, dir_fd=folder) as descriptor:
                 # A killed remover may have left bytes of another record here, of this generation, too.
-                os.ftruncate(descriptor, self._position)
-                write_all(descriptor, record, self._position)
+                os.ftruncate(descriptor, end)
+                write_all(descriptor, record, end)
             self._shared.generation = generation
         return generation
 

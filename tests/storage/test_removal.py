@@ -86,6 +86,22 @@ def test_a_removal_is_seen_by_another_process_at_its_next_look(
     assert {"200": 8} == totals(scrape(store_dir))
 
 
+def test_a_process_that_removes_takes_in_what_others_removed_before(
+    hits: mpmetrics.Counter, store_dir: str, scrape: Scrape
+) -> None:
+    """It has not looked since then: what it removed itself is not all that it notices."""
+    other = mpmetrics.Provider(store_dir)
+    same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
+    for code in ("200", "404"):
+        hits.labels(code).inc(5)
+    same.remove("200")
+    hits.remove("404")
+    hits.labels("200").inc(7)
+
+    assert {"200": 7} == totals(scrape(store_dir))
+    other.shutdown()
+
+
 @pytest.mark.parametrize("written", [True, False], ids=["with_a_slab", "before_its_first_write"])
 def test_who_holds_a_removed_series_writes_to_nowhere(
     written: bool,  # noqa: FBT001 (the case)
