@@ -163,7 +163,7 @@ class EpochReader:
                 if reader.identity in identities:
                     continue  # under a second name, for a moment, or somebody has copied it
                 identities.add(reader.identity)
-                seen[reader.inode] = reader
+                seen[reader.inode] = self._slabs[reader.inode] = reader
                 reader.ordinal = name.ordinal
                 self._read_on(reader, name, folder)
             except FileNotFoundError:

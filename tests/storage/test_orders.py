@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,12 @@ import pytest
 import mpmetrics
 from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
+from mpmetrics.storage import fold as fold_module
+from mpmetrics.storage import format as fmt
+from mpmetrics.storage.fold import fold
+from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shapes import Shapes
 
 MakeProvider = Callable[[], mpmetrics.Provider]
@@ -126,3 +132,161 @@ def test_removals_are_looked_at_after_the_slabs(
 
     assert ({} if looks_after else {"old": 7.0}) == shown(str(mine.epoch.path))
     other.shutdown()
+
+
+@pytest.mark.parametrize("reads_again", [True, False], ids=["", "control"])
+def test_records_that_move_to_where_the_file_had_no_bytes(
+    hits: mpmetrics.Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    reads_again: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """An owner flips for the first time while its slab is read: the other area is behind the file's end as it was."""
+    hits.labels("kept").inc(3)
+    memory = hits._provider.memory
+    head = memoryview(memory._leased.map).cast("Q")
+    read, parse, moved = SlabReader.read, SlabReader._parse, []
+
+    def flip() -> None:
+        while not head[fmt.FLIPS]:
+            hits.labels("passing")
+            memory.forget(memory.find("hits").family, ("passing",))
+
+    def parse_and_flip(self: SlabReader, declare: Any) -> None:
+        parse(self, declare)
+        if not moved:
+            moved.append(flip())
+
+    monkeypatch.setattr(SlabReader, "_parse", parse_and_flip)
+    if not reads_again:
+        monkeypatch.setattr(SlabReader, "read", lambda self, declare: read(self, declare) or True)
+
+    found = {code: value for code, value in shown(str(hits._provider.epoch.path)).items() if value}
+    assert ({"kept": 3.0} if reads_again else {}) == found
+
+
+@pytest.mark.parametrize("reads_after", [True, False], ids=["", "control"])
+def test_a_folder_reads_removals_after_the_slabs(
+    hits: mpmetrics.Counter,
+    fork: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    reads_after: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """A series is removed and made anew before the slabs are read: the old value does not come back with the new one.
+
+    What they are folded into has the generation of the new one, so no reader could tell them apart any more.
+    """
+    path = str(hits._provider.epoch.path)
+    fork(lambda: hits.labels("old").inc(5)).result()
+    sweep = fold_module._Fold._sweep
+
+    def sweep_and_remove(self: Any) -> None:
+        sweep(self)
+        if not reads_after:
+            self._removals.read()
+            self._removals.read = lambda: None
+        hits.remove("old")
+        fork(lambda: hits.labels("old").inc(7)).result()
+
+    monkeypatch.setattr(fold_module._Fold, "_sweep", sweep_and_remove)
+    assert 2 == fold(path)
+
+    assert {"old": 7.0 if reads_after else 12.0} == shown(path)
+
+
+@pytest.mark.parametrize("loads_before", [True, False], ids=["", "control"])
+def test_an_owner_loads_the_generation_before_it_reads_the_removals(
+    hits: mpmetrics.Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    loads_before: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """A removal that comes behind what it has read is noticed at its next look, and not passed over for good."""
+    mine = hits._provider
+    other = mpmetrics.Provider(mine.directory)
+    same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
+    hits.labels("early").inc(5)
+    hits.labels("late").inc(5)
+    after, pending = Removals.after, iter(["late"])
+
+    def read_and_remove(self: Removals, *given: Any) -> Any:
+        found = after(self, *given)
+        for code in pending if self is mine.epoch.removals else ():
+            same.remove(code)
+        return found
+
+    def notice_late(self: Memory) -> None:
+        for removal in self.epoch.removals.after(self.process.seen, self.process.generation, self._children):
+            self._apply(removal)
+        self.process.seen = self.process.generation
+
+    if not loads_before:
+        monkeypatch.setattr(Memory, "notice", notice_late)
+    monkeypatch.setattr(Removals, "after", read_and_remove)
+    same.remove("early")
+    hits.labels("other")
+    hits.labels("late").inc(7)
+
+    assert ({"late": 7.0} if loads_before else {}) == {
+        code: value for code, value in shown(str(mine.epoch.path)).items() if value
+    }
+    other.shutdown()
+
+
+@pytest.mark.parametrize("keeps_later", [True, False], ids=["", "control"])
+def test_a_removal_while_the_list_is_shortened_stays_in_it(
+    hits: mpmetrics.Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    keeps_later: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """It comes after the folder has seen which removals are needed, and is needed: an idle process has the series."""
+    mine = hits._provider
+    idle = mpmetrics.Provider(mine.directory)
+    mpmetrics.Counter("hits", "Hits.", ["code"], provider=idle).labels("held").inc(5)
+    hits.remove("nothing")
+    needed = Shapes.needed
+
+    def look_and_remove(self: Shapes, sources: Any, removals: Removals) -> Any:
+        found = needed(self, sources, removals)
+        hits.remove("held")
+        if not keeps_later:
+            removals.read()
+        return found
+
+    monkeypatch.setattr(Shapes, "needed", look_and_remove)
+    monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
+    fold(str(mine.epoch.path))
+
+    assert ({} if keeps_later else {"held": 5.0}) == shown(str(mine.epoch.path))
+    idle.shutdown()
+
+
+@pytest.mark.parametrize("is_locked", [True, False], ids=["", "control"])
+def test_a_folder_unlinks_no_newcomers_name(
+    hits: mpmetrics.Counter,
+    fork: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    is_locked: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """A newcomer wants the ordinal of a dead process right before the folder unlinks that name: it gets another one."""
+    path = str(hits._provider.epoch.path)
+    fork(lambda: hits.labels("dead").inc(5)).result()
+    unlink, newcomers = fold_module.os.unlink, []
+
+    def come_and_unlink(name: str, **named: Any) -> None:
+        if name == "slab-0" and not newcomers:
+            newcomers.append(mpmetrics.Provider(hits._provider.directory))
+            mpmetrics.Counter("hits", "Hits.", ["code"], provider=newcomers[0]).labels("new").inc(7)
+        unlink(name, **named)
+
+    monkeypatch.setattr(fold_module.os, "unlink", come_and_unlink)
+    if not is_locked:
+        mutex = fold_module.Mutex
+
+        def lock(name: str, *given: Any, **named: Any) -> Any:
+            return contextlib.nullcontext() if name == "names.lock" else mutex(name, *given, **named)
+
+        monkeypatch.setattr(fold_module, "Mutex", lock)
+    assert 1 == fold(path)
+    monkeypatch.undo()
+
+    assert {"dead": 5.0} | ({"new": 7.0} if is_locked else {}) == shown(path)
+    newcomers[0].shutdown()
