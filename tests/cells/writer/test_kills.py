@@ -45,6 +45,9 @@ def test_killed_at_any_moment(twin: Any, owners: Any, series_in: Any) -> None:
         pid = os.fork()
         if not pid:
             kill_at_random(twin, owners, descriptor)
+        head = memoryview(held).cast("Q")
+        while not head[fmt.COMMITTED]:
+            time.sleep(0.001)  # it has not come to its first record
         time.sleep(random.uniform(0.005, 0.03))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
