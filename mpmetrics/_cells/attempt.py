@@ -60,12 +60,16 @@ class Attempt:
         self.token, clock = self._children.process.token, self._children.process.clock
         self.created = time.time_ns() // 1_000_000 / 1e3 if clock is None else math.floor(clock() * 1e3) / 1e3
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the process has a slab, under the token of this attempt."""
+        return self.token != 0 and self._children.process.begun == self.token
+
     def look(self) -> bool:
         """Whether the process has begun, and there are no removals to take in; else that was seen to."""
         process = self._children.process
         self.begin()
-        token = self.token
-        if not token or process.begun != token or (self.counts and process.counting != token):
+        if not self.has_begun or (self.counts and process.counting != self.token):
             process.owner.begin(self.counts)
             return False
         generation = _generation(process)

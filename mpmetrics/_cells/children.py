@@ -232,9 +232,9 @@ class Children:
         """Give a series that is elsewhere words in the slab. False when it has no room."""
         attempt = Attempt(self, cell._key, counts=False)
         while True:
-            changes, process, slab = self._changes, self.process, self.process.slab
+            changes, slab = self._changes, self.process.slab
             attempt.begin()
-            if not 0 != attempt.token == process.begun == self.stamp or slab is None or self.number < 0:
+            if not attempt.has_begun or self.stamp != attempt.token or slab is None or self.number < 0:
                 return False
             if cell.gone or cell._stamp != attempt.token or cell._slab is slab:
                 return True

@@ -19,16 +19,7 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells.files import Where
 
-__all__ = [
-    "FILE_MODE",
-    "Descriptor",
-    "Directory",
-    "check_trust",
-    "open_private",
-    "open_regular",
-    "secure",
-    "write_all",
-]
+__all__ = ["FILE_MODE", "Descriptor", "Directory", "check_trust", "open_private", "open_regular", "secure", "write_all"]
 
 FILE_MODE = 0o600
 

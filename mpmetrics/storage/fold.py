@@ -151,7 +151,7 @@ class _Fold:
         identity, folded = secrets.token_bytes(16), len(readers)
         if self._retired is not None:
             identity, folded = bytes.fromhex(self._retired.identity), folded + self._retired.folded
-        contents = retire(self._shapes, self._retired, readers, self._living)
+        contents = retire(self._shapes, self._retired, readers, self._read_all)
         for name in sorted(names):
             contents.add_record(fmt.FOLDED, name)
         temporary = f"new-retired-{secrets.token_hex(16)}"
@@ -179,10 +179,6 @@ class _Fold:
             found[reader.identity] = reader
             reader.read(shapes.declare)
         return list(found.values())
-
-    def _living(self, shapes: Shapes) -> list[SlabReader]:
-        """Read what the living show into ``shapes``: asked for only where not all of the dead can be kept."""
-        return [reader for reader in self._read_all(shapes) if reader.is_alive]
 
     def _shorten(self) -> None:
         """Forget the removals that end no series any more."""
@@ -246,9 +242,8 @@ class _Fold:
 
     def _sweep(self) -> None:
         """Remove what killed processes left unfinished."""
-        names = os.listdir(self._folder)
         owners = None
-        for name in names:
+        for name in os.listdir(self._folder):
             with contextlib.suppress(OSError):  # it has gone
                 is_slab = name.startswith("new-slab-") and not is_alive(name, dir_fd=self._folder)
                 if is_slab or name.startswith(("new-retired-", "new-removals-")):

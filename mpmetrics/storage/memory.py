@@ -31,10 +31,7 @@ __all__ = ["Memory"]
 
 
 class Memory(SlabOwner):
-    """The values of one provider in this process; see the module. Any thread may call its methods.
-
-    ``clock`` tells the Unix time in seconds, at which series are made.
-    """
+    """The values of one provider in this process; see the module. Any thread may call its methods."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(clock)

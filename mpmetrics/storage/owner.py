@@ -100,7 +100,7 @@ class SlabOwner:
             slab, self._map = anonymous_slab(self._clock())
             return slab
         try:
-            self._move_over()
+            self._move_over(self.epoch)
         except (StoreError, OSError) as error:  # ours is still there
             self._complain(error)
         try:
@@ -210,7 +210,9 @@ class SlabOwner:
         children = cell._children  # noqa: SLF001 (a cell's own way to its metric)
         if children.number < 0:
             return False
-        has_moved = children.move(cell) or (self.grow(children.width, _record_size(cell)) and children.move(cell))
+        texts = fmt.pack_texts(cell._key)  # noqa: SLF001 (as above)
+        size = fmt.RECORD_HEAD.size + fmt.SERIES_HEAD.size + len(texts) + fmt.WORD
+        has_moved = children.move(cell) or (self.grow(children.width, size) and children.move(cell))
         self.moves += has_moved
         return has_moved
 
@@ -222,7 +224,7 @@ class SlabOwner:
         with self._log, self._log.lock:
             generation = epoch.shared.generation
             try:
-                if self._move_over():
+                if self._move_over(epoch):
                     self._start_anew()
                     return
                 for removal in epoch.removals.after(process.seen, generation, self._children):
@@ -245,18 +247,16 @@ class SlabOwner:
                 self._grow(slab, 0, _END_SIZE)
             children.end(key)
 
-    def _move_over(self) -> bool:
+    def _move_over(self, epoch: Epoch) -> bool:
         """Join the epoch that took the place of ours, if one did."""
-        epoch = self.epoch
-        successor = None if epoch is None else epoch.successor()
+        successor = epoch.successor()
         if successor is None:
             return False
         if self.epoch is not epoch:  # a signal handler was quicker
             successor.close()
             return False
         self._watch(successor)
-        if epoch is not None:
-            epoch.close()
+        epoch.close()
         return True
 
     def _watch(self, epoch: Epoch) -> None:
@@ -279,12 +279,6 @@ class SlabOwner:
 
     def _complain(self, error: Exception) -> None:
         self._log.say("store", f"{error}; values stay in process {os.getpid()} until the store can take them")
-
-
-def _record_size(cell: Cell) -> int:
-    """Bytes that its SERIES record has at most."""
-    key = cell._key or ()  # noqa: SLF001 (as above)
-    return fmt.RECORD_HEAD.size + 48 + sum(2 + len(text.encode()) for text in key)
 
 
 def time_offset() -> int:

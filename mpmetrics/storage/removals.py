@@ -31,7 +31,6 @@ PATIENCE = 0.5
 """Seconds that a process waits for another one that removes."""
 
 MOST_BYTES = 1 << 24
-MOST_GENERATION = (1 << 64) - 1
 _HEAD = struct.Struct("=QI")
 _LATEST = (1 << 64) - 1
 
@@ -87,7 +86,8 @@ class Removals:
         self._shared = shared
         self._number = 0
         """Of the file that was read."""
-        self._position = 0
+        self.size = 0
+        """Bytes that were read of it."""
         self.known: list[Removal] = []
         """What was read last."""
         self._gaps = 0
@@ -106,7 +106,7 @@ class Removals:
         number = self._number
         found = self.after(known, generation, None)
         if number not in (0, self._number):  # it was shortened: what was known may be gone from it
-            self._number = self._position = 0
+            self._number = self.size = 0
             self.known, found = [], self.after(0, generation, None)
         if found:
             self.known = self.known + found  # anew: readers hold what was known
@@ -121,11 +121,11 @@ class Removals:
         Reads on from where it was read to; from the beginning where somebody has shortened the file.
         """
         where = self._directory.where
-        number, position, data = read_tail(where, NAME, self._number, self._position, MOST_BYTES)
+        number, position, data = read_tail(where, NAME, self._number, self.size, MOST_BYTES)
         if number != self._number:
             self._gaps = 0
         end, gaps, bodies = find_removals(data, generation, upto, metrics)
-        self._number, self._position, self._rest = number, position + end, data[end:]
+        self._number, self.size, self._rest = number, position + end, data[end:]
         self._gaps += gaps
         found = []
         for body in bodies:
@@ -147,7 +147,7 @@ class Removals:
                 msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
                 raise StoreUnavailableError(msg)
             # How far the owner has read stays as it is: it has not taken in what is behind that.
-            _, end, data = read_tail(self._directory.where, NAME, self._number, self._position, MOST_BYTES)
+            _, end, data = read_tail(self._directory.where, NAME, self._number, self.size, MOST_BYTES)
             end += find_removals(data, generation, generation - 1, {})[0]
             record = Removal(generation, metric, tuple(pairs), is_subset).encode()
             if end + len(record) > MOST_BYTES:
@@ -181,8 +181,3 @@ class Removals:
                 with contextlib.suppress(OSError):  # renamed already
                     os.unlink(temporary, dir_fd=folder)
                 raise
-
-    @property
-    def size(self) -> int:
-        """Bytes that were read of the file."""
-        return self._position

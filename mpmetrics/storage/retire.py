@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape
 
-    ReadLiving = Callable[[Shapes], Sequence[SlabReader]]
+    ReadAll = Callable[[Shapes], Sequence[SlabReader]]
 
 __all__ = ["Contents", "retire"]
 
@@ -72,46 +72,43 @@ class Contents:
             self._families += 1
         return [numbers[labels] for labels, _ in shape.table.families]
 
-    def add_overflow(self, number: int, values: Sequence[float], created: float) -> None:
-        """Add the overflow series of a family."""
-        head = fmt.SERIES_HEAD.pack(number, len(values), self.next_word, created, 0)
-        self.add(array("d", values).tobytes(), fmt.encode_record(fmt.SERIES, head + fmt.pack_texts(None)))
-
 
 def retire(
     shapes: Shapes,
     retired: SlabReader | None,
     dead: Sequence[SlabReader],
-    read_living: ReadLiving,
+    read_all: ReadAll,
 ) -> Contents:
     """What the retired file holds once it contains ``dead``.
 
-    ``read_living(shapes)`` reads the slabs of the living, which are asked only where not all can be kept.
+    ``read_all(shapes)`` reads all that there is now: it is asked only where not all of the dead can be kept.
     """
     oldest_first = sorted(dead, key=lambda reader: reader.created)
     contents = Contents([*([] if retired is None else [retired]), *oldest_first])
     for rivals in shapes.by_name().values():
         kept = rivals
         if len(rivals) > MOST_SHAPES:
-            living = {(family.name, family.shape) for each in read_living(Shapes()) for family in each.families}
+            alive = (each.families for each in read_all(Shapes()) if each.is_alive)
+            living = {(family.name, family.shape) for families in alive for family in families}
             gone = [shape for shape in rivals if (shape.family.name, shape.family.shape) not in living]
             dropped = sorted(gone, key=lambda shape: shape.latest)[:-MOST_SHAPES]
             kept = [shape for shape in rivals if shape not in dropped]
         for shape in kept:
-            _Share(contents, shape, read_living).add()
+            _Share(contents, shape, read_all).add()
     return contents
 
 
 class _Share:
     """One shape's part of it."""
 
-    def __init__(self, contents: Contents, shape: Shape, read_living: ReadLiving) -> None:
+    def __init__(self, contents: Contents, shape: Shape, read_all: ReadAll) -> None:
         self._contents = contents
         self._family = shape.family
         self._table = shape.table
         self._readers = contents.readers
         self._sources = [reader.source for reader in self._readers]
-        self._read_living = read_living
+        self._retired = [reader.source for reader in self._readers if reader.is_retired]
+        self._read_all = read_all
         self._numbers = contents.add_families(shape)
 
     def add(self) -> None:
@@ -156,7 +153,9 @@ class _Share:
             total = [math.fsum(column) for column in columns]
             total[1 if self._family.kind not in ("histogram", "summary") else 0] += 0.0
             times = created(table, self._sources)
-            self._contents.add_overflow(self._numbers[0], total, min(times[each] for each in added))
+            first, since = self._contents.next_word, min(times[each] for each in added)
+            body = fmt.SERIES_HEAD.pack(self._numbers[0], width, first, since, 0) + fmt.pack_texts(None)
+            self._contents.add(array("d", total).tobytes(), fmt.encode_record(fmt.SERIES, body))
             mask = bytes(shown)
         self._add(values, mask, width)
 
@@ -165,12 +164,11 @@ class _Share:
         rows = sum(mask)
         if rows <= MOST_ROWS:
             return []
-        retired = [reader.source for reader in self._readers if reader.is_retired]
-        known = present(self._table, retired)
+        known = present(self._table, self._retired)
         own = Shapes()
-        living = self._read_living(own)
+        living = [reader.source for reader in self._read_all(own) if reader.is_alive]
         others = own.find(self._family)
-        held = present(others.table, [reader.source for reader in living]) if others is not None else b""
+        held = present(others.table, living) if others is not None else b""
         excess = []
         for row, is_there in enumerate(mask):
             if is_there and not known[row] and row != self._table.overflow:
@@ -201,11 +199,10 @@ class _Share:
             source = self._sources[winner]
             values[4 * row] = found[row]
             numbers[4 * row + 1] = times[row]
-            if self._readers[winner].is_retired:
-                identity = (source.words(self._table, row) or [])[2:4]
-                values[4 * row + 2 : 4 * row + 4] = array("d", identity)
-            else:
+            if not self._readers[winner].is_retired:
                 values[4 * row + 2 : 4 * row + 4] = array("d", source.identity)
+            elif words := source.words(self._table, row):
+                values[4 * row + 2 : 4 * row + 4] = array("d", words[2:4])
         if self._family.kind == "info":
             self._keep_latest(shown, times)
         numbers.release()
@@ -226,9 +223,8 @@ class _Share:
 
     def _add_levels(self) -> None:
         """Add pairs of ordinal and value; rows with as many pairs together."""
-        retired = [reader.source for reader in self._readers if reader.is_retired]
         own = array("q", (-1 if reader.ordinal is None else reader.ordinal for reader in self._readers))
-        columns = array("q", sorted({*own, *retired_ordinals(self._table, retired)} - {-1}))
+        columns = array("q", sorted({*own, *retired_ordinals(self._table, self._retired)} - {-1}))
         by_row: dict[int, array[float]] = {}
         for row, ordinal, value in single_levels(self._table, self._sources, own, columns, _MOST_CELLS):
             pairs = by_row.setdefault(row, array("d"))
