@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from mpmetrics._cells import Children
 from mpmetrics.errors import StoreError, StoreUnavailableError
 from mpmetrics.names.declared import Declared
-from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import SHORTEN_AT, fold
 from mpmetrics.storage.owner import SlabOwner, time_offset
 from mpmetrics.storage.removals import Removal
@@ -45,7 +44,7 @@ class Memory(SlabOwner):
         """Be no worker: have an ordinal beside theirs from the first write on. Forked children are workers again."""
         self._beside = os.getpid()
         if self.process.slab is not None:
-            self.process.slab.lowest = fmt.BESIDE
+            self.process.slab.lowest = self._lowest
 
     def attach(self, epoch: Epoch) -> None:
         """Use ``epoch`` from now on, and move all values there. StoreError when this provider has a store already."""
