@@ -144,6 +144,7 @@ void shape_release(Shape *shape);
 /* mapping.c. Values are exact str; a count of -1 stands for the overflow series. None of these runs Python code. */
 Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t count); /* borrowed; NULL: none */
 int children_reserve(Children *self); /* room for one more; -1 with an exception */
+void children_free(Children *self); /* what they are in */
 void children_insert(Children *self, Cell *cell); /* takes over the reference */
 void children_remove(Children *self, Cell *cell); /* gives the reference back */
 Cell **children_cells(const Children *self); /* in the order they came, from PyMem; NULL with an exception */

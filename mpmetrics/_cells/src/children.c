@@ -519,7 +519,7 @@ static void release_cells(Children *self)
             let_go(cell, own);
             Py_DECREF(cell);
         }
-    PyMem_Free(self->buckets);
+    children_free(self);
 }
 
 static void children_dealloc(Children *self)

@@ -2,8 +2,9 @@
 
 #include "cells.h"
 #include <stdlib.h>
+#include <sys/mman.h>
 
-enum { FIRST_COUNT = 8 };
+enum { FIRST_COUNT = 8, FEW = HEAD_SIZE / sizeof(Cell *) };
 
 static uint64_t hash_values(PyObject *const *values, Py_ssize_t count)
 {
@@ -54,12 +55,38 @@ Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t co
     return cell;
 }
 
+/* Room for more buckets. More than a page of them are mapped and grow without a copy, which one series would pay for. */
+static Cell **grown(const Children *self, size_t room)
+{
+    size_t before = self->room * sizeof(Cell *), size = room * sizeof(Cell *);
+    if (room <= FEW)
+        return PyMem_Realloc(self->buckets, size);
+    void *buckets = self->room > FEW
+        ? mremap(self->buckets, before, size, MREMAP_MAYMOVE)
+        : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buckets == MAP_FAILED)
+        return NULL;
+    if (self->room <= FEW) {
+        memcpy(buckets, self->buckets, before);
+        PyMem_Free(self->buckets);
+    }
+    return buckets;
+}
+
+void children_free(Children *self)
+{
+    if (self->room > FEW)
+        munmap(self->buckets, self->room * sizeof(Cell *));
+    else
+        PyMem_Free(self->buckets);
+}
+
 int children_reserve(Children *self)
 {
     if (self->count < self->room)
         return 0;
     size_t room = self->room == 0 ? 2 * FIRST_COUNT : 2 * self->room;
-    Cell **buckets = PyMem_Realloc(self->buckets, room * sizeof *buckets);
+    Cell **buckets = grown(self, room);
     if (buckets == NULL) {
         PyErr_NoMemory();
         return -1;
