@@ -185,7 +185,9 @@ static int finish(Process *process, Cell *cell, const Attempt *attempt)
         return owner_call(process, "waits", (PyObject *)cell);
     /* A remover stores the generation, then readers look at the slabs: one of us sees the other. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (process_generation(process) != attempt->generation && owner_call(process, "notice", NULL) < 0)
+    uint64_t generation = process_generation(process);
+    if (generation != attempt->generation && !process_skip_removals(process, generation)
+        && owner_call(process, "notice", NULL) < 0)
         return FAILED;
     return cell->state == GONE ? AGAIN : READY;
 }
