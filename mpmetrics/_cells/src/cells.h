@@ -6,6 +6,14 @@
 #include "core.h"
 #include "format.h"
 
+/* Older headers than the kernel do not have them. */
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 enum { NAME_ROOM = 80 };
 
 /* A directory as Python hands it over: its path, device, number and owner. Without a path, there is none. */

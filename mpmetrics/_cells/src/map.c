@@ -4,10 +4,6 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18
-#endif
-
 /* ---- Pages that are zero in a forked child, whoever forked and however. */
 
 /* Where the kernel refuses the advice (gVisor does), those that the child has to wipe itself. */
