@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpmetrics._cells import Labelled
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_max_series
+from mpmetrics.instruments.series import cell_type
 from mpmetrics.names.family import Family
 from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
 from mpmetrics.provider import get_provider
@@ -71,6 +72,10 @@ class Instrument(Metric[Child], Labelled):
             self._alone: Child = self._single()
             for method in self._hot:
                 self.__dict__[method] = getattr(self._alone, method)
+        # The interpreter keeps what it has looked up: so a process's first use does not go through all bases for it.
+        for owner, methods in ((type(self), ("labels",)), (cell_type(family), self._hot)):
+            for method in methods:
+                getattr(owner, method)
 
     def _reserved_labels(self, _name: str) -> tuple[str, ...]:
         """Labels that the exposition of a metric of this name adds itself."""
