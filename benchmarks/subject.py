@@ -72,6 +72,65 @@ def hot_path(name: str, directory: str, options: argparse.Namespace) -> dict[str
     return figures
 
 
+class Others:
+    """Processes that count and die, remove series, and scrape, which folds the dead, for as long as the body runs."""
+
+    def __init__(self, counter: Any, collect: Callable[[], bytes], series: int) -> None:
+        self._context = multiprocessing.get_context("fork")
+        self._counter = counter
+        self._collect = collect
+        self._series = series
+        self._processes = [self._context.Process(target=work) for work in (self._come_and_go, self._scrape)]
+
+    def _count(self, series: int) -> None:
+        for at in range(series):
+            self._counter.labels(str(at)).inc()
+
+    def _run(self, series: int) -> None:
+        worker = self._context.Process(target=self._count, args=(series,))
+        worker.start()
+        worker.join()
+
+    def _come_and_go(self) -> None:
+        while True:
+            self._run(64)
+            for at in range(64):
+                self._counter.labels(f"gone-{at}").inc()
+            for at in range(64):
+                self._counter.remove(f"gone-{at}")
+
+    def _scrape(self) -> None:
+        while True:
+            self._collect()
+            time.sleep(0.2)
+
+    def __enter__(self) -> None:
+        self._run(self._series)
+        for process in self._processes:
+            process.start()
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def slowest(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
+    """CPU time of the slowest first use, the first write included, while others fork, die, fold, remove and scrape."""
+    module = library(name, directory)
+    theirs = module.Counter("theirs", "What others count.", ["at"], max_series=2 * options.series)
+    ours = module.Counter("ours", "What is measured.", ["at"], max_series=2 * options.first_uses)
+    seconds = []
+    with Others(theirs, _scraper(name, module, directory), options.series):
+        for at in range(options.first_uses):
+            before = time.thread_time()
+            ours.labels(str(at)).inc()
+            seconds.append(time.thread_time() - before)
+            if at % 100 == 0:
+                time.sleep(0.005)  # the others get on
+    return {"slowest first use [us of CPU]": max(seconds) * 1e6}
+
+
 class Workers:
     """Processes that make series, tell, and change a part of them whenever they are asked to."""
 
@@ -231,7 +290,7 @@ PROMETHEUS = (
 )
 """What Prometheus 3 accepts unless it was told otherwise."""
 
-ROWS = {"hot_path": hot_path, "scrape": scrape, "memory": memory, "collector": collector}
+ROWS = {"hot_path": hot_path, "slowest": slowest, "scrape": scrape, "memory": memory, "collector": collector}
 
 
 def main() -> None:
