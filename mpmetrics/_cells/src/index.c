@@ -244,7 +244,7 @@ static int rows_grow(Table *table)
 {
     if (table->count < table->room)
         return 0;
-    Py_ssize_t room = room_for(table->count + 1, sizeof(Row));
+    Py_ssize_t room = room_for(table->count + 1);
     if (resize_array(&table->rows, room, sizeof(Row)) < 0
         || (table->removed != NULL && resize_array(&table->removed, room, sizeof *table->removed) < 0))
         return -1;
@@ -267,15 +267,6 @@ static Py_ssize_t row_add(Table *table, uint32_t names, const char *key, uint32_
     table->rows[table->count] = (Row){(uint32_t)(table->keys_size / KEY_UNIT), size, names, 0};
     table->keys_size += whole;
     return table->count++;
-}
-
-/* Whether a key stands in a row, byte for byte: the same labels may stand there in other words. */
-int table_is_row(const Table *table, Py_ssize_t number, uint32_t names, const char *key, uint32_t size)
-{
-    if (number >= table->count)
-        return 0;
-    const Row *row = &table->rows[number];
-    return row->names == names && row->size == size && memcmp(row_key(table, row), key, size) == 0;
 }
 
 /* Whether bytes are the key of a series with these names. */

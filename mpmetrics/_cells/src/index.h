@@ -148,7 +148,6 @@ extern PyMethodDef reader_methods[], line_methods[];
 
 /* index.c */
 Py_ssize_t table_names(Table *table, PyObject *labels, int is_open);
-int table_is_row(const Table *table, Py_ssize_t row, uint32_t names, const char *key, uint32_t size);
 int table_is_key(const Table *table, uint32_t names, const char *key, uint32_t size);
 uint32_t table_hash(const Table *table, uint32_t names, const char *key);
 void table_prefetch(const Table *table, uint32_t hash);
@@ -175,6 +174,31 @@ Py_ssize_t write_number(double value, char *text); /* at most NUMBER_ROOM charac
 static inline const char *row_key(const Table *table, const Row *row)
 {
     return table->keys + (size_t)row->at * KEY_UNIT;
+}
+
+/* Whether bytes are the same; of few, without a call. */
+static inline int same_few(const char *one, const char *other, size_t size)
+{
+    uint64_t left, right, differ = 0;
+    if (size < 8 || size > 64)
+        return memcmp(one, other, size) == 0;
+    for (size_t at = 0; at + 8 < size; at += 8) {
+        memcpy(&left, one + at, 8);
+        memcpy(&right, other + at, 8);
+        differ |= left ^ right;
+    }
+    memcpy(&left, one + size - 8, 8);
+    memcpy(&right, other + size - 8, 8);
+    return (differ | (left ^ right)) == 0;
+}
+
+/* Whether a key stands in a row, byte for byte: the same labels may stand there in other words. */
+static inline int row_has_key(const Table *table, Py_ssize_t number, uint32_t names, const char *key, uint32_t size)
+{
+    if (number >= table->count)
+        return 0;
+    const Row *row = &table->rows[number];
+    return row->names == names && row->size == size && same_few(row_key(table, row), key, size);
 }
 
 static inline const double *member_values(const Part *part, Py_ssize_t member)
@@ -207,12 +231,9 @@ static inline void copy_few(char *to, const char *from, size_t size)
             to[at] = from[at];
 }
 
-/* How much room to make for `wanted` items. Pages that nothing was stored to cost nothing, so what is large gets much
-   room, and is seldom moved. */
-static inline Py_ssize_t room_for(Py_ssize_t wanted, size_t item)
-{
-    return (size_t)wanted * item < 1 << 16 ? wanted + wanted / 2 + 8 : 3 * wanted;
-}
+/* How much room to make for `wanted` items. Pages that nothing was stored to cost nothing, so there is much of it, and
+   what was stored is seldom moved. */
+static inline Py_ssize_t room_for(Py_ssize_t wanted) { return 3 * wanted + 8; }
 
 /* Ask for large pages: less time goes to page faults, and to looking up addresses. Some may have none; no matter. */
 static inline void want_large_pages(void *start, size_t size)
@@ -241,7 +262,7 @@ static inline int grow_array(void *array, Py_ssize_t *room, Py_ssize_t wanted, s
 {
     if (wanted <= *room)
         return 0;
-    Py_ssize_t more = room_for(wanted, item);
+    Py_ssize_t more = room_for(wanted);
     if (resize_array(array, more, item) < 0)
         return -1;
     *room = more;

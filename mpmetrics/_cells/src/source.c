@@ -32,11 +32,12 @@ static uint64_t stamps;
 
 /* --- parts --- */
 
-static int part_grow(Part *part)
+/* Room for one more. A part begins with room for all rows, but no more than words: most sources have most rows. */
+static int part_grow(Part *part, Py_ssize_t words)
 {
     if (part->count < part->room)
         return 0;
-    Py_ssize_t room = room_for(part->count + 1, sizeof *part->created);
+    Py_ssize_t room = part->room == 0 ? Py_MIN(part->table->count, words) + 8 : room_for(part->count + 1);
     if (resize_array(&part->words, room, sizeof *part->words) < 0
         || resize_array(&part->rows, room, sizeof *part->rows) < 0
         || resize_array(&part->generations, room, sizeof *part->generations) < 0
@@ -131,8 +132,12 @@ static inline int are_free(const Source *source, Py_ssize_t first, Py_ssize_t wi
     return 1;
 }
 
-static void flip_taken(Source *source, Py_ssize_t first, Py_ssize_t width)
+static inline void flip_taken(Source *source, Py_ssize_t first, Py_ssize_t width)
 {
+    if (width == 1) {
+        source->taken[first / 64] ^= (uint64_t)1 << first % 64;
+        return;
+    }
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
         source->taken[at] ^= bits_between(low < 0 ? 0 : low, high);
@@ -278,8 +283,7 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
         return 0;
     if (body_room(source, head.length) < 0)
         return -1;
-    copy_few(source->body, at + sizeof head, head.length);
-    if (checksum(head.kind, source->body, head.length) != head.checksum) {
+    if (checksum_copy(head.kind, source->body, at + sizeof head, head.length) != head.checksum) {
         source->patience -= head.length;
         return 0;
     }
@@ -362,10 +366,10 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
         return 0;
     const char *key = source->body + sizeof head;
     uint32_t key_size = size - (uint32_t)sizeof head;
-    int is_next = table_is_row(part->table, part->next, entry.names, key, key_size);
+    int is_next = row_has_key(part->table, part->next, entry.names, key, key_size);
     if (!is_next && !table_is_key(part->table, entry.names, key, key_size))
         return 0;
-    if (part_grow(part) < 0)
+    if (part_grow(part, limit) < 0)
         return -1;
     Py_ssize_t member = part->count;
     part->words[member] = (uint32_t)first;
