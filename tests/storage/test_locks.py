@@ -19,6 +19,7 @@ import mpmetrics
 from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import descriptor, locks
+from mpmetrics.storage.descriptor import Directory
 from mpmetrics.storage.locks import Mutex, Sole, hold, is_held
 from mpmetrics.storage.slab import is_alive
 
@@ -144,7 +145,7 @@ def test_a_second_map_of_the_locked_open_file_would_keep_the_lock(owner: Callabl
 def test_a_shared_lock_is_its_childrens_too(tmp_path: Path, child: Callable[..., Any]) -> None:
     """An epoch lives as long as any process of it: a lock that is held shared passes to a forked child."""
     (tmp_path / "lease").touch()
-    folder = os.open(tmp_path, os.O_RDONLY)
+    folder = Directory.at(str(tmp_path))
     held = [hold("lease", folder)]
     with Sole(str(tmp_path / "lease")) as is_sole:
         assert not is_sole
@@ -160,7 +161,6 @@ def test_a_shared_lock_is_its_childrens_too(tmp_path: Path, child: Callable[...,
         (tmp_path / "lease").unlink()
     with pytest.raises(FileNotFoundError):
         hold("lease", folder)
-    os.close(folder)
 
 
 # Mutexes.
