@@ -864,3 +864,20 @@ def test_a_writer_that_flips_without_end(slabs: Any, twin: Any) -> None:
     one.load()
 
     assert [1.0] == list(twin.sums(table, [one]))
+
+
+def test_records_of_any_length_are_checked(twin: Any, slabs: Any) -> None:
+    """A record of any length is taken as it was written, and is damaged with any one bit changed."""
+    chance, written = random.Random(3), slabs.Written()
+    bodies = [chance.randbytes(length) for length in range(300)]
+    starts = [written.append(encode_record(9, body)) for body in bodies]
+    source = twin.Source(written.map)
+    slabs.read(source, twin.Table())
+    assert source.damaged == 0
+    # Every other one, so that each is a stretch of its own.
+    changed = starts[1::2]
+    for start, body in zip(changed, bodies[1::2], strict=True):
+        written.map[start + 16 + chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+    source = twin.Source(written.map)
+    slabs.read(source, twin.Table())
+    assert len(changed) == source.damaged
