@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,11 +14,14 @@ from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
+from mpmetrics.storage import removals as removals_module
+from mpmetrics.storage import slab as slab_module
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shapes import Shapes
+from mpmetrics.storage.shared import Shared
 
 MakeProvider = Callable[[], mpmetrics.Provider]
 Interfere = Callable[[], object]
@@ -290,3 +294,61 @@ def test_a_folder_unlinks_no_newcomers_name(
 
     assert {"dead": 5.0} | ({"new": 7.0} if is_locked else {}) == shown(path)
     newcomers[0].shutdown()
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["", "control"])
+def test_a_removal_is_in_the_list_before_its_generation_says_so(
+    hits: mpmetrics.Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    is_first: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """An owner looks the moment that the generation moves: it finds the removal, and does not pass it over for good."""
+    mine = hits._provider
+    other = mpmetrics.Provider(mine.directory)
+    same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
+    hits.labels("old").inc(5)
+    store, late = Shared._store, []
+
+    def store_and_look(self: Shared, word: int, value: bytes) -> None:
+        store(self, word, value)
+        hits.labels("look")
+        with open(f"{mine.epoch.path}/removals", "r+b") as file:  # noqa: PTH123
+            for data, offset in late:
+                os.pwrite(file.fileno(), data, offset)
+
+    monkeypatch.setattr(Shared, "_store", store_and_look)
+    if not is_first:
+        monkeypatch.setattr(removals_module, "write_all", lambda _, data, offset: late.append((data, offset)))
+    same.remove("old")
+    hits.labels("old").inc(7)
+
+    assert {"look": 0.0} | ({"old": 7.0} if is_first else {}) == shown(str(mine.epoch.path))
+    other.shutdown()
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["", "control"])
+def test_a_value_that_moves_into_the_store_while_it_is_read_counts_once(
+    provider: MakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    looks: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """It was found waiting, and then in the slab: the reading is made again."""
+    mine = provider()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slab_module, "make_slab", full)
+        mpmetrics.Counter("hits", "Hits.", provider=mine).inc(5)
+    read_slabs, moves = EpochReader._read_slabs, mine.memory.moves
+
+    def move_and_read(self: EpochReader, *given: Any) -> bool:
+        mine.force_flush()
+        if not looks:
+            mine.memory.moves = moves
+        return read_slabs(self, *given)
+
+    monkeypatch.setattr(EpochReader, "_read_slabs", move_and_read)
+
+    assert (5 if looks else 10) == mpmetrics.Collector(mine).value("hits_total")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import Map
 from mpmetrics.collector.epoch import EpochReader
@@ -107,6 +108,22 @@ def test_hot_words(world: Any, step_through: Any) -> None:
     found = step_through(lambda: sizes.observe(0.25), lambda: [sizes.observe(0.25) for _ in range(3)])
 
     assert found == {(0, count, None) for count in range(1, 5)}
+
+
+def test_a_value_and_its_time(world: Any, step_through: Any) -> None:
+    """What was set last shows until the next value does, never one of them with the other's time."""
+    level = mpmetrics.Gauge("level", "x", multiprocess_mode="mostrecent", provider=world.provider)
+    values, peek = set(), world.peek
+
+    def look() -> Any:
+        seen = peek()
+        values.add(world.values.get("level{}"))
+        return seen
+
+    world.peek = look
+    step_through(lambda: [level.set(number) for number in (1, 2)], lambda: [level.set(number) for number in (3, 4)])
+
+    assert values == {2.0, 3.0, 4.0}
 
 
 def test_the_look_finds_a_count_before_its_sum(world: Any, step_through: Any) -> None:
