@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
+from mpmetrics.storage.reader import SlabReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +75,13 @@ def test_a_daemon_counts_on_and_its_files_are_its_own(
     assert 3000 == sum(found[f"jobs_total{{q=b{number}}}"] for number in range(3000))
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "control"])
 def test_a_reader_needs_no_descriptor_for_each_process(
-    provider: Callable[[], Any], fork: Callable[..., Any], gate: Callable[..., Any]
+    keeps: bool,  # noqa: FBT001 (whether it keeps them)
+    provider: Callable[[], Any],
+    fork: Callable[..., Any],
+    gate: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With 24 descriptors to be had, the values of 60 living processes are all shown, again and again."""
     mine = provider()
@@ -98,7 +104,10 @@ def test_a_reader_needs_no_descriptor_for_each_process(
         resource.setrlimit(resource.RLIMIT_NOFILE, (number + 8, number + 8))
         return [(collector.value("hits_total"), collector.value("mpmetrics_unreadable_files")) for _ in range(3)]
 
-    assert [(60.0, 0.0)] * 3 == fork(read).result()
+    if keeps:
+        look = SlabReader.look
+        monkeypatch.setattr(SlabReader, "look", lambda self, descriptor: look(self, os.dup(descriptor)))
+    assert keeps == ([(60.0, 0.0)] * 3 != fork(read).result())
     leave.open(60)
 
 

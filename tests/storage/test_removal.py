@@ -17,6 +17,7 @@ from mpmetrics._cells.slab import Slab
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import Mutex
+from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.shared import Shared
 
 Fork = Callable[..., Any]
@@ -304,6 +305,41 @@ def test_a_removal_that_the_store_cannot_take_changes_nothing(
     hits.labels("200").inc()
 
     assert {"200": 2} == totals(scrape(store_dir))
+
+
+@pytest.mark.parametrize("ends_all", [True, False], ids=["", "control"])
+def test_all_are_removed_where_the_store_has_little_room(
+    hits: mpmetrics.Counter,
+    store_dir: str,
+    scrape: Scrape,
+    monkeypatch: pytest.MonkeyPatch,
+    ends_all: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """The slab has no room for so many ENDs, and cannot grow: all are gone, and count from the start."""
+    codes = [str(number) for number in range(500)]
+    for code in codes:
+        hits.labels(code).inc(5)
+    memory = hits._provider.memory
+    file = epoch_of(hits._provider) / memory.process.slab.file
+    file.rename(f"{file}.away")
+    file.mkdir()
+    end = Memory._end
+
+    def end_while_there_is_room(self: Memory, children: Any, key: Any) -> None:
+        if self.process.slab.room_for(0, 24):
+            end(self, children, key)
+
+    if not ends_all:
+        monkeypatch.setattr(Memory, "_end", end_while_there_is_room)
+    hits.clear()
+    assert {} == totals(scrape(store_dir))
+    for code in codes:
+        hits.labels(code).inc()
+    file.rmdir()
+    Path(f"{file}.away").rename(file)
+    hits._provider.force_flush()
+
+    assert ends_all == (dict.fromkeys(codes, 1.0) == totals(scrape(store_dir)))
 
 
 def sizes_of(path: Path) -> dict[str, int]:
