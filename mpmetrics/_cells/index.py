@@ -123,10 +123,9 @@ class Table:
         """
         texts = self._texts.setdefault(key, Texts())
         make = make or _plain
-        while (row := len(texts)) < len(self):  # one look: another thread may append meanwhile
-            text = make(self._labels[row])
-            if len(texts) == row:  # ``make`` may have asked for them, too
-                texts.append(text)
+        while (row := len(texts)) < len(self):
+            # Another thread, or ``make``, may have put the same there meanwhile: this is no append.
+            texts[row : row + 1] = [make(self._labels[row])]
         return texts
 
     # What sources do.

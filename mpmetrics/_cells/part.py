@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -149,6 +150,15 @@ class Part:
         if self.loaded != len(self.rows):
             self.loaded = len(self.rows)
             self.stamp = object()
+
+    def loaded_series(self) -> set[tuple[SeriesHead, int]]:
+        """Heads and rows of the series that have values."""
+        return {(self.heads[at], self.rows[at]) for at in self.members()}
+
+    def keep(self, known: set[tuple[SeriesHead, int]], values: array[float]) -> None:
+        """Have the first series, as far as they are ``known``, keep the values that they had."""
+        self.values = values
+        self.loaded = sum(1 for _ in takewhile(known.__contains__, zip(self.heads, self.rows, strict=True)))
 
     def compact(self) -> None:
         """Leave out the series that are gone."""

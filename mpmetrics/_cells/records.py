@@ -1,19 +1,58 @@
-"""Finding records in bytes of which some may be damaged; for the twins in Python."""
+"""Copying records that their writer may move, and finding them in bytes of which some may be damaged."""
 
 from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from mpmetrics._cells.offsets import MAX_BODY, RECORD_HEAD, RECORD_MAGIC
+from mpmetrics._cells.offsets import AREA_0, AREA_SIZE, COMMITTED, FLIPS, MAX_BODY, RECORD_HEAD, RECORD_MAGIC
 
-__all__ = ["FamilyRecord", "Records"]
+__all__ = ["Copy", "FamilyRecord", "Records", "copy_records"]
 
 PATIENCE: Final = 1 << 26
 """Bytes of damaged records whose checksums are computed."""
 
 _MAGIC: Final = struct.pack("=I", RECORD_MAGIC)
+
+
+COPIES: Final = 256
+"""How often records are copied in one go while their writer flips in between each time."""
+
+
+class Copy(NamedTuple):
+    """Records of a slab, copied before its writer could flip."""
+
+    data: bytes
+    start: int
+    """Where they stood in their area."""
+    flips: int
+    is_other: bool
+    """Whether they are all that there are, since those read before are there no more."""
+    wanted: int
+    """Where the committed ones end in the file."""
+    is_partial: bool
+    """Whether the file had fewer bytes than that at the last look."""
+
+
+def copy_records(
+    view: memoryview[Any], head: memoryview[Any], limit: int, flips: int | None, position: int
+) -> Copy | None:
+    """The records of a file of ``limit`` bytes from ``position`` on, or all unless there were so many ``flips``.
+
+    None when there is no copying them before the next flip.
+    """
+    for _ in range(COPIES):
+        now = head[FLIPS]
+        end = head[COMMITTED + (now & 1)] & ~7
+        is_other = now != flips or end < position
+        start = 0 if is_other else position
+        area = AREA_0 + (now & 1) * AREA_SIZE
+        there = max(0, min(limit - area, AREA_SIZE)) & ~7
+        data = bytes(view[area + start : area + min(end, there)])
+        if head[FLIPS] == now:  # else it may have been overwritten meanwhile
+            return Copy(data, start, now, is_other, area + end, end > there)
+    return None
 
 
 class FamilyRecord(NamedTuple):

@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from mpmetrics._cells.index import Table
 from mpmetrics._cells.offsets import (
     AREA_0,
-    AREA_SIZE,
-    COMMITTED,
     END,
     FAMILY,
     FAMILY_HEAD,
     FIRST_WORD,
-    FLIPS,
     FOLDED,
     PAGE,
     SERIES,
@@ -30,18 +27,18 @@ from mpmetrics._cells.offsets import (
     WORDS_END,
 )
 from mpmetrics._cells.part import FIRST, GENERATION, GONE, Part
-from mpmetrics._cells.records import FamilyRecord, Records
+from mpmetrics._cells.records import Copy, FamilyRecord, Records, copy_records
 from mpmetrics._cells.words import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mpmetrics._cells.part import SeriesHead
+
 __all__ = ["Source"]
 
 MAX_FAMILIES: Final = 1 << 16
 MAX_WIDTH: Final = 1 << 17
-RESTARTS: Final = 16
-"""How often a source is read from the beginning between two loads; its writer may flip as fast as it likes."""
 
 
 class Source:
@@ -51,6 +48,10 @@ class Source:
     returns None in the end. ``load`` copies the words of the series that are known then; ``parse`` again takes the
     series out that ended meanwhile. What is merged are the series that were there at the last ``load`` and have not
     ended since. One thread at a time. ValueError when the buffer is no whole head.
+
+    Copying records takes a thousandth of the time that it takes to read them here, in which a writer may well flip. So
+    what is read is a copy, whatever the writer does meanwhile, and after a flip the series that are in the new copy as
+    they were in the one before keep the words of the last ``load``.
     """
 
     def __init__(self, buffer: Any, *, retired: bool = False) -> None:
@@ -67,11 +68,12 @@ class Source:
         """Of two values of the same time that of the greater identity counts."""
         self._limit = len(view)
         self._flips: int | None = None
-        self._was_loaded = False
-        self._must_load = False
-        self._restarts = 0
         self._values = array("d", (0.0,))
         self.parts: dict[Table, Part] = {}
+        self._copied: Copy | None = None
+        """Records that are being read."""
+        self._had: dict[Table, set[tuple[SeriesHead, int]]] | None = None
+        """After a flip, until all is read: heads and rows of the series that had words."""
         self._forget()
 
     def _forget(self) -> None:
@@ -118,50 +120,52 @@ class Source:
         """Read on; returns a family that came, or None when all is read."""
         if self._limit < PAGE:
             return None
-        while True:
-            flips = self._head[FLIPS]
-            end = self._head[COMMITTED + (flips & 1)] & ~7
-            if flips != self._flips or end < self._position:
-                if self._restarts == RESTARTS:
-                    return None
-                self._restarts += 1
-                self._forget()
-                self._must_load = self._was_loaded
-            self._flips = flips
-            area = AREA_0 + (flips & 1) * AREA_SIZE
-            there = max(0, min(self._limit - area, AREA_SIZE)) & ~7
-            self._wanted = area + end
-            record = self._walk(bytes(self._bytes[area + self._position : area + min(end, there)]), is_cut=end > there)
-            for part in self.parts.values():
-                part.use()
-            if self._head[FLIPS] != flips:
-                continue
-            if record is not None or not self._must_load:
-                return record
-            # Words do not move with records: what the last load() read is of no use, but may be read again right now.
-            self._must_load = False
-            self._load()
+        copied = self._copied or self._copy()
+        record = None if copied is None else self._walk(copied)
+        for part in self.parts.values():
+            part.use()
+        if record is None:
+            self._copied = None
+            self._take_over()
+        return record
 
-    def _walk(self, data: bytes, *, is_cut: bool) -> FamilyRecord | None:
-        """Take the records of ``data``, which stand at the position, up to the first family.
+    def _copy(self) -> Copy | None:
+        """Copy the records that came, or all where they were moved; None when that cannot be done."""
+        self._copied = copied = copy_records(self._bytes, self._head, self._limit, self._flips, self._position)
+        if copied is None or copied.is_other:
+            had = {table: part.loaded_series() for table, part in self.parts.items()}
+            self._forget()
+            self._had = had
+        if copied is None:
+            self._flips = None
+            self.damaged += 1
+        else:
+            self._flips, self._wanted = copied.flips, copied.wanted
+        return copied
 
-        With ``is_cut`` the file had fewer bytes at the last look than are committed by now.
-        """
+    def _take_over(self) -> None:
+        """After a flip: the first series that had words, and are there as they were, have them still."""
+        had, self._had = self._had or {}, None
+        for table in had.keys() & self.parts.keys():
+            self.parts[table].keep(had[table], self._values)
+
+    def _walk(self, copied: Copy) -> FamilyRecord | None:
+        """Take the records of the copy from the position on, up to the first family."""
+        data, start = copied.data, copied.start
         limit = min(self._head[WORDS_END], AREA_0, self._limit) // WORD
-        if len(self._used) < limit:
-            self._used.extend(bytes(limit - len(self._used)))
-        begin, at = self._position, 0
+        self._used.extend(bytes(max(0, limit - len(self._used))))
+        at = self._position - start
         while at < len(data):
             found = self._records.record(data, at)
             if found is None:
-                if is_cut and self._records.goes_on(data, at):
+                if copied.is_partial and self._records.goes_on(data, at):
                     break
                 self.damaged += 1
                 at = self._records.find(data, at)
-                self._position = begin + at
+                self._position = start + at
                 continue
             kind, body, at = found
-            self._position = begin + at
+            self._position = start + at
             try:
                 family = self._take(kind, body, limit)
             except (ValueError, struct.error):
@@ -277,11 +281,9 @@ class Source:
 
         If that cannot be had in a bounded number of attempts, they are taken as they are.
         """
-        if self._limit >= PAGE:
-            self._restarts = 0
-            self._load()
-
-    def _load(self) -> None:
+        self._copied = self._had = None
+        if self._limit < PAGE:
+            return
         parts = list(self.parts.values())
         for part in parts:
             if part.gone:
@@ -296,7 +298,6 @@ class Source:
         self._values = values
         for part in parts:
             part.take(values)
-        self._was_loaded = True
 
     def sweep(self, table: Table) -> int:
         """Drop the series that were removed from ``table``; returns their lowest generation, -1: there was none."""
