@@ -21,7 +21,8 @@ class Choice:
     """The choice among the shapes of one reader, which keeps in mind what it has chosen before."""
 
     def __init__(self) -> None:
-        self._shown: dict[str, Shape] = {}
+        self._shown: dict[str, tuple[object, ...]] = {}
+        """Which shape of each metric was shown last."""
 
     def choose(
         self, shapes: Shapes, readers: Iterable[SlabReader]
@@ -39,9 +40,10 @@ class Choice:
                 ranks = {}
                 for shape in rivals:
                     is_living = (name, shape.family.shape) in living
-                    ranks[shape] = is_living, not is_living and shape is last, shape.declared
+                    ranks[shape] = is_living, not is_living and shape.family.shape == last, shape.declared
                 rivals.sort(key=ranks.__getitem__, reverse=True)
-            self._shown[name] = first = rivals[0]
+            first = rivals[0]
+            self._shown[name] = first.family.shape
             for other in rivals[1:]:
                 why = (
                     f"metric {name!r} as declared at {other.family.origin} is not shown: as declared later, at"

@@ -15,7 +15,7 @@ from mpmetrics.collector.choice import Choice
 from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, Directory, open_regular
+from mpmetrics.storage.descriptor import Descriptor, Directory, measure, open_regular
 from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
@@ -62,9 +62,18 @@ class EpochReader:
         self._removals: Removals | None = None
         self._is_torn = False
 
+    def _begin_again(self, retired: SlabReader | None) -> None:
+        """Have all files read from their beginning into new tables, also those that have no name any more."""
+        self._shapes.forget()
+        self._own = {}
+        self._slabs = {inode: SlabReader.again(reader) for inode, reader in self._slabs.items()}
+        if retired is not None:
+            self.retired = SlabReader.again(retired)
+            self.retired.read(self._shapes.declare)
+
     def snapshot(self) -> Snapshot:
         """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
-        if self._is_torn or self._shapes.is_stale:
+        if self._is_torn or (self.path is None and self._shapes.is_stale):
             self._begin()  # an exception out of a signal handler cut the last one short, or most rows are gone
         self._is_torn = True
         snapshot = self._whole()
@@ -111,20 +120,24 @@ class EpochReader:
         """Read all files; whether no folder has moved anything meanwhile."""
         before = self._read_retired(snapshot, folder)
         is_complete = self._read_slabs(snapshot, folder)
-        self._measure(snapshot, folder)
+        snapshot.files, snapshot.size = measure(folder)
         self._read_shared(snapshot)
         return is_complete and before == _inode("retired", folder)
 
     def _read_retired(self, snapshot: Snapshot, folder: int) -> tuple[int, int] | None:
         """Read the retired file, if it is another one; returns which one it is, whether or not it can be read."""
-        inode = _inode("retired", folder)
+        inode, is_stale = _inode("retired", folder), self._shapes.is_stale
+        if is_stale and inode is None:
+            self._begin_again(self.retired)
         if inode is None and self.retired is not None:
             snapshot.lacks_retired = True
             snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
-        elif inode is not None and (self.retired is None or self.retired.inode != inode):
+        elif inode is not None and (is_stale or self.retired is None or self.retired.inode != inode):
             try:
                 with open_regular("retired", dir_fd=folder) as descriptor:
                     retired = SlabReader(descriptor, f"{self.path}/retired", is_retired=True)
+                if is_stale:
+                    self._begin_again(None)
                 retired.read(self._shapes.declare)
                 self._compare(retired)
                 self.retired = retired
@@ -189,6 +202,8 @@ class EpochReader:
 
     def _read_known(self, snapshot: Snapshot) -> None:
         """Read on in what is mapped, where the directory cannot be read."""
+        if self._shapes.is_stale:
+            self._begin_again(self.retired)
         contained = set()
         if self.retired is not None:
             snapshot.folded, contained = self.retired.folded, self.retired.source.folded
@@ -200,11 +215,11 @@ class EpochReader:
         self._add(snapshot, readers)
 
     def _read_on(self, reader: SlabReader, name: SlabName, folder: int) -> None:
-        """Read a slab; anew where its records have moved meanwhile, perhaps to where the file had no bytes before."""
+        """Read a slab; on where it has records behind the end that the file had at the last look."""
         for _ in range(ATTEMPTS):
             if reader.read(self._shapes.declare):
                 return
-            self._open(name, folder)
+            self._open(name, folder)  # it is known, so this is a look
 
     def _open(self, name: SlabName, folder: int) -> SlabReader:
         try:
@@ -287,15 +302,6 @@ class EpochReader:
                 snapshot.unreadable["removals"] = str(error)
             self._tell(snapshot, f"{self.path}/removals", self._removals.damaged)
         return self._removals
-
-    def _measure(self, snapshot: Snapshot, folder: int) -> None:
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    snapshot.files += 1
-                    snapshot.size += entry.stat(follow_symlinks=False).st_blocks * 512
-        except OSError:
-            return  # something vanished meanwhile; the figures are of what was seen
 
     def close(self) -> None:
         """Let go of all files."""

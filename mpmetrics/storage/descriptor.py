@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells.files import Where
 
-__all__ = ["FILE_MODE", "Descriptor", "Directory", "check_trust", "open_private", "open_regular", "secure", "write_all"]
+__all__ = [
+    "FILE_MODE",
+    "Descriptor",
+    "Directory",
+    "check_trust",
+    "measure",
+    "open_private",
+    "open_regular",
+    "secure",
+    "write_all",
+]
 
 FILE_MODE = 0o600
 
@@ -168,3 +178,13 @@ def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def measure(folder: int) -> tuple[int, int]:
+    """How many files there are in the directory that is open as ``folder``, and their bytes on the disk."""
+    files = size = 0
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # one may vanish: then those seen before count
+        for entry in entries:
+            size += entry.stat(follow_symlinks=False).st_blocks * 512
+            files += 1
+    return files, size

@@ -6,6 +6,7 @@ moment. Files that fail a check cost themselves alone and are named.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,15 @@ class SlabReader:
     ``where`` names it in messages. Raises :class:`~mpmetrics.errors.FormatError` or OSError when it cannot be used.
     """
 
+    ordinal: int | None = None
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """What reads it; made when it is first needed, since of a file that was cut no byte may be touched."""
+        source = Source(self._map, retired=self.is_retired)
+        source.identity = bytes.fromhex(self.identity)
+        return source
+
     def __init__(self, descriptor: int, where: str, *, is_retired: bool = False) -> None:
         self.where = where
         self.is_retired = is_retired
@@ -40,7 +50,7 @@ class SlabReader:
         head = os.pread(descriptor, fmt.PAGE, 0)
         identity, self.pid, self.created, self.folded = fmt.check_slab(head, where, magic)
         self._map = Map(descriptor, fmt.SLAB_SIZE)
-        self._begin(identity)
+        self._begin(identity.hex())
         self.look(descriptor)
 
     @classmethod
@@ -51,7 +61,7 @@ class SlabReader:
         head = bytes(memoryview(words_map)[: fmt.PAGE])
         identity, self.pid, self.created, self.folded = fmt.check_slab(head, self.where)
         self._map = words_map
-        self._begin(identity)
+        self._begin(identity.hex())
         self.is_alive, self._size = True, fmt.SLAB_SIZE
         return self
 
@@ -60,19 +70,17 @@ class SlabReader:
         """Another reader of the same file, for other tables; the file may have no name any more."""
         self = cls.__new__(cls)
         self.__dict__.update(other.__dict__)
-        self._begin(bytes.fromhex(other.identity))
+        self.__dict__.pop("source", None)
+        self._begin(other.identity)
         return self
 
-    def _begin(self, identity: bytes) -> None:
-        self.identity = identity.hex()
+    def _begin(self, identity: str) -> None:
+        self.identity = identity
         self._head = memoryview(self._map).cast("Q")
-        self.source = Source(self._map, retired=self.is_retired)
-        self.source.identity = identity
         self.families: dict[Family, int] = {}
         """What it declares, and when (ns)."""
         self.refused: dict[int, str] = {}
         """Why some of its declarations, by number, are none."""
-        self.ordinal: int | None = None
 
     def look(self, descriptor: int) -> None:
         """Take a look at the file, which is open anew: its size, and whether its owner lives."""
@@ -102,15 +110,16 @@ class SlabReader:
     def read(self, declare: Declare) -> bool:
         """Read what there is now; ``declare(family, time)`` gives the table that its series go to.
 
-        False when the owner has moved its records meanwhile: perhaps to where the file had no bytes at the last look.
+        False when records stand where the file had no bytes at the last look.
         """
-        flips = self._head[fmt.FLIPS]
         self.source.limit(self._size)
         self._parse(declare)
         self.source.load()
         # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
         self._parse(declare)
-        return int(self._head[fmt.FLIPS]) == flips
+        area = self._head[fmt.FLIPS] & 1
+        end: int = fmt.AREA_0 + area * fmt.AREA_SIZE + self._head[fmt.COMMITTED + area]
+        return end <= self._size
 
     def _parse(self, declare: Declare) -> None:
         while (record := self.source.parse()) is not None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Shape", "Shapes"]
 
-_STALE_ROWS = 10_000
+SPARE_ROWS = 1_000
+"""Rows of series that are gone that a reader may have, beside one for each series that is there."""
 
 
 @dataclass(eq=False)
@@ -46,6 +47,8 @@ class Shapes:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[tuple[object, ...], Shape]] = {}
+        self._gone_at_first: int | None = None
+        """Rows of series that were gone when all was read first: their records are still in the files."""
         self._removals: list[Removal] = []
         self._by_metric: dict[str, list[Removal]] = {}
 
@@ -74,6 +77,8 @@ class Shapes:
         for shape in self._marked(removals):
             for source in sources:
                 source.sweep(shape.table)
+        if self._gone_at_first is None:
+            _, self._gone_at_first = self._count_rows()
 
     def needed(self, sources: Sequence[Source], removals: Removals) -> set[int]:
         """The same; returns the generations of the removals that have dropped something."""
@@ -102,7 +107,10 @@ class Shapes:
         if known is not self._removals:
             self._removals, self._by_metric = known, {}
             for removal in known:
-                self._by_metric.setdefault(removal.metric, []).append(removal)
+                before = self._by_metric.setdefault(removal.metric, [])
+                if removal.is_subset and not removal.pairs:
+                    before.clear()  # all series are removed: nothing is left of those before to be done
+                before.append(removal)
         marked = []
         for metric, found in self._by_metric.items():
             for shape in self._known.get(metric, {}).values():
@@ -127,10 +135,16 @@ class Shapes:
 
     @property
     def is_stale(self) -> bool:
-        """Whether most rows are of series that are gone, so that it is better to begin anew."""
-        rows = present = 0
-        for shapes in self._known.values():
-            for shape in shapes.values():
-                rows += len(shape.table)
-                present += shape.table.present
-        return rows > _STALE_ROWS and rows > 2 * present
+        """Whether so many rows are of series that are gone that it is better to begin anew."""
+        present, gone = self._count_rows()
+        return gone > max(present, 2 * (self._gone_at_first or 0)) + SPARE_ROWS
+
+    def _count_rows(self) -> tuple[int, int]:
+        """How many rows are of series that are there, and how many of such that are gone."""
+        tables = [shape.table for shapes in self._known.values() for shape in shapes.values()]
+        present = sum(table.present for table in tables)
+        return present, sum(map(len, tables)) - present
+
+    def forget(self) -> None:
+        """Begin anew with tables without rows; what was shown last is shown on."""
+        self._known, self._gone_at_first = {}, None

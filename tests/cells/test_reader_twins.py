@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -919,38 +920,38 @@ def test_records_of_any_length_are_checked(twin: Any, slabs: Any) -> None:
     assert len(changed) == source.damaged
 
 
+def texts_interrupted_at(number: int) -> tuple[list[bytes], bool]:
+    """Texts that another call makes, too, at this instruction of the first one; and whether that was its last."""
+    table = index.Table()
+    family = table.family(("k",), False)
+    for value in "abc":
+        table.row(family, pack_texts((value,)))
+    left = number
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code is not index.Table.texts.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if left < 0:
+            sys.settrace(None)
+            table.texts(None, None)
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        return table.texts(None, None), left >= 0
+    finally:
+        sys.settrace(before)
+
+
 def test_texts_that_two_threads_make_at_once() -> None:
     """At whichever instruction another thread makes them, each row has its own text."""
-    expected = [b'k="a"', b'k="b"', b'k="c"']
-    instructions = 0
-    is_over = False
-    while not is_over:
-        table = index.Table()
-        family = table.family(("k",), False)
-        for value in "abc":
-            table.row(family, pack_texts((value,)))
-        left = instructions
-
-        def interrupt(frame: Any, event: str, _: Any, table: Any = table) -> Any:
-            nonlocal left
-            if frame.f_code is not index.Table.texts.__code__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                left -= 1
-                if left == -1:
-                    sys.settrace(None)
-                    table.texts(None, None)
-            return interrupt
-
-        before = sys.gettrace()
-        sys.settrace(interrupt)
-        try:
-            actual = table.texts(None, None)
-        finally:
-            sys.settrace(before)
-        is_over = left >= 0
-        instructions += 1
-        assert expected == actual
-
-    assert instructions > 20
+    for number in itertools.count():
+        texts, is_over = texts_interrupted_at(number)
+        assert [b'k="a"', b'k="b"', b'k="c"'] == texts
+        if is_over:
+            break
+    assert number > 20
