@@ -95,7 +95,7 @@ class Shared:
         """Series that processes had to keep to themselves, roughly."""
         words = memoryview(self._bytes()).cast("d")[fmt.TROUBLE :].tolist()
         # What nobody counted is damage: it does not belong into a counter.
-        return math.fsum(word for word in words if 0 <= word < _MOST)
+        return math.fsum(word for word in filter(None, words) if 0 < word < _MOST)
 
     def add_trouble(self, amount: float) -> None:
         """Count series that this process keeps to itself; roughly, and not for root."""
