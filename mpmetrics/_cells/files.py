@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells.maps import Map
+from mpmetrics._cells.maps import Map, fork_mark, slabs_in_making
 from mpmetrics._cells.offsets import AREA_0, PAGE, SLAB_SIZE
 
 if TYPE_CHECKING:
@@ -60,13 +60,32 @@ def _open(folder: int, name: str, flags: int) -> Iterator[int]:
         _close(descriptor)
 
 
+def _check(mark: int, name: str) -> None:
+    """FileNotFoundError in a child that a signal handler forked amid this, and goes on with what is its parent's."""
+    if fork_mark() != mark:
+        raise FileNotFoundError(errno.ENOENT, "it is the parent's", name)
+
+
+@contextlib.contextmanager
+def _made(name: str) -> Iterator[None]:
+    slabs_in_making.add(name)
+    try:
+        yield
+    finally:
+        slabs_in_making.discard(name)
+
+
 def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map, Map, int]:
     """Make the slab ``idle-identity``; returns the map that holds its lease, the map of its words, and its number.
 
     It is locked, has its first blocks and its ``head`` before it has its name, which is the commit.
     """
-    temporary = f"new-slab-{identity}"
-    with _open_directory(where) as folder, _open(folder, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
+    temporary, mark = f"new-slab-{identity}", fork_mark()
+    with (
+        _made(temporary),
+        _open_directory(where) as folder,
+        _open(folder, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL) as file,
+    ):
         try:
             os.fchmod(file, mode)
             lease = Map(file, PAGE, forked=False)
@@ -78,8 +97,13 @@ def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map,
             # Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more.
             with _open(folder, temporary, os.O_RDWR) as again:
                 words = Map(again, SLAB_SIZE, write=True)
+            _check(mark, temporary)
             os.link(temporary, f"idle-{identity}", src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            _check(mark, temporary)
             return lease, words, os.fstat(file).st_ino
+        except OSError:
+            _check(mark, temporary)
+            raise
         finally:
             with contextlib.suppress(OSError):  # a folder took it for what a killed process left
                 os.unlink(temporary, dir_fd=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import mmap
@@ -11,7 +12,7 @@ from typing import Self
 
 from mpmetrics._cells.offsets import PAGE
 
-__all__ = ["Map", "fork_mark", "new_token", "wipe_page"]
+__all__ = ["Map", "fork_mark", "new_token", "slabs_in_making", "wipe_page"]
 
 _MADV_WIPEONFORK = 18
 _MAP_NORESERVE = 0x4000
@@ -33,7 +34,25 @@ def _wipe_refused() -> None:
         page[:] = bytes(PAGE)
 
 
+slabs_in_making: set[str] = set()
+"""Names of slabs that are being made. A forked child is not to hold their locks, which are its parent's."""
+
+
+def _let_go() -> None:
+    """Have descriptors of these slabs lead nowhere. Code that goes on in this child closes them."""
+    names = tuple(slabs_in_making)
+    slabs_in_making.clear()
+    if names:
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # that of the listing is closed by now
+                if os.readlink(f"/proc/self/fd/{number}").removesuffix(" (deleted)").endswith(names):
+                    os.dup2(nowhere, int(number), inheritable=False)
+        os.close(nowhere)
+
+
 os.register_at_fork(after_in_child=_wipe_refused)
+os.register_at_fork(after_in_child=_let_go)
 
 
 def new_token() -> int:

@@ -19,6 +19,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import _cells
+from mpmetrics._cells import files
 from mpmetrics._cells.slab import Slab
 from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.storage import format as fmt
@@ -416,6 +417,79 @@ def test_a_lease_ends_with_its_owner_although_a_child_lives_on(
         assert alive == is_alive(f"{path}/{slab}")
     finally:
         os.killpg(parent.pid, signal.SIGKILL)
+
+
+pure = pytest.mark.skipif(_cells.TWIN != "pure", reason="nothing of its process comes between in the compiled twin")
+
+
+@pure
+@pytest.mark.parametrize("lets_go", [True, False], ids=["", "control"])
+def test_a_child_forked_while_a_slab_is_made_has_no_part_in_its_lease(
+    lets_go: bool,  # noqa: FBT001 (whether the protection is in place)
+    fork: Fork,
+    gate: Callable[..., Any],
+    provider: MakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread forks while the slab is open and locked: the lease ends with the parent, not with that child."""
+    mine, ready, leave = provider(), gate(), gate()
+    path = str(mine.epoch.path)
+    allocate, children = os.posix_fallocate, []
+
+    def fork_and_allocate(*given: Any) -> None:
+        if not children:
+            if not lets_go:
+                files.slabs_in_making.clear()
+            thread = threading.Thread(target=lambda: children.append(fork(lambda: (ready.open(), leave.wait()))))
+            thread.start()
+            thread.join()
+            ready.wait()
+        allocate(*given)
+
+    monkeypatch.setattr(os, "posix_fallocate", fork_and_allocate)
+    mpmetrics.Counter("hits", "Hits.", provider=mine).inc()
+    (slab,) = list_slabs(path)
+    assert is_alive(f"{path}/{slab.file}")
+    mine.memory._leased.release()
+
+    assert lets_go == (not is_alive(f"{path}/{slab.file}"))
+    leave.open()
+
+
+@pure
+@pytest.mark.parametrize("looks", [True, False], ids=["", "control"])
+def test_a_signal_handlers_child_that_goes_on_with_its_parents_slab_has_its_own(
+    looks: bool,  # noqa: FBT001 (whether the protection is in place)
+    gate: Callable[..., Any],
+    provider: MakeProvider,
+    slabs: Callable[[str], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler forks amid the making of a slab: both count in a slab of their own that is locked."""
+    mine, counted, leave = provider(), gate(), gate()
+    path = str(mine.epoch.path)
+    allocate, pids = os.posix_fallocate, []
+
+    def fork_and_allocate(*given: Any) -> None:
+        if not pids:
+            pids.append(os.fork())
+        allocate(*given)
+
+    if not looks:
+        monkeypatch.setattr(files, "_check", lambda *_: None)
+    monkeypatch.setattr(os, "posix_fallocate", fork_and_allocate)
+    hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
+    hits.inc()
+    if not pids[0]:
+        counted.open()
+        leave.wait()
+        os._exit(0)
+    counted.wait()
+
+    found = [is_alive(f"{path}/{name}") for name in slabs(path)]
+    leave.open()
+    os.waitpid(pids[0], 0)
+    assert looks == (found == [True, True])
 
 
 def test_ordinals_are_small_and_used_again(fork: Fork, gate: Callable[..., Any], provider: MakeProvider) -> None:
