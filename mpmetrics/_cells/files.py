@@ -153,32 +153,33 @@ def _is_claimed(folder: int, file: str, ordinal: int) -> bool:
 
 def _claim_early(folder: int, file: str, *, sets_aside: bool) -> int | None:
     """Claim one of the first ordinals, one after the other; a dead process's is free for this."""
-    with contextlib.ExitStack() as stack:
-        is_locked = False
+    is_locked = False
+    try:
         for ordinal in range(EARLY):
             if _is_claimed(folder, file, ordinal):
                 return ordinal
             if ordinal == 0 and sets_aside:
                 with contextlib.suppress(OSError):  # it is another process's turn
-                    lock = stack.enter_context(_open(folder, "names.lock", os.O_RDWR))
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     is_locked = True
             if is_locked and _set_dead_aside(folder, ordinal) and _is_claimed(folder, file, ordinal):
                 return ordinal
+    finally:
+        # Not by closing alone: a child that another thread has forked has the same open directory.
+        fcntl.flock(folder, fcntl.LOCK_UN)
     return None
 
 
 def _set_dead_aside(folder: int, ordinal: int) -> bool:
     """Give the slab of a dead process a name that claims nothing; whether its own is free then.
 
-    Under the names lock nobody else takes a slab's name away, so what is looked at is what is renamed.
+    While the directory is locked nobody else takes a slab's name away, so what is looked at is what is renamed.
     """
     name = f"slab-{ordinal}"
     try:
         with _open(folder, name, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            identity = os.pread(file, 16, 16).hex()
-            os.rename(name, f"dead-{ordinal}-{identity}", src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(name, f"dead-{ordinal}-{os.fstat(file).st_ino}", src_dir_fd=folder, dst_dir_fd=folder)
     except FileNotFoundError:
         return True
     except OSError:  # its owner lives, or it cannot be told

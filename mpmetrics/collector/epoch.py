@@ -16,7 +16,7 @@ from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, measure, open_regular
-from mpmetrics.storage.locks import Mutex
+from mpmetrics.storage.locks import DirectoryMutex, Mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shapes import Shapes
@@ -87,7 +87,7 @@ class EpochReader:
                 return snapshot
         try:
             path = self.path or ""
-            with Mutex(os.path.join(path, "fold.lock"), 1.0), Mutex(os.path.join(path, "names.lock"), 1.0):
+            with Mutex(os.path.join(path, "fold.lock"), 1.0), DirectoryMutex(path, 1.0):
                 return self._attempt(is_last=True) or Snapshot()
         except (OSError, LockTimeoutError):
             return self._attempt(is_last=True) or Snapshot()
@@ -184,7 +184,7 @@ class EpochReader:
             except (OSError, FormatError) as error:
                 snapshot.unreadable[name.file] = str(error)
         # Set aside since we listed it: we may have found another slab under its name.
-        if any(name.identity and name.ordinal is not None for name in set(list_slabs(folder)) - set(names)):
+        if any(name.is_set_aside for name in set(list_slabs(folder)) - set(names)):
             is_complete = False
         # What is there and was refused is not touched again: it may have been cut.
         gone = [reader for inode, reader in self._slabs.items() if inode not in seen and inode not in listed]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
-from mpmetrics.storage.locks import Mutex, hold, is_held
+from mpmetrics.storage.locks import DirectoryMutex, Mutex, hold, is_held
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.retire import Contents, retire
@@ -184,7 +184,7 @@ class _Fold:
         """Forget the removals that end no series any more."""
         shapes = Shapes()
         with contextlib.suppress(FormatError, OSError, LockTimeoutError):  # it is done by a later fold
-            with Mutex("names.lock", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
+            with DirectoryMutex(".", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
                 readers = self._read_all(shapes)
             self._removals.read()
             self._removals.shorten(shapes.needed([reader.source for reader in readers], self._removals))
@@ -206,9 +206,9 @@ class _Fold:
         """
         stay = {bytes.fromhex(reader.identity) for _, reader in slabs}
         try:
-            with Mutex("names.lock", _PATIENCE, dir_fd=self._folder):
+            with DirectoryMutex(".", _PATIENCE, dir_fd=self._folder):
                 for file, reader in slabs:
-                    aside = f"dead-{reader.ordinal}-{reader.identity}"
+                    aside = f"dead-{reader.ordinal}-{reader.inode[1]}"
                     if self._unlink(file, reader) and self._unlink(aside, reader):
                         stay.discard(bytes.fromhex(reader.identity))
         except (OSError, LockTimeoutError):

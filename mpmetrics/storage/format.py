@@ -3,18 +3,18 @@
 A store is a directory::
 
     lock                   begin lock: held while an epoch begins, and while dead epochs are removed
-    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest for the current one
+    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest for the current one;
+                           locked by the process that takes a dead slab's name away
         lease              each process of the epoch holds a shared flock on it; nobody does: the epoch is dead
         server             each master of the epoch holds a shared flock on it; nobody does: there is no server
         shared             one page that all processes map: the generation of removals, and the trouble words
         removals           which series were removed
         removals.lock      held by the process that removes
         fold.lock          held by the process that folds
-        names.lock         held by the process that takes a dead slab's name away
         retired            what dead processes counted
         idle-ID            the slab of a process that has declared, but not counted; ID is its identity (32 hex digits)
         slab-O             the slab of the process with ordinal O
-        dead-O-ID          the slab of a dead process whose ordinal another process has taken
+        dead-O-INODE       the slab of a dead process whose ordinal another process has taken
         ask-O-ID           the socket at which the owner of slab-O is asked to run its callbacks
         metrics.sock       the socket at which the collector serves the metrics
         collector.lock     held by the collector that serves them

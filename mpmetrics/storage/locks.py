@@ -28,7 +28,7 @@ from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
 if TYPE_CHECKING:
     from mpmetrics.storage.descriptor import Directory
 
-__all__ = ["Mutex", "Shield", "Sole", "hold", "is_held"]
+__all__ = ["DirectoryMutex", "Mutex", "Shield", "Sole", "hold", "is_held"]
 
 _PAUSE = 0.005
 """Seconds between two looks at a lock that another process has."""
@@ -148,7 +148,7 @@ class Mutex:
 
     def _try(self) -> bool:
         self._is_opening = True
-        self._descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT, None, dir_fd=self._dir_fd)
+        self._descriptor = self._open()
         self._is_opening = False
         descriptor = self._descriptor.fileno()
         # A file without a name was removed between the two calls: whoever comes next makes another one.
@@ -156,6 +156,9 @@ class Mutex:
             return True
         self._release()
         return False
+
+    def _open(self) -> Descriptor:
+        return open_private(self._path, os.O_RDWR | os.O_CREAT, None, dir_fd=self._dir_fd)
 
     def _release(self) -> None:
         try:
@@ -181,3 +184,11 @@ class Mutex:
         if self._is_opening:
             with contextlib.suppress(OSError):
                 fork.blind(self._path, self._dir_fd)
+
+
+class DirectoryMutex(Mutex):
+    """The same on the directory ``path`` itself, which is there."""
+
+    def _open(self) -> Descriptor:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return Descriptor(os.open(self._path, flags, dir_fd=self._dir_fd))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LeasedSlab", "SlabName", "anonymous_slab", "identity_of", "is_alive", "list_slabs", "slab_name"]
 
-_NAME = re.compile(r"idle-([0-9a-f]{32})\Z|slab-(\d{1,9})\Z|dead-(\d{1,9})-([0-9a-f]{32})\Z")
+_NAME = re.compile(r"idle-([0-9a-f]{32})\Z|slab-(\d{1,9})\Z|dead-(\d{1,9})-\d{1,20}\Z")
 
 
 class SlabName(NamedTuple):
@@ -33,6 +33,11 @@ class SlabName(NamedTuple):
     file: str
     ordinal: int | None
     identity: str
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether it is a dead process's whose ordinal another process has taken."""
+        return self.file.startswith("dead-")
 
 
 def slab_name(ordinal: int) -> str:
@@ -45,7 +50,7 @@ def list_slabs(path: str | int) -> list[SlabName]:
     found = []
     for match in filter(None, map(_NAME.match, os.listdir(path))):
         ordinal = match[2] or match[3]
-        found.append(SlabName(match[0], int(ordinal) if ordinal else None, match[1] or match[4] or ""))
+        found.append(SlabName(match[0], int(ordinal) if ordinal else None, match[1] or ""))
     return sorted(found, key=lambda slab: (fmt.BESIDE if slab.ordinal is None else slab.ordinal, slab.file))
 
 

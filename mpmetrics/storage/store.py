@@ -80,7 +80,7 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
 def _link(source: str, target: str, slab: SlabName) -> None:
     """Link a slab to its name in ``target``; where that is another guest's, to one of a higher ordinal."""
     ordinals = itertools.count(slab.ordinal or 0)
-    for name in (slab.file,) if slab.identity else map(slab_name, ordinals):
+    for name in (slab.file,) if slab.identity or slab.is_set_aside else map(slab_name, ordinals):
         with contextlib.suppress(FileExistsError):
             os.link(source, os.path.join(target, name), follow_symlinks=False)
             return
@@ -197,7 +197,7 @@ class Store:
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
         _secure_directory(temporary, self.owner)
-        for name in ("lease", "server", "removals", "removals.lock", "fold.lock", "names.lock"):
+        for name in ("lease", "server", "removals", "removals.lock", "fold.lock"):
             open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner).close()
         create_shared(temporary, self.owner, self._first_generation(guests))
         lease = hold("lease", Directory.at(temporary))

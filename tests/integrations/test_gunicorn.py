@@ -127,7 +127,7 @@ class Killer:
 
 
 EPOCH = {"lock", "lease", "server", "shared", "removals", "retired", "metrics.sock"} | {
-    f"{name}.lock" for name in ("collector", "fold", "names", "removals")
+    f"{name}.lock" for name in ("collector", "fold", "removals")
 }
 """The files of a store with one epoch, beside its slabs."""
 

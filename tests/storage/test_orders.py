@@ -283,12 +283,7 @@ def test_a_folder_unlinks_no_newcomers_name(
 
     monkeypatch.setattr(fold_module.os, "unlink", come_and_unlink)
     if not is_locked:
-        mutex = fold_module.Mutex
-
-        def lock(name: str, *given: Any, **named: Any) -> Any:
-            return contextlib.nullcontext() if name == "names.lock" else mutex(name, *given, **named)
-
-        monkeypatch.setattr(fold_module, "Mutex", lock)
+        monkeypatch.setattr(fold_module, "DirectoryMutex", lambda *_, **__: contextlib.nullcontext())
     assert 1 == fold(path)
     monkeypatch.undo()
 

@@ -426,8 +426,7 @@ def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir
         return {entry.name.split("-")[0]: oct(entry.lstat().st_mode & 0o7777) for entry in found}
 
     directories = ("store", "epoch")
-    files = ("lock", "lease", "server", "shared", "removals", "removals.lock", "fold.lock", "names.lock", "slab")
-    files += ("retired",)
+    files = ("lock", "lease", "server", "shared", "removals", "removals.lock", "fold.lock", "slab", "retired")
     assert dict.fromkeys(directories, "0o700") | dict.fromkeys(files, "0o600") == fork(write).result()
 
 

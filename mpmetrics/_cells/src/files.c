@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BESIDE = 900000000, IDENTITY_SIZE = 16, MOST_REMOVALS = 1 << 24, EARLY = 64 };
+enum { BESIDE = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
 
 static PyObject *fail(void) { return PyErr_SetFromErrno(PyExc_OSError); }
 
@@ -53,16 +53,21 @@ static int open_directory(const Directory *directory)
     return -1;
 }
 
-static int open_at(int folder, const char *name, int flags)
+static int open_and_look(int folder, const char *name, int flags, struct stat *status)
 {
-    struct stat status;
     int file = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
-    if (file >= 0 && (fstat(file, &status) != 0 || !S_ISREG(status.st_mode))) {
+    if (file >= 0 && (fstat(file, status) != 0 || !S_ISREG(status->st_mode))) {
         close(file);
         errno = EINVAL;
         return -1;
     }
     return file;
+}
+
+static int open_at(int folder, const char *name, int flags)
+{
+    struct stat status;
+    return open_and_look(folder, name, flags, &status);
 }
 
 static int allocate(int file, size_t offset, size_t size)
@@ -206,23 +211,18 @@ static int list_ordinals(int folder, unsigned long lowest, unsigned long end, Nu
     return failed ? -1 : 0;
 }
 
-/* Give the slab of this ordinal a name that claims nothing, if its owner is dead; whether it is. The caller has the names
-   lock: nobody else takes a slab's name away, so what is looked at is what is renamed. */
+/* Give the slab of this ordinal a name that claims nothing, if its owner is dead; whether it is. The caller has locked the
+   directory: nobody else takes a slab's name away, so what is looked at is what is renamed. */
 static int set_dead_aside(int folder, unsigned long ordinal)
 {
     char name[NAME_ROOM], aside[NAME_ROOM];
-    unsigned char identity[IDENTITY_SIZE];
+    struct stat status;
     snprintf(name, sizeof name, "slab-%lu", ordinal);
-    int file = open_at(folder, name, O_RDONLY);
+    int file = open_and_look(folder, name, O_RDONLY, &status);
     if (file < 0)
         return errno == ENOENT;
-    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0;
-    if (is_dead && pread(file, identity, sizeof identity, 16) == (ssize_t)sizeof identity) {
-        int size = snprintf(aside, sizeof aside, "dead-%lu-", ordinal);
-        for (size_t at = 0; at < sizeof identity; at++)
-            size += snprintf(aside + size, sizeof aside - (size_t)size, "%02x", identity[at]);
-        is_dead = renameat(folder, name, folder, aside) == 0;
-    }
+    snprintf(aside, sizeof aside, "dead-%lu-%llu", ordinal, (unsigned long long)status.st_ino);
+    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0 && renameat(folder, name, folder, aside) == 0;
     close(file);
     return is_dead;
 }
@@ -234,24 +234,23 @@ static int link_to(const Slab *self, int folder, unsigned long ordinal, char *na
     return linkat(folder, self->file, folder, name, 0) == 0;
 }
 
-/* Claim one of the first ordinals, one after the other; a dead process's is free for this. 0: none of them, or `errno`. */
+/* Claim one of the first ordinals, one after the other; a dead process's is free for this. 0: none of them, or `errno`.
+   The directory stays locked until `folder` is closed. */
 static int claim_early(const Slab *self, int folder, unsigned long *ordinal, char *name)
 {
-    int lock = -1, is_claimed = 0, is_locked = 0, error = EEXIST;
+    int is_claimed = 0, is_locked = 0, error = EEXIST;
     for (*ordinal = 0; !is_claimed && error == EEXIST && *ordinal < EARLY; *ordinal += !is_claimed) {
         is_claimed = link_to(self, folder, *ordinal, name);
         error = errno;
         if (is_claimed || error != EEXIST || !self->sets_aside)
             continue;
-        if (lock < 0 && (lock = open_at(folder, "names.lock", O_RDWR)) >= 0)
-            is_locked = flock(lock, LOCK_EX | LOCK_NB) == 0;
+        if (*ordinal == 0)
+            is_locked = flock(folder, LOCK_EX | LOCK_NB) == 0;
         if (is_locked && set_dead_aside(folder, *ordinal)) {
             is_claimed = link_to(self, folder, *ordinal, name);
             error = errno;
         }
     }
-    if (lock >= 0)
-        close(lock);
     errno = error;
     return is_claimed;
 }

@@ -20,7 +20,7 @@ Differ = Callable[[dict[str, float], dict[str, float]], set[str]]
 
 SLABS = ("retired", "live", "dead")
 DATA = (*SLABS, "shared", "removals")
-LOCKS = ("lease", "fold.lock", "removals.lock", "names.lock", "server", "../lock")
+LOCKS = ("lease", "fold.lock", "removals.lock", "server", "../lock")
 GONE = {"hits_total[('code', 'gone')]"}
 """What a removal removed, and nothing else."""
 
@@ -120,7 +120,7 @@ def test_another_kind_of_file_under_this_name(what: str, other: str, store: Any,
 @pytest.mark.parametrize("is_copy", [True, False])
 def test_a_slab_under_a_second_name_does_not_count_twice(store: Any, differ: Differ, *, is_copy: bool) -> None:
     """Whether it is the same file or a copy of it: its identity tells. The control: a copy of another identity does."""
-    second = os.path.join(store.path, "dead-1-" + "ab" * 16)
+    second = os.path.join(store.path, "dead-1-1")
     if is_copy:
         subprocess.run(["/bin/cp", "--sparse=always", store.where("dead"), second], check=True)
     else:
@@ -177,7 +177,7 @@ def test_a_lock_file_that_is_something_else(lock: str, place: str, store: Any, d
 
 @pytest.mark.parametrize("place", ["directory", "fifo", "symlink to nowhere", "symlink to zeros without end"])
 @pytest.mark.parametrize(
-    "name", ["ask-3-" + "ab" * 16, "new-retired-x", "new-removals-x", "new-slab-x", "new-ask-x", "dead-1-" + "ab" * 16]
+    "name", ["ask-3-" + "ab" * 16, "new-retired-x", "new-removals-x", "new-slab-x", "new-ask-x", "dead-1-1"]
 )
 def test_a_left_over_that_is_something_else_keeps_nobody_from_folding(
     name: str, place: str, store: Any, differ: Differ

@@ -63,7 +63,7 @@ CASES = [
     *(("shared", damage) for damage in (*DAMAGE, *WORDS)),
     *(("removals", damage) for damage in DAMAGE),
     *(("slab-0", damage) for damage in DAMAGE if damage.endswith(HARMLESS) or damage == "another version"),
-    *((lock, damage) for lock in ("removals.lock", "fold.lock", "names.lock") for damage in ("gone", "text", "ones")),
+    *((lock, damage) for lock in ("removals.lock", "fold.lock") for damage in ("gone", "text", "ones")),
 ]
 
 

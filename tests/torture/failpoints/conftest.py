@@ -463,8 +463,8 @@ class World:
     def held_locks(self) -> list[str]:
         """The locks of the store that somebody holds."""
         held = []
-        for name in ("removals.lock", "fold.lock", "names.lock", "../lock"):
-            descriptor = os.open(f"{self.path}/{name}", os.O_RDWR)
+        for name in ("removals.lock", "fold.lock", ".", "../lock"):
+            descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

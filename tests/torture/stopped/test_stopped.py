@@ -18,7 +18,7 @@ from mpmetrics._cells import pure
 from mpmetrics.registry import Registry
 from mpmetrics.storage import removals, store
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import Mutex
+from mpmetrics.storage.locks import DirectoryMutex, Mutex
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
     assert uses(6) == counted(str(shared.directory))
 
 
-@pytest.mark.parametrize("name", ["names.lock", "fold.lock", "removals.lock"])
+@pytest.mark.parametrize("name", [".", "fold.lock", "removals.lock"])
 def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
     name: str, shared: mpmetrics.Provider, child: Callable[..., Any], bounded: Callable[..., Any]
 ) -> None:
@@ -301,7 +301,8 @@ def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
     used = Used(shared)
     for _ in range(20):
         child(lambda: used.use("dead")).end()
-    with Mutex(f"{shared.epoch.path}/{name}", 1.0):  # type: ignore[union-attr]
+    mutex = DirectoryMutex if name == "." else Mutex
+    with mutex(f"{shared.epoch.path}/{name}", 1.0):  # type: ignore[union-attr]
         child(lambda: bounded(lambda: used.use("new"))).end()
         assert uses(21) == bounded(lambda: counted(str(shared.directory)))
         if name == "removals.lock":
