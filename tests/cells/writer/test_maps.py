@@ -16,7 +16,7 @@ import pytest
 
 from mpmetrics.storage import format as fmt
 
-LIBC = ctypes.CDLL(None)
+LIBC = ctypes.PyDLL(None)  # it keeps the interpreter lock: a child in which another thread had that would wait for good
 
 
 def test_a_map_may_reach_past_the_end_of_its_file(twin: Any) -> None:
