@@ -40,7 +40,7 @@ def elect(monkeypatch: pytest.MonkeyPatch, shared: Provider, tmp_path: Path) -> 
                 raise failures.pop(0)
             return Mutex(path, timeout)
 
-        monkeypatch.setattr(endpoint_module, "mutex", disturbed)
+        monkeypatch.setattr(endpoint_module, "Mutex", disturbed)
         endpoint = Endpoint(Collector(shared), [], parent=os.getppid(), heartbeat=-1, election=lock)
         with contextlib.ExitStack() as elected:
             assert asyncio.run(endpoint._win(elected, asyncio.Event()))

@@ -149,7 +149,7 @@ def test_exact_while_workers_are_killed(serve: Serve) -> None:
     assert scrapes[-1] <= total
     assert load.answered <= total <= load.answered + load.cut
     files = [path.name for path in (server.home / "store").rglob("*") if not path.is_dir()]
-    slabs = [name for name in files if name.startswith("slab-")]
+    slabs = [name for name in files if name.startswith(("slab-", "idle-", "dead-", "new-slab-"))]
     assert len(slabs) <= len(server.children()) + 1
     assert set(files) - set(slabs) <= EPOCH
 
