@@ -206,13 +206,14 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     workers = Workers(counter, options)
     workers.start()
     collect = _scraper(name, module, directory, options.form)
-    milliseconds = []
+    milliseconds, cpu = [], []
     for _ in range(ROUNDS):
         if options.touch:
             workers.touch()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         body = collect()
         milliseconds.append((time.perf_counter() - start) * 1e3)
+        cpu.append((time.process_time() - used) * 1e3)
     workers.stop()
     if options.form == "gzip":
         body = gzip.decompress(body)
@@ -222,6 +223,7 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
     return {
         "scrape [ms]": statistics.median(milliseconds[1:]),
         "first scrape [ms]": milliseconds[0],
+        "first scrape [ms of CPU]": cpu[0],
         **_store(directory),
     }
 
@@ -229,6 +231,32 @@ def scrape(name: str, directory: str, options: argparse.Namespace) -> dict[str, 
 def _store(directory: str) -> dict[str, float]:
     files = [path for path in Path(directory).rglob("*") if path.is_file()]
     return {"files": float(len(files)), "store [KiB]": sum(path.stat().st_blocks / 2 for path in files)}
+
+
+def fold(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
+    """CPU time of folding a dead worker's 1,000 series, beside those of the living."""
+    module = library(name, directory)
+    from mpmetrics.storage.fold import fold as fold_dead  # noqa: PLC0415 (where the others are measured it is not there)
+
+    counter = module.Counter("requests", "Requests served.", ["path"], max_series=2 * options.series)
+    context = multiprocessing.get_context("fork")
+
+    def count(series: int) -> None:
+        for at in range(series):
+            counter.labels(f"/path/{at}").inc()
+
+    milliseconds = []
+    count(options.series)
+    for _ in range(ROUNDS):
+        worker = context.Process(target=count, args=(1000,))
+        worker.start()
+        worker.join()
+        start = time.process_time()
+        folded = fold_dead(module.get_provider().memory.epoch.path)
+        milliseconds.append((time.process_time() - start) * 1e3)
+        if folded != 1:
+            raise SystemExit(f"{folded} workers were folded, and one had died")
+    return {"fold [ms of CPU]": statistics.median(milliseconds)}
 
 
 def memory(name: str, directory: str, options: argparse.Namespace) -> dict[str, float]:
@@ -290,7 +318,14 @@ PROMETHEUS = (
 )
 """What Prometheus 3 accepts unless it was told otherwise."""
 
-ROWS = {"hot_path": hot_path, "slowest": slowest, "scrape": scrape, "memory": memory, "collector": collector}
+ROWS = {
+    "hot_path": hot_path,
+    "slowest": slowest,
+    "scrape": scrape,
+    "fold": fold,
+    "memory": memory,
+    "collector": collector,
+}
 
 
 def main() -> None:
