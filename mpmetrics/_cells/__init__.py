@@ -67,7 +67,6 @@ __all__ = [
     "make_slab",
     "new_token",
     "number",
-    "pack_levels",
     "pack_rows",
     "present",
     "read_tail",
@@ -111,7 +110,7 @@ if TYPE_CHECKING or TWIN == "pure":
     from mpmetrics._cells.process import Process
     from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, uncollected
     from mpmetrics._cells.removals import find_removals
-    from mpmetrics._cells.rows import created, pack_levels, pack_rows, present
+    from mpmetrics._cells.rows import created, pack_rows, present
     from mpmetrics._cells.sketch import SketchCell
     from mpmetrics._cells.slab import Slab
     from mpmetrics._cells.source import Source
@@ -142,7 +141,6 @@ else:
         make_slab,
         new_token,
         number,
-        pack_levels,
         pack_rows,
         present,
         read_tail,

@@ -29,7 +29,6 @@ __all__ = [
     "make_slab",
     "new_token",
     "number",
-    "pack_levels",
     "pack_rows",
     "present",
     "read_tail",
@@ -73,7 +72,6 @@ lines = _native.lines
 make_slab = _native.make_slab
 new_token = _native.new_token
 number = _native.number
-pack_levels = _native.pack_levels
 pack_rows = _native.pack_rows
 present = _native.present
 read_tail = _native.read_tail

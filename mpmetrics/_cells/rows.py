@@ -6,9 +6,9 @@ What functions return is never changed, and may be the same object again.
 from __future__ import annotations
 
 import math
-import struct
 import zlib
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
 from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mpmetrics._cells.index import Table
     from mpmetrics._cells.source import Source
 
-__all__ = ["created", "pack_levels", "pack_rows", "parts_of", "present"]
+__all__ = ["created", "pack_rows", "parts_of", "present"]
 
 
 def parts_of(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source, Part]]:
@@ -80,39 +80,6 @@ def pack_rows(
     ``numbers`` are those that the families of the table have in the file. A series has the earliest creation and the
     greatest generation of those that the sources have of its row.
     """
-    words = [(row, array("d", values[row * width : (row + 1) * width])) for row in range(len(table)) if mask[row]]
-    return _packed(table, list(sources), words, first_word, numbers)
-
-
-def pack_levels(
-    table: Table,
-    sources: Iterable[Source],
-    values: Sequence[float],
-    mask: bytes,
-    columns: array[int],
-    first_word: int,
-    numbers: Sequence[int],
-) -> tuple[bytes, bytes]:
-    """The same of what :func:`levels` returned: the words of a row are pairs of an ordinal and a value."""
-    width = len(columns)
-    words = []
-    for row in range(len(table)):
-        pairs = array("d")
-        for at in range(width):
-            if mask[row * width + at]:
-                pairs.frombytes(struct.pack("=qd", columns[at], values[row * width + at]))
-        if pairs:
-            words.append((row, pairs))
-    return _packed(table, list(sources), words, first_word, numbers)
-
-
-def _packed(
-    table: Table,
-    sources: list[Source],
-    words: list[tuple[int, array[float]]],
-    first_word: int,
-    numbers: Sequence[int],
-) -> tuple[bytes, bytes]:
     if len(numbers) < len(table.families):
         msg = f"{len(numbers)} numbers of {len(table.families)} families"
         raise ValueError(msg)
@@ -121,11 +88,12 @@ def _packed(
     for part in parts:
         for at in part.members():
             generations[part.rows[at]] = max(generations[part.rows[at]], part.heads[at][GENERATION])
-    records = []
-    for row, own in words:
+    words, records = array("d"), []
+    for row in compress(range(len(table)), mask):
         family, key = table.keys[row]
-        body = SERIES_HEAD.pack(numbers[family], len(own), first_word, times[row], generations[row]) + key
+        first = first_word + len(words)
+        body = SERIES_HEAD.pack(numbers[family], width, first, times[row], generations[row]) + key
         head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, SERIES), SERIES)
         records.append(head + body + bytes(-len(body) % 8))
-        first_word += len(own)
-    return b"".join(own.tobytes() for _, own in words), b"".join(records)
+        words.extend(values[row * width : (row + 1) * width])
+    return words.tobytes(), b"".join(records)

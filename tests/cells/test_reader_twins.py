@@ -628,15 +628,14 @@ def level_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]
 @unhurried
 @given(st.data())
 def test_levels(slabs: Any, data: st.DataObject) -> None:
-    """Values by the ordinal of their process; dead ones bring their own; and the same as retired series again."""
+    """Values by the ordinal of their process; dead ones bring their own."""
     written, retired = write(slabs, data, 1, 0, level_words)
     ordinals = array("q", (data.draw(st.integers(0, 5)) for _ in written))
     columns = array("q", sorted(data.draw(st.sets(st.integers(0, 5)))))
 
     def merge(twin: Any, table: Any, sources: Any) -> Any:
         values, mask = twin.levels(table, sources, ordinals, columns)
-        packed = twin.pack_levels(table, sources, values, mask, columns, 700, [3])
-        return slabs.bits(values), mask, twin.retired_ordinals(table, sources), packed
+        return slabs.bits(values), mask, twin.retired_ordinals(table, sources)
 
     ours, theirs = merged(slabs, written, retired, (1, 0), merge)
     assert ours == theirs

@@ -823,7 +823,7 @@ static void take_generations(Pack *pack)
 }
 
 static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *values, PyObject *mask, PyObject *numbers,
-                     Py_ssize_t width, Py_ssize_t shown_width)
+                     Py_ssize_t width)
 {
     if (merge_open(&pack->merge, table, sources) < 0)
         return -1;
@@ -837,7 +837,7 @@ static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *v
         || PyObject_GetBuffer(values, &pack->values, PyBUF_ND | PyBUF_FORMAT) < 0
         || PyObject_GetBuffer(mask, &pack->mask, PyBUF_SIMPLE) < 0;
     if (!failed && (strcmp(pack->values.format, "d") != 0 || pack->values.len / 8 != pack->merge.rows * width
-                    || pack->mask.len != pack->merge.rows * shown_width)) {
+                    || pack->mask.len != pack->merge.rows)) {
         PyErr_Format(PyExc_ValueError, "values and mask are not of %zd rows", pack->merge.rows);
         failed = 1;
     }
@@ -873,21 +873,22 @@ static void pack_record(Pack *pack, Py_ssize_t number, Py_ssize_t width)
     pack->word += (uint64_t)width;
 }
 
-/* Room for so many words, and the records of the rows that have any: of a mask of `width` bytes a row. */
-static int pack_room(Pack *pack, Py_ssize_t width, Py_ssize_t words, double **word)
+/* Room for the words and records of the rows that are shown; -1 with MemoryError. */
+static int pack_room(Pack *pack, Py_ssize_t width)
 {
     const char *shown = pack->mask.buf;
-    Py_ssize_t size = 0;
+    Py_ssize_t size = 0, words = 0;
     for (Py_ssize_t row = 0; row < pack->merge.rows; row++)
-        if (memchr(shown + row * width, 1, (size_t)width) != NULL)
+        if (shown[row] == 1) {
             size += row_record_size(&pack->merge.table->rows[row]);
+            words += width;
+        }
     pack->words = PyBytes_FromStringAndSize(NULL, words * 8);
     pack->records = pack->words == NULL ? NULL : PyBytes_FromStringAndSize(NULL, size);
     if (pack->records == NULL) {
         Py_CLEAR(pack->words);
         return -1;
     }
-    *word = (double *)PyBytes_AS_STRING(pack->words);
     pack->record = PyBytes_AS_STRING(pack->records);
     return 0;
 }
@@ -901,60 +902,23 @@ static PyObject *pack_end(Pack *pack)
 static PyObject *pack_rows(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *table, *sources, *values, *mask, *numbers;
-    Py_ssize_t width, words = 0;
+    Py_ssize_t width;
     unsigned long long first;
     if (!PyArg_ParseTuple(args, "OOOOnKO:pack_rows", &table, &sources, &values, &mask, &width, &first, &numbers))
         return NULL;
     Pack pack = {.word = first};
-    if (pack_open(&pack, table, sources, values, mask, numbers, width, 1) < 0)
+    if (pack_open(&pack, table, sources, values, mask, numbers, width) < 0)
         return NULL;
-    double *word;
-    for (Py_ssize_t row = 0; row < pack.merge.rows; row++)
-        words += ((const char *)pack.mask.buf)[row] == 1 ? width : 0;
-    if (pack_room(&pack, 1, words, &word) == 0)
+    if (pack_room(&pack, width) == 0) {
+        char *words = PyBytes_AS_STRING(pack.words);
         for (Py_ssize_t row = 0; row < pack.merge.rows; row++) {
             if (((const char *)pack.mask.buf)[row] != 1)
                 continue;
-            memcpy(word, (const double *)pack.values.buf + row * width, (size_t)width * 8);
-            word += width;
+            memcpy(words, (const double *)pack.values.buf + row * width, (size_t)width * 8);
+            words += width * 8;
             pack_record(&pack, row, width);
         }
-    return pack_end(&pack);
-}
-
-static PyObject *pack_levels(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *table, *sources, *values, *mask, *columns, *numbers;
-    unsigned long long first;
-    Py_buffer view;
-    const int64_t *column;
-    Py_ssize_t width, words = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOKO:pack_levels", &table, &sources, &values, &mask, &columns, &first, &numbers)
-        || open_integers(&view, columns, &column, &width) < 0)
-        return NULL;
-    Pack pack = {.word = first};
-    if (pack_open(&pack, table, sources, values, mask, numbers, width, width) < 0) {
-        PyBuffer_Release(&view);
-        return NULL;
     }
-    double *word;
-    const char *shown = pack.mask.buf;
-    for (Py_ssize_t at = 0; at < pack.mask.len; at++)
-        words += 2 * (shown[at] == 1);
-    if (pack_room(&pack, width, words, &word) == 0)
-        for (Py_ssize_t row = 0; row < pack.merge.rows; row++) {
-            double *begin = word;
-            for (Py_ssize_t at = 0; at < width; at++) {
-                if (shown[row * width + at] != 1)
-                    continue;
-                memcpy(word, &column[at], 8);
-                word[1] = ((const double *)pack.values.buf)[row * width + at];
-                word += 2;
-            }
-            if (word > begin)
-                pack_record(&pack, row, word - begin);
-        }
-    PyBuffer_Release(&view);
     return pack_end(&pack);
 }
 
@@ -971,6 +935,5 @@ PyMethodDef reader_methods[] = {
     {"retired_ordinals", retired_ordinals, METH_VARARGS, "See mpmetrics._cells.merging."},
     {"recents", recents, METH_VARARGS, "See mpmetrics._cells.merging."},
     {"pack_rows", pack_rows, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"pack_levels", pack_levels, METH_VARARGS, "See mpmetrics._cells.merging."},
     {NULL},
 };
