@@ -130,7 +130,7 @@ class Memory(SlabOwner):
     def forget(self, family: Family, key: Key) -> None:
         """End one series in this process alone."""
         with self._log, self._log.lock:
-            self._end(self._children[family.name], key)
+            self._children[family.name].end(key)
 
     def lease(self) -> None:
         """Have a slab and an ordinal now rather than at the first write."""

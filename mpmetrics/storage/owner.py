@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpmetrics._cells import Cell, Children, Map, Slab
-    from mpmetrics.names.family import Key
     from mpmetrics.storage.epoch import Epoch
     from mpmetrics.storage.removals import Removal
 
 __all__ = ["SlabOwner", "time_offset"]
-
-_END_SIZE = fmt.RECORD_HEAD.size + fmt.WORD
 
 
 class SlabOwner:
@@ -238,14 +235,7 @@ class SlabOwner:
         children = self._children.get(removal.metric)
         if children is not None:
             for key in removal.ended(children):
-                self._end(children, key)
-
-    def _end(self, children: Children, key: Key) -> None:
-        slab = self.process.slab
-        if key in children:
-            if slab is not None and not slab.room_for(0, _END_SIZE):
-                self._grow(slab, 0, _END_SIZE)
-            children.end(key)
+                children.end(key)
 
     def _move_over(self, epoch: Epoch) -> bool:
         """Join the epoch that took the place of ours, if one did."""

@@ -24,6 +24,7 @@ from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import Mutex
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.removals import Removal
 from mpmetrics.storage.shared import Shared
 
 if TYPE_CHECKING:
@@ -343,14 +344,13 @@ def test_all_are_removed_where_the_store_has_little_room(
     file = epoch_of(hits._provider) / memory.process.slab.file
     file.rename(f"{file}.away")
     file.mkdir()
-    end = Memory._end
+    ended = Removal.ended
 
-    def end_while_there_is_room(self: Memory, children: Any, key: Any) -> None:
-        if self.process.slab.room_for(0, 24):
-            end(self, children, key)
+    def ended_while_there_is_room(self: Removal, children: Any) -> Any:
+        return (key for key in ended(self, children) if memory.process.slab.room_for(0, 24))
 
     if not ends_all:
-        monkeypatch.setattr(Memory, "_end", end_while_there_is_room)
+        monkeypatch.setattr(Removal, "ended", ended_while_there_is_room)
     hits.clear()
     assert {} == totals(scrape(store_dir))
     for code in codes:

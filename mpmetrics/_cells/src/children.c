@@ -350,12 +350,16 @@ static PyObject *end_method(Children *self, PyObject *key)
     Py_ssize_t count = 0;
     size_t texts;
     PyObject *const *values = check_key(key) < 0 ? NULL : key_values(key, &count);
-    if (PyErr_Occurred() || measure(values, count, &texts) < 0)
+    if (PyErr_Occurred())
+        return NULL;
+    Cell *cell = children_find(self, values, count);
+    if (cell == NULL)
+        Py_RETURN_TRUE;
+    if (measure(values, count, &texts) < 0)
         return NULL;
     double *own = PyMem_Calloc((size_t)self->shape->width, sizeof *own);
     if (own == NULL)
         return PyErr_NoMemory();
-    Cell *cell = children_find(self, values, count);
     /* A series of the parent of this process, or of a slab that is given up, is ended by nobody. */
     for (int step = AGAIN; step == AGAIN && cell != NULL && has_place(cell);) {
         step = grow(self->process, 0, (Py_ssize_t)record_size(sizeof(uint64_t)));
