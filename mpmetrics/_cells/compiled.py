@@ -39,7 +39,7 @@ __all__ = [
     "uncollected",
 ]
 
-CONTRACT = 5
+CONTRACT = 6
 """What this package expects of the extension: one that was built for another is not used."""
 
 _native = import_module("mpmetrics._cells._native")

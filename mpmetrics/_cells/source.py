@@ -26,7 +26,7 @@ from mpmetrics._cells.offsets import (
     WORD,
     WORDS_END,
 )
-from mpmetrics._cells.part import FIRST, GENERATION, GONE, Part
+from mpmetrics._cells.part import FIRST, GONE, Part
 from mpmetrics._cells.records import Copy, FamilyRecord, Records, copy_records
 from mpmetrics._cells.words import load
 
@@ -299,13 +299,14 @@ class Source:
         for part in parts:
             part.take(values)
 
-    def sweep(self, table: Table) -> int:
-        """Drop the series that were removed from ``table``; returns their lowest generation, -1: there was none."""
+    def sweep(self, table: Table) -> set[int]:
+        """Drop the series that were removed from ``table``; returns the generations of the removals that ended them."""
         part = self.parts.get(table)
         dropped = [] if part is None else [(part, member) for member in part.removed()]
+        removals = {table.removed[part.rows[member]] for part, member in dropped}
         for part, member in dropped:
             self._drop(part, member)
-        return min((part.heads[member][GENERATION] for part, member in dropped), default=-1)
+        return removals
 
     def words(self, table: Table, row: int) -> list[float] | None:
         """The words of the last series of a row; None when there is none."""

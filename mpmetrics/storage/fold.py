@@ -187,7 +187,7 @@ class _Fold:
             with DirectoryMutex(".", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
                 readers = self._read_all(shapes)
             self._removals.read()
-            self._removals.shorten(shapes.needed([reader.source for reader in readers], self._removals))
+            self._removals.shorten(shapes.apply([reader.source for reader in readers], self._removals))
 
     def _owners(self) -> set[str]:
         """Identities of the slabs whose owners may listen at a socket."""

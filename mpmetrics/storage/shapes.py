@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import Table, present
+from mpmetrics._cells import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,34 +72,18 @@ class Shapes:
         """The shape that a declaration is of, if there is one."""
         return self._known.get(family.name, {}).get(family.shape)
 
-    def apply(self, sources: Sequence[Source], removals: Removals | None) -> None:
-        """Drop the series of ``sources`` that were removed after they were made."""
+    def apply(self, sources: Sequence[Source], removals: Removals | None) -> set[int]:
+        """Drop the series of ``sources`` that were removed after they were made.
+
+        Returns the generations of the removals without which they would be shown.
+        """
+        ended: set[int] = set()
         for shape in self._marked(removals):
             for source in sources:
-                source.sweep(shape.table)
+                ended |= source.sweep(shape.table)
         if self._gone_at_first is None:
             _, self._gone_at_first = self._count_rows()
-
-    def needed(self, sources: Sequence[Source], removals: Removals) -> set[int]:
-        """The same; returns the generations of the removals that have dropped something."""
-        generations: set[int] = set()
-        for shape in self._marked(removals):
-            for source in sources:
-                before = present(shape.table, [source])
-                if source.sweep(shape.table) >= 0:
-                    after = present(shape.table, [source])
-                    rows = (row for row, was in enumerate(before) if was and not after[row])
-                    generations.update(self._last_removal(shape, row) for row in rows)
-        return generations
-
-    def _last_removal(self, shape: Shape, row: int) -> int:
-        labels = shape.table.labels(row) if row != shape.table.overflow else ()
-        named = {pair for pair in labels if pair[1]}
-        return max(
-            removal.generation
-            for removal in self._by_metric[shape.family.name]
-            if (removal.includes(labels) if removal.is_subset else named == set(removal.named))
-        )
+        return ended
 
     def _marked(self, removals: Removals | None) -> list[Shape]:
         """The shapes some series of which were removed, with that told to their tables."""

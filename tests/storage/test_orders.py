@@ -20,7 +20,6 @@ from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
-from mpmetrics.storage.shapes import Shapes
 from mpmetrics.storage.shared import Shared
 
 MakeProvider = Callable[[], mpmetrics.Provider]
@@ -246,16 +245,15 @@ def test_a_removal_while_the_list_is_shortened_stays_in_it(
     idle = mpmetrics.Provider(mine.directory)
     mpmetrics.Counter("hits", "Hits.", ["code"], provider=idle).labels("held").inc(5)
     hits.remove("nothing")
-    needed = Shapes.needed
+    shorten = Removals.shorten
 
-    def look_and_remove(self: Shapes, sources: Any, removals: Removals) -> Any:
-        found = needed(self, sources, removals)
+    def remove_and_shorten(self: Removals, needed: Any) -> None:
         hits.remove("held")
         if not keeps_later:
-            removals.read()
-        return found
+            self.read()
+        shorten(self, needed)
 
-    monkeypatch.setattr(Shapes, "needed", look_and_remove)
+    monkeypatch.setattr(Removals, "shorten", remove_and_shorten)
     monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
     fold(str(mine.epoch.path))
 

@@ -531,3 +531,20 @@ def test_removals_that_end_nothing_any_more_are_forgotten(
     assert {"first": 1} == totals(scrape(store_dir))
     idle.process.stop()
     assert {"first": 1} == totals(scrape(store_dir))
+
+
+def test_what_ended_an_overflow_series_is_not_forgotten_for_a_later_removal(
+    hits: mpmetrics.Counter, provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal of a series whose label is empty ends no overflow series of an idle process; ``clear`` did."""
+    few = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider(), max_series=1)
+    few.labels("one").inc()
+    few.labels("more").inc(5)
+    hits.clear()
+    hits.remove("")
+    monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
+    path = epoch_of(hits._provider)
+
+    fold(str(path))
+
+    assert {} == shown(EpochReader(str(path)))

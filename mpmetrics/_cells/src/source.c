@@ -857,22 +857,30 @@ static PyObject *source_load(Source *source, PyObject *Py_UNUSED(ignored))
 static PyObject *source_sweep(Source *source, PyObject *table)
 {
     Part *part = Py_IS_TYPE(table, &Table_Type) ? source_part(source, (Table *)table) : NULL;
-    uint64_t lowest = UINT64_MAX;
-    int is_any = 0;
-    if (part == NULL)
-        return PyErr_Occurred() ? NULL : PyLong_FromLong(-1);
+    PyObject *removals = PyErr_Occurred() ? NULL : PySet_New(NULL);
+    uint64_t last = 0;
+    if (part == NULL || removals == NULL)
+        return removals;
     if (part->swept_removals != part->table->removals)
         part->swept = 0;
     part->swept_removals = part->table->removals;
     for (Py_ssize_t at = part->swept; part->swept_removals > 0 && at < part->count; at++) {
-        if (part->rows[at] == GONE || part->generations[at] >= part->table->removed[part->rows[at]])
+        uint64_t removed = part->rows[at] == GONE ? 0 : part->table->removed[part->rows[at]];
+        if (part->generations[at] >= removed)
             continue;
-        is_any = 1;
-        lowest = part->generations[at] < lowest ? part->generations[at] : lowest;
+        PyObject *generation = removed == last ? NULL : PyLong_FromUnsignedLongLong(removed);
+        int failed = removed != last && (generation == NULL || PySet_Add(removals, generation) < 0);
+        Py_XDECREF(generation);
+        if (failed) {
+            part->swept = 0;
+            Py_DECREF(removals);
+            return NULL;
+        }
+        last = removed;
         drop_member(source, part, at);
     }
     part->swept = part->count;
-    return is_any ? PyLong_FromUnsignedLongLong(lowest) : PyLong_FromLong(-1);
+    return removals;
 }
 
 static PyObject *source_words(Source *source, PyObject *args)
