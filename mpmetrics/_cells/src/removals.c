@@ -44,7 +44,7 @@ static int has_series(Children *children, const Removal *removal, const char *te
 {
     PyObject *values[MOST_LABELS] = {NULL}, *names = PyObject_GetAttrString(children->family, "labels");
     Py_ssize_t count = names == NULL ? -1 : PyTuple_Check(names) ? PyTuple_GET_SIZE(names) : -1;
-    int found = count < 0 || count > MOST_LABELS ? -1 : 1, known = 0;
+    int found = count < 0 || count > MOST_LABELS ? -1 : 1;
     for (uint16_t at = 1; found > 0 && at < removal->count; at += 2) {
         PyObject *name = next_text(removal, at, &text);
         PyObject *value = name == NULL ? NULL : next_text(removal, at + 1, &text);
@@ -56,10 +56,8 @@ static int has_series(Children *children, const Removal *removal, const char *te
             found = -1;
         else if (place == count)
             found = PyUnicode_GET_LENGTH(value) == 0; /* a label that it does not have, unless it is empty */
-        else {
+        else
             Py_XSETREF(values[place], Py_NewRef(value));
-            known++;
-        }
         Py_XDECREF(value);
     }
     for (Py_ssize_t place = 0; found > 0 && place < count; place++)

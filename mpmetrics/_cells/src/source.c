@@ -782,8 +782,10 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
             end = (uint64_t)there;
         Py_ssize_t limit = words_limit(source);
         PyObject *made = NULL;
-        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0)
+        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0) {
+            Py_XDECREF(made);
             return NULL;
+        }
         if (head_word(source, FLIPS) != source->flips) {
             Py_XDECREF(made);
             continue;
