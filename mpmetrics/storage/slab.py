@@ -87,7 +87,8 @@ class LeasedSlab:
         try:
             try:
                 made = self._make(directory, mode, created)
-            except FileNotFoundError:  # before it was locked, a folder took it for what a killed process left
+            # Before it was locked, a folder took it for what a killed process left, or was just looking at it.
+            except (FileNotFoundError, BlockingIOError):
                 made = self._make(directory, mode, created)
         except OSError as error:
             msg = f"no slab can be made in {directory.path}: {error}"

@@ -108,14 +108,17 @@ def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> No
     traced.fail(operation, prepare)
 
 
-def test_a_slab_that_a_folder_swept_away_is_made_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before a new slab is locked, a folder may take it for what a killed process left."""
+@pytest.mark.parametrize("error", [FileNotFoundError, BlockingIOError])
+def test_a_slab_that_a_folder_swept_away_is_made_again(
+    world: Any, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Before a new slab is locked, a folder may take it for what a killed process left, or hold it while it looks."""
     make, tries = slab.make_slab, []
 
     def swept(*arguments: Any) -> Any:
         tries.append(arguments)
         if len(tries) == 1:
-            raise FileNotFoundError
+            raise error
         return make(*arguments)
 
     monkeypatch.setattr(slab, "make_slab", swept)
