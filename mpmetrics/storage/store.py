@@ -137,9 +137,6 @@ class Store:
         """
         if number is None:
             return self._guarded(self._join_current)
-        if number not in _epochs(self.path):
-            msg = f"the store {self.path} has no epoch {number}"
-            raise StoreUnavailableError(msg)
         return self._guarded(lambda: Epoch(self, number, is_server=True))
 
     def current(self) -> str | None:

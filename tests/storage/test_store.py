@@ -366,7 +366,7 @@ def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
 
     assert first.number < second.number
     assert first.path == str(provider.epoch.path)
-    with pytest.raises(mpmetrics.StoreUnavailableError, match="no epoch 7"):
+    with pytest.raises(mpmetrics.StoreUnavailableError, match="epoch-7"):
         mpmetrics.Provider(store_dir, epoch=7)
     provider.shutdown()
     first.close()
