@@ -219,8 +219,9 @@ class SlabOwner:
         if epoch is None:
             return
         with self._log, self._log.lock:
-            generation = epoch.shared.generation
+            generation = process.generation
             try:
+                generation = epoch.shared.generation
                 if self._move_over(epoch):
                     self._start_anew()
                     return
