@@ -25,6 +25,7 @@ __all__ = ["Shared", "create_shared"]
 
 NAME = "shared"
 _MOST = float(1 << 53)
+_LOOKS = 100
 
 
 def create_shared(path: str, owner: tuple[int, int], generation: int) -> None:
@@ -114,10 +115,12 @@ class Shared:
     def _load(self, word: int) -> int:
         if self._map is not None:
             return int(memoryview(self._map).cast("Q")[word])
-        # A word may be torn by ``pread``: what is the same twice is not.
-        before = after = -1
-        while before != after or after < 0:
+        # A word may be torn by ``pread``: what is the same twice is not. Others could change it for ever.
+        after = -1
+        for _ in range(_LOOKS):
             before, after = after, int(memoryview(self._bytes()).cast("Q")[word])
+            if before == after:
+                break
         if self._copy is not None:
             memoryview(self._copy).cast("Q")[word] = after
         return after
