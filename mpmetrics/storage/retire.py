@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from mpmetrics._cells import (
     retired_ordinals,
     sums_and_rests,
 )
-from mpmetrics._cells.arithmetic import merged_sketch
+from mpmetrics._cells.arithmetic import merged_sketch, total, total_and_rest
 from mpmetrics._cells.sparse import single_levels
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.shapes import Shapes
@@ -149,13 +148,12 @@ class _Share:
             shown = bytearray(mask)
             for each in added:
                 shown[each] = 0
-            columns = [[values[each * width + at] for each in added] for at in range(width)]
-            total = [math.fsum(column) for column in columns]
-            total[1 if self._family.kind not in ("histogram", "summary") else 0] += 0.0
+            sums, rests, *buckets = ([values[each * width + at] for each in added] for at in range(width))
+            words = array("d", [*total_and_rest([*sums, *rests]), *map(total, buckets)])
             times = created(table, self._sources)
             first, since = self._contents.next_word, min(times[each] for each in added)
             body = fmt.SERIES_HEAD.pack(self._numbers[0], width, first, since, 0) + fmt.pack_texts(None)
-            self._contents.add(array("d", total).tobytes(), fmt.encode_record(fmt.SERIES, body))
+            self._contents.add(words.tobytes(), fmt.encode_record(fmt.SERIES, body))
             mask = bytes(shown)
         self._add(values, mask, width)
 
