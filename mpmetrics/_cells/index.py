@@ -7,12 +7,11 @@ further label. A count of 65535 alone is the key of the overflow series.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
-from itertools import accumulate, compress, pairwise
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
-from mpmetrics._cells.offsets import OVERFLOW
+from mpmetrics._cells.encoding import pack_texts, unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,8 +22,7 @@ __all__ = ["Table", "Texts"]
 
 OVERFLOW_LABELS: Final = (("otel_metric_overflow", "true"),)
 NONE: Final = -1
-_COUNT: Final = struct.Struct("=H")
-_OVERFLOW_KEY: Final = _COUNT.pack(OVERFLOW)
+_OVERFLOW_KEY: Final = pack_texts(None)
 
 
 class Texts(list[bytes]):
@@ -76,11 +74,6 @@ class Table:
         """Names and values, in the order of the family that brought the row; of the overflow row one label."""
         self._check(row)
         return self._labels[row]
-
-    def key_is_overflow(self, row: int) -> bool:
-        """Whether it is the row of the overflow series."""
-        self._check(row)
-        return row == self.overflow
 
     def _check(self, row: int) -> None:
         if not 0 <= row < len(self):
@@ -177,17 +170,9 @@ def _essence(pairs: Iterable[tuple[str, str]]) -> Pairs:
 
 def _decode(key: bytes, labels: tuple[str, ...], is_open: bool) -> Pairs:  # noqa: FBT001 (as in C)
     """The names and values of a key; ValueError when it is none."""
-    try:
-        (count,) = _COUNT.unpack_from(key)
-        lengths = struct.unpack_from(f"={count}H", key, _COUNT.size)
-    except struct.error as error:
-        raise ValueError(str(error)) from error
-    ends = list(accumulate(lengths, initial=_COUNT.size * (1 + count)))
-    if ends[-1] != len(key):
-        raise ValueError("its length is another than its texts have")
-    texts = [key[low:high].decode() for low, high in pairwise(ends)]
+    texts = unpack_texts(key, 0)
     more = texts[len(labels) :]
-    if count < len(labels) or (more and not is_open) or len(more) % 2 or "" in more[::2]:
+    if len(texts) < len(labels) or (more and not is_open) or len(more) % 2 or "" in more[::2]:
         raise ValueError("its texts are not those of this family")
     return (*zip(labels, texts, strict=False), *zip(more[::2], more[1::2], strict=True))
 

@@ -6,12 +6,12 @@ What functions return is never changed, and may be the same object again.
 from __future__ import annotations
 
 import math
-import zlib
 from array import array
 from itertools import compress
 from typing import TYPE_CHECKING, Any, cast
 
-from mpmetrics._cells.offsets import RECORD_HEAD, RECORD_MAGIC, SERIES, SERIES_HEAD
+from mpmetrics._cells.encoding import encode_record
+from mpmetrics._cells.offsets import SERIES, SERIES_HEAD
 from mpmetrics._cells.part import CREATED, GENERATION, Part
 
 if TYPE_CHECKING:
@@ -93,7 +93,6 @@ def pack_rows(
         family, key = table.keys[row]
         first = first_word + len(words)
         body = SERIES_HEAD.pack(numbers[family], width, first, times[row], generations[row]) + key
-        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, SERIES), SERIES)
-        records.append(head + body + bytes(-len(body) % 8))
+        records.append(encode_record(SERIES, body))
         words.extend(values[row * width : (row + 1) * width])
     return words.tobytes(), b"".join(records)

@@ -8,9 +8,9 @@ record.
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING
 
+from mpmetrics._cells.encoding import encode_record
 from mpmetrics._cells.files import allocate_blocks, claim_ordinal
 from mpmetrics._cells.offsets import (
     AREA_0,
@@ -23,7 +23,6 @@ from mpmetrics._cells.offsets import (
     MAX_GROWTH,
     PAGE,
     RECORD_HEAD,
-    RECORD_MAGIC,
     ROOM,
     SERIES,
     SERIES_HEAD,
@@ -53,8 +52,7 @@ class Plan:
     def __init__(self, flips: int, committed: int, kind: int, body: bytes) -> None:
         self.flips = flips
         self.start = committed
-        head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
-        self.record = head + body + bytes(-len(body) % WORD)
+        self.record = encode_record(kind, body)
         self.end = self.start + len(self.record)
         area = self.flips & 1
         self.word = COMMITTED + area

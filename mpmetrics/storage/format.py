@@ -174,15 +174,12 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mpmetrics._cells.encoding import *  # noqa: F403 - cells write and read records, too
 from mpmetrics._cells.offsets import *  # noqa: F403 - the numbers of the tables above that cells need
-from mpmetrics._cells.offsets import MAX_BODY, OVERFLOW, PAGE, RECORD_HEAD, RECORD_MAGIC, WORD
+from mpmetrics._cells.offsets import PAGE, WORD
 from mpmetrics.errors import FormatError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 VERSION: Final = 2
 BYTE_ORDER: Final = sys.byteorder
@@ -205,7 +202,6 @@ TROUBLE: Final = 128 // WORD
 TROUBLE_WORDS: Final = (PAGE - 128) // WORD
 
 _CRC: Final = struct.Struct("=I")
-_COUNT: Final = struct.Struct("=H")
 
 
 def pack_slab(identity: bytes, pid: int, created: float, magic: bytes = SLAB_MAGIC, folded: int = 0) -> bytes:
@@ -246,40 +242,3 @@ def _check_head(head: bytes, size: int, magic: bytes, where: str) -> None:
     if _CRC.unpack_from(head, size)[0] != zlib.crc32(head[:size]):
         msg = f"{where}: the checksum of its head is wrong"
         raise FormatError(msg)
-
-
-def encode_record(kind: int, body: bytes) -> bytes:
-    """One record, padded to a multiple of 8 bytes; FormatError when the body is over the limit."""
-    if len(body) > MAX_BODY:
-        msg = f"a record of {len(body)} bytes is over the limit of {MAX_BODY}"
-        raise FormatError(msg)
-    head = RECORD_HEAD.pack(RECORD_MAGIC, len(body), zlib.crc32(body, kind), kind)
-    return head + body + b"\0" * (-len(body) % WORD)
-
-
-def pack_texts(texts: Sequence[str] | None) -> bytes:
-    """Texts as records hold them, None of the overflow series; ValueError when no record can hold them."""
-    if texts is None:
-        return _COUNT.pack(OVERFLOW)
-    encoded = [text.encode() for text in texts]
-    try:
-        lengths = struct.pack(f"={len(encoded) + 1}H", len(encoded), *map(len, encoded))
-    except struct.error as error:
-        msg = f"{len(encoded)} texts of up to {max(map(len, encoded))} bytes are no texts of a record"
-        raise ValueError(msg) from error
-    return lengths + b"".join(encoded)
-
-
-def unpack_texts(data: bytes, offset: int) -> list[str]:
-    """The texts at ``offset`` to the end of ``data``; ValueError when there are none."""
-    try:
-        (count,) = _COUNT.unpack_from(data, offset)
-        lengths = struct.unpack_from(f"={count}H", data, offset + _COUNT.size)
-    except struct.error as error:
-        msg = f"no texts: {error}"
-        raise ValueError(msg) from error
-    ends = list(accumulate(lengths, initial=offset + _COUNT.size * (1 + count)))
-    if ends[-1] != len(data):
-        msg = f"texts of {ends[-1]} bytes in {len(data)}"
-        raise ValueError(msg)
-    return [data[low:high].decode() for low, high in pairwise(ends)]

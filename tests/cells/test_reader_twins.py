@@ -118,7 +118,6 @@ def test_rows(slabs: Any, series: list[tuple[int, list[str] | None, list[tuple[s
         rows = [table.labels(row) for row in range(len(table))]
         found.append((rows, table.overflow, table.families, list(table.texts("t", None)), table.present, one.damaged))
         for row, labels in enumerate(rows):
-            assert (row == table.overflow) == table.key_is_overflow(row)
             assert (-1 if row == table.overflow else row) == table.find(reversed(labels))
         assert -1 == table.find((("k", "nobody"),))
 

@@ -478,12 +478,6 @@ static PyObject *table_labels(Table *table, PyObject *number)
     return row < 0 ? NULL : row_labels(table, row);
 }
 
-static PyObject *table_key_is_overflow(Table *table, PyObject *number)
-{
-    Py_ssize_t row = take_row(table, number);
-    return row < 0 ? NULL : PyBool_FromLong(row == table->overflow);
-}
-
 /* Pairs that are looked for, sorted. Those with empty values stand behind the others: such a label has to be missing. */
 typedef struct {
     PyObject *objects;
@@ -676,7 +670,6 @@ static PyObject *table_get_present(Table *table, void *Py_UNUSED(closure))
 
 static PyMethodDef table_methods[] = {
     {"labels", (PyCFunction)table_labels, METH_O, NULL},
-    {"key_is_overflow", (PyCFunction)table_key_is_overflow, METH_O, NULL},
     {"find", (PyCFunction)table_find, METH_O, NULL},
     {"remove", (PyCFunction)table_remove, METH_VARARGS, NULL},
     {"texts", (PyCFunction)table_texts, METH_VARARGS, NULL},
