@@ -45,11 +45,6 @@ class Removal(NamedTuple):
     pairs: Pairs
     is_subset: bool
 
-    @property
-    def named(self) -> Pairs:
-        """The labels that are not empty: those that tell one series from another."""
-        return tuple(pair for pair in self.pairs if pair[1])
-
     def includes(self, labels: Pairs) -> bool:
         """Whether ``labels``, or those of them that are not empty, include these. An empty one is to be missing."""
         values = dict(labels)

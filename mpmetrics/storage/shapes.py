@@ -107,14 +107,7 @@ class Shapes:
         for removal in removals:
             first = 0 if removal.generation > shape.removed else shape.rows
             if first < rows:
-                if len(removal.named) == len(removal.pairs) or not removal.is_subset:
-                    shape.table.remove(removal.named, removal.is_subset, removal.generation, first)
-                    continue
-                for row in range(first, rows):  # rare: those that lack a label
-                    labels = shape.table.labels(row)
-                    if row != shape.table.overflow and removal.includes(labels):
-                        named = tuple(pair for pair in labels if pair[1])
-                        shape.table.remove(named, False, removal.generation, row)
+                shape.table.remove(removal.pairs, removal.is_subset, removal.generation, first)
         shape.removed, shape.rows = max(shape.removed, removals[-1].generation), rows
 
     @property
