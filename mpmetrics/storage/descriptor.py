@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ __all__ = [
     "measure",
     "open_private",
     "open_regular",
+    "replace",
     "secure",
     "write_all",
 ]
@@ -71,8 +73,8 @@ class Descriptor:
 class Directory:
     """A directory of a store, which is opened anew for each use and has to be the same one each time.
 
-    ``identity`` is its device and number, ``owner`` the user and group that it belongs to. Nobody can have another
-    directory, or a link to one, taken for it.
+    ``identity`` is its device and number, ``owner`` the user and group that it belongs to. No other directory, and no
+    link to one, is taken for it.
     """
 
     path: str
@@ -178,6 +180,20 @@ def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def replace(folder: int, name: str, owner: tuple[int, int], write: Callable[[int], object]) -> None:
+    """Have a new file, which ``write`` fills, take the place of ``name``: whole, or after an exception not at all."""
+    temporary = f"new-{name}-{secrets.token_hex(16)}"
+    file = open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner, dir_fd=folder)
+    try:
+        with file as descriptor:
+            write(descriptor)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it has its name already
+            os.unlink(temporary, dir_fd=folder)
+        raise
 
 
 def measure(folder: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ nothing; after it, the next one finds the names and goes on unlinking. Readers s
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular, write_all
+from mpmetrics.storage.descriptor import Directory, open_regular, replace, write_all
 from mpmetrics.storage.locks import DirectoryMutex, Mutex, hold, is_held
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
@@ -85,7 +86,7 @@ class _Fold:
                 self._retired = SlabReader(descriptor, f"{directory.path}/retired", is_retired=True)
         except FileNotFoundError:
             if known is not None:
-                # So that nobody takes the epoch for dead, and is just removing it.
+                # While this is held, no process takes the epoch for dead and removes it.
                 self._lease = hold("lease", directory)
                 self._retired, self._is_gone = SlabReader.again(known), True
         if self._retired is not None:
@@ -154,18 +155,9 @@ class _Fold:
         contents = retire(self._shapes, self._retired, readers, self._read_all)
         for name in sorted(names):
             contents.add_record(fmt.FOLDED, name)
-        temporary = f"new-retired-{secrets.token_hex(16)}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        file = open_private(temporary, flags, self._directory.owner, dir_fd=self._folder)
-        try:
-            with file as descriptor:
-                _fill(descriptor, contents, identity, folded)
-            # The commit: from here on these slabs count as part of the retired file, and not by themselves.
-            os.rename(temporary, "retired", src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        except BaseException:
-            with contextlib.suppress(OSError):  # it has its name already
-                os.unlink(temporary, dir_fd=self._folder)
-            raise
+        # The commit: from here on these slabs count as part of the retired file, and not by themselves.
+        fill = functools.partial(_fill, contents=contents, identity=identity, folded=folded)
+        replace(self._folder, "retired", self._directory.owner, fill)
 
     def _read_all(self, shapes: Shapes) -> list[SlabReader]:
         """Read all that there is now into ``shapes``: the retired file, and the slabs that are not in it.
@@ -218,23 +210,17 @@ class _Fold:
     def _unlink(self, name: str, reader: SlabReader) -> bool:
         """Whether the slab has this name no more."""
         try:
-            with self._open_to_mark(name) as descriptor:
-                status = os.fstat(descriptor)
-                if (status.st_dev, status.st_ino) == reader.inode:
-                    with contextlib.suppress(OSError):  # a root master's, which nobody else writes to
-                        self._mark(descriptor)
-                    os.unlink(name, dir_fd=self._folder)
+            status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == reader.inode:
+                # Nobody else writes to a root master's.
+                with contextlib.suppress(PermissionError), open_regular(name, os.O_RDWR, dir_fd=self._folder) as slab:
+                    self._mark(slab)
+                os.unlink(name, dir_fd=self._folder)
         except (FileNotFoundError, FormatError):
             return True
         except OSError:
             return False
         return True
-
-    def _open_to_mark(self, name: str) -> Descriptor:
-        try:
-            return open_regular(name, os.O_RDWR, dir_fd=self._folder)
-        except PermissionError:
-            return open_regular(name, dir_fd=self._folder)
 
     def _mark(self, descriptor: int) -> None:
         """Have readers that map a slab know that it was folded, and not removed by somebody else."""

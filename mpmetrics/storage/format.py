@@ -59,8 +59,8 @@ Nothing that is in use moves, and no file that has a name is ever cut.
 
 The owner holds an exclusive flock on the file for life: an unlocked slab is a dead process's. It locks the file and
 writes the head while the file is still called ``new-slab-ID``; linking it to its name is the commit. Only the owner
-writes to it. Ordinals from 900,000,000 belong to processes beside the workers, such as the collector. A slab may stand
-under two names for a moment: its identity tells that it is one.
+writes to it. Ordinals from 900,000,000 belong to processes beside the workers, such as the collector. A slab may have
+two names for a moment: its identity shows that both are the same slab.
 
 A record is a head of 16 bytes and a body, padded with zeros to a multiple of 8:
 
@@ -90,8 +90,8 @@ after the other. A number of texts of 65535 stands for the overflow series, and 
 Writer, alone and without a lock: zeroes the words, writes the record behind ``committed``, stores ``committed``. That
 store is the commit: readers never look past it, and a writer that is killed before it leaves bytes that the next record
 overwrites. A series that is removed gets an END; only after its commit are its words zeroed and used for another
-series of the owner. When more than half of the records are of no use any more, the owner copies the others to the other
-area, stores what is committed there, and then ``flips``, which is the commit.
+series of the owner. When more than half of the records, and more than 64 KiB, are of no use any more, the owner copies
+the others to the other area, stores what is committed there, and then ``flips``, which is the commit.
 
 Reader: parses records up to ``committed``, copies the words, and parses what was committed meanwhile. Words of a series
 that came or ended in between are left out, since they may have been another series' when they were copied. It takes no
@@ -131,7 +131,8 @@ offset       type    field
 20           u32     zero
 24           u64     generation of removals
 32           u64     successor: the number of the epoch that took this one's place, else 0
-40           u64[]   eleven words, zero
+40           u64     shortened: how often ``removals`` was shortened
+48           u64[]   ten words, zero
 128          f64[]   496 trouble words: see below
 ===========  ======  =====================================================================================
 
@@ -144,8 +145,10 @@ An owner compares the generation with the one it has seen whenever it looks a se
 A series' first use loads the generation, commits the record with it, and loads it again: if it has moved, the series is
 ended and made anew. So a series that came before a removal is removed by it, and one that came after it is not.
 
-The process that folds shortens ``removals``, holding both locks: the records from the oldest one on that still ends a
-series of some slab are written to another file, which is renamed into place.
+The process that folds shortens ``removals``, holding both locks: it writes the records that still end a series of some
+slab, and those that came after it looked, to another file, adds 1 to ``shortened``, and renames the file into place.
+Whoever goes on reading where it stopped compares ``shortened`` and the file's number before and after: on a disk, a new
+file may have the number of one that is gone.
 
 The trouble words count what processes could not put into the store. Each process picks a word by its process id and
 adds to it without a lock: the sum is a diagnosis, not an account.
@@ -156,9 +159,9 @@ Retired file
 A slab of magic ``MPMRETIR`` that is written as a whole under another name, renamed into place, which is the commit, and
 never changed. FOLDED records name the slabs that it contains and whose files were still there: a slab of that identity
 is not counted again. Before the folder removes such a file it stores 1 into its word ``retired``, so that a reader that
-still maps it can tell that from a file that somebody else removed. Its identity is that of the file in whose place it
-was renamed: so a reader can tell whether it contains what the one contained that it knows. When somebody has removed
-it, the collector writes it again from its map. Its series have these words:
+still maps it can tell that from a file that somebody else removed. It keeps the identity of the file that it replaces,
+so a reader can tell whether it contains what an earlier one did. When somebody has removed it, the collector writes it
+again from its map. Its series have these words:
 
 * counter, up-down counter with mode ``sum``, gauge ``sum``: ``value, rest``; the rest is the exact sum less the value.
 * gauge ``min``, ``max``: one word. Gauge ``all``: ``ordinal, value`` for each ordinal, the ordinal as u64.
@@ -198,6 +201,7 @@ SHARED_MAGIC: Final = b"MPMSHARE"
 SHARED_HEAD: Final = struct.Struct("=8sII")
 GENERATION: Final = 24 // WORD
 SUCCESSOR: Final = 32 // WORD
+SHORTENED: Final = 40 // WORD
 TROUBLE: Final = 128 // WORD
 TROUBLE_WORDS: Final = (PAGE - 128) // WORD
 

@@ -5,16 +5,14 @@ Only removing takes a lock. A record counts once the generation in the shared pa
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics._cells import find_removals, read_tail
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Directory, open_private, open_regular, write_all
+from mpmetrics.storage.descriptor import Directory, open_regular, replace, write_all
 from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
@@ -79,8 +77,8 @@ class Removals:
     def __init__(self, directory: Directory, shared: Shared) -> None:
         self._directory = directory
         self._shared = shared
-        self._number = 0
-        """Of the file that was read."""
+        self._file = 0, 0
+        """Number of the file that was read, and how often it had been shortened."""
         self.size = 0
         """Bytes that were read of it."""
         self.known: list[Removal] = []
@@ -98,10 +96,10 @@ class Removals:
         """All that the file holds, in order; OSError when it cannot be read. Another list whenever it has changed."""
         generation = self._shared.generation  # first: what is committed now is in the file that is read next
         known = self.known[-1].generation if self.known else 0
-        number = self._number
+        file = self._file
         found = self.after(known, generation, None)
-        if number not in (0, self._number):  # it was shortened: what was known may be gone from it
-            self._number = self.size = 0
+        if file not in ((0, 0), self._file):  # it was shortened: what was known may be gone from it
+            self._file, self.size = (0, 0), 0
             self.known, found = [], self.after(0, generation, None)
         if found:
             self.known = self.known + found  # anew: readers hold what was known
@@ -115,12 +113,11 @@ class Removals:
 
         Reads on from where it was read to; from the beginning where somebody has shortened the file.
         """
-        where = self._directory.where
-        number, position, data = read_tail(where, NAME, self._number, self.size, MOST_BYTES)
-        if number != self._number:
+        file, position, data = self._tail()
+        if file != self._file:
             self._gaps = 0
         end, gaps, bodies = find_removals(data, generation, upto, metrics)
-        self._number, self.size, self._rest = number, position + end, data[end:]
+        self._file, self.size, self._rest = file, position + end, data[end:]
         self._gaps += gaps
         found = []
         for body in bodies:
@@ -129,6 +126,15 @@ class Removals:
             except (ValueError, struct.error):
                 self._gaps += 1
         return found
+
+    def _tail(self) -> tuple[tuple[int, int], int, bytes]:
+        """Which file there is, where it was read on from, and what it holds from there on."""
+        where, shortened = self._directory.where, self._shared.shortened
+        known = self._file[0] if self._file[1] == shortened else 0
+        number, position, data = read_tail(where, NAME, known, self.size, MOST_BYTES)
+        if self._shared.shortened != shortened:  # the file may have been another one already
+            number, position, data = read_tail(where, NAME, 0, 0, MOST_BYTES)
+        return (number, shortened), position, data
 
     def append(self, metric: str, pairs: Sequence[tuple[str, str]], *, is_subset: bool) -> int:
         """Remove series; returns the generation of that.
@@ -141,8 +147,8 @@ class Removals:
             if generation >> 63:
                 msg = f"{self._directory.path}/shared is damaged: no removal comes after generation {generation - 1}"
                 raise StoreUnavailableError(msg)
-            # How far the owner has read stays as it is: it has not taken in what is behind that.
-            _, end, data = read_tail(self._directory.where, NAME, self._number, self.size, MOST_BYTES)
+            # The position stays where it is: this process has not taken in the removals behind it.
+            _, end, data = self._tail()
             end += find_removals(data, generation, generation - 1, {})[0]
             record = Removal(generation, metric, tuple(pairs), is_subset).encode()
             if end + len(record) > MOST_BYTES:
@@ -164,15 +170,7 @@ class Removals:
         with self._directory.open() as folder, Mutex("removals.lock", PATIENCE, dir_fd=folder):
             self.read()
             kept = [each for each in self.known if each.generation > last or each.generation in needed]
-            temporary = f"new-removals-{secrets.token_hex(16)}"
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            file = open_private(temporary, flags, self._directory.owner, dir_fd=folder)
-            try:
-                with file as descriptor:
-                    write_all(descriptor, b"".join(removal.encode() for removal in kept), 0)
-                # The commit. Who reads the old file meanwhile knows more than it needs.
-                os.rename(temporary, NAME, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with contextlib.suppress(OSError):  # renamed already
-                    os.unlink(temporary, dir_fd=folder)
-                raise
+            records = b"".join(removal.encode() for removal in kept)
+            # Before the file is replaced. A process that reads the old one meanwhile knows more than it needs.
+            self._shared.count_shortening()
+            replace(folder, NAME, self._directory.owner, lambda descriptor: write_all(descriptor, records, 0))

@@ -92,6 +92,15 @@ class Shared:
         self._store(fmt.SUCCESSOR, number)
 
     @property
+    def shortened(self) -> int:
+        """How often the list of removals was shortened, or was going to be."""
+        return self._load(fmt.SHORTENED)
+
+    def count_shortening(self) -> None:
+        """Say that another list of removals takes the place of this one now."""
+        self._store(fmt.SHORTENED, self.shortened + 1)
+
+    @property
     def trouble(self) -> float:
         """Series that processes had to keep to themselves, roughly."""
         words = memoryview(self._bytes()).cast("d")[fmt.TROUBLE :].tolist()

@@ -20,6 +20,7 @@ from mpmetrics.storage.fold import fold
 from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
+from mpmetrics.storage.shapes import Shapes
 from mpmetrics.storage.shared import Shared
 
 MakeProvider = Callable[[], mpmetrics.Provider]

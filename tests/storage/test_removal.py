@@ -22,7 +22,6 @@ from mpmetrics.storage import memory as memory_module
 from mpmetrics.storage import shapes
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.locks import Mutex
-from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removal
 from mpmetrics.storage.shared import Shared
@@ -548,3 +547,33 @@ def test_what_ended_an_overflow_series_is_not_forgotten_for_a_later_removal(
     fold(str(path))
 
     assert {} == shown(EpochReader(str(path)))
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["", "control"])
+def test_a_list_with_the_number_of_one_that_is_gone_is_another(
+    hits: mpmetrics.Counter,
+    provider: MakeProvider,
+    store_dir: str,
+    scrape: Scrape,
+    monkeypatch: pytest.MonkeyPatch,
+    is_counted: bool,  # noqa: FBT001 (whether the protection is in place)
+) -> None:
+    """On a disk a new file gets it; an idle process that had read the old one to its end does not go on behind that."""
+    idle = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider())
+    idle.labels("old").inc(5)
+    hits.remove("another")
+    idle.labels("old")
+    if not is_counted:
+        monkeypatch.setattr(Shared, "count_shortening", lambda _: None)
+    monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
+    path = epoch_of(hits._provider)
+    removals, first = path / "removals", path / "first"
+    first.hardlink_to(removals)
+    fold(str(path))
+    hits.remove("old")
+    first.write_bytes(removals.read_bytes())
+    first.rename(removals)
+
+    idle.labels("old").inc(7)
+
+    assert ({"old": 7} if is_counted else {}) == totals(scrape(store_dir))

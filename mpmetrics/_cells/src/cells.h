@@ -39,6 +39,7 @@ typedef struct {
     PyObject *metrics; /* the series that they may end, by metric; NULL: they are not followed here */
     uint64_t removals; /* number of their file */
     Py_ssize_t position; /* up to which it was read */
+    uint64_t shortened; /* how often it had been shortened then */
 } Process;
 
 /* Runs of words that ended series left, all of one width. */

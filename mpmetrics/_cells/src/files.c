@@ -16,6 +16,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Words of the shared page, behind the generation: the epoch that took the place of this one, how often the list of
+   removals was shortened. */
+enum { SUCCESSOR = 1, SHORTENED = 2 };
 enum { BESIDE = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
 
 static PyObject *fail(void) { return PyErr_SetFromErrno(PyExc_OSError); }
@@ -404,17 +407,21 @@ PyObject *read_tail(PyObject *Py_UNUSED(module), PyObject *args)
 
 int process_skip_removals(Process *self, uint64_t generation)
 {
-    if (self->metrics == NULL || self->generation == NULL || self->generation[1] != 0)
-        return 0; /* the word behind it is the number of an epoch that took the place of this one */
-    uint64_t number = self->removals;
+    const volatile uint64_t *page = self->generation;
+    if (self->metrics == NULL || page == NULL || page[SUCCESSOR] != 0)
+        return 0;
+    uint64_t shortened = page[SHORTENED], number = shortened == self->shortened ? self->removals : 0;
     Py_ssize_t position = self->position;
     PyObject *data = tail(&self->where, "removals", &number, &position, MOST_REMOVALS);
+    if (page[SHORTENED] != shortened)
+        Py_CLEAR(data); /* the file may have been another one already */
     PyObject *found = data == NULL ? NULL : removals_in(data, self->seen, generation, self->metrics);
     Py_XDECREF(data);
     int is_done = found != NULL && PyList_GET_SIZE(PyTuple_GET_ITEM(found, 2)) == 0;
     /* Objects were made: a finaliser may have come this way, too, and farther. */
     if (is_done && generation > self->seen) {
         self->removals = number;
+        self->shortened = shortened;
         self->position = position + PyLong_AsSsize_t(PyTuple_GET_ITEM(found, 0));
         self->seen = generation;
     }

@@ -123,7 +123,7 @@ static PyObject *process_follow(Process *self, PyObject *args)
     Py_XDECREF(self->where.path);
     self->where = where;
     Py_XSETREF(self->metrics, Py_NewRef(metrics));
-    self->removals = 0;
+    self->removals = self->shortened = 0;
     self->position = 0;
     Py_RETURN_NONE;
 }
