@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import (
@@ -210,14 +211,11 @@ class _Share:
         """Of an info, keep what was said last about each set of label values."""
         size = len(self._family.labels)
         latest: dict[object, int] = {}
-        for row, is_there in enumerate(shown):
-            if is_there:
-                about = self._table.labels(row)[:size]
-                other = latest.get(about)
-                if other is not None:
-                    shown[row if times[row] < times[other] else other] = 0
-                if other is None or times[row] >= times[other]:
-                    latest[about] = row
+        for row in compress(range(len(shown)), shown):
+            about = self._table.labels(row)[:size]
+            latest[about] = max(row, latest.get(about, row), key=times.__getitem__)
+        kept = set(latest.values())
+        shown[:] = bytes(row in kept for row in range(len(shown)))
 
     def _add_levels(self) -> None:
         """Add pairs of ordinal and value; rows with as many pairs together."""
