@@ -104,7 +104,7 @@ def _has_lost_its_lease(epoch: str) -> bool:
 
 
 def remove_epoch(epoch: str) -> None:
-    """Remove a dead epoch, which others are kept out of. Its lease goes first: a kill leaves nothing to be joined."""
+    """Remove a dead epoch that nobody can join meanwhile. Its lease goes first, so a kill leaves nothing to join."""
     with contextlib.suppress(OSError):  # it is gone already, or all of it stays
         os.unlink(os.path.join(epoch, "lease"))
     shutil.rmtree(epoch, ignore_errors=True)

@@ -37,7 +37,7 @@ _PAUSE = 0.005
 def hold(name: str, directory: Directory) -> Map:
     """Share the lock of a file in ``directory`` for as long as the returned map lives, here or in a forked child.
 
-    BlockingIOError when somebody has it alone, FileNotFoundError when the file has no name (any more), else OSError.
+    BlockingIOError when another process holds it exclusively, FileNotFoundError when it has no name, else OSError.
     """
     with directory.open() as folder, open_regular(name, dir_fd=folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -48,7 +48,7 @@ def hold(name: str, directory: Directory) -> Map:
 
 
 def is_held(descriptor: int) -> bool:
-    """Whether the open file is locked by somebody alone: of a slab, whether its owner lives."""
+    """Whether a process holds an exclusive lock on the open file; for a slab, whether its owner lives."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -83,10 +83,10 @@ class Shield:
 
 
 class Sole:
-    """The lock of an existing file, had alone while this object is in use; ``with`` says whether nobody else had it.
+    """An exclusive lock on an existing file for the length of a ``with``, which says whether it was free.
 
-    A file that is not there is had. Whoever finds an epoch's lease like this unlinks it before it lets go of it: so no
-    process can join an epoch that another one takes for dead.
+    A missing file counts as free. A process that gets an epoch's lease this way unlinks the file before it releases the
+    lock, so no other process can join the epoch that it takes for dead.
     """
 
     def __init__(self, path: str) -> None:

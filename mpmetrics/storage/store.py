@@ -3,7 +3,7 @@
 A store is a directory. A server begins an epoch in it; processes that merely find the store, its *guests*, join the
 current one if it lives, and else begin one. Every process of an epoch holds a shared lock on its ``lease`` file, forked
 children included, for as long as any of them lives: an epoch whose lease nobody holds is dead, and the next one to
-begin in that store removes it, the lease first. Where the lease is gone, the owners of slabs tell whether it lives.
+begin in that store removes it, the lease first. An epoch that lost its lease lives while the owner of a slab does.
 
 A guest may outlive its server. A server that begins takes over the guests of living epochs that have no server: it
 links their slabs into its own epoch, and names itself in their shared page, so that they move over when they look.
@@ -186,7 +186,7 @@ class Store:
 
     def _begin(self, *, is_server: bool) -> Epoch:
         # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
-        # who still has the old one open would take the new one's files for its own.
+        # a process that still has the old one open would take the new one's files for its own.
         before = _epochs(self.path)
         number = max([1, int(1000 * self._clock()), *(number + 1 for number in before)])
         self._remove_leftovers()

@@ -923,8 +923,8 @@ static PyObject *pack_rows(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyMethodDef reader_methods[] = {
-    {"present", present, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"created", created, METH_VARARGS, "See mpmetrics._cells.merging."},
+    {"present", present, METH_VARARGS, "See mpmetrics._cells.rows."},
+    {"created", created, METH_VARARGS, "See mpmetrics._cells.rows."},
     {"sums", (PyCFunction)(void (*)(void))sums, METH_VARARGS | METH_KEYWORDS, "See mpmetrics._cells.merging."},
     {"sums_and_rests", (PyCFunction)(void (*)(void))sums_and_rests, METH_VARARGS | METH_KEYWORDS,
      "See mpmetrics._cells.merging."},
@@ -934,6 +934,6 @@ PyMethodDef reader_methods[] = {
     {"levels", levels, METH_VARARGS, "See mpmetrics._cells.merging."},
     {"retired_ordinals", retired_ordinals, METH_VARARGS, "See mpmetrics._cells.merging."},
     {"recents", recents, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"pack_rows", pack_rows, METH_VARARGS, "See mpmetrics._cells.merging."},
+    {"pack_rows", pack_rows, METH_VARARGS, "See mpmetrics._cells.rows."},
     {NULL},
 };
