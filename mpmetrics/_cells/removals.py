@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells.offsets import MAX_BODY, RECORD_HEAD, RECORD_MAGIC, WORD
+from mpmetrics._cells.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +16,6 @@ __all__ = ["find_removals"]
 
 REMOVE = 5
 _BODY = struct.Struct("=QIHH")
-_MAGIC = struct.pack("=I", RECORD_MAGIC)
 
 
 def find_removals(
@@ -30,14 +28,14 @@ def find_removals(
     """
     at = end = gaps = gap = 0
     bodies: list[bytes] = []
+    records = Records()
     while at < len(data):
-        start, body = _next_record(data, at)
-        gap += start != at
-        if start >= len(data):
-            break
-        at = start + RECORD_HEAD.size + len(body)
-        at += -at % WORD
-        kind = RECORD_HEAD.unpack_from(data, start)[3]
+        found = records.record(data, at)
+        if found is None:
+            gap += 1
+            at = records.find(data, at)
+            continue
+        kind, body, at = found
         if kind != REMOVE or len(body) < _BODY.size:
             gap += 1
             continue
@@ -54,18 +52,3 @@ def _matters(body: bytes, count: int, length: int, metrics: Mapping[str, Childre
     start = _BODY.size - 2 + 2 * count
     series = metrics.get(body[start : start + length].decode("utf-8", "replace"))
     return series is not None and len(series) > 0
-
-
-def _next_record(data: bytes, at: int) -> tuple[int, bytes]:
-    """Where the next whole record begins, at or behind ``at``, and its body; the end of ``data`` when there is none."""
-    while 0 <= at < len(data):
-        if at + RECORD_HEAD.size <= len(data):
-            magic, length, checksum, kind = RECORD_HEAD.unpack_from(data, at)
-            body = data[at + RECORD_HEAD.size : at + RECORD_HEAD.size + length]
-            is_whole = magic == RECORD_MAGIC and length <= MAX_BODY and len(body) == length
-            if is_whole and zlib.crc32(body, kind) == checksum:
-                return at, body
-        at = data.find(_MAGIC, at + 1)
-        while at >= 0 and at % WORD:
-            at = data.find(_MAGIC, at + 1)
-    return len(data), b""

@@ -221,6 +221,17 @@ def test_any_bytes_can_be_searched_for_removals(data: bytes) -> None:
     assert sum(map(len, bodies)) <= len(data)
 
 
+@pytest.mark.parametrize(("heads", "is_found"), [(60, True), (100, False)], ids=["few", "many"])
+def test_the_search_for_removals_takes_no_longer_than_it_may(heads: int, is_found: bool) -> None:  # noqa: FBT001
+    """Heads that each claim a MiB, which has to be looked at: behind too many of them nothing is looked for."""
+    claim = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, fmt.MAX_BODY, 0, fmt.REMOVE)
+    last = Removal(1, "hits", (), is_subset=True).encode()
+
+    _, _, bodies = find_removals(claim * heads + bytes(2 * fmt.MAX_BODY) + last, 0, 1, None)
+
+    assert is_found == bool(bodies)
+
+
 def test_a_record_over_the_limit_is_refused() -> None:
     """What readers would not believe is not written."""
     with pytest.raises(mpmetrics.FormatError, match="limit"):

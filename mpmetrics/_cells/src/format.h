@@ -24,6 +24,9 @@ enum { KIND_FAMILY = 1, KIND_SERIES, KIND_END, KIND_FOLDED, KIND_REMOVE };
 enum { MAX_GROWTH = 1 << 15 };
 enum { RECORD_MAGIC = 0x4D50524B, MAX_BODY = 1 << 20, OVERFLOW_TEXTS = 0xFFFF };
 
+/* Bytes of damaged records whose checksums are computed. */
+enum { PATIENCE = 1 << 26 };
+
 typedef struct {
     uint32_t magic, length, checksum, kind;
 } RecordHead;

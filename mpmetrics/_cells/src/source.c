@@ -9,7 +9,6 @@
 enum {
     MAX_FAMILIES = 1 << 16,
     MAX_WIDTH = 1 << 17,
-    PATIENCE = 1 << 26,
     RESTARTS = 16, /* between two loads; a writer may flip as fast as it likes */
 };
 
