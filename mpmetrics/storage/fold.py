@@ -8,7 +8,6 @@ nothing; after it, the next one finds the names and goes on unlinking. Readers s
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import secrets
@@ -156,16 +155,16 @@ class _Fold:
         for name in sorted(names):
             contents.add_record(fmt.FOLDED, name)
         # The commit: from here on these slabs count as part of the retired file, and not by themselves.
-        fill = functools.partial(_fill, contents=contents, identity=identity, folded=folded)
-        replace(self._folder, "retired", self._directory.owner, fill)
+        owner = self._directory.owner
+        replace(self._folder, "retired", owner, lambda descriptor: _fill(descriptor, contents, identity, folded))
 
-    def _read_all(self, shapes: Shapes) -> list[SlabReader]:
-        """Read all that there is now into ``shapes``: the retired file, and the slabs that are not in it.
+    def _read_all(self, shapes: Shapes, *others: str) -> list[SlabReader]:
+        """Read all slabs that there are now into ``shapes``, and the retired file if it is among the ``others``.
 
         FormatError or OSError when something cannot be read, or has another name by now.
         """
         found: dict[str, SlabReader] = {}
-        for name in ("retired", *(slab.file for slab in list_slabs(self._folder))):
+        for name in (*others, *(slab.file for slab in list_slabs(self._folder))):
             with open_regular(name, dir_fd=self._folder) as descriptor:
                 reader = SlabReader(descriptor, name, is_retired=name == "retired")
             found[reader.identity] = reader
@@ -177,7 +176,7 @@ class _Fold:
         shapes = Shapes()
         with contextlib.suppress(FormatError, OSError, LockTimeoutError):  # it is done by a later fold
             with DirectoryMutex(".", _PATIENCE, dir_fd=self._folder):  # else one that is set aside could be missed
-                readers = self._read_all(shapes)
+                readers = self._read_all(shapes, "retired")
             self._removals.read()
             self._removals.shorten(shapes.apply([reader.source for reader in readers], self._removals))
 

@@ -81,7 +81,7 @@ def retire(
 ) -> Contents:
     """What the retired file holds once it contains ``dead``.
 
-    ``read_all(shapes)`` reads all that there is now: it is asked only where not all of the dead can be kept.
+    ``read_all(shapes)`` reads all slabs that there are now: it is asked only where not all of the dead can be kept.
     """
     oldest_first = sorted(dead, key=lambda reader: reader.created)
     contents = Contents([*([] if retired is None else [retired]), *oldest_first])

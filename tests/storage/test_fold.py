@@ -534,3 +534,31 @@ def test_the_oracle_notices_a_fold_that_loses_a_mode(monkeypatch: pytest.MonkeyP
 
     assert world.oracle() != world.shown()
     world.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "total"),
+    [({"a": 1e16, "b": 1.0, "c": 1.0}, 1.0, 1e16 + 2), ({"a": math.inf, "b": -math.inf, "c": 1.0}, 1.0, math.nan)],
+    ids=["rounding", "infinities"],
+)
+def test_what_is_past_the_cap_of_the_dead_has_an_exact_sum(
+    provider: MakeProvider,
+    fork: Fork,
+    peek: Peek,
+    monkeypatch: pytest.MonkeyPatch,
+    first: dict[str, float],
+    second: float,
+    total: float,
+) -> None:
+    """Series that a fold adds to the overflow series lose nothing to rounding, and any values can be added."""
+    monkeypatch.setattr(retire_module, "MOST_ROWS", 1)
+    mine = provider()
+    jobs = mpmetrics.UpDownCounter("jobs", "Jobs.", ["code"], provider=mine)
+    path = str(mine.epoch.path)
+    for amounts in (first, {"d": second}):
+        fork(lambda amounts=amounts: [jobs.labels(code).inc(amount) for code, amount in amounts.items()]).result()
+        fold(path)
+
+    found = peek(path)
+    assert {"jobs{code=c}", "jobs{otel_metric_overflow=true}"} == {name for name in found if name.startswith("jobs")}
+    assert pytest.approx(total, abs=0.0, rel=0.0, nan_ok=True) == found["jobs{otel_metric_overflow=true}"]
