@@ -539,6 +539,7 @@ def test_what_ended_an_overflow_series_is_not_forgotten_for_a_later_removal(
     few = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider(), max_series=1)
     few.labels("one").inc()
     few.labels("more").inc(5)
+    few.remove("one")
     hits.clear()
     hits.remove("")
     monkeypatch.setattr(fold_module, "SHORTEN_AT", 1)
