@@ -59,8 +59,9 @@ class Home:
             # What is in the store belongs to the workers' user, who could put links in the way of a privileged hand.
             with acting_as(cfg.uid, cfg.gid):
                 # After SIGUSR2 two masters with their workers are one server: both count in the same epoch.
-                epoch = self._store.join(before) if self.is_shared else self._store.begin()
-                provider.attach(epoch)
+                epoch = self._store.join(before, is_server=True) if self.is_shared else self._store.begin()
+            # With our own hand: the slab that is made now is to be one that the workers' user cannot cut short.
+            provider.attach(epoch)
         finally:
             if provider.epoch is not None:
                 self._tell(provider.epoch)

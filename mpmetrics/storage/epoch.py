@@ -26,8 +26,7 @@ __all__ = ["Epoch", "alone", "remove_epoch"]
 class Epoch:
     """An epoch that this process is part of: its directory, what is shared in it, and what keeps it alive.
 
-    ``is_server`` says whether this process is a master, or a worker that one told which epoch it is in; others are
-    guests.
+    ``is_server`` says whether this process is a master, or forked by one; others are guests.
     """
 
     def __init__(self, store: Store, number: int, *, is_server: bool, lease: Map | None = None) -> None:
@@ -105,6 +104,7 @@ def _has_lost_its_lease(epoch: str) -> bool:
 
 def remove_epoch(epoch: str) -> None:
     """Remove a dead epoch that nobody can join meanwhile. Its lease goes first, so a kill leaves nothing to join."""
-    with contextlib.suppress(OSError):  # it is gone already, or all of it stays
-        os.unlink(os.path.join(epoch, "lease"))
+    # It is gone already, or all of it stays, and so does what a link in its place leads to.
+    with contextlib.suppress(OSError, StoreUnavailableError), Directory.at(epoch).open() as folder:
+        os.unlink("lease", dir_fd=folder)
     shutil.rmtree(epoch, ignore_errors=True)

@@ -28,11 +28,11 @@ _MOST = float(1 << 53)
 _LOOKS = 100
 
 
-def create_shared(path: str, owner: tuple[int, int], generation: int) -> None:
-    """Make the page of a new epoch in the directory ``path``."""
+def create_shared(folder: int, owner: tuple[int, int], generation: int) -> None:
+    """Make the page of a new epoch in the directory that is open as ``folder``."""
     page = bytearray(fmt.pack_shared().ljust(fmt.PAGE, b"\0"))
     memoryview(page).cast("Q")[fmt.GENERATION] = generation
-    with open_private(os.path.join(path, NAME), os.O_RDWR | os.O_CREAT | os.O_EXCL, owner) as descriptor:
+    with open_private(NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner, dir_fd=folder) as descriptor:
         os.posix_fallocate(descriptor, 0, fmt.PAGE)
         os.pwrite(descriptor, page, 0)
 

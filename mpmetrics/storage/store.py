@@ -69,12 +69,13 @@ def _epochs(path: str) -> list[int]:
     return sorted(int(match[1]) for match in map(_EPOCH.match, os.listdir(path)) if match)
 
 
-def _secure_directory(path: str, owner: tuple[int, int] | None) -> None:
-    """Give a directory that we made its mode and owner; a umask may have left us no right even to open it."""
+def _secure_directory(path: str, owner: tuple[int, int] | None) -> Descriptor:
+    """Give a directory that we made its mode and owner, and open it; a umask may have left us no right even to that."""
     handle = Descriptor(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
     os.chmod(f"/proc/self/fd/{handle.fileno()}", 0o700)
     descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
     secure(descriptor.fileno(), 0o700, owner)
+    return descriptor
 
 
 def _link(source: str, target: str, slab: SlabName) -> None:
@@ -119,7 +120,7 @@ class Store:
         except FileExistsError:
             return
         try:
-            _secure_directory(self.path, owner)
+            _secure_directory(self.path, owner).close()
         except BaseException:
             with contextlib.suppress(OSError):  # someone is in it already: so be it
                 os.rmdir(self.path)
@@ -129,15 +130,15 @@ class Store:
         """Begin a new epoch as its server, and remove dead ones. StoreUnavailableError when that cannot be done."""
         return self._guarded(lambda: self._locked(lambda: self._begin(is_server=True)))
 
-    def join(self, number: int | None = None) -> Epoch:
-        """Join epoch ``number`` as part of its server; or by default, as a guest, the current one, if it lives.
+    def join(self, number: int | None = None, *, is_server: bool = False) -> Epoch:
+        """Join epoch ``number``, with ``is_server`` as its next master; or by default the current one, if it lives.
 
         Else a new one begins. Nobody who joins a living epoch waits for another process. StoreUnavailableError when it
         cannot be done, and when there is no epoch of that number.
         """
         if number is None:
             return self._guarded(self._join_current)
-        return self._guarded(lambda: Epoch(self, number, is_server=True))
+        return self._guarded(lambda: Epoch(self, number, is_server=is_server))
 
     def current(self) -> str | None:
         """Directory of the current epoch, for a reader that takes no part in it; None when there is none."""
@@ -193,10 +194,11 @@ class Store:
         guests = [] if not is_server else [each for each in _epochs(self.path) if self._has_no_server(each)]
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
-        _secure_directory(temporary, self.owner)
-        for name in ("lease", "server", "removals", "removals.lock", "fold.lock"):
-            open_private(os.path.join(temporary, name), os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner).close()
-        create_shared(temporary, self.owner, self._first_generation(guests))
+        # From here on it is its owner's, who may put a link in its place: root makes no file by its path.
+        with _secure_directory(temporary, self.owner) as folder:
+            for name in ("lease", "server", "removals", "removals.lock", "fold.lock"):
+                open_private(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner, dir_fd=folder).close()
+            create_shared(folder, self.owner, self._first_generation(guests))
         lease = hold("lease", Directory.at(temporary))
         known: set[int] = set()
         for guest in guests:

@@ -6,11 +6,14 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 import mpmetrics
+from mpmetrics.integrations.home import Home
+from mpmetrics.storage import store as store_module
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -43,14 +46,9 @@ def _as_nobody(function: Callable[[], object]) -> None:
 def master(fast_dir: Path) -> Iterator[mpmetrics.Provider]:
     """A provider of root's in a server's epoch of nobody's store."""
     fast_dir.chmod(0o755)
-    store = Store(fast_dir / "store", owner=(NOBODY, NOBODY))
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    epoch = store.begin()
     made = mpmetrics.Provider.deferred()
-    made.attach(epoch)
-    os.seteuid(0)
-    os.setegid(0)
+    mpmetrics.Counter("early", "x", provider=made)
+    Home({}).enter(made, str(fast_dir / "store"), SimpleNamespace(uid=NOBODY, gid=NOBODY))
     yield made
     made.shutdown()
 
@@ -118,6 +116,37 @@ def test_a_file_that_workers_cut_short_does_not_end_the_master(master: mpmetrics
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert -signal.SIGBUS != status
     assert 0 == status
+
+
+def test_workers_cannot_cut_the_masters_slab(master: mpmetrics.Provider) -> None:
+    """Also that is root's which it has from the start, before it counts: no SIGBUS can end it."""
+    (slab,) = Path(str(master.epoch.path if master.epoch else "")).glob("idle-*")
+
+    def cut() -> None:
+        with pytest.raises(PermissionError):
+            os.truncate(slab, 0)
+
+    _as_nobody(cut)
+
+
+def test_a_link_in_the_place_of_an_epoch_that_begins(fast_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root begins an epoch in nobody's store, who plants a link once the directory is his: no file is made there."""
+    target = fast_dir / "roots"
+    target.mkdir(0o755)
+    store = Store(fast_dir / "store", owner=(NOBODY, NOBODY))
+    secure = store_module._secure_directory
+
+    def swap(path: str, owner: tuple[int, int]) -> object:
+        descriptor = secure(path, owner)
+        Path(path).rename(f"{path}.away")
+        Path(path).symlink_to(target)
+        return descriptor
+
+    monkeypatch.setattr(store_module, "_secure_directory", swap)
+    with pytest.raises(mpmetrics.StoreUnavailableError):
+        store.join()
+
+    assert [] == list(target.iterdir())
 
 
 def test_a_removal_by_a_worker_reaches_the_master(master: mpmetrics.Provider, scrape: Scrape) -> None:
