@@ -219,17 +219,20 @@ class SlabOwner:
         if epoch is None:
             return
         with self._log, self._log.lock:
-            generation = process.generation
             try:
                 generation = epoch.shared.generation
-                if self._move_over(epoch):
+                # What waits would be gone: it moves into the slab that there is, or we move over another time.
+                if self.settle() and self._move_over(epoch):
                     self._start_anew()
                     return
                 for removal in epoch.removals.after(process.seen, generation, self._children):
                     self._apply(removal)
-            except (OSError, StoreError) as error:  # readers drop what is removed, all the same
-                self._complain(error)
-            process.seen = max(process.seen, generation)
+                is_replaced = epoch.shared.successor > epoch.number
+            except (OSError, StoreError) as error:  # readers drop what is removed; the next look-up tries again
+                self._log.say("removals", f"process {os.getpid()} cannot see which series were removed: {error}")
+                return
+            if not self._waiting or not is_replaced:
+                process.seen = max(process.seen, generation)
 
     def _apply(self, removal: Removal) -> None:
         """End the series of this process that were removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from mpmetrics.storage import store as store_module
 from mpmetrics.storage.epoch import alone
 from mpmetrics.storage.shared import Shared
 from mpmetrics.storage.store import Store
+from mpmetrics.storage.waiting import WaitingRoom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 class Guest:
     """A process that found the store, as far as a provider of its own is one."""
 
-    def __init__(self, store: str) -> None:
-        self.provider = mpmetrics.Provider(store)
+    def __init__(self, store: str, epoch: int | None = None) -> None:
+        self.provider = mpmetrics.Provider(store, epoch=epoch)
 
     def count(self, kind: str, amount: float = 1) -> None:
         """Look a series up, and count in it."""
@@ -37,12 +39,12 @@ class Guest:
 
 
 @pytest.fixture
-def guests(store_dir: str) -> Iterator[Callable[[], Guest]]:
+def guests(store_dir: str) -> Iterator[Callable[..., Guest]]:
     """Makes guests."""
     made: list[Guest] = []
 
-    def make() -> Guest:
-        made.append(Guest(store_dir))
+    def make(epoch: int | None = None) -> Guest:
+        made.append(Guest(store_dir, epoch))
         return made[-1]
 
     yield make
@@ -247,4 +249,40 @@ def test_a_newcomer_may_have_the_ordinal_of_a_guest(
     server = Store(store_dir).begin()
 
     assert {"new": 1.0} | ({"old": 1.0} if gives_way else {}) == tasks(peek(server.path))
+    server.close()
+
+
+def test_values_that_wait_are_there_after_a_restart(
+    store_dir: str, guests: Callable[..., Guest], peek: Peek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that moves over has values that could not be put into the store before."""
+    monkeypatch.setattr(WaitingRoom, "open", lambda _: None)
+    guest = guests()
+    guest.count("kind-0")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    for number in range(300):
+        guest.count(f"kind-{number}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(tasks(peek(guest.epoch))) < 300
+
+    server = Store(store_dir).begin()
+    guest.count("kind-0")
+    assert server.path == guest.epoch
+    assert {f"kind-{number}": 1 + 2 * (number == 0) for number in range(300)} == tasks(peek(server.path))
+    server.close()
+
+
+def test_a_process_that_a_worker_started_outlives_the_server(
+    store_dir: str, guests: Callable[..., Guest], peek: Peek
+) -> None:
+    """It was told the number of the server's epoch, and is a guest in it all the same."""
+    server = Store(store_dir).begin()
+    guest = guests(server.number)
+    guest.count("before")
+    server.close()
+    server = Store(store_dir).begin()
+    guest.count("after", 2)
+
+    assert {"before": 1, "after": 2} == tasks(peek(server.path))
     server.close()

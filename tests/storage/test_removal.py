@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -578,3 +579,26 @@ def test_a_list_with_the_number_of_one_that_is_gone_is_another(
     idle.labels("old").inc(7)
 
     assert ({"old": 7} if is_counted else {}) == totals(scrape(store_dir))
+
+
+def test_a_process_without_descriptors_notices_a_removal_later(
+    hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], scrape: Scrape, provider: MakeProvider
+) -> None:
+    """It cannot read which series were removed when it looks one up; what it counts once it can is shown."""
+
+    def count_without() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        hits.labels("a").inc(100)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    def count(amount: float) -> Callable[[], None]:
+        return lambda: hits.labels("a").inc(amount)
+
+    neighbour = Neighbour(fork, gate, hits, count(1), count_without, count(3))
+    neighbour.go()
+    hits.remove("a")
+    neighbour.go()
+    neighbour.go()
+
+    assert {"a": 3} == totals(scrape(provider()))
