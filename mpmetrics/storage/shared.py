@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Map
-from mpmetrics.errors import StoreError
+from mpmetrics.errors import FormatError, StoreError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Directory, open_private, open_regular
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_private, open_regular
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Process
@@ -37,6 +37,16 @@ def create_shared(folder: int, owner: tuple[int, int], generation: int) -> None:
         os.pwrite(descriptor, page, 0)
 
 
+def _open_page(folder: int, flags: int, where: str) -> Descriptor:
+    try:
+        return open_regular(NAME, flags, dir_fd=folder)
+    except FileNotFoundError:
+        if not os.access("series", os.F_OK, dir_fd=folder, follow_symlinks=False):
+            raise
+        msg = f"{where}: there is none; an older release of mpmetrics (format version 1) wrote this epoch"
+        raise FormatError(msg) from None
+
+
 class Shared:
     """The page of the epoch in ``directory``, for reading its words, and with ``write`` for writing them.
 
@@ -48,7 +58,7 @@ class Shared:
         self._map: Map | None = None
         self._copy = Map(-1, fmt.PAGE, write=True) if directory.is_foreign else None
         where, flags = os.path.join(directory.path, NAME), os.O_RDWR if write else os.O_RDONLY
-        with directory.open() as folder, open_regular(NAME, flags, dir_fd=folder) as descriptor:
+        with directory.open() as folder, _open_page(folder, flags, where) as descriptor:
             head = os.pread(descriptor, fmt.PAGE, 0)
             fmt.check_shared(head, where)
             if os.fstat(descriptor).st_size != fmt.PAGE:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import mpmetrics
+from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.integrations.home import default_base, new_default_directory, remove_dead_stores
 from mpmetrics.storage import epoch as epoch_module
 from mpmetrics.storage import store as store_module
@@ -654,3 +656,20 @@ def test_default_stores_lie_in_memory_where_there_is_some(tmp_path: Path) -> Non
 
     assert expected == default_base({"XDG_RUNTIME_DIR": str(tmp_path)})
     assert stat.S_ISDIR(os.stat(default_base({})).st_mode)  # noqa: PTH116
+
+
+def test_an_epoch_of_an_older_release_is_named_at_once(store_dir: str) -> None:
+    """One of format 1 that lives: whoever would join it is told what it is, and does not wait for it to be removed."""
+    store = Store(store_dir)
+    epoch = Path(store_dir, "epoch-1")
+    epoch.mkdir(0o700)
+    for name in ("lease", "series", "series.lock", "fold.lock"):
+        (epoch / name).touch(0o600)
+    lease = hold("lease", Directory.at(str(epoch)))
+    started = time.monotonic()
+    with pytest.raises(mpmetrics.StoreUnavailableError, match=r"format version 1"):
+        store.join()
+
+    assert time.monotonic() - started < 1
+    assert "format version 1" in EpochReader(str(epoch)).snapshot().unreadable["shared"]
+    del lease
