@@ -133,7 +133,9 @@ class _Fold:
                 reader.read(self._shapes.declare)
                 if not (reader.damaged and self._is_patient):
                     fresh[identity] = slab.file, reader
-        return fresh, stay | self._remove(known)
+        # Set aside since we listed it: then we did not find it, or another slab under its name.
+        aside = {bytes.fromhex(slab.identity) for slab in list_slabs(self._folder)}
+        return fresh, stay | (aside & contained) | self._remove(known)
 
     def _open(self, slab: SlabName) -> SlabReader | None:
         """A dead slab, opened; OSError when it cannot be looked at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,7 +26,8 @@ from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.slab import is_alive, list_slabs
+from mpmetrics.storage.locks import Mutex
+from mpmetrics.storage.slab import identity_of, is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]
@@ -100,6 +103,36 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
     monkeypatch.setattr(retire_module.Contents, "add_record", forget)
     fork(die_after_the_commit, path).wait()
     assert expected(5) != figures(peek(path))
+
+
+def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
+    heap_of_dead: Callable[[int], str], peek: Peek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file could not be removed, and a newcomer renames it between the listing and the look: it counts once."""
+    path = heap_of_dead(0)
+    with Mutex(f"{path}/names.lock", 1.0):
+        heap_of_dead(1)
+        assert 1 == fold(path)
+        heap_of_dead(1)
+    identity = identity_of(f"{path}/slab-0")
+    collect = fold_module._Fold._collect
+
+    def set_aside(folder: int) -> list[Any]:
+        found = list_slabs(folder)
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}/slab-0").rename(f"{path}/dead-0-{identity}")
+        return found
+
+    def collect_late(self: Any, most: int) -> Any:
+        with monkeypatch.context() as newcomer:
+            newcomer.setattr(fold_module, "list_slabs", set_aside)
+            return collect(self, most)
+
+    monkeypatch.setattr(fold_module._Fold, "_collect", collect_late)
+    for _ in range(3):
+        fold(path)
+        assert expected(2) == figures(peek(path))
+    assert [] == dead_names(path)
 
 
 def test_slabs_of_a_killed_folder_are_removed_and_not_folded_again(
