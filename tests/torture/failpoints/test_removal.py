@@ -15,7 +15,7 @@ from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import memory as memory_module
 from mpmetrics.storage import removals as removals_module
 from mpmetrics.storage.memory import Memory
-from mpmetrics.storage.shapes import Shapes
+from mpmetrics.storage.removals import Removals
 
 
 def doom(world: Any, ledger: Any) -> None:
@@ -220,8 +220,9 @@ def test_a_removal_that_is_needed_stays_in_the_list(
         be_long()
         world.passing.remove("other")
 
+    shorten = Removals.shorten
     if forgets:
-        monkeypatch.setattr(Shapes, "needed", lambda *_: set())
+        monkeypatch.setattr(Removals, "shorten", lambda self, _: shorten(self, set()))
     holder = fork(hold)
     ready.wait()
     fork(remove_and_shorten).result()
