@@ -26,8 +26,8 @@ from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import Mutex
-from mpmetrics.storage.slab import identity_of, is_alive, list_slabs
+from mpmetrics.storage.locks import DirectoryMutex
+from mpmetrics.storage.slab import is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 Fork = Callable[..., Any]
@@ -110,17 +110,17 @@ def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
 ) -> None:
     """Its file could not be removed, and a newcomer renames it between the listing and the look: it counts once."""
     path = heap_of_dead(0)
-    with Mutex(f"{path}/names.lock", 1.0):
+    with DirectoryMutex(path, 1.0):
         heap_of_dead(1)
         assert 1 == fold(path)
         heap_of_dead(1)
-    identity = identity_of(f"{path}/slab-0")
+    inode = Path(f"{path}/slab-0").stat().st_ino
     collect = fold_module._Fold._collect
 
     def set_aside(folder: int) -> list[Any]:
         found = list_slabs(folder)
         with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}/slab-0").rename(f"{path}/dead-0-{identity}")
+            Path(f"{path}/slab-0").rename(f"{path}/dead-0-{inode}")
         return found
 
     def collect_late(self: Any, most: int) -> Any:
