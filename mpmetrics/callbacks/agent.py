@@ -48,6 +48,8 @@ class Agent:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._listener: socket.socket | None = None
+        self._status: os.stat_result | None = None
+        """What the socket is: code that turns a process into a daemon closes it, and has another under its number."""
         self._slab = ""
         """Identity of the slab that the socket is named by."""
         self._path = ""
@@ -63,7 +65,7 @@ class Agent:
     def _run(self) -> None:
         while not self._is_closed:
             try:
-                if self._listener is None:
+                if self._listener is None or not self._is_ours(self._listener):
                     self._listener = self._listen()
                     if self._is_closed:  # meanwhile
                         self.close()
@@ -120,6 +122,7 @@ class Agent:
                 listener.listen(_BACKLOG)
                 os.rename(where, self._path)
             listener.settimeout(None if epoch.is_server else _LOOK)
+            self._status = os.fstat(listener.fileno())
         except BaseException:
             listener.close()
             raise
@@ -155,17 +158,26 @@ class Agent:
         if listener is not None:
             self._hang_up(listener)
 
-    def _hang_up(self, listener: socket.socket) -> None:
+    def _is_ours(self, listener: socket.socket) -> bool:
+        """Whether it is still open; it lets go of a number that is somebody else's by now."""
         with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+            if self._status is not None and os.path.samestat(os.fstat(listener.fileno()), self._status):
+                return True
+        listener.detach()
+        return False
+
+    def _hang_up(self, listener: socket.socket) -> None:
+        if self._is_ours(listener):
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
     def abandon(self) -> None:
         """In a forked child: the socket is the parent's, and would outlive it here."""
         self._is_closed = True
-        if self._listener is not None:
+        if self._listener is not None and self._is_ours(self._listener):
             self._listener.close()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -131,3 +133,32 @@ def test_a_dead_process_is_dead_although_its_child_lives(
 
     assert 0 == scrape(store_dir).get("busy", 0)
     leave.open()
+
+
+def test_a_daemons_sockets_are_its_own(provider: Callable[[], Any]) -> None:
+    """A process with callbacks listens for collectors, but never at a number under which the daemon has its own."""
+    mine = provider()
+    mpmetrics.Gauge("size", "x", provider=mine).set_function(lambda: 5)
+
+    def serve() -> None:
+        time.sleep(0.3)  # its thread listens by now
+        os.closerange(3, 4096)
+        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(16)]
+        for server in servers * 2:
+            time.sleep(0.1)  # in all, longer than its thread takes to look whether its process has moved over
+            server.settimeout(5)
+            with socket.create_connection(server.getsockname()):
+                time.sleep(0.02)
+                server.accept()[0].close()
+        mine.shutdown()
+        for server in servers:
+            os.fstat(server.fileno())
+        os._exit(17)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            serve()
+        finally:
+            os._exit(1)
+    assert 17 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
