@@ -118,7 +118,8 @@ class _Fold:
         fresh: dict[bytes, tuple[str, SlabReader]] = {}
         known: list[tuple[str, SlabReader]] = []
         stay: set[bytes] = set()
-        for slab in list_slabs(self._folder):  # anew: until now, somebody else may have folded
+        names = list_slabs(self._folder)  # anew: until now, somebody else may have folded
+        for slab in names:
             try:
                 reader = self._open(slab)
             except OSError:  # it may be any of those that the retired file contains
@@ -134,8 +135,9 @@ class _Fold:
                 if not (reader.damaged and self._is_patient):
                     fresh[identity] = slab.file, reader
         # Set aside since we listed it: then we did not find it, or another slab under its name.
-        aside = {bytes.fromhex(slab.identity) for slab in list_slabs(self._folder)}
-        return fresh, stay | (aside & contained) | self._remove(known)
+        if any(slab.is_set_aside for slab in set(list_slabs(self._folder)) - set(names)):
+            stay |= contained
+        return fresh, stay | self._remove(known)
 
     def _open(self, slab: SlabName) -> SlabReader | None:
         """A dead slab, opened; OSError when it cannot be looked at."""
