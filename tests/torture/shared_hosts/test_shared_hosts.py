@@ -164,9 +164,11 @@ def test_two_servers_in_one_store_count_each_for_itself(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
     """The second one begins an epoch of its own: neither sees, folds or removes what is the other's."""
-    first = mpmetrics.Provider(store_directory, epoch=Store(store_directory).begin().number)
+    masters = [Store(store_directory).begin()]
+    first = mpmetrics.Provider(store_directory, epoch=masters[0].number)
     mpmetrics.Counter("hits", "Hits.", provider=first).inc(1)
-    second = mpmetrics.Provider(store_directory, epoch=Store(store_directory).begin().number)
+    masters.append(Store(store_directory).begin())
+    second = mpmetrics.Provider(store_directory, epoch=masters[1].number)
     mpmetrics.Counter("hits", "Hits.", provider=second).inc(10)
     # The same name is another kind of metric there, and nobody minds.
     mpmetrics.Counter("kind", "One.", provider=first).inc()
@@ -183,11 +185,11 @@ def test_two_servers_in_one_store_count_each_for_itself(
 
     assert (7, 70) == (sums(first)["hits_total"], sums(second)["hits_total"])
     assert 70 == sums(store_directory)["hits_total"]  # the current one
-    numbers = [int(str(each.epoch.number)) for each in (first, second)]  # type: ignore[union-attr]
     second.shutdown()
+    masters[1].close()
     third = Store(store_directory).begin()
     assert 7 == sums(first)["hits_total"]
-    assert numbers[0] < numbers[1] < third.number
+    assert masters[0].number < masters[1].number < third.number
     first.shutdown()
 
 
