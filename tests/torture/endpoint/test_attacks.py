@@ -34,8 +34,8 @@ MIB = 1024 * 1024
 TOKEN = "0123456789abcdef"
 PROMISED = 1.0  # seconds
 HANGS = 10.0  # seconds after which a scrape is not slow but lost
-SERIES = 3000  # ten metrics of 300
-LONG = 2000  # characters of a label, so that an answer has 6 MB
+SERIES = 6000  # ten metrics of 600
+LONG = 1000  # characters of a label, so that an answer has 6 MB
 
 SERVER = """
 import signal
@@ -48,7 +48,7 @@ provider = Provider(sys.argv[1])
 length = int(sys.argv[2])
 for number in range(10):
     orders = Counter(f"orders{number}", "Orders.", ["country", "kind"], provider=provider)
-    for country in range(300):
+    for country in range(600):
         orders.labels(f"country-{country}", "kind" * (length // 4)).inc(country)
 if "keeps places" in sys.argv:
     Roster.evict = lambda self: False
@@ -164,8 +164,11 @@ def siege(target: Target, crowd: dict[str, int]) -> tuple[list[float], dict[str,
             assert "ready\n" == attackers.stdout.readline()
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
-                elapsed, series = target.scrape()
-                assert SERIES == series
+                try:
+                    elapsed, series = target.scrape()
+                    assert SERIES == series
+                except ConnectionResetError:  # it lost its place before its request was read: too late as well
+                    elapsed = HANGS
                 took.append(elapsed)
                 time.sleep(0.05)
             visits, _ = attackers.communicate("", timeout=30)
@@ -184,7 +187,7 @@ def say(form: str, took: list[float], grown: int, visits: dict[str, int]) -> Non
 def check(took: list[float]) -> None:
     """Scrapes took no longer than was promised."""
     assert statistics.median(took) < PROMISED
-    # One in ten may meet a machine that is busy elsewhere; one that takes HANGS seconds would have raised.
+    # One in ten may meet a machine that is busy elsewhere; one that hangs would have raised.
     assert sum(seconds > PROMISED for seconds in took) <= max(1, len(took) // 10)
 
 
@@ -254,7 +257,7 @@ def test_scrapes_beside_those_who_do_not_read(target: Callable[..., Target], tal
     assert all(visits[kind] >= count for kind, count in READERS.items())
     check(took)
     assert grown < KEPT
-    assert [] == slow.lost
+    assert len(slow.lost) <= 1  # as above
     assert slow.whole
 
 
@@ -279,4 +282,4 @@ def test_a_slow_scraper_would_be_lost(target: Callable[..., Target]) -> None:
     finally:
         slow.ends.set()
         slow.join()
-    assert slow.lost
+    assert len(slow.lost) > 1
