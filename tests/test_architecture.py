@@ -21,6 +21,7 @@ MAX_LINES = 320
 LAYERS = (
     ("errors",),
     ("_cells", "fork", "turns"),
+    ("log_once",),
     ("names",),
     ("storage",),
     ("callbacks", "instruments", "meter", "provider"),

@@ -7,12 +7,12 @@ again: what ran in it may have done the same.
 from __future__ import annotations
 
 import math
-import struct
 import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics._cells.offsets import MAX_BODY, OVERFLOW, RECORD_HEAD, SERIES_HEAD, WORD
+from mpmetrics._cells.encoding import pack_texts
+from mpmetrics._cells.offsets import MAX_BODY, RECORD_HEAD, SERIES_HEAD, WORD
 from mpmetrics._cells.process import _generation
 
 if TYPE_CHECKING:
@@ -120,12 +120,10 @@ class Attempt:
 
 def _texts(key: Key) -> bytes | None:
     """The texts of a key, as a record holds them; None when there is none that can."""
-    if key is None:
-        return struct.pack("=H", OVERFLOW)
-    texts = [text.encode() for text in key]
-    if any(len(text) > 0xFFFF for text in texts):
+    try:
+        packed = pack_texts(key)
+    except ValueError:
         return None
-    packed = struct.pack(f"={len(texts) + 1}H", len(texts), *map(len, texts)) + b"".join(texts)
     return packed if SERIES_HEAD.size + len(packed) <= MAX_BODY else None
 
 

@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 from mpmetrics.callbacks.address import Worker, list_workers, short
 from mpmetrics.errors import FormatError
-from mpmetrics.storage.slab import identity_of, is_alive, slab_name
+from mpmetrics.storage.descriptor import open_regular
+from mpmetrics.storage.locks import is_held
+from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.slab import slab_name
 
 __all__ = ["Reply", "ask"]
 
@@ -97,7 +100,8 @@ def _is_there(path: str, worker: Worker) -> bool:
     """Whether this worker lives; where it cannot be told, it does."""
     file = os.path.join(path, slab_name(worker.ordinal))
     try:
-        return identity_of(file) == worker.identity and is_alive(file)
+        with open_regular(file) as slab:
+            return is_held(slab) and SlabReader(slab, file).identity == worker.identity
     except (FileNotFoundError, FormatError):
         return False
     except OSError:

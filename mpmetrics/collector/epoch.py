@@ -15,7 +15,7 @@ from mpmetrics.collector.choice import Choice
 from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, Directory, measure, open_regular
+from mpmetrics.storage.descriptor import Descriptor, Directory, open_regular
 from mpmetrics.storage.locks import DirectoryMutex, Mutex
 from mpmetrics.storage.reader import SlabReader
 from mpmetrics.storage.removals import Removals
@@ -120,7 +120,7 @@ class EpochReader:
         """Read all files; whether no folder has moved anything meanwhile."""
         before = self._read_retired(snapshot, folder)
         is_complete = self._read_slabs(snapshot, folder)
-        snapshot.files, snapshot.size = measure(folder)
+        snapshot.measure(folder)
         self._read_shared(snapshot)
         return is_complete and before == _inode("retired", folder)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,12 +42,21 @@ class Snapshot:
     trouble: float = 0.0
     files: int = 0
     size: int = 0
+    """Bytes of the files on the disk."""
     folded: int = 0
     up: bool = False
     has_leftovers: bool = False
     """Whether slabs are there that the retired file contains: a folder was killed before it removed them."""
     lacks_retired: bool = False
     """Whether somebody has removed the retired file, which is shown as it was read last."""
+
+    def measure(self, folder: int) -> None:
+        """Count the files in the directory that is open as ``folder``, and their bytes."""
+        # One may vanish: then those that were seen before it count.
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                self.size += entry.stat(follow_symlinks=False).st_blocks * 512
+                self.files += 1
 
     @property
     def series(self) -> int:

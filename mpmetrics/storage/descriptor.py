@@ -25,7 +25,7 @@ __all__ = [
     "Descriptor",
     "Directory",
     "check_trust",
-    "measure",
+    "open_directory",
     "open_private",
     "open_regular",
     "replace",
@@ -84,13 +84,13 @@ class Directory:
     @classmethod
     def at(cls, path: str) -> Directory:
         """The directory that is at ``path`` now; OSError when there is none, or a symbolic link."""
-        with Descriptor(os.open(path, _DIRECTORY)) as descriptor:
+        with open_directory(path) as descriptor:
             status = os.fstat(descriptor)
         return cls(path, (status.st_dev, status.st_ino), (status.st_uid, status.st_gid))
 
     def open(self) -> Descriptor:
         """Open it; StoreUnavailableError when another one is in its place, else OSError."""
-        descriptor = Descriptor(os.open(self.path, _DIRECTORY))
+        descriptor = open_directory(self.path)
         status = os.fstat(descriptor.fileno())
         if (status.st_dev, status.st_ino) != self.identity or status.st_uid != self.owner[0]:
             msg = f"{self.path} is another directory than it was"
@@ -108,7 +108,10 @@ class Directory:
         return 0 in (os.getuid(), os.geteuid()) and self.owner[0] != 0
 
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+def open_directory(path: str, *, dir_fd: int | None = None) -> Descriptor:
+    """Open a directory, never through a symbolic link; OSError when there is none."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return Descriptor(os.open(path, flags, dir_fd=dir_fd))
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> Descriptor:
@@ -194,13 +197,3 @@ def replace(folder: int, name: str, owner: tuple[int, int], write: Callable[[int
         with contextlib.suppress(OSError):  # it has its name already
             os.unlink(temporary, dir_fd=folder)
         raise
-
-
-def measure(folder: int) -> tuple[int, int]:
-    """How many files there are in the directory that is open as ``folder``, and their bytes on the disk."""
-    files = size = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # one may vanish: then those seen before count
-        for entry in entries:
-            size += entry.stat(follow_symlinks=False).st_blocks * 512
-            files += 1
-    return files, size

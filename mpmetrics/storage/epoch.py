@@ -104,7 +104,7 @@ def _has_lost_its_lease(epoch: str) -> bool:
 
 def remove_epoch(epoch: str) -> None:
     """Remove a dead epoch that nobody can join meanwhile. Its lease goes first, so a kill leaves nothing to join."""
-    # It is gone already, or all of it stays, and so does what a link in its place leads to.
+    # Never through a link that somebody has put in its place.
     with contextlib.suppress(OSError, StoreUnavailableError), Directory.at(epoch).open() as folder:
         os.unlink("lease", dir_fd=folder)
     shutil.rmtree(epoch, ignore_errors=True)

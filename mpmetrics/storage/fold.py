@@ -28,7 +28,6 @@ from mpmetrics.storage.slab import SlabName, is_alive, list_slabs
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-
 __all__ = ["fold"]
 
 log = logging.getLogger("mpmetrics")

@@ -23,7 +23,7 @@ from mpmetrics import fork
 from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.descriptor import Descriptor, open_private, open_regular
+from mpmetrics.storage.descriptor import Descriptor, open_directory, open_private, open_regular
 
 if TYPE_CHECKING:
     from mpmetrics.storage.descriptor import Directory
@@ -187,8 +187,7 @@ class Mutex:
 
 
 class DirectoryMutex(Mutex):
-    """The same on the directory ``path`` itself, which is there."""
+    """A :class:`Mutex` on a directory, which has to exist."""
 
     def _open(self) -> Descriptor:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        return Descriptor(os.open(self._path, flags, dir_fd=self._dir_fd))
+        return open_directory(self._path, dir_fd=self._dir_fd)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Process, new_token
 from mpmetrics.errors import StoreError
+from mpmetrics.log_once import LogOnce
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.log import Log
 from mpmetrics.storage.slab import LeasedSlab, anonymous_slab
 from mpmetrics.storage.waiting import WaitingRoom
 
@@ -40,7 +40,7 @@ class SlabOwner:
         self.process = Process(self)
         self.process.clock = None if clock is time.time else clock
         self._clock = clock
-        self._log = Log()
+        self._log = LogOnce()
         self._children: dict[str, Children] = {}
         """The series of each metric, in the order of the numbers that metrics have in the slab."""
         self._times: dict[str, int] = {}

@@ -22,7 +22,7 @@ from mpmetrics.storage.locks import is_held
 if TYPE_CHECKING:
     from mpmetrics.storage.descriptor import Directory
 
-__all__ = ["LeasedSlab", "SlabName", "anonymous_slab", "identity_of", "is_alive", "list_slabs", "slab_name"]
+__all__ = ["LeasedSlab", "SlabName", "anonymous_slab", "is_alive", "list_slabs", "slab_name"]
 
 _NAME = re.compile(r"idle-([0-9a-f]{32})\Z|slab-(\d{1,9})\Z|dead-(\d{1,9})-\d{1,20}\Z")
 
@@ -66,13 +66,6 @@ def is_alive(path: str, *, dir_fd: int | None = None) -> bool:
         return False
     except OSError:
         return True
-
-
-def identity_of(path: str) -> str:
-    """Identity of the slab at ``path``, as 32 hex digits; FormatError or OSError when it is none."""
-    with open_regular(path) as descriptor:
-        identity, _, _, _ = fmt.check_slab(os.pread(descriptor, fmt.PAGE, 0), path)
-    return identity.hex()
 
 
 class LeasedSlab:

@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
-from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_private, secure
+from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_directory, open_private, secure
 from mpmetrics.storage.epoch import Epoch, alone, remove_epoch
 from mpmetrics.storage.locks import Mutex, Sole, hold
 from mpmetrics.storage.shared import Shared, create_shared
@@ -30,7 +30,6 @@ from mpmetrics.storage.slab import SlabName, is_alive, list_slabs, slab_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
 
 __all__ = ["Store", "remove_if_dead"]
 
@@ -73,7 +72,7 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> Descriptor:
     """Give a directory that we made its mode and owner, and open it; a umask may have left us no right even to that."""
     handle = Descriptor(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
     os.chmod(f"/proc/self/fd/{handle.fileno()}", 0o700)
-    descriptor = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+    descriptor = open_directory(path)
     secure(descriptor.fileno(), 0o700, owner)
     return descriptor
 

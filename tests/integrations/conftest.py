@@ -43,6 +43,10 @@ def app(environ, start_response):
 """
 
 
+PATIENCE = 60.0
+"""Seconds that a test waits for what takes one or two on a machine that does nothing else."""
+
+
 def free_port() -> int:
     """A port that nobody listens on at the moment."""
     with socket.socket() as probe:
@@ -50,7 +54,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 15.0, what: str = "") -> object:
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE, what: str = "") -> object:
     """What ``condition`` returns once it is true; fails the test after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -151,9 +155,12 @@ class Server:
         found = re.search(rf"^{re.escape(series)} (\S+)$", text or self.scrape(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 15.0, what: str = "") -> object:
-        """What ``condition`` returns once it is true; fails the test after ``seconds``."""
-        return wait_for(condition, seconds, what)
+    def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE, what: str = "") -> object:
+        """What ``condition`` returns once it is true; fails the test, and shows the log, after ``seconds``."""
+        try:
+            return wait_for(condition, seconds, what)
+        except pytest.fail.Exception as failure:
+            pytest.fail(f"{failure}\n{self.log.read_text()}")
 
     def children(self, pid: int | None = None) -> list[int]:
         """Processes whose parent is the master, or ``pid``; zombies left out."""

@@ -38,7 +38,7 @@ def test_a_collector_stopped_amid_scrapes_is_replaced_and_answers_again(serve: S
     time.sleep(0.1)  # any moment will do
     os.kill(first, signal.SIGSTOP)
     server.get("/page")
-    server.wait_for(lambda: server.collector() not in (None, first), 20.0)
+    server.wait_for(lambda: server.collector() not in (None, first))
     server.wait_for(server.scrape)
     stop.set()
     assert 11 == server.value('hits_total{path="/page"}')
@@ -110,7 +110,7 @@ def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
 
     old = set(server.workers())
     server.signal(signal.SIGHUP)  # it is stopped still
-    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()), 30.0)
+    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))
     server.get("/page")
     assert 2 == len(said())
     assert 0 == server.value("mpmetrics_store_up", server.wait_for(server.scrape))
@@ -119,7 +119,7 @@ def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped: so its number is not given to another
     old = set(server.workers())
     server.signal(signal.SIGHUP)
-    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()), 30.0)
+    server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))
     for _ in range(10):
         server.get("/after")
     server.wait_for(lambda: server.value("mpmetrics_store_up"))

@@ -53,7 +53,7 @@ WIDTHS = {
     "DistributionCell": 2 + len(BOUNDS),
     "SketchCell": 12 + sketch.LAYOUTS["value"].size,
 }
-LIBC = ctypes.PyDLL(None)  # it keeps the interpreter lock: a child in which another thread had that would wait for good
+LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
 
 
 class Series(NamedTuple):

@@ -13,7 +13,7 @@ from mpmetrics.storage import format as fmt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIBC = ctypes.PyDLL(None)  # it keeps the interpreter lock: a child in which another thread had that would wait for good
+LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
 
 
 @pytest.mark.parametrize("fork", [LIBC.fork, os.fork], ids=["libc", "os"])

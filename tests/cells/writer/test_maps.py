@@ -16,7 +16,7 @@ import pytest
 
 from mpmetrics.storage import format as fmt
 
-LIBC = ctypes.PyDLL(None)  # it keeps the interpreter lock: a child in which another thread had that would wait for good
+LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
 
 
 def test_a_map_may_reach_past_the_end_of_its_file(twin: Any) -> None:

@@ -167,7 +167,7 @@ def siege(target: Target, crowd: dict[str, int]) -> tuple[list[float], dict[str,
                 try:
                     elapsed, series = target.scrape()
                     assert SERIES == series
-                except ConnectionResetError:  # it lost its place before its request was read: too late as well
+                except ConnectionResetError:  # the server gave its place away: it counts as late
                     elapsed = HANGS
                 took.append(elapsed)
                 time.sleep(0.05)
@@ -185,7 +185,7 @@ def say(form: str, took: list[float], grown: int, visits: dict[str, int]) -> Non
 
 
 def check(took: list[float], alone: float) -> None:
-    """Scrapes took no longer than was promised, for a machine on which one ``alone`` takes a twentieth of that."""
+    """Scrapes took a second at most, or 20 times what one takes ``alone`` where that is more."""
     promised = max(PROMISED, 20 * alone)
     assert statistics.median(took) < promised
     # One in ten may meet a machine that is busy elsewhere; one that hangs would have raised.

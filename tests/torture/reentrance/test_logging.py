@@ -15,7 +15,7 @@ import pytest
 import mpmetrics
 import mpmetrics.provider as provider_module
 from mpmetrics import turns
-from mpmetrics.storage.log import Log
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,17 +145,17 @@ def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_l
     shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
     """Two threads that hold our lock and a log handler's crosswise go on; if one logs under ours, neither does."""
-    said = Log.say
+    said = LogOnce.say
 
-    def say(unlocked: Log, cause: str, message: str) -> None:
+    def say(unlocked: LogOnce, cause: str, message: str) -> None:
         said(unlocked, cause, message)
         unsaid, unlocked._unsaid = unlocked._unsaid, []
         for line in unsaid:
             log.warning(line)
 
     if is_naive:
-        monkeypatch.setattr(Log, "say", say)
-        monkeypatch.setattr(Log, "lock", Patient())
+        monkeypatch.setattr(LogOnce, "say", say)
+        monkeypatch.setattr(LogOnce, "lock", Patient())
 
     def make() -> None:
         mpmetrics.Counter("one", "One.", provider=shared).inc()

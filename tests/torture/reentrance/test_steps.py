@@ -14,8 +14,8 @@ import pytest
 import mpmetrics
 from mpmetrics import turns
 from mpmetrics._cells import TWIN
+from mpmetrics.log_once import LogOnce
 from mpmetrics.names.declared import Declared
-from mpmetrics.storage.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,7 +220,7 @@ def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
     def act() -> int:
         used = kit(mpmetrics.Provider(store_directory))
         forgetful = Forgetful()
-        monkeypatch.setattr(Log, "lock", forgetful)
+        monkeypatch.setattr(LogOnce, "lock", forgetful)
 
         def interrupt() -> None:
             mpmetrics.Counter("interrupting", "Declared in between.", provider=used.provider)

@@ -17,7 +17,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.storage import format as fmt
-from mpmetrics.storage.slab import identity_of, is_alive, list_slabs
+from mpmetrics.storage.slab import is_alive, list_slabs
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -151,12 +151,12 @@ def test_process_ids_as_identity_would_mix_the_namespaces_up(
         each.line()
     path = Path(str(mine.epoch.path))  # type: ignore[union-attr]
     living = [path / slab.file for slab in list_slabs(str(path)) if is_alive(str(path / slab.file))]
-    pids = []
+    heads = []
     for slab in living:
         with slab.open("rb") as file:
-            pids.append(fmt.check_slab(file.read(fmt.PAGE), slab.name)[1])
-    assert [1, 1] == pids
-    assert 2 == len({identity_of(str(slab)) for slab in living})
+            heads.append(fmt.check_slab(file.read(fmt.PAGE), slab.name))
+    assert [1, 1] == [pid for _, pid, _, _ in heads]
+    assert 2 == len({identity for identity, _, _, _ in heads})
     mine.shutdown()
 
 

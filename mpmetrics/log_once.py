@@ -1,4 +1,4 @@
-"""What the memory of a process says in the log: once for each cause, and never while this thread has its lock.
+"""Warnings that go into the log once for each cause, and never while this thread holds the lock they came up under.
 
 A log handler may wait for a thread that in turn waits for that lock, or be interrupted by what needs it.
 """
@@ -11,12 +11,12 @@ import os
 
 from mpmetrics import fork
 
-__all__ = ["Log"]
+__all__ = ["LogOnce"]
 
 log = logging.getLogger("mpmetrics")
 
 
-class Log:
+class LogOnce:
     """``with log, log.lock:`` takes the lock; what was said under it goes into the log once it is released."""
 
     def __init__(self) -> None:
