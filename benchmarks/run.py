@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -115,8 +116,10 @@ def against_peers(folder: Path) -> Iterator[Row]:
         yield f"scrape, {workers} x 10,000 [ms]", figures
     yield from first
     say("measuring a first scrape of a million series")
-    found = subject("scrape", "mpmetrics", "--workers", "2", "--series", "1000000")
-    yield "first scrape, 2 x 1,000,000 [ms of CPU]", [*[None] * 5, found["first scrape [ms of CPU]"]]
+    # More than once: the first time, the host of a virtual machine may have to find the memory.
+    found = [subject("scrape", "mpmetrics", "--workers", "2", "--series", "1000000") for _ in range(3)]
+    cpu = statistics.median(one["first scrape [ms of CPU]"] for one in found)
+    yield "first scrape, 2 x 1,000,000 [ms of CPU]", [*[None] * 5, cpu]
     if others:
         say("measuring a scrape of few series")
         found = [one["scrape [ms]"] for one in python_peers("scrape", "--series", "100", others=others)]
