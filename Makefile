@@ -15,7 +15,7 @@ TORTURE_LIMIT = $(shell awk 'BEGIN { print 60 + 10 * $(SECONDS) }')
 endif
 
 # What runs the compiled core most, and damaged files; ARGS=tests takes ten minutes.
-ASAN_TESTS := tests/cells tests/collector tests/instruments tests/exposition \
+ASAN_TESTS := tests/cells tests/collector tests/instruments tests/formats tests/http tests/endpoint \
     tests/torture/corruption/test_hostile.py
 
 .DEFAULT_GOAL := help

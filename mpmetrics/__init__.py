@@ -2,6 +2,9 @@
 
 from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
 from mpmetrics.collector.view import ExporterOptions
+from mpmetrics.endpoint.app import make_asgi_app, make_wsgi_app
+from mpmetrics.endpoint.collector import Collector
+from mpmetrics.endpoint.thread import start_http_server
 from mpmetrics.errors import (
     ConflictError,
     FormatError,
@@ -12,13 +15,10 @@ from mpmetrics.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from mpmetrics.exposition.app import make_asgi_app, make_wsgi_app
-from mpmetrics.exposition.collector import Collector
-from mpmetrics.exposition.security import Security
-from mpmetrics.exposition.server_thread import start_http_server
+from mpmetrics.http.security.settings import Security
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
-from mpmetrics.meter import Meter, get_meter
-from mpmetrics.provider import Provider, get_provider, set_provider
+from mpmetrics.meter import Meter
+from mpmetrics.provider import Provider, get_meter, get_provider, set_provider
 
 __all__ = [
     "Collector",

@@ -26,7 +26,6 @@ from mpmetrics.instruments.observable import (
     ObservableGauge,
     ObservableUpDownCounter,
 )
-from mpmetrics.provider import get_provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
     from mpmetrics.names.attributes import Attributes
 
-__all__ = ["DEFAULT_BUCKETS", "Meter", "Owner", "get_meter"]
+__all__ = ["DEFAULT_BUCKETS", "Meter", "Owner"]
 
 Temporality = Literal["cumulative", "delta"]
 Function = TypeVar("Function", bound="Callable[[MeterObserver], object]")
@@ -44,7 +43,7 @@ DEFAULT_BUCKETS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7
 
 
 class Meter:
-    """Makes instruments. Get one from :func:`get_meter` or :meth:`mpmetrics.Provider.meter`.
+    """Makes instruments. Get one from :func:`mpmetrics.get_meter` or :meth:`mpmetrics.Provider.meter`.
 
     What the methods have in common: ``name`` starts with a letter and goes on with letters, digits and ``_.-/``, at
     most 255 characters; two names of a provider may not differ in case alone. ``help`` is shown with the metric.
@@ -307,8 +306,3 @@ class Meter:
 
 
 _TEMPORALITIES = get_args(Temporality)
-
-
-def get_meter(name: str, version: str = "", attributes: Attributes | None = None) -> Meter:
-    """A meter of the default provider; arguments and errors as in :meth:`mpmetrics.Provider.meter`."""
-    return get_provider().meter(name, version, attributes)

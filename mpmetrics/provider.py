@@ -10,27 +10,27 @@ import logging
 import os
 import time
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mpmetrics import fork
-from mpmetrics.callbacks.callback import Callback, Callbacks
+from mpmetrics.destination import Destination, default
 from mpmetrics.errors import MpmetricsError, StoreError
+from mpmetrics.instruments.overflow import OverflowCount
+from mpmetrics.meter import Meter, Owner
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
+from mpmetrics.serving.service import CallbackService
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.memory import Memory
 from mpmetrics.storage.store import Store
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mpmetrics.callbacks.agent import Agent
-    from mpmetrics.callbacks.worker import WorkerCallbacks
-    from mpmetrics.meter import Meter
+    from mpmetrics.names.attributes import Attributes
     from mpmetrics.storage.epoch import Epoch
 
-__all__ = ["Provider", "get_provider", "set_provider"]
+__all__ = ["Provider", "get_meter", "get_provider", "set_provider"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -38,7 +38,7 @@ FOLD_AT = 64
 """Dead slabs that a process finds before it folds them itself."""
 
 
-class Provider:
+class Provider(Destination):
     """Instruments' values, in the store in ``directory`` or, without one, in the memory of this process.
 
     The store is created when it is not there; its current epoch is joined, or the first one begun. ``epoch`` joins a
@@ -59,18 +59,15 @@ class Provider:
         resource: Mapping[str, object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.clock = clock
-        self.memory = Memory(clock=clock)
+        super().__init__(clock=clock)
+        self.memory.on_overflow = OverflowCount(self)
+        self.service = CallbackService(self, is_on=True)
         self.unavailable: str | None = None
-        self.callbacks = Callbacks(self._serve, self._withdraw)
         self.resource: dict[str, str] = {}
         self._attributes: list[tuple[str, str, dict[str, str]]] = []
         self.describe(attributes, resource)
         self._meters: dict[object, Meter] = {}
         self._lock = Turns()
-        self._serves = True
-        self._agent: Agent | None = None
-        self._worker_callbacks: WorkerCallbacks | None = None
         self._closed = False
         fork.register(self)
         if directory is not None:
@@ -80,11 +77,11 @@ class Provider:
     def deferred(cls) -> Provider:
         """A provider whose store is attached later: until then values wait in this process.
 
-        Its callbacks run in no process that has not called :meth:`serve_callbacks`.
+        Its callbacks run in no process that has not started its :attr:`service`.
         """
         provider = cls()
         provider.memory.expect_store()
-        provider._serves = False
+        provider.service.is_on = False
         return provider
 
     @property
@@ -108,8 +105,7 @@ class Provider:
             msg = f"the epoch {epoch.path} cannot be used: {error}"
             raise StoreError(msg) from error
         self._fold(epoch)
-        for callback in self.callbacks:
-            self._serve(callback)
+        self.service.resume()
 
     def _fold(self, epoch: Epoch) -> None:
         """At the start and at the end of a process, none of which a request waits for: fold the dead if they are many.
@@ -127,8 +123,6 @@ class Provider:
         Asked for again, it is the same one. Global attributes are those that hold when it is first asked for.
         TypeError and ValueError for a name, version or attributes that are none.
         """
-        from mpmetrics.meter import Meter, Owner  # noqa: PLC0415 (a meter's instruments ask for their provider)
-
         for what, value in (("name", name), ("version", version)):
             if not isinstance(value, str):
                 msg = f"a meter's {what} is a str, not {value!r}"
@@ -161,66 +155,9 @@ class Provider:
         """
         self._attributes.append((meter, version, check_attributes(attributes, "global attributes")))
 
-    def serve_callbacks(self) -> None:
-        """Be a worker: have this process run its worker callbacks when a collector asks."""
-        self._serves = True
-        for callback in self.callbacks:
-            self._serve(callback)
-
-    @property
-    def serves(self) -> bool:
-        """Whether this process runs worker callbacks."""
-        return self._serves and not self._closed
-
-    @property
-    def worker_callbacks(self) -> WorkerCallbacks:
-        """What runs the worker callbacks of this process."""
-        from mpmetrics.callbacks.worker import WorkerCallbacks  # noqa: PLC0415 (its figures ask for their provider)
-
-        with self._lock:
-            if self._worker_callbacks is None:
-                made = WorkerCallbacks(self)
-                self._worker_callbacks = self._worker_callbacks or made
-            return self._worker_callbacks
-
-    def _serve(self, callback: Callback) -> None:
-        """Make ``callback``, which is new here or in the store, known to collectors."""
-        if not self._serves or self.epoch is None or self._closed:
-            return
-        from mpmetrics.callbacks import agent, figures  # noqa: PLC0415 (their instruments ask for their provider)
-
-        if callback.scope == "host":
-            figures.announce(self, callback)
-            return
-        with self._lock:
-            if self._agent is None:
-                self._agent = agent.Agent(self)
-                try:
-                    self._agent.start()
-                except RuntimeError as error:  # the system gives us no thread: the application goes on
-                    log.error("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
-
-    def _withdraw(self, callback: Callback) -> None:
-        """Let collectors know that ``callback``, which was taken back, is not to be served any more."""
-        if self._serves and self.epoch is not None and not self._closed and callback.scope == "host":
-            from mpmetrics.callbacks import figures  # noqa: PLC0415 (as above)
-
-            figures.withdraw(self, callback)
-
     def after_fork_in_child(self) -> None:
-        """The agent's thread is the parent's."""
+        """A thread that was making a meter is not here."""
         self._lock.after_fork_in_child()
-        if self._worker_callbacks is not None:
-            self._worker_callbacks.reset()
-        if self._agent is not None:
-            self._agent.abandon()
-
-    def resume_in_child(self) -> None:
-        """A child of a process that answers collectors does so itself."""
-        if self._agent is not None:
-            self._agent = None
-            for callback in self.callbacks.of("worker")[:1]:
-                self._serve(callback)
 
     def force_flush(self) -> None:
         """Move what waits for room into the store now, as far as it has any. Values are never buffered else."""
@@ -235,9 +172,7 @@ class Provider:
         if not self._closed:
             self._closed = True
             self.callbacks.clear()
-            agent, self._agent = self._agent, None
-            if agent is not None:
-                agent.close()
+            self.service.close()
             epoch = self.epoch
             if epoch is not None:
                 self._fold(epoch)
@@ -249,35 +184,12 @@ class Provider:
         return self._closed
 
 
-class _Default:
-    """The default provider of the process and its forked children."""
-
-    def __init__(self) -> None:
-        self.provider: Provider | None = None
-        self.lock = Turns()
-        fork.register(self)
-
-    def after_fork_in_child(self) -> None:
-        """A thread that held the lock is not here."""
-        self.lock.after_fork_in_child()
-
-
-_default = _Default()
-
-
 def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
     """The default provider, made at the first call: in the store that ``MPMETRICS_DIR`` names, else in private memory.
 
     A store that cannot be used is said once in the log, and values stay private: the application goes on.
     """
-    with _default.lock:
-        if _default.provider is None:
-            made = _from_environment(environ)
-            if _default.provider is None:
-                _default.provider = made
-            else:  # whoever interrupted this, or was out of patience with it, was first
-                made.shutdown()
-        return _default.provider
+    return cast("Provider", default.get(environ))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Provider:
@@ -294,7 +206,14 @@ def _from_environment(environ: Mapping[str, str]) -> Provider:
         return provider
 
 
+default.make = _from_environment
+
+
 def set_provider(provider: Provider | None) -> None:
     """Make ``provider`` the default one for instruments made from now on; None: decide anew at the next use."""
-    with _default.lock:
-        _default.provider = provider
+    default.set(provider)
+
+
+def get_meter(name: str, version: str = "", attributes: Attributes | None = None) -> Meter:
+    """A meter of the default provider; arguments and errors as in :meth:`Provider.meter`."""
+    return get_provider().meter(name, version, attributes)

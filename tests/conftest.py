@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import pickle
 import select
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from mpmetrics import Collector, Provider, _cells
+from mpmetrics import Collector, Counter, Enum, Gauge, Histogram, Info, Provider, Summary, UpDownCounter, _cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -399,3 +400,51 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.write_line(" ".join((" " * width, *(f"{head:>9}" for head in HEADS))))
     for title, figures in lines.items():
         terminalreporter.write_line(" ".join((f"{title:{width}}", *(f"{figure:>9,g}" for figure in figures))))
+
+
+@pytest.fixture
+def shop() -> Callable[[Provider], None]:
+    """Fill a provider with a metric of every kind, with well-chosen names, and fixed values."""
+
+    def fill(provider: Provider) -> None:
+        requests = Counter("shop_requests", "Requests served.", ["method", "code"], provider=provider)
+        requests.labels("GET", 200).inc(3)
+        requests.labels("POST", 500).inc(0.5)
+        Counter("shop_sent_bytes", 'Bytes sent, of which\nmost are \\ and ".', unit="bytes", provider=provider).inc(
+            1e21
+        )
+        Counter("shop_refunds", "Never happened.", provider=provider)
+        Counter("shop_visits", "No series yet.", ["page"], provider=provider)
+        Gauge("shop_temperature_celsius", "By worker.", unit="celsius", provider=provider).set(-40.25)
+        Gauge("shop_largest", "Merged.", ["kind"], multiprocess_mode="max", provider=provider).labels("inf").set(
+            math.inf
+        )
+        Gauge("shop_last", "Merged.", multiprocess_mode="mostrecent", provider=provider).set(math.nan)
+        Gauge("shop_unset", "Never set.", multiprocess_mode="min", provider=provider)
+        UpDownCounter("shop_carts", "Carts open.", provider=provider).dec(2)
+        latency = Histogram("shop_latency_seconds", "Latency.", ["path"], buckets=(0.1, 1, 1e6), provider=provider)
+        for value in (0.05, 0.5, 0.5, 2e6):
+            latency.labels("/pay").observe(value)
+        latency.labels("/").observe(1)
+        Summary("shop_basket_items", "Items a basket.", provider=provider).observe(7)
+        Info("shop_build", "What runs.", provider=provider).info({"version": "1.2.3", "branch": 'a"b'})
+        Enum("shop_door", "The door.", ["side"], states=["open", "shut"], provider=provider).labels("front").state(
+            "shut"
+        )
+        odd = Counter("shop_odd", "Odd label values.", ["value"], provider=provider)
+        for value in (
+            "",
+            " ",
+            'quo"te',
+            "back\\slash",
+            "new\nline",
+            "\\n",
+            "tab\t",
+            "é",
+            "\N{SNAKE}",
+            '{a="b"} 1',
+            "# EOF",
+        ):
+            odd.labels(value).inc()
+
+    return fill

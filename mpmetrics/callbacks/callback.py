@@ -87,20 +87,20 @@ class Callback:
 
 
 class Callbacks:
-    """The callbacks of one provider in this process. Any thread may call its methods.
+    """The callbacks of one provider in this process. Any thread may call its methods."""
 
-    ``on_added`` is called with each new one, ``on_removed`` with each that was taken back.
-    """
-
-    def __init__(self, on_added: Callable[[Callback], None], on_removed: Callable[[Callback], None]) -> None:
-        self._on_added = on_added
-        self._on_removed = on_removed
+    def __init__(self) -> None:
         self._callbacks: dict[object, Callback] = {}
+        self.on_added: Callable[[Callback], object] | None = None
+        """Called with each new one."""
+        self.on_removed: Callable[[Callback], object] | None = None
+        """Called with each that was taken back."""
 
     def add(self, callback: Callback, token: object = None) -> None:
         """Have it run from the next collection on, in the place of the one that was added with this token, if any."""
         self._callbacks[callback if token is None else token] = callback
-        self._on_added(callback)
+        if self.on_added is not None:
+            self.on_added(callback)
 
     def free_name(self, name: str) -> str:
         """``name``, or with a number behind it when another callback has it already."""
@@ -117,7 +117,8 @@ class Callbacks:
         for token, held in list(self._callbacks.items()):
             if held is callback:
                 self._callbacks.pop(token, None)
-                self._on_removed(callback)
+                if self.on_removed is not None:
+                    self.on_removed(callback)
 
     def clear(self) -> None:
         """Forget all of them."""

@@ -7,12 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics import fork
-from mpmetrics.callbacks.figures import ANNOUNCED
 from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.collector.workers import Refreshed, Workers
 from mpmetrics.names.naming import RESERVED_PREFIX
+from mpmetrics.serving.self_metrics import ANNOUNCED
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
@@ -71,9 +71,9 @@ class Asynchronous:
     def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
         provider = self._provider
-        if provider is None or not provider.serves:
+        if provider is None or not provider.service.is_on:
             return ""
-        for (_, key), target in provider.worker_callbacks.refresh(seconds, max_age).items():
+        for (_, key), target in provider.service.worker_callbacks.refresh(seconds, max_age).items():
             self._observed.add_stored(target.family, key)
         slab = provider.memory.slab_name
         return "" if slab is None else slab.identity

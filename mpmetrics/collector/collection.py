@@ -16,8 +16,8 @@ from mpmetrics.callbacks.runner import at_work_for
 from mpmetrics.collector.asynchronous import Asynchronous
 from mpmetrics.collector.epoch import EpochReader
 from mpmetrics.collector.families import families
-from mpmetrics.collector.figures import figures
 from mpmetrics.collector.modules import CallbackModules
+from mpmetrics.collector.self_metrics import figures
 from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mpmetrics.callbacks.figures import CallbackFigures
 from mpmetrics.callbacks.runner import Runner
 from mpmetrics.callbacks.totals import Total, totals
 from mpmetrics.collector.reading import Sample
 from mpmetrics.collector.rows import OVERFLOW
+from mpmetrics.serving.self_metrics import CallbackMetrics
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
@@ -58,18 +58,18 @@ class HostCallbacks:
     def __init__(self, provider: Provider, watch: Watch | None = None) -> None:
         self._provider = provider
         self._runner = Runner(watch=watch)
-        self._figures: CallbackFigures | None = None
+        self._metrics: CallbackMetrics | None = None
         self._counters: dict[tuple[str, Key], float] = {}
 
     def observe(self, seconds: float, max_age: float) -> Observed:
         """Run them within ``seconds``; what they observed less than ``max_age`` seconds ago is used again."""
         callbacks = self._provider.callbacks.of("host")
         has_any = bool(callbacks) or bool(self._provider.callbacks.of("worker"))
-        if not has_any and self._figures is None:
+        if not has_any and self._metrics is None:
             return Observed()
-        if self._figures is None:
-            self._figures = CallbackFigures(self._provider)
-        self._figures.collection()
+        if self._metrics is None:
+            self._metrics = CallbackMetrics(self._provider)
+        self._metrics.collection()
         runs = self._runner.run(callbacks, seconds, max_age)
         observed = Observed()
         counters: dict[tuple[str, Key], float] = {}
@@ -85,7 +85,7 @@ class HostCallbacks:
                         continue
                 observed.values.setdefault(family, {})[key] = total.value
         self._counters = counters
-        self._figures.count(runs)
+        self._metrics.count(runs)
         return observed
 
     def _falls(self, name: str, key: Key, total: Total) -> bool:
@@ -93,8 +93,8 @@ class HostCallbacks:
         before = self._counters.get((name, key))
         if before is None or total.value >= before:
             return False
-        if self._figures is not None:
-            self._figures.drop(total.callback)
+        if self._metrics is not None:
+            self._metrics.drop(total.callback)
         total.callback.say("decrease", f"observed {total.value} of {total.target!r}, which was {before}; dropped")
         return True
 

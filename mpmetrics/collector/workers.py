@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mpmetrics.callbacks.ask import ask
+from mpmetrics.serving.ask import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

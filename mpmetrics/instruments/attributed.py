@@ -13,9 +13,9 @@ from mpmetrics.names.naming import RESERVED_PREFIX, declared_at, text
 from mpmetrics.names.translation import check_name, exposed_name, unit_words
 
 if TYPE_CHECKING:
+    from mpmetrics.destination import Destination
     from mpmetrics.names.attributes import Attributes
     from mpmetrics.names.family import Key
-    from mpmetrics.provider import Provider
 
 __all__ = ["Attributed", "Description", "MeterCounter", "MeterGauge", "MeterHistogram", "MeterUpDownCounter", "Owner"]
 
@@ -29,7 +29,7 @@ _REMEMBERED = frozenset({str, int, bool, type(None)})
 class Owner:
     """What an instrument has from its meter: the provider, name and version, and attributes for each measurement."""
 
-    provider: Provider
+    provider: Destination
     name: str
     version: str
     attributes: dict[str, str]

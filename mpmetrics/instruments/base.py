@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mpmetrics._cells import Labelled
-from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Internal, Metric, check_max_series
+from mpmetrics.destination import default
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric, check_max_series
 from mpmetrics.instruments.series import cell_type
 from mpmetrics.names.family import Family
 from mpmetrics.names.naming import RESERVED_PREFIX, check_label_names, declared_at, full_name, text
-from mpmetrics.provider import get_provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mpmetrics.provider import Provider
+    from mpmetrics.destination import Destination
 
-__all__ = ["DEFAULT_MAX_SERIES", "Instrument", "Internal"]
+__all__ = ["DEFAULT_MAX_SERIES", "Instrument"]
 
 Child = TypeVar("Child")
 
@@ -53,11 +53,11 @@ class Instrument(Metric[Child], Labelled):
         unit: str = "",
         registry: None = None,
         *,
-        provider: Provider | None = None,
+        provider: Destination | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         whole = full_name(self._kind, name, namespace, subsystem, unit)
-        if whole.startswith(RESERVED_PREFIX) and not isinstance(self, Internal):
+        if whole.startswith(RESERVED_PREFIX):
             msg = f"metric {whole!r}: names that start with {RESERVED_PREFIX!r} are the collector's own"
             raise ValueError(msg)
         check_max_series(whole, max_series)
@@ -67,7 +67,7 @@ class Instrument(Metric[Child], Labelled):
         labels = check_label_names(whole, labelnames, self._reserved_labels(whole))
         family = Family(whole, self._kind, text(documentation), text(unit), labels, origin=declared_at())
         family = replace(family, **self._particulars())
-        super().__init__(family, provider if provider is not None else get_provider(), max_series)
+        super().__init__(family, provider if provider is not None else default.get(), max_series)
         if not labels:
             self._alone: Child = self._single()
             for method in self._hot:

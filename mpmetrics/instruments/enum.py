@@ -11,7 +11,7 @@ from mpmetrics.names.naming import text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpmetrics.provider import Provider
+    from mpmetrics.destination import Destination
 
 __all__ = ["Enum"]
 
@@ -36,7 +36,7 @@ class Enum(Instrument[EnumSeries]):
         registry: None = None,
         *,
         states: Sequence[str] | None = None,
-        provider: Provider | None = None,
+        provider: Destination | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if not states or isinstance(states, str):

@@ -11,7 +11,7 @@ from mpmetrics.instruments.series import GaugeSeries
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mpmetrics.provider import Provider
+    from mpmetrics.destination import Destination
 
 __all__ = ["Gauge", "GaugeMode", "check_mode"]
 
@@ -48,7 +48,7 @@ class Gauge(Instrument[GaugeSeries]):
         registry: None = None,
         *,
         multiprocess_mode: GaugeMode = "liveall",
-        provider: Provider | None = None,
+        provider: Destination | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         check_mode(name, multiprocess_mode)

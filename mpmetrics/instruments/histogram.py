@@ -13,7 +13,7 @@ from mpmetrics.instruments.series import DistributionSeries
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics.provider import Provider
+    from mpmetrics.destination import Destination
 
 __all__ = ["Histogram", "check_bounds"]
 
@@ -41,7 +41,7 @@ class Histogram(Instrument[DistributionSeries]):
         registry: None = None,
         *,
         buckets: Iterable[float | str] = DEFAULT_BUCKETS,
-        provider: Provider | None = None,
+        provider: Destination | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         self._bounds = check_bounds(name, buckets)

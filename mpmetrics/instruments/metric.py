@@ -9,10 +9,10 @@ from mpmetrics.instruments.series import cell_type
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Children
+    from mpmetrics.destination import Destination
     from mpmetrics.names.family import Family, Key
-    from mpmetrics.provider import Provider
 
-__all__ = ["DEFAULT_MAX_SERIES", "Context", "Internal", "Metric", "check_max_series"]
+__all__ = ["DEFAULT_MAX_SERIES", "Context", "Metric", "check_max_series"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -32,7 +32,7 @@ BYTES_A_SERIES = 128
 class Context:
     """What the instruments of one family and process share: their provider, and what was said of the metric."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Destination) -> None:
         self.provider = provider
         self._has_cut = False
 
@@ -61,14 +61,10 @@ class Metric(Generic[Child]):
     Raises :class:`~mpmetrics.errors.ConflictError` when this process has declared the family's name differently.
     """
 
-    def __init__(self, family: Family, provider: Provider, max_series: int) -> None:
+    def __init__(self, family: Family, provider: Destination, max_series: int) -> None:
         self._family = family
         self._provider = provider
         self._memory = memory = provider.memory
-        if memory.on_overflow is None:
-            from mpmetrics.instruments.overflow import OverflowCount  # noqa: PLC0415 (it has an instrument itself)
-
-            memory.on_overflow = OverflowCount(provider)
         budget = max(LEAST_BUDGET, BYTES_A_SERIES * max_series)
         self._children: Children = memory.declare(
             family, cell_type(family), limit=max_series, budget=budget, context=Context(provider)
@@ -102,7 +98,3 @@ def check_max_series(metric: str, max_series: int) -> None:
     if not isinstance(max_series, int) or max_series < 1:
         msg = f"metric {metric!r}: max_series is a whole number from 1, not {max_series!r}"
         raise ValueError(msg)
-
-
-class Internal:
-    """Marks the library's own instruments, whose names start with the reserved prefix."""

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mpmetrics.instruments.base import Internal
-from mpmetrics.instruments.counter import Counter
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
+from mpmetrics.names.family import Family
 
 if TYPE_CHECKING:
-    from mpmetrics.provider import Provider
+    from mpmetrics.destination import Destination
 
 __all__ = ["OverflowCount"]
 
-_NAME = "mpmetrics_series_overflows"
-
-
-class _Overflows(Internal, Counter):
-    """The library's own counter."""
+_FAMILY = Family("mpmetrics_series_overflows", "counter", "Uses of label sets past a metric's cap.", "", ("metric",))
 
 
 class OverflowCount:
     """Counts uses of label sets that a metric of ``provider`` has no room for; the counter comes with the first one."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Destination) -> None:
         self._provider = provider
-        self._counter: Counter | None = None
+        self._counter: Metric[Any] | None = None
 
     def __call__(self, metric: str) -> None:
         """Count one use for the metric of this name."""
-        if metric == _NAME:
+        if metric == _FAMILY.name:
             return  # it would count itself for ever
         if self._counter is None:
-            help_text = "Uses of label sets past a metric's cap."
-            self._counter = _Overflows(_NAME, help_text, ["metric"], provider=self._provider)
-        self._counter.labels(metric).inc()
+            self._counter = Metric(_FAMILY, self._provider, DEFAULT_MAX_SERIES)
+        self._counter.series((metric,)).inc()

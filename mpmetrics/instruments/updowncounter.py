@@ -10,8 +10,8 @@ from mpmetrics.instruments.series import UpDownSeries
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mpmetrics.destination import Destination
     from mpmetrics.instruments.contexts import InprogressTracker
-    from mpmetrics.provider import Provider
 
 __all__ = ["UpDownCounter"]
 
@@ -37,7 +37,7 @@ class UpDownCounter(Instrument[UpDownSeries]):
         registry: None = None,
         *,
         multiprocess_mode: Literal["sum", "livesum"] = "sum",
-        provider: Provider | None = None,
+        provider: Destination | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if multiprocess_mode not in ("sum", "livesum"):

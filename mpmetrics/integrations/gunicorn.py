@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 
 from mpmetrics.callbacks.callback import check_limits
+from mpmetrics.collector.crashed_callbacks import Suspects
 from mpmetrics.collector.modules import CallbackModules, parse_modules
-from mpmetrics.collector.suspects import Suspects
 from mpmetrics.collector.view import ExporterOptions
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.drivers.beside import check_drivers, sources
+from mpmetrics.endpoint.collector import Collector
+from mpmetrics.endpoint.process import Endpoint
 from mpmetrics.errors import StoreError
-from mpmetrics.exposition.address import DEFAULT_BIND, Address
-from mpmetrics.exposition.collector import Collector
-from mpmetrics.exposition.endpoint import Endpoint
-from mpmetrics.exposition.security import Security
+from mpmetrics.http.address import DEFAULT_BIND, Address
+from mpmetrics.http.security.settings import Security
 from mpmetrics.instrumentation.process import observe_process
 from mpmetrics.integrations.home import PASSED_ON, Home
 from mpmetrics.integrations.hooks import chain, is_ours
@@ -273,7 +273,7 @@ class _Server:
 
     def post_worker_init(self, worker: Any) -> None:
         """In a worker, once the application is there, and gevent if it is: answer the collector."""
-        self.provider.serve_callbacks()
+        self.provider.service.start()
 
     def pre_exec(self, server: Any) -> None:
         """In the child that becomes the new master: tell it which epoch and which sockets it goes on with."""

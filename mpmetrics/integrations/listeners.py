@@ -15,12 +15,12 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics.exposition.address import parse
+from mpmetrics.http.address import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpmetrics.exposition.address import Address
+    from mpmetrics.http.address import Address
 
 __all__ = ["Listeners", "resolve"]
 

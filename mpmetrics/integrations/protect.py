@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from mpmetrics.errors import SecurityError
-from mpmetrics.exposition.protection import Protection
+from mpmetrics.http.security.protection import Protection
 
 if TYPE_CHECKING:
-    from mpmetrics.exposition.security import Security
+    from mpmetrics.http.security.settings import Security
 
 __all__ = ["protect"]
 

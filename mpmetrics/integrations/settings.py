@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mpmetrics.collector.view import ExporterOptions
     from mpmetrics.drivers import Driver
-    from mpmetrics.exposition.address import Address
-    from mpmetrics.exposition.protection import Protection
+    from mpmetrics.http.address import Address
+    from mpmetrics.http.security.protection import Protection
 
 __all__ = ["Settings"]
 

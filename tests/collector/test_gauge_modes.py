@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.instruments import Gauge, UpDownCounter
 from mpmetrics.instruments.gauge import GaugeMode
 from mpmetrics.storage.locks import Mutex

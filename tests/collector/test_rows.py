@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpmetrics.collector.view import ExporterOptions
-from mpmetrics.exposition.collector import Collector
-from mpmetrics.exposition.text import render_openmetrics, render_text
+from mpmetrics.endpoint.collector import Collector
+from mpmetrics.formats.text import render_openmetrics, render_text
 from mpmetrics.instruments import Counter, Gauge
 from mpmetrics.provider import Provider
 

@@ -47,7 +47,7 @@ def run(program: str, calls: str, *arguments: str, cwd: Path) -> subprocess.Comp
             "examples.registry_driver.demo",
             "mpmetrics.drivers.PrometheusDriver.stop socketserver.BaseServer.shutdown",
         ),
-        ("examples.async_metrics.demo", "mpmetrics.exposition.server_thread.ServerThread.close"),
+        ("examples.async_metrics.demo", "mpmetrics.endpoint.thread.ServerThread.close"),
     ],
 )
 def test_a_demo_ends_cleanly(program: str, steps: str, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Provider
-from mpmetrics.callbacks.address import list_workers
 from mpmetrics.instrumentation import observe_process
+from mpmetrics.serving.address import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

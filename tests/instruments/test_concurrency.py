@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.instruments import Counter, Gauge, Histogram, Summary, UpDownCounter
 from mpmetrics.names.declared import Declared
 from mpmetrics.provider import Provider
@@ -197,7 +197,7 @@ def test_nothing_set_up(spawned: Callable[..., str]) -> None:
     code = """
 import os
 os.environ.pop("MPMETRICS_DIR", None)
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.instruments import Counter
 Counter("c", "").inc()
 print(Collector().render()[1].decode())

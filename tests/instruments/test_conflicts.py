@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.errors import ConflictError, MpmetricsError
-from mpmetrics.exposition.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 from mpmetrics.provider import Provider
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpmetrics import instruments
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.provider import Provider
 
 if TYPE_CHECKING:

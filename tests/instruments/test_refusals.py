@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import prometheus_client
 import pytest
 
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary, UpDownCounter
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mpmetrics.exposition.collector import Collector
+from mpmetrics.endpoint.collector import Collector
 from mpmetrics.instruments import Counter, Enum, Gauge, Histogram, Info, Summary
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ def test_workers_have_no_keys(serve: Serve, certificates: Any, tmp_path: Path) -
     config = f"""
 import gc, os
 from mpmetrics import Security
-from mpmetrics.exposition.protection import Protection
+from mpmetrics.http.security.protection import Protection
 from mpmetrics.integrations.gunicorn import install
 
 def post_worker_init(worker):

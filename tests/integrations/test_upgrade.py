@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from mpmetrics.exposition.address import parse
+from mpmetrics.http.address import parse
 from mpmetrics.integrations.listeners import Listeners
 
 if TYPE_CHECKING:

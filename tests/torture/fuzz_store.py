@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import atheris
 
-with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collector", "mpmetrics.exposition.text"]):
+with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collector", "mpmetrics.formats.text"]):
     from mpmetrics.collector.epoch import EpochReader
     from mpmetrics.collector.merge import merge
-    from mpmetrics.exposition.text import render_openmetrics, render_text
+    from mpmetrics.formats.text import render_openmetrics, render_text
     from mpmetrics.storage import format as fmt
     from mpmetrics.storage.fold import fold
 

@@ -23,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import mpmetrics
-from mpmetrics.exposition.app import make_wsgi_app
+from mpmetrics.endpoint.app import make_wsgi_app
 from mpmetrics.names.family import Family
 from mpmetrics.registry import Registry
 from mpmetrics.storage import format as fmt

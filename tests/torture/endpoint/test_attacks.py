@@ -41,8 +41,8 @@ SERVER = """
 import signal
 import sys
 from mpmetrics import Counter, Provider, start_http_server
-from mpmetrics.exposition.roster import Roster
-from mpmetrics.exposition.unsent import Unsent
+from mpmetrics.http.roster import Roster
+from mpmetrics.http.unsent import Unsent
 
 provider = Provider(sys.argv[1])
 length = int(sys.argv[2])

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-import mpmetrics.provider as provider_module
 from mpmetrics import turns
 from mpmetrics.log_once import LogOnce
 
@@ -175,7 +174,7 @@ def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
     monkeypatch.setattr(turns, "PATIENCE", patience)
     (tmp_path / "file").touch()
     monkeypatch.setenv("MPMETRICS_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(provider_module, "_default", provider_module._Default())
+    monkeypatch.setattr(mpmetrics.destination.default, "_destination", None)
 
     def make() -> None:
         mpmetrics.Counter("one", "One.").inc()

@@ -1,0 +1,167 @@
+"""The metrics as a web application: for our own server, for WSGI and for ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from mpmetrics.endpoint.collector import Collector
+from mpmetrics.errors import ShutdownError
+from mpmetrics.formats.negotiate import accepts_gzip, choose
+from mpmetrics.http.messages import HEALTHY, Request, Response, plain
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+
+    from mpmetrics.provider import Provider
+
+    Source = Collector | Provider | str | os.PathLike[str] | None
+
+__all__ = ["MetricsApp", "as_collector", "make_asgi_app", "make_wsgi_app"]
+
+_MOST_NAMES = 1000
+_TIMEOUT = "x-prometheus-scrape-timeout-seconds"
+
+
+class MetricsApp:
+    """Answers ``path`` with the metrics of ``collector``, and ``/-/healthy``; a handler for ``HttpServer``.
+
+    Any thread may call it.
+    """
+
+    def __init__(self, collector: Collector, path: str = "/metrics") -> None:
+        if not path.startswith("/"):
+            msg = f"the path of the metrics starts with '/', not {path!r}"
+            raise ValueError(msg)
+        self._collector = collector
+        self._path = path
+
+    def immediate(self, request: Request) -> Response | None:
+        """The answers that need no collection."""
+        if request.path == HEALTHY:
+            return _text(200, "OK")
+        if request.path != self._path:
+            return _text(404, f"not found; the metrics are at {self._path}")
+        return None
+
+    def kind(self, request: Request) -> Hashable | None:
+        """The format and coding, or that it is refused; None for who asks for names of his choice, or may do so."""
+        if "name[]" in request.query or "%" in request.query:
+            return None
+        # Whatever else is asked for counts for nothing, unless it is too much.
+        refused, headers = request.query.count("&") >= _MOST_NAMES, request.headers
+        return refused, choose(headers.get("accept")), accepts_gzip(headers.get("accept-encoding"))
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
+        """The metrics, in the format and coding that the requests' headers ask for, of the names that they ask for."""
+        told = [seconds for request in requests if (seconds := _timeout(request)) is not None]
+        return scrape(self._collector, requests[0], min(told, default=None))
+
+
+def scrape(collector: Collector, request: Request, timeout: float | None) -> Response:
+    """The response to a scrape, wherever it came in."""
+    try:
+        names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
+    except ValueError:
+        return _text(400, f"more than {_MOST_NAMES} fields in the query")
+    accept, coding = request.headers.get("accept"), request.headers.get("accept-encoding")
+    try:
+        headers, body = collector.scrape(accept, coding, names, timeout)
+    except ShutdownError as error:
+        return _text(503, str(error))
+    return Response(200, tuple(headers.items()), body)
+
+
+def _timeout(request: Request) -> float | None:
+    """Seconds that the scraper is going to wait, as Prometheus tells it; None when it says nothing of use."""
+    try:
+        seconds = float(request.headers.get(_TIMEOUT, ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
+def _text(status: int, text: str) -> Response:
+    return Response(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{text}\n".encode())
+
+
+def as_collector(source: Source) -> Collector:
+    """``source`` itself, or a collector of it."""
+    return source if isinstance(source, Collector) else Collector(source)
+
+
+def _answer(collector: Collector, request: Request) -> Response:
+    """Mounted in another application, the metrics are at whatever path they were mounted on."""
+    if request.method not in ("GET", "HEAD"):
+        return plain(405, ("Allow", "GET, HEAD"))
+    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request, _timeout(request))
+
+
+def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """A WSGI application that answers any path with the metrics, and ``/-/healthy``.
+
+    ``source`` is a :class:`Collector` or what one is made of. Errors as in :class:`Collector`.
+    """
+    collector = as_collector(source)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        headers = {name: environ[key] for name, key in _WSGI_HEADERS if key in environ}
+        path, query = environ.get("PATH_INFO", "/"), environ.get("QUERY_STRING", "")
+        response = _answer(collector, Request(environ.get("REQUEST_METHOD", "GET"), path, query, headers))
+        length = ("Content-Length", str(len(response.body)))
+        start_response(f"{response.status} {_REASONS[response.status]}", [*response.headers, length])
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [response.body]
+
+    return app
+
+
+_WSGI_HEADERS = tuple(
+    (name, f"HTTP_{name.upper().replace('-', '_')}") for name in ("accept", "accept-encoding", _TIMEOUT)
+)
+_REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+def make_asgi_app(
+    source: Source = None,
+) -> Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]:
+    """An ASGI application (HTTP and lifespan) that answers any path with the metrics, and ``/-/healthy``.
+
+    It collects on a thread, so that the event loop goes on meanwhile. ``source`` and errors as in
+    :func:`make_wsgi_app`.
+    """
+    collector = as_collector(source)
+
+    async def app(
+        scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            msg = f"the metrics are served over http, not {scope['type']!r}"
+            raise ValueError(msg)
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        query = scope.get("query_string", b"").decode("latin-1")
+        request = Request(scope["method"], scope["path"], query, headers)
+        response = await asyncio.to_thread(_answer, collector, request)
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        raw.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    return app
+
+
+async def _lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    """There is nothing to start or stop."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,1 +1,0 @@
-"""Bytes out: the text formats, content negotiation, the HTTP application, its server, the collector process."""

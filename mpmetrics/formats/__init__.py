@@ -1,0 +1,1 @@
+"""What goes out as bytes: text formats, their negotiation and compression."""

@@ -1,0 +1,1 @@
+"""An HTTP server for one small application: it knows no metrics."""

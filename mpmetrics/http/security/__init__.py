@@ -1,0 +1,1 @@
+"""Who may ask: certificates, credentials, and the files that they are in."""

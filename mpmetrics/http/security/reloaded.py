@@ -1,0 +1,98 @@
+"""A value that is made of files, and made anew when they change."""
+
+from __future__ import annotations
+
+import logging
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from mpmetrics.http.security.files import signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mpmetrics.http.security.files import Signature
+
+__all__ = ["LOOK_EVERY", "Reloaded"]
+
+log = logging.getLogger("mpmetrics")
+
+Value = TypeVar("Value")
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the files."""
+
+
+class Reloaded(Generic[Value]):
+    """What ``make()`` makes of the files at ``paths``: at once, where it may raise, and again when one of them changes.
+
+    The files are looked at when the value is asked for, at most once a second. Files that are of no use leave the last
+    value in force, which is said once, and are tried again: they may be half written, or descriptors may be short. That
+    every user of the host may read or write one of the ``secrets`` among them is said once, until that file changes.
+    Any thread may call it; none waits for another.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        make: Callable[[], Value],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self._paths = paths
+        self._secrets = secrets
+        self._said_open: dict[str, Signature] = {}
+        self._make = make
+        self._clock = clock
+        self._looking = threading.Lock()
+        self._said = ""
+        # Looked at before they are read: a change in between shows at the next look.
+        self._seen = self._look()
+        self._value = make()
+        self._due = clock() + LOOK_EVERY
+
+    def __call__(self) -> Value:
+        """The value of now. Never raises."""
+        if self._clock() >= self._due:
+            self.renew()
+        return self._value
+
+    def renew(self) -> None:
+        """Look at the files now, unless another thread does. Never raises."""
+        if self._looking.acquire(blocking=False):
+            try:
+                self._due = self._clock() + LOOK_EVERY
+                self._read_changed()
+            finally:
+                self._looking.release()
+
+    def _look(self) -> list[Signature | None]:
+        seen = [signature(path) for path in self._paths]
+        for path, found in zip(self._paths, seen, strict=True):
+            if path in self._secrets and found is not None and found.is_open and self._said_open.get(path) != found:
+                self._said_open[path] = found
+                log.warning(
+                    "%r holds secrets, and is open to every user of this host (mode %04o): chmod o= %s",
+                    path,
+                    stat.S_IMODE(found.mode),
+                    path,
+                )
+        return seen
+
+    def _read_changed(self) -> None:
+        seen = self._look()
+        if seen == self._seen:
+            return
+        try:
+            self._value = self._make()
+        except Exception as error:  # noqa: BLE001 (whatever it is, what protected the endpoint so far goes on doing so)
+            if str(error) != self._said:
+                self._said = str(error)
+                log.error("%s; the endpoint stays protected by what it said before", error)
+            return
+        self._seen = seen
+        self._said = ""
+        log.info("read again, since they changed: %s", ", ".join(self._paths))

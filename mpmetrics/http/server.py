@@ -1,0 +1,169 @@
+"""The HTTP/1.1 server of the scrape endpoint: sockets, connections, time limits. What the bytes mean is `http`'s.
+
+Role: `HttpServer` serves a `Handler` on listening sockets within an event loop; `ServerThread`, in a module of its own,
+brings the loop along.
+
+Ownership: everything here belongs to the event loop's thread, except `Handler.__call__`, which runs on at most
+`Limits.threads` daemon threads, and `ServerThread`, whose methods any one thread may call. A socket that was added
+belongs to the server, which closes it; the file of a Unix socket stays the caller's.
+
+Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
+a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
+most one request head, and one chunk of the response besides its body; with TLS, two heads, and what OpenSSL needs. The
+bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`.
+Where credentials are asked for, refusals that come from the protocol itself (400, 405, 408, 431, 503, 505) and the
+health path are all that is answered without.
+
+Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
+that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
+start the server in the process that is to answer, after forking.
+
+asyncio's own server is not used: when descriptors run out it waits for others to go, although it could drop those that
+only wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from mpmetrics.http.connection import Connection
+from mpmetrics.http.dispatch import Dispatch
+from mpmetrics.http.limits import Limits
+from mpmetrics.http.roster import Roster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpmetrics.http.messages import Handler, Request, Response
+    from mpmetrics.http.security.protection import Protection
+
+__all__ = ["HttpServer"]
+
+logger = logging.getLogger("mpmetrics")
+
+_ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
+_RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
+_LATE = 0.05  # seconds that a request may be behind its connection when we close
+_COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
+
+
+class _Door(NamedTuple):
+    """What is behind a listening socket: how it is answered there, and the certificates that protect it, if any."""
+
+    ask: Callable[[Request, Callable[[Response], None]], None]
+    protection: Protection | None
+
+
+class HttpServer:
+    """Serves a handler on any number of listening sockets, within the running event loop.
+
+    A new connection beyond `limits.max_connections` takes the place of the one that has kept us waiting longest, for a
+    complete request or for reading its answer. When there is none, all are being answered, and the new one is refused
+    with 503.
+
+    All methods belong to the loop's thread. A server is started once and closed once.
+    """
+
+    def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
+        self._handler = handler
+        self._limits = limits or Limits()
+        self._roster = Roster(self._limits.max_unsent)
+        self._scratch = memoryview(bytearray(self._limits.max_head))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._dispatch: Dispatch | None = None
+        self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
+        self._doors: dict[socket.socket, _Door] = {}
+        self._complained = -_COMPLAINTS
+
+    async def start(self) -> None:
+        """Begin. Raises RuntimeError if this server was started before."""
+        if self._loop is not None:
+            raise RuntimeError("an HttpServer starts once; make another one")
+        self._loop = asyncio.get_running_loop()
+        self._dispatch = Dispatch(self._limits, lambda: self._roster.is_crowded)
+
+    async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
+        """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
+
+        Who comes in there has to speak TLS and show credentials as far as `protection` says.
+
+        Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
+        """
+        if self._loop is None or self._dispatch is None or self._roster.closing:
+            raise RuntimeError("the HttpServer does not run: await start() first, and add nothing after close()")
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"{sock!r} does not listen: call bind() and listen() first")
+        sock.setblocking(False)  # noqa: FBT003 (its only parameter)
+        handler = self._handler if protection is None else protection.guard(self._handler)
+        self._doors[sock] = _Door(functools.partial(self._dispatch.ask, handler), protection)
+        self._listen(self._loop, sock)
+
+    async def close(self, grace: float) -> None:
+        """Stop: accept nothing, drop who sends nothing, give answers under way `grace` seconds, then drop these too.
+
+        A client that has just connected is about to send its request, so we listen for a moment more. A handler that
+        still runs is left to itself; its thread ends when it returns.
+        """
+        self._roster.closing = True
+        for sock, retry in self._sockets.items():
+            if retry is not None:
+                retry.cancel()
+            elif self._loop is not None:
+                self._loop.remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+        for seconds, everyone in ((_LATE, False), (grace, True)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._roster.wait_empty()
+            self._roster.dismiss(everyone=everyone)
+        if self._dispatch is not None:
+            self._dispatch.close()
+        # The transports close their sockets in the loop's next turn.
+        await asyncio.sleep(0)
+
+    # Accepting
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        self._sockets[sock] = None
+        loop.add_reader(sock, self._accept, loop, sock)
+
+    def _accept(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                client, _address = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._back_off(loop, sock, error)
+                return
+            client.setblocking(False)  # noqa: FBT003 (its only parameter)
+            self._admit(client, self._doors[sock])
+
+    def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
+        """Accept again later: the socket stays readable, and the loop would spin."""
+        now = loop.time()
+        if now - self._complained >= _COMPLAINTS:
+            self._complained = now
+            logger.error("cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
+        short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+        # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
+        delay = 0.01 if short and self._roster.evict() else _RETRY
+        loop.remove_reader(sock)
+        self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
+
+    def _admit(self, client: socket.socket, door: _Door) -> None:
+        refuse = False
+        while len(self._roster) >= self._limits.max_connections and not refuse:
+            refuse = not self._roster.evict()
+        # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
+        # the next one takes its place, and there is never more than one too many.
+        tls = None if door.protection is None else door.protection.context()
+        connection = Connection(self._limits, self._roster, door.ask, self._scratch, refuse=refuse, tls=tls)
+        connection.open(client)

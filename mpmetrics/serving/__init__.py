@@ -1,0 +1,1 @@
+"""The part of a worker that answers the collector, and what it says of itself."""

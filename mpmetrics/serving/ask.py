@@ -1,0 +1,127 @@
+"""Asking workers to run their callbacks, all at the same time and with one deadline for all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import socket
+import time
+from typing import NamedTuple
+
+from mpmetrics.errors import FormatError
+from mpmetrics.serving.address import Worker, list_workers, short
+from mpmetrics.storage.descriptor import open_regular
+from mpmetrics.storage.locks import is_held
+from mpmetrics.storage.reader import SlabReader
+from mpmetrics.storage.slab import slab_name
+
+__all__ = ["Reply", "ask"]
+
+log = logging.getLogger("mpmetrics")
+
+_MARGIN = 0.8
+"""Share of the time that a worker's callbacks may use; the rest is for the way there and back."""
+
+_CHUNK = 1 << 16
+_LONGEST = 1 << 24
+
+
+class Reply(NamedTuple):
+    """What a worker said: first words of the series that show; None when it did not answer."""
+
+    worker: Worker
+    shown: frozenset[int] | None
+
+
+def ask(path: str, seconds: float, max_age: float, mine: str = "") -> list[Reply]:
+    """Have all workers of the epoch at ``path`` run their callbacks within ``seconds``; one reply for each.
+
+    Not the owner of the slab ``mine``, which is the caller. Sockets of workers that are gone are removed on the way.
+    OSError never.
+    """
+    try:
+        return _ask(path, seconds, max_age, mine)
+    except OSError as error:  # no descriptors, say: then none of them has answered
+        log.warning("workers cannot be asked for their callbacks: %s", error)
+        return [Reply(worker, None) for worker in list_workers(path) if worker.identity != mine]
+
+
+def _ask(path: str, seconds: float, max_age: float, mine: str) -> list[Reply]:
+    deadline = time.monotonic() + seconds
+    request = json.dumps({"seconds": seconds * _MARGIN, "max_age": max_age}).encode() + b"\n"
+    replies: dict[Worker, frozenset[int] | None] = {}
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        for worker in list_workers(path):
+            connection = None if worker.identity == mine else _connect(path, worker)
+            if connection is None:
+                continue
+            stack.enter_context(connection)
+            replies[worker] = None
+            with contextlib.suppress(OSError):
+                connection.setblocking(False)  # noqa: FBT003 (its only parameter)
+                connection.send(request)
+                selector.register(connection, selectors.EVENT_READ, (worker, bytearray()))
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                worker, received = key.data
+                if _receive(key.fileobj, received):  # type: ignore[arg-type]  # registered above
+                    selector.unregister(key.fileobj)
+                    replies[worker] = _read(received)
+    return [Reply(worker, shown) for worker, shown in replies.items()]
+
+
+def _connect(path: str, worker: Worker) -> socket.socket | None:
+    """A connection to a worker, or one that leads nowhere when it takes none; None when there is no such worker."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # A worker that does not accept, with a backlog that is full, is not waited for.
+    connection.setblocking(False)  # noqa: FBT003 (its only parameter)
+    try:
+        with short(path, worker.file) as where:
+            connection.connect(where)
+    except ConnectionRefusedError:
+        if _is_there(path, worker):
+            return connection  # what is in the place of its socket is none
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(path, worker.file))
+        connection.close()
+        return None
+    except FileNotFoundError:
+        connection.close()
+        return None
+    except OSError:
+        return connection
+    return connection
+
+
+def _is_there(path: str, worker: Worker) -> bool:
+    """Whether this worker lives; where it cannot be told, it does."""
+    file = os.path.join(path, slab_name(worker.ordinal))
+    try:
+        with open_regular(file) as slab:
+            return is_held(slab) and SlabReader(slab, file).identity == worker.identity
+    except (FileNotFoundError, FormatError):
+        return False
+    except OSError:
+        return True
+
+
+def _receive(connection: socket.socket, received: bytearray) -> bool:
+    """Read on; whether the answer is complete, or is not going to be."""
+    try:
+        chunk = connection.recv(_CHUNK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    received += chunk
+    return not chunk or received.endswith(b"\n") or len(received) > _LONGEST
+
+
+def _read(received: bytearray) -> frozenset[int] | None:
+    try:
+        return frozenset(map(int, json.loads(received)["shown"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no words: infinite, or nested for ever
+        return None

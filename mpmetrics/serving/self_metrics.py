@@ -1,0 +1,101 @@
+"""How callbacks fare, as metrics: kept in the store like any other, so that they outlive the process that ran them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
+from mpmetrics.names.family import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mpmetrics.callbacks.callback import Callback
+    from mpmetrics.callbacks.runner import Run
+    from mpmetrics.destination import Destination
+
+__all__ = ["ANNOUNCED", "CallbackMetrics", "announce", "withdraw"]
+
+ANNOUNCED = "mpmetrics_callback_served"
+"""Metric of the callbacks that living processes have registered; the collector says of each whether it serves it."""
+
+
+class CallbackMetrics:
+    """Counts runs of callbacks into ``provider``, by callback."""
+
+    def __init__(self, provider: Destination) -> None:
+        def make(kind: str, name: str, documentation: str, *labels: str) -> Metric[Any]:
+            return Metric(Family(name, kind, documentation, "", labels), provider, DEFAULT_MAX_SERIES)
+
+        self._seconds = make("summary", "mpmetrics_callback_duration_seconds", "Time that callbacks took.", "callback")
+        self._errors = make("counter", "mpmetrics_callback_errors", "Callbacks that raised.", "callback")
+        self._timeouts = make(
+            "counter", "mpmetrics_callback_timeouts", "Callbacks not done by their deadline.", "callback"
+        )
+        self._drops = make(
+            "counter",
+            "mpmetrics_callback_dropped_observations",
+            "Observations that made no sense and were left out.",
+            "callback",
+        )
+        self._suspended = make(
+            "counter",
+            "mpmetrics_callback_suspensions",
+            "Collections without a callback that ended the collector's process each time.",
+            "callback",
+        )
+        self._collections = make("counter", "mpmetrics_collections", "Collections since there are callbacks.")
+
+    def count(self, runs: Iterable[Run]) -> None:
+        """Count these runs, each once; what went wrong is logged once for each callback and cause."""
+        for run in runs:
+            if not run.is_counted:
+                run.is_counted = True
+                self._count(run)
+
+    def _count(self, run: Run) -> None:
+        callback = run.callback
+        key = (callback.name,)
+        self._errors.series(key).inc(run.error is not None)
+        self._timeouts.series(key).inc(run.timed_out)
+        self.drop(callback, run.observations.drops)
+        if run.is_suspended:
+            self._suspended.series(key).inc()
+        elif run.finished_at is not None:
+            self._seconds.series(key).observe(run.seconds)
+        if run.error is not None:
+            callback.say(f"error {type(run.error).__name__}", f"raised {run.error!r}", run.error)
+        elif run.timed_out:
+            callback.say("timeout", "was not done by its deadline; its series are missing")
+
+    def drop(self, callback: Callback, observations: int = 1) -> None:
+        """Count observations that were dropped."""
+        self._drops.series((callback.name,)).inc(observations)
+
+    def collection(self) -> None:
+        """Count a collection."""
+        self._collections.series(()).inc()
+
+
+def announce(provider: Destination, callback: Callback) -> None:
+    """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
+    gauge = _announced(provider)
+    for instrument in _instruments(callback):
+        gauge.series((instrument, callback.module)).set(1)
+
+
+def withdraw(provider: Destination, callback: Callback) -> None:
+    """Take that back, as far as no other callback of the module is registered for these instruments."""
+    others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
+    for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
+        _announced(provider).series((instrument, callback.module)).unset()
+
+
+def _announced(provider: Destination) -> Metric[Any]:
+    documentation, labels = "Whether the callback of an instrument is served here.", ("instrument", "module")
+    family = Family(ANNOUNCED, "gauge", documentation, "", labels, mode="livemax")
+    return Metric(family, provider, DEFAULT_MAX_SERIES)
+
+
+def _instruments(callback: Callback) -> set[str]:
+    return {target.family.original or target.family.name for target in callback.targets}

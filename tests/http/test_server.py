@@ -1,0 +1,852 @@
+"""The endpoint's HTTP server, over real sockets: what it answers, whom it drops, what a client can cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpmetrics.endpoint.thread import ServerThread
+from mpmetrics.http import dispatch as dispatch_module
+from mpmetrics.http import server as server_module
+from mpmetrics.http.limits import Limits
+from mpmetrics.http.messages import Conversation, Request, Response
+from mpmetrics.http.server import HttpServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from pathlib import Path
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+MIB = 1024 * 1024
+LARGE = bytes(8 * MIB)
+PATIENCE = 10.0  # seconds after which a client in these tests gives up
+
+
+class Answers:
+    """A handler: `/now` at once, `/large` 8 MiB, `/hold` when it is told to, and else the request's path."""
+
+    def __init__(self) -> None:
+        self.seen: list[Request] = []
+        self.go = threading.Event()
+        self.held = threading.Semaphore(0)
+        self.running = self.most = 0
+        self.lock = threading.Lock()
+        self.error: BaseException | None = None
+        self.response: Any = None
+        self.asked: list[int] = []
+        self.pause = 0.0
+        self.hangs = False
+
+    def immediate(self, request: Request) -> Response | None:
+        """Answer `/now`; fail at `/fail-now`."""
+        if request.path == "/fail-now":
+            raise ValueError("a secret")
+        return Response(200, (), b"now") if request.path == "/now" else None
+
+    def kind(self, request: Request) -> Hashable | None:
+        """Each by itself; one with a query is large and nobody else's, and those that want so are answered together."""
+        if request.query:
+            return None
+        return "together" if request.path == "/together" else object()
+
+    def __call__(self, requests: Sequence[Request]) -> Response:
+        """Answer the others."""
+        request = requests[0]
+        with self.lock:
+            self.seen.append(request)
+            self.asked.append(len(requests))
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            time.sleep(self.pause)
+            if request.path == "/hold" or self.hangs:
+                self.held.release()
+                self.go.wait(PATIENCE)
+            if request.path == "/fail" and self.error is not None:
+                raise self.error
+            if request.path == "/odd":
+                return self.response  # type: ignore[no-any-return]
+            return Response(200, (), LARGE if request.path == "/large" else request.path.encode())
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+class Client(socket.socket):
+    """A client's end, with answers read one by one."""
+
+    def __init__(self, address: Any, *, receive: int | None = None) -> None:
+        family = (
+            socket.AF_UNIX if isinstance(address, str) else (socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        )
+        super().__init__(family)
+        self.settimeout(PATIENCE)
+        if receive is not None:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        self.left = b""
+        try:
+            self.connect(address)
+        except BaseException:
+            self.close()
+            raise
+
+    def drain(self) -> None:
+        """Read to the end."""
+        while self.recv(1 << 16):
+            pass
+
+    def ask(self, request: bytes = GET, *, body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        """Send, and read one answer: its status, headers and body."""
+        self.sendall(request)
+        return self.answer(body=body)
+
+    def answer(self, *, body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer; ConnectionError when there is none."""
+        while b"\r\n\r\n" not in self.left:
+            self.more()
+        head, self.left = self.left.split(b"\r\n\r\n", 1)
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        length = int(headers["content-length"]) if body else 0
+        while len(self.left) < length:
+            self.more()
+        content, self.left = self.left[:length], self.left[length:]
+        return int(first.split()[1]), headers, content
+
+    def more(self) -> None:
+        """Receive something."""
+        data = self.recv(MIB)
+        if not data:
+            raise ConnectionError(f"the server closed after {self.left[:100]!r}")
+        self.left += data
+
+    def gone(self) -> bool:
+        """Whether the server closes without another word."""
+        try:
+            return self.left == b"" and self.recv(1) == b""
+        except ConnectionError:
+            return True
+
+    def reset(self) -> None:
+        """Close with a reset, as a client that crashes."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def request(path: str, *headers: str, method: str = "GET") -> bytes:
+    """A request's head."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: h", *headers, "", ""]).encode()
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """What is to be closed after a test."""
+    with contextlib.ExitStack() as held:
+        yield held
+
+
+@pytest.fixture
+def handler() -> Iterator[Answers]:
+    """The handler that the servers here have."""
+    answers = Answers()
+    yield answers
+    answers.go.set()
+
+
+@pytest.fixture
+def serve(
+    handler: Answers, stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[..., Callable[..., Client]]]:
+    """Start a server with limits; the result makes clients of it. No test may leave an error in the loop's log."""
+
+    def start(*, listener: socket.socket | None = None, **limits: Any) -> Callable[..., Client]:
+        listener = listener or socket.create_server(("127.0.0.1", 0), backlog=1024)
+        server = ServerThread(handler, [listener], Limits(**limits))
+        address = listener.getsockname()
+        stack.callback(server.close, 0.0)
+        stack.callback(handler.go.set)
+
+        def connect(**options: Any) -> Client:
+            return stack.enter_context(Client(address, **options))
+
+        return connect
+
+    yield start
+    stack.close()
+    # Not caplog.records, which begins anew when a test's teardown does.
+    records = [*caplog.get_records("call"), *caplog.records]
+    assert [] == [record.getMessage() for record in records if record.name == "asyncio"]
+
+
+# What it answers.
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "unix"])
+def test_serves_each_kind_of_socket(
+    serve: Callable[..., Any], stack: contextlib.ExitStack, tmp_path: Path, family: str
+) -> None:
+    """TCP over both versions of IP, and Unix sockets; each answer has a date and a length, and names no software."""
+    if family == "unix":
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+    else:
+        v6 = family == "ipv6"
+        listener = socket.create_server(
+            ("::1" if v6 else "127.0.0.1", 0), family=socket.AF_INET6 if v6 else socket.AF_INET
+        )
+    status, headers, body = serve(listener=listener)().ask()
+    assert (200, b"/") == (status, body)
+    assert {"date", "content-length"} == set(headers)
+
+
+def test_head_is_a_get_without_the_body(serve: Callable[..., Any]) -> None:
+    """HEAD has the length of GET's body, no body, and leaves the connection usable."""
+    client = serve()()
+    status, headers, _ = client.ask(request("/some", method="HEAD"), body=False)
+    assert (200, "5") == (status, headers["content-length"])
+    assert b"/next" == client.ask(request("/next"))[2]
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS", "PUT", "DELETE", "TRACE", "BREW"])
+def test_other_methods_are_refused(serve: Callable[..., Any], handler: Answers, method: str) -> None:
+    """405 names the methods there are; a short body is read over, and the connection goes on."""
+    client = serve()()
+    status, headers, _ = client.ask(request("/", "Content-Length: 4", method=method) + b"body")
+    assert (405, "GET, HEAD") == (status, headers["allow"])
+    assert [] == handler.seen
+    assert 200 == client.ask()[0]
+
+
+def test_connect_and_upgrade_switch_nothing(serve: Callable[..., Any]) -> None:
+    """A tunnel is refused, an upgrade ignored; both leave HTTP/1.1 in place."""
+    client = serve()()
+    assert 405 == client.ask(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n")[0]
+    assert 200 == client.ask(request("/", "Connection: Upgrade", "Upgrade: h2c"))[0]
+    assert 200 == client.ask()[0]
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        ("/a%20b?x=%20&y", "/a b", "x=%20&y"),
+        ("//a/b?", "//a/b", ""),
+        ("http://h:1/c?q=1", "/c", "q=1"),
+        ("http://h", "/", ""),
+        ("/%ff", "/\N{REPLACEMENT CHARACTER}", ""),
+        ("/?a?b", "/", "a?b"),
+    ],
+)
+def test_request_fields(serve: Callable[..., Any], handler: Answers, target: str, path: str, query: str) -> None:
+    """The path is decoded and alone, the query as sent, header names lower-case and repeated headers joined."""
+    serve()().ask(request(target, "Accept: a", "ACCEPT: b;q=0.5"))
+    (seen,) = handler.seen
+    assert Request("GET", path, query, {"host": "h", "accept": "a, b;q=0.5"}) == seen
+
+
+def test_keep_alive_and_close(serve: Callable[..., Any]) -> None:
+    """A connection serves many requests; `Connection: close` and HTTP/1.0 end it with the answer."""
+    connect = serve()
+    client = connect()
+    assert [b"/1", b"/2"] == [client.ask(request(path))[2] for path in ("/1", "/2")]
+    status, headers, _ = client.ask(request("/", "Connection: close"))
+    assert (200, "close") == (status, headers["connection"])
+    assert client.gone()
+    old = connect()
+    assert b"/old" == old.ask(b"GET /old HTTP/1.0\r\n\r\n")[2]
+    assert old.gone()
+
+
+def test_pipelined_requests_are_answered_in_turn(serve: Callable[..., Any], handler: Answers) -> None:
+    """Requests that arrive together are answered in their order, one after the other, never side by side."""
+    client = serve()()
+    client.sendall(request("/1") + request("/now") + request("/hold") + request("/4") + request("/5", method="HEAD"))
+    assert [b"/1", b"now"] == [client.answer()[2] for _ in range(2)]
+    assert handler.held.acquire(timeout=PATIENCE)
+    assert ["/1", "/hold"] == [seen.path for seen in handler.seen]
+    handler.go.set()
+    assert [b"/hold", b"/4"] == [client.answer()[2] for _ in range(2)]
+    assert "2" == client.answer(body=False)[1]["content-length"]
+    assert 1 == handler.most
+
+
+def test_byte_by_byte(serve: Callable[..., Any]) -> None:
+    """How a request is cut into packets does not matter."""
+    client = serve()()
+    for byte in request("/slow", "Content-Length: 2") + b"xy":
+        client.sendall(bytes([byte]))
+    assert b"/slow" == client.answer()[2]
+
+
+@pytest.mark.parametrize("path", ["/now", "/hold", "/large"])
+def test_half_closed_client_gets_its_answer(serve: Callable[..., Any], handler: Answers, path: str) -> None:
+    """A client that says at once that it will send no more (`printf | nc`) is answered, then closed."""
+    handler.go.set()
+    client = serve()()
+    client.sendall(request("/1") + request(path))
+    client.shutdown(socket.SHUT_WR)
+    assert [200, 200] == [client.answer()[0] for _ in range(2)]
+    assert client.gone()
+
+
+# What it refuses.
+
+
+def test_head_of_exactly_the_limit_passes(serve: Callable[..., Any]) -> None:
+    """The head may have max_head bytes and not one more, whether it ends there or goes on."""
+    connect = serve(max_head=1000)
+    filler = "X: " + "y" * (1000 - len(request("/", "X: ")))
+    assert 1000 == len(request("/", filler))
+    assert 200 == connect().ask(request("/", filler))[0]
+    assert 431 == connect().ask(request("/", filler + "y"))[0]
+    assert 431 == connect().ask(b"GET /" + b"x" * 500_000)[0]
+    parts = connect()
+    parts.sendall(request("/", filler + "y")[:600])
+    time.sleep(0.1)  # so that it arrives in two parts
+    assert 431 == parts.ask(request("/", filler + "y")[600:])[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nBad header\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: odd\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n", 400),
+        (b"GET http://[/ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    ],
+)
+def test_malformed(serve: Callable[..., Any], handler: Answers, data: bytes, status: int) -> None:
+    """What is not a request is refused, reaches no handler, and harms no other client."""
+    connect = serve()
+    assert status == connect().ask(data)[0]
+    assert [] == handler.seen
+    assert 200 == connect().ask()[0]
+
+
+def test_long_body_is_not_read(serve: Callable[..., Any]) -> None:
+    """A client that goes on sending a long body reads its answer nevertheless, and then the end."""
+    client = serve()()
+    client.sendall(request("/", f"Content-Length: {len(LARGE)}") + LARGE[:20_000])
+    time.sleep(0.2)  # the server has answered by now; had it also closed, sending on would reset the connection
+    for _ in range(2):
+        client.sendall(LARGE[:1000])
+        time.sleep(0.1)
+    status, headers, _ = client.answer()
+    assert (200, "close") == (status, headers["connection"])
+    assert client.gone()
+
+
+def test_half_a_request_is_malformed(serve: Callable[..., Any]) -> None:
+    """A client that ends in the middle of its request is told so."""
+    client = serve()()
+    client.sendall(GET[:10])
+    client.shutdown(socket.SHUT_WR)
+    assert 400 == client.answer()[0]
+    assert client.gone()
+
+
+def test_expecting_client_is_answered_without_its_body(serve: Callable[..., Any]) -> None:
+    """`Expect: 100-continue` gets the answer itself, at once."""
+    client = serve()()
+    status, headers, _ = client.ask(request("/", "Content-Length: 10", "Expect: 100-continue"))
+    assert (200, "close") == (status, headers["connection"])
+
+
+@pytest.mark.parametrize("error", [ValueError("a secret"), StopIteration(), SystemExit(3), asyncio.CancelledError()])
+def test_handler_that_raises(
+    serve: Callable[..., Any], handler: Answers, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """Whatever it raises is a 500 that tells nothing, a log record that tells all; thread and connection go on."""
+    client = serve(threads=1)()
+    handler.error = error
+    status, _, body = client.ask(request("/fail"))
+    assert (500, b"500 Internal Server Error\n") == (status, body)
+    assert [error] == [
+        record.exc_info[1] for record in caplog.records if record.name == "mpmetrics" and record.exc_info
+    ]
+    assert 200 == client.ask()[0]
+
+
+def test_immediate_that_raises(serve: Callable[..., Any]) -> None:
+    """The same for the answers on the event loop."""
+    client = serve()()
+    assert (500, b"500 Internal Server Error\n") == client.ask(request("/fail-now"))[::2]
+    assert 200 == client.ask()[0]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        Response(200, (("X-Bad", "a\r\nInjected: 1"),), b""),
+        Response(200, (("X-Bad", "\N{SNOWMAN}"),), b""),
+        Response(99, (), b""),
+        Response(200, (), "text"),  # type: ignore[arg-type]
+    ],
+)
+def test_response_that_cannot_be_sent(serve: Callable[..., Any], handler: Answers, response: Any) -> None:
+    """It becomes a 500; nothing of it reaches the client, and the connection goes on."""
+    handler.response = response
+    client = serve()()
+    status, headers, body = client.ask(request("/odd"))
+    assert (500, b"500 Internal Server Error\n") == (status, body)
+    assert {"x-bad", "injected"}.isdisjoint(headers)
+    assert 200 == client.ask()[0]
+
+
+def test_server_sets_the_framing(serve: Callable[..., Any], handler: Answers) -> None:
+    """A handler's own length, date and transfer encoding do not count; other headers are passed on."""
+    handler.response = Response(
+        299, (("Content-Length", "9"), ("Date", "x"), ("Transfer-Encoding", "chunked"), ("X-A", "b")), b"abc"
+    )
+    status, headers, body = serve()().ask(request("/odd"))
+    assert (299, "b", b"abc") == (status, headers["x-a"], body)
+    assert "x" != headers["date"]
+    assert "transfer-encoding" not in headers
+
+
+@given(pieces=st.lists(st.binary(max_size=60) | st.sampled_from([GET, GET[:9], b"\r\n", b"HEAD / HTTP/1.0\r\n\r\n"])))
+def test_conversation_takes_anything(pieces: list[bytes]) -> None:
+    """No bytes, however cut, make the parser raise or hold more than its limit, and it never asks for nothing."""
+    talk = Conversation(50)
+    for piece in pieces:
+        rest = piece
+        while rest:
+            assert talk.room > 0
+            now, rest = rest[: talk.room], rest[talk.room :]
+            talk.feed(now)
+            while (found := talk.take()) is not None:
+                assert talk.held <= 50
+                talk.answer(found if isinstance(found, Response) else Response(200, (), b""), last=False)
+                if not talk.renew():
+                    return
+
+
+# Whom it drops.
+
+
+def test_slow_head_is_timed_out(serve: Callable[..., Any]) -> None:
+    """A head or body that does not end in time is answered with 408, on a new connection and on a kept one."""
+    connect = serve(header_timeout=0.2)
+    assert 408 == connect().ask(GET[:10])[0]
+    assert 408 == connect().ask(request("/", "Content-Length: 5") + b"x")[0]
+    kept = connect()
+    assert 200 == kept.ask()[0]
+    assert 408 == kept.ask(GET[:10])[0]
+    assert kept.gone()
+
+
+def test_silent_clients_are_closed(serve: Callable[..., Any]) -> None:
+    """A client that says nothing is closed without a word: header_timeout or, after an answer, idle_timeout later."""
+    connect = serve(header_timeout=0.2, idle_timeout=0.6)
+    silent, kept = connect(), connect()
+    assert 200 == kept.ask()[0]
+    assert silent.gone()
+    assert 200 == kept.ask()[0]
+    assert kept.gone()
+
+
+def test_longest_waiting_makes_room(serve: Callable[..., Any], handler: Answers) -> None:
+    """Beyond max_connections the one that has waited longest without a complete request goes, and nobody else."""
+    connect = serve(max_connections=3)
+    busy = connect()
+    busy.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    first, second = connect(), connect()
+    assert [200, 200] == [client.ask()[0] for client in (first, second)]
+    first.sendall(GET[:10])  # has begun, but has waited longest all the same
+    assert 200 == connect().ask()[0]
+    assert first.gone()
+    assert 200 == second.ask()[0]
+    handler.go.set()
+    assert 200 == busy.answer()[0]
+
+
+def test_refused_when_all_are_busy(serve: Callable[..., Any], handler: Answers) -> None:
+    """When every connection is being answered a new one is told 503, and those are answered; then there is room."""
+    connect = serve(max_connections=2)
+    busy = [connect(), connect()]
+    for client in busy:
+        client.sendall(request("/hold"))
+        assert handler.held.acquire(timeout=PATIENCE)
+    for _ in range(3):
+        status, headers, _ = connect().ask()
+        assert (503, "close") == (status, headers["connection"])
+    handler.go.set()
+    assert [200, 200] == [client.answer()[0] for client in busy]
+    assert 200 == connect().ask()[0]
+
+
+def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], handler: Answers) -> None:
+    """Whoever does not read his answer loses his place to a new client, and the one that has read nothing longest."""
+    connect = serve(max_connections=2)
+    first, second = connect(receive=4096), connect(receive=4096)
+    for number, client in enumerate((first, second), 1):
+        client.sendall(request("/large"))
+        until(lambda number=number: len(handler.seen) == number)
+        time.sleep(0.2)  # so that it has begun to read nothing
+    assert 200 == connect().ask()[0]
+    with pytest.raises(ConnectionError):
+        first.answer()
+    assert LARGE == second.answer()[2]
+
+
+def test_scrape_beside_slow_clients(serve: Callable[..., Any], stack: contextlib.ExitStack) -> None:
+    """500 silent clients and 200 that drip are more than there is room for; scrapes beside them take less than 1 s."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("needs 2,000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+    connect = serve()
+    for _ in range(500):
+        connect()
+    dripping = [connect() for _ in range(200)]
+    slowest = 0.0
+    for byte in GET[:12]:
+        for client in dripping:
+            with contextlib.suppress(ConnectionError):
+                client.send(bytes([byte]))
+        start = time.monotonic()
+        assert 200 == connect().ask()[0]
+        slowest = max(slowest, time.monotonic() - start)
+        time.sleep(0.1)
+    assert slowest < 1.0
+
+
+def test_client_that_does_not_read_is_aborted(serve: Callable[..., Any]) -> None:
+    """After write_timeout the connection ends, short of the answer; a client that reads gets all of it."""
+    connect = serve(write_timeout=1.5)
+    idle, reading = connect(receive=4096), connect()
+    idle.sendall(request("/large"))
+    assert LARGE == reading.ask(request("/large"))[2]
+    time.sleep(2.0)
+    with pytest.raises(ConnectionResetError):  # else the system would keep for minutes what it has of the answer
+        idle.drain()
+
+
+# What a client can cost.
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")  # noqa: PTH110
+@pytest.mark.parametrize(("clients", "chunk", "bounded"), [(50, 64 * 1024, True), (20, 16 * MIB, False)])
+def test_clients_that_do_not_read_cost_no_memory(
+    serve: Callable[..., Any], handler: Answers, clients: int, chunk: int, *, bounded: bool
+) -> None:
+    """50 clients that ask for 8 MiB and read none of it cost under 40 MiB; written in one piece, 20 would cost more."""
+    connect = serve(chunk=chunk, threads=1)
+    assert 200 == connect().ask()[0]
+    before = resident()
+    for _ in range(clients):
+        connect(receive=4096).sendall(request("/large"))
+    deadline = time.monotonic() + PATIENCE
+    while len(handler.seen) < clients + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 200 == connect().ask()[0]
+    assert bounded == (resident() - before < 40 * MIB)
+
+
+@pytest.mark.parametrize("ending", ["read", "aborted", "head", "short"])
+def test_nothing_of_an_answer_is_kept(serve: Callable[..., Any], handler: Answers, ending: str) -> None:
+    """Once it is sent or its client is gone, also where the connection waits for the next request."""
+    handler.response = Response(200, (), body := bytes(bytearray(1000 if ending == "short" else 8 * MIB)))
+    before = sys.getrefcount(body)
+    client = serve(write_timeout=0.5 if ending == "aborted" else PATIENCE)(receive=4096)
+    if ending == "aborted":
+        client.sendall(request("/odd"))
+        until(lambda: sys.getrefcount(body) > before)
+    else:
+        client.ask(request("/odd", method="HEAD" if ending == "head" else "GET"), body=ending != "head")
+    until(lambda: sys.getrefcount(body) == before)
+
+
+def test_clients_that_do_not_read_are_dropped_for_memory(serve: Callable[..., Any], handler: Answers) -> None:
+    """Beyond max_unsent, the one that has read nothing longest; others, and who reads, get all of their answers."""
+    connect = serve(max_unsent=40 * MIB, write_timeout=10 * PATIENCE)  # which may not end it on a slow machine
+    clients = []
+    for number in range(1, 8):
+        handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
+        clients.append(client := connect(receive=4096))
+        client.sendall(request("/odd"))
+        until(lambda number=number: len(handler.seen) == number)
+        time.sleep(0.15)  # so that it has begun to read nothing
+        assert LARGE == connect().ask(request("/large"))[2]
+        handler.seen.remove(handler.seen[-1])
+    for client in clients[:3]:
+        with pytest.raises(ConnectionError):
+            client.answer()
+    # There is room for five, of which one was for those who read.
+    assert [LARGE] * 4 == [client.answer()[2] for client in clients[3:]]
+
+
+def test_the_same_is_answered_once(serve: Callable[..., Any], handler: Answers) -> None:
+    """Requests that can be given the same answer get it from one call, which begins after all of them were there."""
+    handler.pause = 0.05
+    connect = serve(threads=1)
+    busy, *clients = [connect() for _ in range(30)]
+    busy.sendall(request("/together"))
+    until(lambda: bool(handler.seen))
+    for client in clients:
+        client.sendall(request("/together"))
+    assert [200] * 30 == [client.answer()[0] for client in (busy, *clients)]
+    assert len(handler.seen) < 10
+    assert 30 == sum(handler.asked)
+
+
+def test_the_same_is_answered_again_while_one_hangs(serve: Callable[..., Any], handler: Answers) -> None:
+    """Who came later does not wait for an answer to others that never ends."""
+    handler.hangs = True
+    connect = serve()
+    first, second = connect(), connect()
+    first.sendall(request("/together"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    handler.hangs = False
+    assert 200 == second.ask(request("/together"))[0]
+    handler.go.set()
+    assert 200 == first.answer()[0]
+
+
+def test_answers_for_one_keep_nobody_else_waiting(serve: Callable[..., Any], handler: Answers) -> None:
+    """They have four threads and a queue of their own; past that 503, and room again when they are done."""
+    connect = serve(apart=6)
+    clients = [connect() for _ in range(6)]
+    for client in clients:
+        client.sendall(request("/hold?alone"))
+    for _ in range(4):
+        assert handler.held.acquire(timeout=PATIENCE)
+    status, headers, _ = connect().ask(request("/?alone"))
+    assert (503, "1") == (status, headers["retry-after"])
+    assert 200 == connect().ask()[0]
+    assert 4 == handler.most - 1
+    handler.go.set()
+    assert [200] * 6 == [client.answer()[0] for client in clients]
+    assert 200 == connect().ask(request("/?alone"))[0]
+
+
+def test_few_answers_are_made_while_much_is_unsent(
+    serve: Callable[..., Any], handler: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the first one waits for others, too, and no longer than for PACE."""
+    monkeypatch.setattr(dispatch_module, "PACE", 1.0)
+    connect = serve(max_unsent=MIB)
+    for number in range(1, 4):
+        handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
+        client = connect(receive=4096)
+        client.sendall(request("/odd"))
+        assert client.recv(1)  # the rest of it is unsent
+        assert number == len(handler.seen)
+    clients = [connect() for _ in range(30)]
+    for client in clients:
+        client.sendall(request("/together"))
+    assert [200] * 30 == [client.answer()[0] for client in clients]
+    assert [1, 1, 1, 30] == handler.asked
+    assert 200 == connect().ask(request("/?alone"))[0]
+
+
+def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers) -> None:
+    """No more than `threads` handlers run at a time; the others queue, and immediate answers do not."""
+    before = set(threading.enumerate())  # those of a server that was closed end when they get to it
+    connect = serve(threads=2)
+    clients = [connect() for _ in range(6)]
+    for client in clients:
+        client.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    assert handler.held.acquire(timeout=PATIENCE)
+    assert b"now" == connect().ask(request("/now"))[2]
+    assert 2 == handler.running
+    begun = set(threading.enumerate()) - before
+    assert 2 == sum(thread.name.startswith("mpmetrics-http-") for thread in begun)
+    handler.go.set()
+    assert [200] * 6 == [client.answer()[0] for client in clients]
+    assert 2 == handler.most
+
+
+@pytest.mark.parametrize("path", ["/", "/hold", "/large", "/fail-now", "bad"])
+def test_reset_by_the_client(serve: Callable[..., Any], handler: Answers, path: str) -> None:
+    """A client that crashes, at whatever point, leaves no error in the log, and the server goes on."""
+    connect = serve()
+    clients = [connect(receive=4096) for _ in range(20)]
+    for number, client in enumerate(clients):
+        client.sendall(request(path))
+        time.sleep(0.001 * number)
+        client.reset()
+    handler.go.set()
+    assert 200 == connect().ask()[0]
+
+
+def test_reset_while_heard_out(serve: Callable[..., Any]) -> None:
+    """The same for clients whose body is not read to its end, and which do not stay for their answer."""
+    connect = serve()
+    for number in range(300):
+        client = connect()
+        client.sendall(request("/now", "Content-Length: 100000") + LARGE[:20_000])
+        until = time.perf_counter() + number * 1e-6
+        while time.perf_counter() < until:  # shorter than any sleep
+            pass
+        client.reset()
+    assert 200 == connect().ask()[0]
+
+
+class Starved(socket.socket):
+    """A listening socket, of a process that has no descriptors left when `starved`."""
+
+    starved = False
+    calls = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Fail as the system does."""
+        self.calls += 1
+        if self.starved:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_no_descriptors_left(
+    serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, stack: contextlib.ExitStack, waiting: int
+) -> None:
+    """When accept fails for want of descriptors, one who waits is dropped; it is tried again, not spun; said once."""
+    listener = stack.enter_context(Starved())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    connect = serve(listener=listener)
+    idle = [connect() for _ in range(waiting)]
+    assert [200] * waiting == [client.ask()[0] for client in idle]
+    listener.calls, listener.starved = 0, True
+    late = connect()
+    assert all(client.gone() for client in idle)
+    time.sleep(0.4)
+    assert 0 < listener.calls < 10
+    listener.starved = False
+    assert 200 == late.ask()[0]
+    said = [record.getMessage() for record in caplog.records if record.name == "mpmetrics"]
+    assert 1 == len(said)
+    assert "Too many open files" in said[0]
+
+
+# Starting and stopping.
+
+
+def test_socket_added_while_running(handler: Answers, stack: contextlib.ExitStack) -> None:
+    """A port that was busy at the start is served as soon as it is added."""
+
+    def ask(listener: socket.socket) -> int:
+        return stack.enter_context(Client(listener.getsockname())).ask()[0]
+
+    async def main() -> list[int]:
+        server = HttpServer(handler)
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        await server.start()
+        answered = []
+        for listener in listeners:
+            await server.add(listener)
+            answered.append(await asyncio.to_thread(ask, listener))
+        await server.close(0.0)
+        assert [-1, -1] == [listener.fileno() for listener in listeners]
+        return answered
+
+    assert [200, 200] == asyncio.run(main())
+
+
+def test_wrong_use_raises(handler: Answers) -> None:
+    """A server starts once, serves only while it runs, and only on sockets that listen."""
+
+    async def main() -> None:
+        server = HttpServer(handler)
+        with socket.socket() as deaf, socket.create_server(("127.0.0.1", 0)) as listener:
+            with pytest.raises(RuntimeError, match="start"):
+                await server.add(listener)
+            await server.start()
+            with pytest.raises(RuntimeError, match="once"):
+                await server.start()
+            with pytest.raises(ValueError, match="does not listen"):
+                await server.add(deaf)
+            await server.close(0.0)
+            with pytest.raises(RuntimeError, match="close"):
+                await server.add(listener)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "limits", [{"threads": 0}, {"chunk": -1}, {"idle_timeout": 0.0}, {"write_timeout": float("nan")}]
+)
+def test_limits_are_above_zero(limits: dict[str, Any]) -> None:
+    """A limit that lets nothing through is refused, by name."""
+    with pytest.raises(ValueError, match=f"Limits.{next(iter(limits))} must be above 0"):
+        Limits(**limits)
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_close_waits_for_answers_under_way(handler: Answers, *, finishes: bool) -> None:
+    """Closing drops idle clients soon, and lets an answer finish within the grace, or drops that too."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = ServerThread(handler, [listener])
+    with Client(("127.0.0.1", server.port)) as idle, Client(("127.0.0.1", server.port)) as busy:
+        assert 200 == idle.ask()[0]
+        busy.sendall(request("/hold"))
+        assert handler.held.acquire(timeout=PATIENCE)
+        closing = threading.Thread(target=server.close, args=(2 * PATIENCE if finishes else 0.2,))
+        closing.start()
+        assert idle.gone()
+        if finishes:
+            handler.go.set()
+            status, headers, _ = busy.answer()
+            assert (200, "close") == (status, headers["connection"])
+        assert busy.gone()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        Client(("127.0.0.1", server.port))
+
+
+def test_close_hears_who_has_just_come(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that connected before the end and sends its request right after is answered, and then let go."""
+    monkeypatch.setattr(server_module, "_LATE", PATIENCE)
+    server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
+    with Client(("127.0.0.1", server.port)) as other, Client(("127.0.0.1", server.port)) as late:
+        assert 200 == other.ask()[0]
+        while len(server._server._roster) < 2:
+            time.sleep(0.001)
+        closing = threading.Thread(target=server.close, args=(PATIENCE,))
+        closing.start()
+        while not server._server._roster.closing:
+            time.sleep(0.001)
+        status, headers, _ = late.ask()
+        assert (200, "close") == (status, headers["connection"])
+        other.close()
+        closing.join(PATIENCE)
+        assert not closing.is_alive()

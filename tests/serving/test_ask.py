@@ -1,0 +1,337 @@
+"""The conversation between collectors and workers: whatever either side is sent, the next collector is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mpmetrics import Collector, Gauge, Provider
+from mpmetrics.serving.address import list_workers
+from mpmetrics.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Scrape = Callable[[Any], dict[str, float]]
+    Start = Callable[[Callable[[], object]], Any]
+    Listening = Callable[[Provider], None]
+    WaitUntil = Callable[[Callable[[], object]], None]
+
+LATE = "mpmetrics_late_workers"
+FAKE = f"ask-7-{'0' * 32}"
+
+
+def epoch(provider: Provider) -> Path:
+    """Directory of the provider's epoch."""
+    assert provider.epoch is not None
+    return Path(provider.epoch.path)
+
+
+def socket_of(provider: Provider) -> str:
+    """Path of the one socket that there is."""
+    (worker,) = list_workers(str(epoch(provider)))
+    return str(epoch(provider) / worker.file)
+
+
+def late(shown: dict[str, float]) -> set[str]:
+    """The workers that a scrape names as late."""
+    return {name for name in shown if name.startswith(LATE)}
+
+
+@pytest.fixture
+def worker(shared: Provider, child: Start, listening: Listening, tmp_path: Path) -> Path:
+    """A worker that observes how often its callback ran; each run is a line of the file."""
+    notes = tmp_path / "runs"
+    notes.touch()
+
+    def work() -> None:
+        def observe(observer: Any) -> None:
+            with notes.open("a") as file:
+                file.write("run\n")
+            observer.observe(len(notes.read_text().splitlines()))
+
+        shared.meter("test").observable_up_down_counter("runs", callback=observe, scope="worker")
+        listening(shared)
+
+    child(work)
+    return notes
+
+
+@contextlib.contextmanager
+def in_place_of_a_worker(path: Path, speak: Callable[[socket.socket], object]) -> Iterator[None]:
+    """Listen where a worker would, and have ``speak`` with whoever connects first; its end ends the conversation."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path / FAKE))
+        listener.listen()
+
+        def run() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                speak(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_what_a_collector_asks(shared: Provider, worker: Path) -> None:
+    """A request is a line, the answer is one too: the first words of the series that show; then the worker hangs up."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_of(shared))
+        client.sendall(b'{"seconds": 5, "max_age": 0}\n')
+        with client.makefile() as answer:
+            said = json.loads(answer.readline())
+            rest = answer.read()
+
+    assert ["shown"] == list(said)
+    assert 1 == len(said["shown"])
+    assert "" == rest
+    assert ["run"] == worker.read_text().splitlines()
+
+
+NUMBERS = [
+    ("NaN", "0"),
+    ("Infinity", "0"),
+    ("-1", "0"),
+    ("1e308", "-1e308"),
+    ("5", "NaN"),
+    ("1" + "0" * 400, "0"),
+    ("null", "0"),
+    ("[]", "{}"),
+]
+
+
+@pytest.mark.parametrize(("seconds", "max_age"), NUMBERS, ids=lambda text: text[:9])
+def test_numbers_that_make_no_sense(
+    seconds: str,
+    max_age: str,
+    shared: Provider,
+    worker: Path,
+    collector: Collector,
+    wait_until: WaitUntil,
+    scrape: Scrape,
+) -> None:
+    """A request whose numbers are none ends its own conversation, and nothing else."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_of(shared))
+        client.sendall(f'{{"seconds": {seconds}, "max_age": {max_age}}}\n'.encode())
+        client.recv(1 << 16)  # until it has answered or hung up
+    # A run that had no time may still be under way, and is not started a second time beside itself.
+    wait_until(lambda: "runs" in (shown := scrape(collector)) and not late(shown))
+
+    assert worker.read_text()
+
+
+NESTED = b"[" * 4000 + b"\n"
+
+
+@pytest.mark.parametrize("request_", [b"", b'{"seconds": 5', b"x" * 4000, NESTED, b"x" * (1 << 20)], ids=range(5))
+def test_connections_that_lead_nowhere(
+    request_: bytes, shared: Provider, worker: Path, collector: Collector, scrape: Scrape
+) -> None:
+    """One that hangs up after nothing, half a request or far too much runs no callback and keeps nobody waiting."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_of(shared))
+        with contextlib.suppress(ConnectionError):  # it has heard enough of the long one
+            client.sendall(request_)
+    shown = scrape(collector)
+
+    assert 1.0 == shown["runs"]
+    assert not late(shown)
+    assert ["run"] == worker.read_text().splitlines()
+
+
+def test_a_client_that_says_nothing(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
+    """One that connects and stays is let go after a second: collectors behind it are answered."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_of(shared))
+        shown = scrape(collector)
+
+    assert 1.0 == shown["runs"]
+    assert not late(shown)
+    assert ["run"] == worker.read_text().splitlines()
+
+
+def test_a_client_that_takes_its_time(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
+    """A request that comes byte by byte has a second in all, not for each byte."""
+    enough = threading.Event()
+
+    def drip(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not enough.wait(0.1):
+                client.sendall(b" ")
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(socket_of(shared))
+        thread = threading.Thread(target=drip, args=(client,))
+        thread.start()
+        try:
+            shown = scrape(collector)
+        finally:
+            enough.set()
+            thread.join()
+
+    assert not late(shown)
+    assert 1.0 == shown["runs"]
+    assert ["run"] == worker.read_text().splitlines()
+
+
+ANSWERS = {
+    "hangs up": b"",
+    "half": b'{"shown": [1',
+    "no number": b'{"shown": [null]}\n',
+    "infinite": b'{"shown": [1e999]}\n',
+    "not a number": b'{"shown": [NaN]}\n',
+    "nested": b"[" * 100_000 + b"\n",
+    "binary": b"\xff\xfe\x00\n",
+    "negative": b'{"shown": [-1, 1000000000000000000000]}\n',
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_answers_that_make_no_sense(
+    answer: bytes, shared: Provider, worker: Path, collector: Collector, scrape: Scrape
+) -> None:
+    """Whatever is answered in a worker's place, the scrape is there, with the values of the others."""
+    with in_place_of_a_worker(epoch(shared), lambda connection: connection.sendall(answer)):
+        shown = scrape(collector)
+
+    assert 1.0 == shown["runs"]
+    assert ["run"] == worker.read_text().splitlines()
+
+
+def test_an_answer_without_an_end(shared: Provider, worker: Path, scrape: Scrape) -> None:
+    """One that talks on and on is late, and no more: neither time nor memory is spent on it without limit."""
+
+    def talk(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(b"x" * 65_536)
+
+    assert shared.directory is not None
+    with in_place_of_a_worker(epoch(shared), talk):
+        shown = scrape(Collector(shared.directory, worker_timeout=1))
+
+    assert {f'{LATE}{{worker="7"}}'} == late(shown)
+    assert 1.0 == shown["runs"]
+    assert ["run"] == worker.read_text().splitlines()
+
+
+def test_one_that_never_accepts(shared: Provider, worker: Path, scrape: Scrape) -> None:
+    """A worker whose queue of connections is full by now is late in each scrape, and others are asked."""
+    assert shared.directory is not None
+    collector = Collector(shared.directory, worker_timeout=1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(epoch(shared) / FAKE))
+        listener.listen(0)
+        shown = [scrape(collector) for _ in range(4)]
+
+    assert [{f'{LATE}{{worker="7"}}'}] * 4 == [late(each) for each in shown]
+    assert [1.0, 2.0, 3.0, 4.0] == [each["runs"] for each in shown]
+    assert 4 == len(worker.read_text().splitlines())
+
+
+def make_file(path: Path) -> None:
+    """Something that was never a socket."""
+    path.write_text("x")
+
+
+def make_directory(path: Path) -> None:
+    """Something that cannot be unlinked."""
+    path.mkdir()
+
+
+def make_link(path: Path) -> None:
+    """A name that leads nowhere."""
+    path.symlink_to(path.parent / "nowhere")
+
+
+def make_socket(path: Path) -> None:
+    """A socket that nobody listens on any more."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [make_file, make_directory, make_link, make_socket, os.mkfifo])
+def test_names_that_belong_to_nobody(
+    make: Callable[[Path], None], shared: Provider, worker: Path, collector: Collector, scrape: Scrape
+) -> None:
+    """What has a socket's name and no worker behind it is nobody who is late; scrape after scrape is complete."""
+    make(epoch(shared) / FAKE)
+    shown = [scrape(collector) for _ in range(2)]
+
+    assert [1.0, 2.0] == [each["runs"] for each in shown]
+    assert [set(), set()] == [late(each) for each in shown]
+    assert 2 == len(worker.read_text().splitlines())
+
+
+def test_the_socket_of_a_predecessor(
+    shared: Provider, worker: Path, collector: Collector, scrape: Scrape, listening: Listening
+) -> None:
+    """A dead process's socket is known as such although another one has its ordinal now; the socket goes."""
+    shared.meter("test").observable_gauge("mine", callback=lambda observer: observer.observe(1), scope="worker")
+    listening(shared)
+    own = shared.memory.slab_name
+    assert own is not None
+    before = epoch(shared) / f"ask-{own.ordinal}-{'0' * 32}"
+    make_socket(before)
+    shown = scrape(collector)
+
+    assert not late(shown)
+    assert not before.exists()
+    assert 1.0 == shown["runs"]
+    assert worker.read_text()
+
+
+def test_a_worker_follows_into_another_epoch(
+    shared: Provider, worker: Path, collector: Collector, scrape: Scrape, wait_until: WaitUntil
+) -> None:
+    """A worker on its own, in whose store a server begins an epoch, answers there: what it observes goes on to show."""
+    assert 1.0 == scrape(collector)["runs"]
+    old = epoch(shared)
+    assert shared.directory is not None
+    server = Store(shared.directory).begin()
+    wait_until(lambda: list_workers(server.path))
+
+    assert 2.0 == scrape(collector)["runs"]
+    assert [] == list_workers(str(old))
+    assert 2 == len(worker.read_text().splitlines())
+    server.close()
+
+
+def test_nothing_is_left_open(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
+    """Scrapes, with late workers and without, leave no descriptor behind in the collector."""
+    scrape(collector)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(epoch(shared) / FAKE))
+        listener.listen(0)
+        impatient = Collector(str(shared.directory), worker_timeout=0.1)
+        scrape(impatient)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            scrape(impatient)
+        after = len(os.listdir("/proc/self/fd"))
+
+    assert after <= before
+    assert worker.read_text()
+
+
+def test_shut_down(shared: Provider, collector: Collector, scrape: Scrape, wait_until: WaitUntil) -> None:
+    """A process that gives up its store listens no more, and its thread ends."""
+    before = set(threading.enumerate())
+    Gauge("g", "", provider=shared).set_function(lambda: 1)
+    path = str(epoch(shared))
+    wait_until(lambda: list_workers(path))
+    assert {"mpmetrics-agent"} == {thread.name for thread in set(threading.enumerate()) - before}
+    shared.shutdown()
+
+    assert [] == list_workers(path)
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    assert not late(scrape(collector))
