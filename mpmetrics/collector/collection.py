@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mpmetrics.collector.reading import Reading
     from mpmetrics.collector.snapshot import Snapshot
 
-__all__ = ["Collection"]
+__all__ = ["Collected", "Collection"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -46,6 +46,15 @@ _SHARE = 0.8
 
 The least is for all who share a collection: one that says it cannot wait at all does not take the time from the others.
 """
+
+
+class Collected:
+    """The result of one collection, which everybody who asked for it shares."""
+
+    def __init__(self, readings: list[Reading]) -> None:
+        self.readings = readings
+        self.bodies: dict[object, tuple[str, bytes]] = {}
+        """What has been made of the readings so far, by format: a content coding or "", and the bytes."""
 
 
 class Collection(PrometheusCollector):
@@ -109,26 +118,19 @@ class Collection(PrometheusCollector):
 
         Raises :class:`~mpmetrics.errors.ShutdownError` once the provider was shut down.
         """
+        return self.collected(timeout).readings
+
+    def collected(self, timeout: float | None = None) -> Collected:
+        """The result of a collection that begins after this call; the rest as in :meth:`readings`."""
         if self._provider is not None and self._provider.closed:
             raise ShutdownError("there are no metrics to show: their provider was shut down")
-        with self.patience(timeout):
-            return self._shared()
-
-    @contextlib.contextmanager
-    def patience(self, timeout: float | None) -> Iterator[None]:
-        """For as long as it is held, collections keep to the time of one who is going to wait ``timeout`` seconds."""
         end = time.monotonic() + _budget(timeout)
         self._ends.append(end)
         try:
-            yield
+            return self._shared()
         finally:
             with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
                 self._ends.remove(end)
-
-    @property
-    def within(self) -> bool:
-        """Whether the caller is in a collection, or works for one, so that it cannot wait for it."""
-        return self._shared.within
 
     def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
         """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""
@@ -153,7 +155,7 @@ class Collection(PrometheusCollector):
         """Nothing: what there is shows when it is collected. A registry asks this when the collector is registered."""
         return []
 
-    def _collect(self) -> list[Reading]:
+    def _collect(self) -> Collected:
         start = time.monotonic()
         path = self._current_path()
         # One who has been waiting for the last collection may be out of patience; the others are not.
@@ -167,9 +169,9 @@ class Collection(PrometheusCollector):
         merged = self._asynchronous.merge(snapshot)
         self._add_sources(merged)
         merged += self._asynchronous.figures() + self._modules.readings()
-        return merged + figures(snapshot, seconds=time.monotonic() - start)
+        return Collected(merged + figures(snapshot, seconds=time.monotonic() - start))
 
-    def _collect_aside(self) -> list[Reading]:
+    def _collect_aside(self) -> Collected:
         """What there is without waiting; the caller may be what keeps up the collection that is going on.
 
         What that one has half done is left alone: files are opened anew, and no callbacks or sources are asked.
@@ -179,7 +181,7 @@ class Collection(PrometheusCollector):
         snapshot = reader.snapshot()
         merged = self._asynchronous.merge_aside(snapshot) + self._modules.readings()
         reader.close()
-        return merged + figures(snapshot, seconds=time.monotonic() - start)
+        return Collected(merged + figures(snapshot, seconds=time.monotonic() - start))
 
     def _add_sources(self, merged: list[Reading]) -> None:
         """Add what the other sources have; a name that is taken is not shown twice."""

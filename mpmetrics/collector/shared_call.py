@@ -14,7 +14,10 @@ __all__ = ["SharedCall"]
 Result = TypeVar("Result")
 
 PAUSE = 0.0005
-"""Seconds between two looks at a run that somebody else has begun."""
+"""Seconds between the first two looks at a run of another thread."""
+
+LONGEST_PAUSE = 0.01
+"""Seconds between two looks at most. A tenth of the wait so far: dozens of threads that wait must not slow the run."""
 
 PATIENCE = 30.0
 """Seconds to wait for others before one helps oneself: longer than any run takes that is not stuck."""
@@ -58,7 +61,7 @@ class SharedCall(Generic[Result]):
         me = threading.get_ident()
         lock = self._lock
         wanted = self._started + 1
-        patience = time.monotonic() + PATIENCE
+        since = time.monotonic()
         mine = 0
         try:
             while True:
@@ -72,9 +75,10 @@ class SharedCall(Generic[Result]):
                         self._runner = me
                         self._started = mine
                         break
-                if runner in {me, self._on_behalf_of()} or time.monotonic() > patience:
+                waited = time.monotonic() - since
+                if runner in {me, self._on_behalf_of()} or waited > PATIENCE:
                     return self._aside()
-                time.sleep(PAUSE)
+                time.sleep(max(PAUSE, min(waited / 10, LONGEST_PAUSE)))
             result = self._function()
             with lock:
                 if lock is self._lock:  # else we are in a forked child, with what was begun in its parent
@@ -84,12 +88,6 @@ class SharedCall(Generic[Result]):
         finally:
             if mine and lock is self._lock and self._runner == me:
                 self._runner = None
-
-    @property
-    def within(self) -> bool:
-        """Whether the caller is in the function, or works for who is: then a call gets the result of ``aside``."""
-        runner = self._runner
-        return runner is not None and runner in {threading.get_ident(), self._on_behalf_of()}
 
     def reset(self) -> None:
         """In a forked child: nobody is running or waiting here."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.errors import ShutdownError
-from mpmetrics.formats.negotiate import accepts_gzip, choose
 from mpmetrics.http.messages import HEALTHY, Request, Response, plain
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from mpmetrics.provider import Provider
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["MetricsApp", "as_collector", "make_asgi_app", "make_wsgi_app"]
 
 _MOST_NAMES = 1000
+_MOST_PICKS = 8
+"""Scrapes of picked names (``name[]``) that are made or wait for their turn; more are refused with 503."""
+
 _TIMEOUT = "x-prometheus-scrape-timeout-seconds"
 
 
@@ -38,6 +41,7 @@ class MetricsApp:
             raise ValueError(msg)
         self._collector = collector
         self._path = path
+        self._picks = threading.BoundedSemaphore(_MOST_PICKS)
 
     def immediate(self, request: Request) -> Response | None:
         """The answers that need no collection."""
@@ -47,21 +51,20 @@ class MetricsApp:
             return _text(404, f"not found; the metrics are at {self._path}")
         return None
 
-    def kind(self, request: Request) -> Hashable | None:
-        """The format and coding, or that it is refused; None for who asks for names of his choice, or may do so."""
-        if "name[]" in request.query or "%" in request.query:
-            return None
-        # Whatever else is asked for counts for nothing, unless it is too much.
-        refused, headers = request.query.count("&") >= _MOST_NAMES, request.headers
-        return refused, choose(headers.get("accept")), accepts_gzip(headers.get("accept-encoding"))
+    def __call__(self, request: Request) -> Response:
+        """The metrics, in the format and coding that the headers ask for, of the names that the query asks for."""
+        if not ("name[]" in request.query or "%" in request.query):
+            return scrape(self._collector, request)
+        # These bodies are made one at a time: threads that wait for their turn must not be all there are.
+        if not self._picks.acquire(blocking=False):
+            return plain(503, ("Retry-After", "1"))
+        try:
+            return scrape(self._collector, request)
+        finally:
+            self._picks.release()
 
-    def __call__(self, requests: Sequence[Request]) -> Response:
-        """The metrics, in the format and coding that the requests' headers ask for, of the names that they ask for."""
-        told = [seconds for request in requests if (seconds := _timeout(request)) is not None]
-        return scrape(self._collector, requests[0], min(told, default=None))
 
-
-def scrape(collector: Collector, request: Request, timeout: float | None) -> Response:
+def scrape(collector: Collector, request: Request) -> Response:
     """The response to a scrape, wherever it came in."""
     try:
         names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
@@ -69,7 +72,7 @@ def scrape(collector: Collector, request: Request, timeout: float | None) -> Res
         return _text(400, f"more than {_MOST_NAMES} fields in the query")
     accept, coding = request.headers.get("accept"), request.headers.get("accept-encoding")
     try:
-        headers, body = collector.scrape(accept, coding, names, timeout)
+        headers, body = collector.scrape(accept, coding, names, _timeout(request))
     except ShutdownError as error:
         return _text(503, str(error))
     return Response(200, tuple(headers.items()), body)
@@ -97,7 +100,7 @@ def _answer(collector: Collector, request: Request) -> Response:
     """Mounted in another application, the metrics are at whatever path they were mounted on."""
     if request.method not in ("GET", "HEAD"):
         return plain(405, ("Allow", "GET, HEAD"))
-    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request, _timeout(request))
+    return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request)
 
 
 def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from mpmetrics.callbacks.runner import at_work_for
-from mpmetrics.collector.collection import Collection
-from mpmetrics.collector.shared_call import SharedCall
+from mpmetrics.collector.collection import Collected, Collection
 from mpmetrics.formats.compress import Packer
 from mpmetrics.formats.negotiate import accepts_gzip, choose
 from mpmetrics.formats.text import render_openmetrics, render_text
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
     _Coded = tuple[str, bytes]
     """A content coding, or none, and a body in it."""
+
+    _Form = tuple[str, bool, bool]
+    """What tells bodies of one collection apart: the name of a format, and whether it has UTF-8 names and is packed."""
 
 __all__ = ["Collector"]
 
@@ -49,17 +51,16 @@ class Collector(Collection):
     ) -> tuple[dict[str, str], bytes]:
         """Headers and body for a scraper that sends these headers, which may be None, and waits ``timeout`` seconds.
 
-        Scrapes of everything that are under way at the same time get the very same body, which was made once; it was
-        collected after each of them had asked. What a scraper picked out by ``names`` is its own: such bodies are made
-        one at a time, since each may be as large. Errors as in :meth:`readings`.
+        Concurrent scrapes share one collection, which began after each of them had asked, and the body that was made of
+        it in each format and coding. A body of picked ``names`` is made for its scraper alone, and only one of these at
+        a time, since each may be large. Errors as in :meth:`readings`.
         """
         chosen, packed = choose(accept), accepts_gzip(accept_encoding)
-        headers = {"Content-Type": chosen.content_type, "Vary": "Accept, Accept-Encoding"}
         if names:
             coding, body = self._pick(chosen, names, timeout, packed=packed)
         else:
-            with self.patience(timeout):
-                coding, body = self._share(chosen, packed=packed)
+            coding, body = self._share((chosen.name, chosen.utf8, packed), timeout)
+        headers = {"Content-Type": chosen.content_type, "Vary": "Accept, Accept-Encoding"}
         if coding:
             headers["Content-Encoding"] = coding
         return headers, body
@@ -78,52 +79,67 @@ class Collector(Collection):
                         return sample.value
         return None
 
-    def _share(self, chosen: Format, *, packed: bool) -> _Coded:
-        """The metrics in this format, for all who ask while it is made for the first time."""
-        make = functools.partial(self._make, chosen, packed=packed)
-        if self.within:
-            # What such a scrape may not wait for is missing; others are not to be given that.
-            return make()
-        return self._shares.setdefault((chosen, packed), SharedCall(make, make, at_work_for))()
+    def _share(self, form: _Form, timeout: float | None) -> _Coded:
+        """All metrics, in a body that is made with the collection for all who wait for it."""
+        self._wanted.append(form)
+        try:
+            collected = self.collected(timeout)
+        finally:
+            with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
+                self._wanted.remove(form)
+        # A collection that could not be waited for is this caller's alone.
+        return collected.bodies.get(form) or self._make(collected, form)
 
-    def _make(self, chosen: Format, *, packed: bool) -> _Coded:
-        if not packed:
-            return "", _render(chosen, self.exported(self.readings(), utf8=chosen.utf8))
-        return _pack(self._packers[chosen.name], self._share(chosen, packed=False)[1])
+    def _collect(self) -> Collected:
+        wanted = dict.fromkeys(self._wanted)
+        collected = super()._collect()
+        for form in wanted:
+            self._make(collected, form)
+        return collected
+
+    def _make(self, collected: Collected, form: _Form) -> _Coded:
+        """The body in this form, made now unless it has been."""
+        name, utf8, packed = form
+        if form not in collected.bodies:
+            if packed:
+                collected.bodies[form] = _pack(self._packers[name, utf8], self._make(collected, (name, utf8, False))[1])
+            else:
+                collected.bodies[form] = "", _render(name, self.exported(collected.readings, utf8=utf8))
+        return collected.bodies[form]
 
     def _pick(self, chosen: Format, names: Sequence[str], timeout: float | None, *, packed: bool) -> _Coded:
         """These names alone."""
         readings = self.exported(self.readings(timeout), utf8=chosen.utf8)
         # Nothing in here waits, or asks for anything that does.
         with self._turn:
-            body = _render(chosen, readings, frozenset(names))
-            # It is compressed by itself, else each would be held against another one's.
+            body = _render(chosen.name, readings, frozenset(names))
+            # With a packer of its own: what others picked is another text.
             return _pack(Packer(), body) if packed else ("", body)
 
     @functools.cached_property
-    def _shares(self) -> dict[tuple[Format, bool], SharedCall[_Coded]]:
-        """The scrapes under way, and the last ones, by format and by whether they are compressed."""
-        return {}
+    def _wanted(self) -> list[_Form]:
+        """The forms that scrapes wait for."""
+        return []
 
     @functools.cached_property
-    def _packers(self) -> defaultdict[str, Packer]:
+    def _packers(self) -> defaultdict[tuple[str, bool], Packer]:
         """What compressed the scrapes before, by format."""
         return defaultdict(Packer)
 
     @functools.cached_property
     def _turn(self) -> threading.RLock:
-        """Held by who makes a body of picked names. Re-entrant, for the signal handlers of its thread."""
+        """Held while a body of picked names is made. Re-entrant, for the signal handlers of its thread."""
         return threading.RLock()
 
     def after_fork_in_child(self) -> None:
-        """As of the base class; who was rendering is rendering in the parent."""
+        """As of the base class. A thread that made a body goes on in the parent."""
         super().after_fork_in_child()
-        self._shares = {}
+        self._wanted = []
         self._turn = threading.RLock()
 
 
-def _render(chosen: Format, readings: list[Reading], names: frozenset[str] = frozenset()) -> bytes:
-    render = render_openmetrics if chosen.name == "openmetrics" else render_text
+def _render(name: str, readings: list[Reading], names: frozenset[str] = frozenset()) -> bytes:
+    render = render_openmetrics if name == "openmetrics" else render_text
     return render(readings, names)
 
 

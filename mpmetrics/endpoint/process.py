@@ -15,14 +15,12 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from mpmetrics.collector.modules import CallbackModules
 from mpmetrics.endpoint.app import MetricsApp
 from mpmetrics.errors import LockTimeoutError
-from mpmetrics.http.limits import Limits
 from mpmetrics.http.server import HttpServer
 from mpmetrics.storage.locks import Mutex
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
     from mpmetrics.endpoint.collector import Collector
     from mpmetrics.http.address import Address
-    from mpmetrics.http.messages import Request, Response
     from mpmetrics.http.security.protection import Protection
 
 __all__ = ["BEAT", "Endpoint"]
@@ -49,8 +46,6 @@ PATIENT_BEATS = 4
 """How often in a row the election is tried while it fails with one of them."""
 
 FOLD_EVERY = 2.0
-THREADS = 64
-"""Scrapes at a time that cannot be answered together, such as those whose passwords are to be checked."""
 
 MODULES_SECONDS = 5.0
 """How long the first scrape waits for the modules that register callbacks, before it is answered without them."""
@@ -114,7 +109,7 @@ class Endpoint:
         self._parent = parent
         self._heartbeat = heartbeat
         self._election = election
-        self._app = _Watched(MetricsApp(collector))
+        self._server = HttpServer(MetricsApp(collector))
 
     def run(self) -> None:
         """Serve; returns when it is time to go."""
@@ -163,7 +158,7 @@ class Endpoint:
         end = time.monotonic() + MODULES_SECONDS
         while not (self._modules.wait(0) or stop.is_set() or time.monotonic() > end):
             await _sleep(stop, _LOOK)
-        server = HttpServer(self._app, Limits(threads=THREADS))
+        server = self._server
         await server.start()
         for listener in self._listeners:
             await server.add(listener, self._protection)
@@ -200,32 +195,10 @@ class Endpoint:
         while True:
             if os.getppid() != self._parent:
                 stop.set()
-            if self._app.busy_for() < HUNG_AFTER:
+            if self._server.busy_for() < HUNG_AFTER:
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):
                     os.write(self._heartbeat, b".")
             await asyncio.sleep(BEAT)
-
-
-class _Watched:
-    """A handler that knows how long its longest running call has been running."""
-
-    def __init__(self, app: MetricsApp) -> None:
-        self.immediate = app.immediate
-        self.kind = app.kind
-        self._app = app
-        self._since: dict[int, float] = {}
-
-    def __call__(self, requests: Sequence[Request]) -> Response:
-        me = threading.get_ident()
-        self._since[me] = time.monotonic()
-        try:
-            return self._app(requests)
-        finally:
-            del self._since[me]
-
-    def busy_for(self) -> float:
-        """Seconds that the longest running call has been running, 0 when there is none."""
-        return max((time.monotonic() - since for since in list(self._since.values())), default=0.0)
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 __all__ = ["DEFAULT_BIND", "Address", "parse"]
 
 DEFAULT_BIND = "127.0.0.1:9464"
-_BACKLOG = 512
+_BACKLOG = 2048
+"""Connections that may wait to be accepted. When they are too many, the system ignores a client for a second."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One client's connection to the endpoint, from accept to close. Belongs to the event loop's thread."""
+"""One client's connection, from accept to close. Belongs to the event loop's thread."""
 
 from __future__ import annotations
 
@@ -7,100 +7,103 @@ import logging
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mpmetrics.http.messages import Conversation, Request, Response, plain
-from mpmetrics.http.tls_transport import TlsTransport
-from mpmetrics.http.transports import untie
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from mpmetrics.http.eviction import Eviction
     from mpmetrics.http.limits import Limits
-    from mpmetrics.http.roster import Roster
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger("mpmetrics")
 
 _RESET = struct.pack("ii", 1, 0)
+_CHUNKS = 4  # chunks that a client that reads is sent in one turn of the loop, before others have theirs
 _UNSENT_MARK: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS have it
-_NOTHING = memoryview(b"")
-_LINGER = 1.0  # seconds in which a client that is still sending may fetch its refusal
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One client: reading a request, or having it answered, or writing the answer, and again.
+    """Reads a request, has it answered, writes the answer, and begins again; all in callbacks of the event loop.
 
-    All of it happens in callbacks of the loop; while an answer is made or written, nothing is read. `ask` gets the
-    request and what is to be called with its response. With ``tls``, all of it is encrypted.
+    `ask` gets the request, and the function to call with its response. What the client sends while its answer is made
+    or written is kept up to the size of a request head; a client that sends more is dropped. Reading never pauses:
+    asyncio's TLS does not report that a client has gone while it does, and logs a warning for each later write.
     """
 
-    _transport: asyncio.Transport
-    _client: socket.socket
+    _transport: asyncio.Transport | None = None
 
     def __init__(
         self,
         limits: Limits,
-        roster: Roster,
+        eviction: Eviction,
         ask: Callable[[Request, Callable[[Response], None]], None],
         scratch: memoryview,
         *,
         refuse: bool,
-        tls: ssl.SSLContext | None = None,
+        closing: Callable[[], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
-        self._roster = roster
+        self._eviction = eviction
         self._ask = ask
         # All connections read into the same memory: what arrived is copied out before the loop goes on.
         self._scratch = scratch
         self._refuse = refuse
-        self._tls = tls
+        self._closing = closing
         self._talk = Conversation(limits.max_head)
-        self._unsent = _NOTHING
-        self._paused = self._lingering = self._gone = self._idle = self._ended = False
-        self._opening: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(limits.header_timeout, self._tardy)
-        roster.wait(self)
+        self._unsent: memoryview | None = None  # None: no answer is being written
+        self._idle = self._answering = self._paused = self._lingering = self._gone = self._ended = False
+        self._timer = self._loop.call_later(limits.header_timeout, self._time_out)
+        eviction.wait(self)
 
-    def open(self, client: socket.socket) -> None:
-        """Take over an accepted socket."""
+    def open(self, client: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Take over an accepted socket, and speak TLS with `context` on it."""
         self._client = client
         if _UNSENT_MARK is not None and client.family != socket.AF_UNIX:
-            # Else the system takes megabytes that a client does not read, and then has us wait until it has read a
-            # third of them, so that one behind a slow link would look like one that does not read.
-            with suppress(OSError):  # a connection that is gone already
+            # Otherwise the system buffers megabytes that the client does not read, and reports the socket as writable
+            # only when a third of them are read: a client behind a slow link would look like one that does not read.
+            with suppress(OSError):  # the connection is closed already
                 client.setsockopt(socket.IPPROTO_TCP, _UNSENT_MARK, self._limits.chunk)
-        self._opening = self._loop.create_task(self._open(client))
-        # The task may be cancelled before it has begun, and then closes nothing itself.
+        self._opening: asyncio.Task[None] | None = self._loop.create_task(self._open(client, context))
+        # A task that is cancelled before it has begun closes nothing itself.
         self._opening.add_done_callback(lambda task: client.close() if task.cancelled() else None)
 
-    async def _open(self, client: socket.socket) -> None:
+    async def _open(self, client: socket.socket, context: ssl.SSLContext | None) -> None:
+        options: dict[str, Any] = {}
+        if context is not None:
+            options = {
+                "ssl": context,
+                "ssl_handshake_timeout": self._limits.header_timeout,
+                "ssl_shutdown_timeout": self._limits.write_timeout,
+            }
         try:
-            await self._loop.connect_accepted_socket(self._reader, client)
+            await self._loop.connect_accepted_socket(lambda: self, client, **options)
         except OSError as error:
             logger.debug("a client's connection failed before its first request: %s", error)
+            # asyncio raises it from a frame that holds it, so that both would wait for the garbage collector.
+            error.with_traceback(None)
             client.close()
             self.drop()
-
-    def _reader(self) -> asyncio.BufferedProtocol:
-        return self if self._tls is None else TlsTransport(self, self._tls, self._scratch)
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands."""
-        self._transport = cast("asyncio.Transport", transport)
+        """The connection is ready, its TLS handshake included."""
         self._opening = None
+        self._transport = cast("asyncio.Transport", transport)
         if self._gone:
             self._transport.abort()
             return
-        # The transport asks for a pause as soon as it has to keep anything: so it never keeps more than one chunk.
-        self._transport.set_write_buffer_limits(high=0)
+        # The transport asks for a pause as soon as it has to keep anything, so it never keeps more than one chunk; of
+        # TLS, two. (Not 0, with which asyncio's TLS would pause without end.)
+        self._transport.set_write_buffer_limits(high=1)
         if self._refuse:
-            self._reply(plain(503, ("Retry-After", "1")))
+            self._begin_answer(plain(503, ("Retry-After", "1")))
 
     def drop(self) -> None:
         """Close at once, whatever is under way; the place is free when this returns."""
@@ -108,29 +111,31 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._gone = True
         self._timer.cancel()
-        self._roster.leave(self)
-        self._unsent = _NOTHING
-        if self._paused:
-            # Reset it: the system would keep for minutes what the client does not read.
-            with suppress(OSError):  # gone already
+        self._eviction.leave(self)
+        if self._unsent is not None:
+            # Reset: otherwise the system would keep for minutes what the client does not read.
+            with suppress(OSError):  # closed already
                 self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        if self._opening is not None:
+            self._unsent = None
+        if self._transport is not None:
+            # Not here and now: asyncio's TLS may be in the middle of reading.
+            self._loop.call_soon(self._transport.abort)
+        elif self._opening is not None:
             self._opening.cancel()
-        else:
-            self._transport.abort()
+            self._opening = None  # its exception would hold this object
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """The transport is closed, by whomever."""
+        """The transport is closed, by either side."""
         self.drop()
-        if self._tls is None:  # else its own protocol does
-            untie(self._transport)
+        # The transport holds this object: together they would stay in memory until the garbage collector comes.
+        self._transport = None
 
     # Reading
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         """Where to put what arrives."""
-        # No more than the conversation has room for: so a head is refused at its limit, not somewhere beyond.
-        return self._scratch if self._lingering else self._scratch[: self._talk.room]
+        # No more than the conversation has room for: so a head is refused at its limit, and not somewhere past it.
+        return self._scratch if self._lingering or self._gone else self._scratch[: self._talk.room]
 
     def buffer_updated(self, nbytes: int) -> None:
         """So much arrived."""
@@ -138,49 +143,58 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._idle:
             self._idle = False
-            self._limit(self._limits.header_timeout, self._tardy)
+            self._limit(self._limits.header_timeout, self._time_out)
         self._talk.feed(bytes(self._scratch[:nbytes]))
-        self._advance()
+        if not self._answering:
+            self._take()
+        elif not self._talk.room:
+            self.drop()
 
     def eof_received(self) -> bool:
-        """The client sends no more. One that has sent its request gets its answer all the same."""
+        """The client sends no more. Without TLS, it still gets its answers; asyncio's TLS has no half-closed state."""
         self._ended = True
-        if self._lingering:
+        if self._lingering or self._gone or not self._has_half_close:
+            self.drop()
             return False
         self._talk.feed(b"")
-        self._advance()
+        if not self._answering:
+            self._take()
         return not self._gone
 
-    def _advance(self) -> None:
+    @property
+    def _has_half_close(self) -> bool:
+        return self._transport is not None and self._transport.can_write_eof()
+
+    def _take(self) -> None:
+        """Have the next request answered, if it is complete."""
         found = self._talk.take()
         if found is None:
             if self._ended:
                 self.drop()
-            else:
-                self._transport.resume_reading()
             return
-        self._transport.pause_reading()
-        self._roster.serve(self)
+        self._eviction.serve(self)
+        self._answering = True
         self._timer.cancel()
         if isinstance(found, Response):
-            self._reply(found)
+            self._begin_answer(found)
         else:
-            self._ask(found, self._reply)
+            self._ask(found, self._begin_answer)
 
-    def _tardy(self) -> None:
-        if self._idle or self._opening is not None or not self._talk.begun:
+    def _time_out(self) -> None:
+        """The request is late."""
+        if self._talk.begun:
+            self._eviction.serve(self)
+            self._begin_answer(plain(408))
+        else:
             self.drop()
-            return
-        self._transport.pause_reading()
-        self._roster.serve(self)
-        self._reply(plain(408))
 
     # Writing
 
-    def _reply(self, response: Response) -> None:
-        if self._gone:
+    def _begin_answer(self, response: Response) -> None:
+        if self._gone or self._transport is None:
             return
-        last = self._roster.closing or self._ended
+        self._answering = True
+        last = self._closing() or (self._ended and not self._talk.held)
         try:
             head, body = self._talk.answer(response, last=last)
         except Exception:  # whatever a handler made of it
@@ -190,62 +204,63 @@ class Connection(asyncio.BufferedProtocol):
         self._limit(self._limits.write_timeout, self.drop)
         first = max(0, self._limits.chunk - len(head))
         self._unsent = body[first:]
-        if self._unsent:
-            self._roster.answer(self, cast("bytes", body.obj))
-        self._transport.write(b"".join((head, body[:first])))
-        self._go_on()
+        self._eviction.answer(self, cast("bytes", body.obj) if self._unsent else b"")
+        if self._paused:
+            self._eviction.stall(self)
+        if not self._gone:  # else it had to go for the memory of others
+            self._transport.write(b"".join((head, body[:first])))
+            self._go_on()
 
     def _go_on(self) -> None:
-        # Not on the spot: other connections have their turn between two chunks, and a transport that has just called
+        # Not on the spot: other connections have their turn between some chunks, and a transport that has just called
         # `resume_writing` is not ready to be closed.
-        if not self._paused:
-            self._loop.call_soon(self._write)
+        self._loop.call_soon(self._write)
 
     def _write(self) -> None:
-        if self._gone:
-            return
-        if not self._unsent:
-            # An empty part of a body would keep all of it.
-            self._unsent = _NOTHING
-            self._sent()
-            return
-        chunk, self._unsent = self._unsent[: self._limits.chunk], self._unsent[self._limits.chunk :]
-        self._transport.write(chunk)
+        for _ in range(_CHUNKS):
+            if self._gone or self._paused or self._unsent is None or self._transport is None:
+                return
+            if not self._unsent:
+                self._end_answer(self._transport)
+                return
+            chunk, self._unsent = self._unsent[: self._limits.chunk], self._unsent[self._limits.chunk :]
+            self._transport.write(chunk)
         self._go_on()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
         self._paused = True
-        self._roster.stall(self)
+        self._eviction.stall(self)
 
     def resume_writing(self) -> None:
         """The client has read all that was written."""
         self._paused = False
-        self._roster.resume(self)
+        self._eviction.resume(self)
         self._go_on()
 
-    def _sent(self) -> None:
-        if not self._roster.closing and self._talk.renew():
-            self._roster.wait(self)
+    def _end_answer(self, transport: asyncio.Transport) -> None:
+        self._unsent = None  # an empty part of a body would keep all of it
+        if not self._closing() and self._talk.renew():
+            self._answering = False
+            self._eviction.wait(self)
             self._idle = not self._talk.begun
             limits = self._limits
-            self._limit(limits.idle_timeout if self._idle else limits.header_timeout, self._tardy)
-            self._advance()
+            self._limit(limits.idle_timeout if self._idle else limits.header_timeout, self._time_out)
+            self._take()
             return
+        # The client may now fetch the end of its answer, within `write_timeout`, unless its place is needed.
         self._lingering = True
-        self._roster.wait(self)
-        self._limit(_LINGER, self.drop)
+        self._eviction.answer(self, b"")
+        self._eviction.stall(self)
         if self._talk.heard_out or self._ended:
-            self._transport.close()
-        else:
+            transport.close()
+        elif self._has_half_close:
             # To close before the client has stopped sending would reset the connection, and the reset may overtake
-            # the answer. So say that this is the end, and throw away what comes.
+            # the answer. So send the end, and throw away what comes.
             try:
-                self._transport.write_eof()
+                transport.write_eof()
             except OSError:  # reset by the client, which the transport has not noticed yet
                 self.drop()
-            else:
-                self._transport.resume_reading()
 
     def _limit(self, seconds: float, then: Callable[[], None]) -> None:
         self._timer.cancel()

@@ -11,29 +11,26 @@ __all__ = ["Limits"]
 class Limits:
     """What clients may cost. Raises ValueError unless every number is above 0.
 
-    max_connections: connections at a time, over all sockets; see `HttpServer` for what happens beyond.
-    header_timeout: seconds for a whole request (head, and the short body that is thrown away), from accept or, on a
-        kept connection, from its first byte.
+    max_connections: connections at a time, over all sockets; `HttpServer` says what happens past it.
+    threads: requests that the handler works on at a time, each on its own thread; more are refused with 503. Fewer than
+        `max_connections`, so that a handler that hangs leaves places for answers that need no thread.
+    header_timeout: seconds for a whole request (TLS handshake, head, and the short body that is thrown away), from
+        accept or, on a kept connection, from its first byte.
     idle_timeout: seconds that a kept connection may wait for its next request.
-    write_timeout: seconds that a client has to read one whole response, in however many pieces.
-    max_unsent: bytes of bodies that clients have not read yet, over all connections; a body that several are sent
-        counts once. Beyond that, the bodies go of which nobody has read anything for the longest time, together with
-        the clients they are for. One that is being read stays, and so do four bodies of any size.
+    write_timeout: seconds that a client has to read one whole response and close, in however many pieces.
+    max_unsent: bytes of response bodies that clients have not read yet, over all connections; `Eviction` says what
+        happens past it.
     max_head: bytes of a request head.
-    threads: threads that run the handler.
-    apart: requests, answered or waiting, whose answers are made for them alone; more are refused with 503. They have up
-        to 4 threads of their own, and leave `threads` to the others.
     chunk: bytes handed to a connection's transport at a time.
     """
 
-    max_connections: int = 512
+    max_connections: int = 64
+    threads: int = 32
     header_timeout: float = 5.0
     idle_timeout: float = 30.0
     write_timeout: float = 30.0
     max_unsent: int = 128 * 1024 * 1024
     max_head: int = 16 * 1024
-    threads: int = 8
-    apart: int = 32
     chunk: int = 64 * 1024
 
     def __post_init__(self) -> None:

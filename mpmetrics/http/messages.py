@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Mapping
 
 HEALTHY = "/-/healthy"
 """The path that says that the endpoint is there, to everybody."""
@@ -63,17 +63,8 @@ class Handler(Protocol):
     def immediate(self, request: Request) -> Response | None:
         """Answer at once, on the event loop; None means: ask `__call__`. Must neither block nor compute for long."""
 
-    def kind(self, request: Request) -> Hashable | None:
-        """Requests of equal kinds can be given the very same answer; None: this one's is large, and for nobody else.
-
-        Must neither block nor compute for long.
-        """
-
-    def __call__(self, requests: Sequence[Request]) -> Response:
-        """One answer to all of these, on a worker thread; may block. While all threads are in here, others queue.
-
-        They are of one kind, or one request whose kind is None.
-        """
+    def __call__(self, request: Request) -> Response:
+        """Answer on a thread of the request's own; may block."""
 
 
 def plain(status: int, *headers: tuple[str, str]) -> Response:
@@ -96,6 +87,7 @@ class Conversation:
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head - 1)
         self._head: h11.Request | None = None
         self._body = 0
+        self._answering = False
 
     @property
     def held(self) -> int:
@@ -104,8 +96,8 @@ class Conversation:
 
     @property
     def room(self) -> int:
-        """How many bytes may be fed next; at least 1 whenever `take` has returned None."""
-        return self._max - self.held
+        """How many bytes may be fed next; 0 when requests that wait for their turn fill a whole head."""
+        return self._max if self._is_over else self._max - self.held
 
     @property
     def begun(self) -> bool:
@@ -117,19 +109,27 @@ class Conversation:
         """Whether the client's last request has been read to its end, with nothing after it."""
         return self._h11.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED) and not self.held
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the conversation ends with the answer under way, so that nothing more will be parsed."""
+        return self._answering and self._h11.their_state is not h11.DONE
+
     def feed(self, data: bytes) -> None:
-        """Add what was received; b"" is the end of the stream."""
-        self._h11.receive_data(data)
+        """Add what was received, also while a request is answered; b"" is the end of the stream."""
+        if not self._is_over:
+            self._h11.receive_data(data)
 
     def take(self) -> Request | Response | None:
         """The next complete request; or the response that the protocol itself gives to it; or None: more is needed."""
         try:
             if not self._read():
                 return None
+            self._answering = True
         except h11.RemoteProtocolError as error:
             # h11 raises it from a frame that holds it: with that, it would keep the whole connection until the garbage
             # collector comes, if it comes.
             error.with_traceback(None)
+            self._answering = True
             return plain(error.error_status_hint)
         head = self._head
         if head is None:  # pragma: no cover (a request that is read has a head)
@@ -172,6 +172,7 @@ class Conversation:
         # Everything that can be wrong with a response is found here, before h11's state changes.
         reason = _PHRASES.get(response.status, "").encode("ascii")
         event = h11.Response(status_code=response.status, headers=headers, reason=reason)
+        self._answering = True  # also where no request was taken: one too late, or one connection too many
         body = memoryview(response.body)
         if response.status in (204, 304) or (self._head is not None and self._head.method == b"HEAD"):
             body = body[:0]
@@ -189,6 +190,7 @@ class Conversation:
         self._h11.start_next_cycle()
         self._head = None
         self._body = 0
+        self._answering = False
         return True
 
 

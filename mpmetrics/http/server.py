@@ -33,9 +33,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpmetrics.http.connection import Connection
-from mpmetrics.http.dispatch import Dispatch
+from mpmetrics.http.eviction import Eviction
 from mpmetrics.http.limits import Limits
-from mpmetrics.http.roster import Roster
+from mpmetrics.http.threads import HandlerThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,9 @@ __all__ = ["HttpServer"]
 
 logger = logging.getLogger("mpmetrics")
 
-_ACCEPTS = 64  # connections taken from a socket in one turn of the loop, before others have theirs
+_SHARE = 8  # the part of the places that is given away in one turn of the loop; see HttpServer._accept
+_FULL = 1.0  # seconds that new connections wait in the listen queue while all places or threads are taken
+_LOOK = 0.005  # seconds between two looks whether they still are
 _RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
 _LATE = 0.05  # seconds that a request may be behind its connection when we close
 _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
@@ -73,10 +75,12 @@ class HttpServer:
     def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
         self._handler = handler
         self._limits = limits or Limits()
-        self._roster = Roster(self._limits.max_unsent)
+        self._eviction = Eviction(self._limits.max_unsent)
         self._scratch = memoryview(bytearray(self._limits.max_head))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._dispatch: Dispatch | None = None
+        self._threads: HandlerThreads | None = None
+        self._closing = False
+        self._full_since = 0.0
         self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._doors: dict[socket.socket, _Door] = {}
         self._complained = -_COMPLAINTS
@@ -86,7 +90,7 @@ class HttpServer:
         if self._loop is not None:
             raise RuntimeError("an HttpServer starts once; make another one")
         self._loop = asyncio.get_running_loop()
-        self._dispatch = Dispatch(self._limits, lambda: self._roster.is_crowded)
+        self._threads = HandlerThreads(self._limits.threads)
 
     async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
         """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
@@ -95,14 +99,18 @@ class HttpServer:
 
         Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
         """
-        if self._loop is None or self._dispatch is None or self._roster.closing:
+        if self._loop is None or self._threads is None or self._closing:
             raise RuntimeError("the HttpServer does not run: await start() first, and add nothing after close()")
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError(f"{sock!r} does not listen: call bind() and listen() first")
         sock.setblocking(False)  # noqa: FBT003 (its only parameter)
         handler = self._handler if protection is None else protection.guard(self._handler)
-        self._doors[sock] = _Door(functools.partial(self._dispatch.ask, handler), protection)
+        self._doors[sock] = _Door(functools.partial(self._threads.ask, handler), protection)
         self._listen(self._loop, sock)
+
+    def busy_for(self) -> float:
+        """Seconds that the handler has been working on its oldest request; 0 when there is none."""
+        return 0.0 if self._threads is None else self._threads.busy_for()
 
     async def close(self, grace: float) -> None:
         """Stop: accept nothing, drop who sends nothing, give answers under way `grace` seconds, then drop these too.
@@ -110,7 +118,7 @@ class HttpServer:
         A client that has just connected is about to send its request, so we listen for a moment more. A handler that
         still runs is left to itself; its thread ends when it returns.
         """
-        self._roster.closing = True
+        self._closing = True
         for sock, retry in self._sockets.items():
             if retry is not None:
                 retry.cancel()
@@ -121,10 +129,8 @@ class HttpServer:
         for seconds, everyone in ((_LATE, False), (grace, True)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._roster.wait_empty()
-            self._roster.dismiss(everyone=everyone)
-        if self._dispatch is not None:
-            self._dispatch.close()
+                    await self._eviction.wait_empty()
+            self._eviction.dismiss(everyone=everyone)
         # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
@@ -135,7 +141,14 @@ class HttpServer:
         loop.add_reader(sock, self._accept, loop, sock)
 
     def _accept(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-        for _ in range(_ACCEPTS):
+        self._eviction.tick()
+        # A few in each turn: a request is read some turns after its connection was accepted, and a burst of others must
+        # not have taken its place by then.
+        for _ in range(max(1, self._limits.max_connections // _SHARE)):
+            if self._must_wait(loop.time()):
+                loop.remove_reader(sock)
+                self._sockets[sock] = loop.call_later(_LOOK, self._listen, loop, sock)
+                return
             try:
                 client, _address = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -146,6 +159,18 @@ class HttpServer:
             client.setblocking(False)  # noqa: FBT003 (its only parameter)
             self._admit(client, self._doors[sock])
 
+    def _must_wait(self, now: float) -> bool:
+        """Whether new connections stay in the listen queue: a crowd is being answered, which takes a moment."""
+        if not self._is_full:
+            self._full_since = now
+        return now - self._full_since < _FULL and self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        if self._threads is not None and self._threads.all_busy:
+            return True
+        return len(self._eviction) >= self._limits.max_connections and not self._eviction.can_evict
+
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
         """Accept again later: the socket stays readable, and the loop would spin."""
         now = loop.time()
@@ -154,16 +179,17 @@ class HttpServer:
             logger.error("cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
         short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
         # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
-        delay = 0.01 if short and self._roster.evict() else _RETRY
+        delay = 0.01 if short and self._eviction.evict() else _RETRY
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
 
     def _admit(self, client: socket.socket, door: _Door) -> None:
         refuse = False
-        while len(self._roster) >= self._limits.max_connections and not refuse:
-            refuse = not self._roster.evict()
-        # One that is refused is a connection like any other, until it has read why. It waits, as the roster sees it, so
-        # the next one takes its place, and there is never more than one too many.
-        tls = None if door.protection is None else door.protection.context()
-        connection = Connection(self._limits, self._roster, door.ask, self._scratch, refuse=refuse, tls=tls)
-        connection.open(client)
+        while len(self._eviction) >= self._limits.max_connections and not refuse:
+            refuse = not self._eviction.evict()
+        # A refused connection is one like any other, until the client has read why. It counts as waiting, so the next
+        # connection takes its place, and there is never more than one too many.
+        connection = Connection(
+            self._limits, self._eviction, door.ask, self._scratch, refuse=refuse, closing=lambda: self._closing
+        )
+        connection.open(client, None if door.protection is None else door.protection.context())

@@ -1,68 +1,81 @@
-"""The threads on which a server's handler runs."""
+"""Has handlers answer requests, each on a thread of its own. Belongs to the event loop's thread."""
 
 from __future__ import annotations
 
-import queue
+import asyncio
+import logging
 import threading
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from mpmetrics.http.messages import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mpmetrics.http.messages import Handler, Request, Response
+
 __all__ = ["HandlerThreads"]
+
+logger = logging.getLogger("mpmetrics")
+
+Answer = TypeVar("Answer")
 
 
 class HandlerThreads:
-    """The handler's threads, started one by one as they are needed.
+    """Runs handlers on at most `most` daemon threads, which start with their request and end with it.
 
-    Not a ThreadPoolExecutor: the interpreter waits for its threads at exit, so a hanging handler would hang that too.
+    Rejected: a ThreadPoolExecutor, because the interpreter waits for its threads at exit, also for one whose handler
+    hangs; and a pool of our own, because starting a thread takes 0.1 ms, and a scrape some milliseconds.
     """
 
     def __init__(self, most: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._most = most
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._started = 0
-        self._open = 0
+        self._since: dict[object, float] = {}
+        """When each request that is being answered began, on the monotonic clock."""
+
+    def ask(self, handler: Handler, request: Request, reply: Callable[[Response], None]) -> None:
+        """Have `reply` called with the handler's answer, now or later, on the event loop's thread."""
+        response = _ask(handler.immediate, request)
+        if response is None and self.all_busy:
+            response = plain(503, ("Retry-After", "1"))
+        if response is not None:
+            reply(response)
+            return
+        key = object()
+
+        def finish(response: Response) -> None:
+            del self._since[key]
+            reply(response)
+
+        def work() -> None:
+            response = _ask(handler, request)
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                self._loop.call_soon_threadsafe(finish, response)
+
+        self._since[key] = time.monotonic()
+        try:
+            threading.Thread(target=work, name="mpmetrics-http-request", daemon=True).start()
+        except RuntimeError as error:
+            logger.error("cannot answer %s: %s", request.path, error)
+            finish(plain(503, ("Retry-After", "1")))
 
     @property
-    def open(self) -> int:
-        """Jobs that run or wait."""
-        return self._open
+    def all_busy(self) -> bool:
+        """Whether one more request would be refused."""
+        return len(self._since) >= self._most
 
-    @property
-    def idle(self) -> bool:
-        """Whether a job would begin at once."""
-        return self._open < self._most
+    def busy_for(self) -> float:
+        """Seconds that the oldest request has been worked on; 0 when none is."""
+        return time.monotonic() - min(self._since.values(), default=time.monotonic())
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Run `job`, which must not raise. Raises RuntimeError if the system does not give us even one thread.
 
-        Like `finished`, which is to be called once a job has ended, this belongs to the loop's thread.
-        """
-        if self._open >= self._started and self._started < self._most:
-            try:
-                threading.Thread(target=self._work, name=f"mpmetrics-http-{self._started}", daemon=True).start()
-                self._started += 1
-            except RuntimeError:
-                if not self._started:
-                    raise
-        self._open += 1
-        self._jobs.put(job)
-
-    def finished(self) -> None:
-        """One job has ended."""
-        self._open -= 1
-
-    def close(self) -> None:
-        """Forget the jobs not begun; let each thread end after its present one. Does not wait."""
-        with suppress(queue.Empty):
-            while True:
-                self._jobs.get_nowait()
-        for _ in range(self._started):
-            self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            del job  # or it would keep its request and connection until the next one
+def _ask(answer: Callable[[Request], Answer], request: Request) -> Answer | Response:
+    """The answer; a 500 when it raises, which says nothing about the error."""
+    try:
+        return answer(request)
+    except BaseException:
+        logger.exception("answering %s %s failed", request.method, request.path)
+        return plain(500)

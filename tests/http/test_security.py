@@ -29,14 +29,13 @@ from mpmetrics.http.connection import Connection
 from mpmetrics.http.limits import Limits
 from mpmetrics.http.messages import Conversation, Request, Response
 from mpmetrics.http.security import reloaded
-from mpmetrics.http.security.authorization import Guard
+from mpmetrics.http.security.authorization import Authorization
 from mpmetrics.http.security.credentials import Credentials
 from mpmetrics.http.security.protection import Protection
 from mpmetrics.http.server import HttpServer
-from mpmetrics.http.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 TOKEN = "0123456789abcdef"
 PATIENCE = 15.0  # seconds after which a client in these tests gives up
@@ -61,13 +60,8 @@ class Answers:
         """Answer the health path."""
         return Response(200, (), b"OK\n") if request.path == "/-/healthy" else None
 
-    def kind(self, request: Request) -> Hashable | None:  # noqa: ARG002
-        """Each by itself."""
-        return object()
-
-    def __call__(self, requests: Sequence[Request]) -> Response:
+    def __call__(self, request: Request) -> Response:
         """Answer the others."""
-        request = requests[0]
         self.seen.append(request.path)
         if request.path == "/hold":
             self.held.release()
@@ -289,7 +283,7 @@ def slow(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Si
     """A server that is slow to check passwords, but for one that it knows already."""
     check = Slow()
     credentials = Credentials({"ann": b"hash"}, [], check)
-    monkeypatch.setattr(Protection, "guard", lambda _, inner: Guard(inner, lambda: credentials))
+    monkeypatch.setattr(Protection, "guard", lambda _, inner: Authorization(inner, lambda: credentials))
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = ServerThread(handler, [listener], Limits(threads=6), Protection(Security()))
     site = Site(server, None)
@@ -330,7 +324,7 @@ def test_checks_on_the_event_loop_would_hold_up_others(
 ) -> None:
     """The control: a guard that checks at once, on the loop, keeps even the health path waiting."""
     site, check = slow
-    monkeypatch.setattr(Guard, "immediate", lambda guard, request: guard([request]))
+    monkeypatch.setattr(Authorization, "immediate", lambda guard, request: guard(request))
     with site.raw() as client, site.raw() as other:
         client.sendall(f"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: {basic('ann', 'x')}\r\n\r\n".encode())
         assert check.asked.acquire(timeout=PATIENCE)
@@ -632,7 +626,7 @@ def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Se
     gc.collect()
 
     def there() -> list[Any]:
-        kinds = (TlsTransport, Connection, Conversation, asyncio.Transport)
+        kinds = (Connection, Conversation, ssl.SSLObject, asyncio.sslproto.SSLProtocol)
         return [one for one in gc.get_objects() if isinstance(one, kinds)]
 
     others = there()  # of other tests
@@ -703,75 +697,6 @@ def test_client_authorities_change_while_it_runs(serve: Callable[..., Site], tls
     with pytest.raises((ssl.SSLError, ConnectionError)):
         site.status(context=ours)
     assert 200 == site.status(context=theirs)
-
-
-class Wire(asyncio.Transport):
-    """A socket's transport that remembers what was done to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed = False
-        self.sent = 0
-
-    def write(self, data: Any) -> None:
-        """Send."""
-        self.sent += len(data)
-
-    def is_closing(self) -> bool:
-        """Whether it is closed."""
-        return self.closed
-
-    def close(self) -> None:
-        """Close."""
-        self.closed = True
-
-    abort = write_eof = pause_reading = resume_reading = close
-
-
-class Silent(asyncio.BufferedProtocol):
-    """What is behind the TLS: it must not hear of anything but the end."""
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Never asked for."""
-        raise AssertionError
-
-
-@given(
-    pieces=st.lists(
-        st.binary(max_size=200)
-        | st.builds(
-            lambda kind, body: bytes([kind, 3, 3]) + len(body).to_bytes(2) + body, st.integers(20, 24), st.binary()
-        )
-    )
-)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_bytes_make_the_handshake_fail_badly(contexts: ssl.SSLContext, pieces: list[bytes]) -> None:
-    """Whatever comes, nothing is raised, nothing reaches the connection, and little is sent back."""
-
-    async def main() -> None:
-        wire = Wire()
-        transport = TlsTransport(Silent(), contexts, memoryview(bytearray(1024)))
-        transport.connection_made(wire)
-        for piece in pieces:
-            if piece and not wire.closed:
-                transport.get_buffer(-1)[: len(piece)] = piece
-                transport.buffer_updated(len(piece))
-        if not wire.closed:
-            assert transport.eof_received() is False
-        assert wire.closed
-        assert wire.sent < 100
-
-    asyncio.run(main())
-
-
-@pytest.fixture(scope="module")
-def contexts() -> ssl.SSLContext:
-    """A server's context, made once."""
-    import trustme  # noqa: PLC0415 (it takes a while)
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("localhost").configure_cert(context)
-    return context
 
 
 # Where it is asked for.

@@ -19,14 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpmetrics.endpoint.thread import ServerThread
-from mpmetrics.http import dispatch as dispatch_module
 from mpmetrics.http import server as server_module
 from mpmetrics.http.limits import Limits
 from mpmetrics.http.messages import Conversation, Request, Response
 from mpmetrics.http.server import HttpServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -46,9 +45,6 @@ class Answers:
         self.lock = threading.Lock()
         self.error: BaseException | None = None
         self.response: Any = None
-        self.asked: list[int] = []
-        self.pause = 0.0
-        self.hangs = False
 
     def immediate(self, request: Request) -> Response | None:
         """Answer `/now`; fail at `/fail-now`."""
@@ -56,23 +52,14 @@ class Answers:
             raise ValueError("a secret")
         return Response(200, (), b"now") if request.path == "/now" else None
 
-    def kind(self, request: Request) -> Hashable | None:
-        """Each by itself; one with a query is large and nobody else's, and those that want so are answered together."""
-        if request.query:
-            return None
-        return "together" if request.path == "/together" else object()
-
-    def __call__(self, requests: Sequence[Request]) -> Response:
+    def __call__(self, request: Request) -> Response:
         """Answer the others."""
-        request = requests[0]
         with self.lock:
             self.seen.append(request)
-            self.asked.append(len(requests))
             self.running += 1
             self.most = max(self.most, self.running)
         try:
-            time.sleep(self.pause)
-            if request.path == "/hold" or self.hangs:
+            if request.path == "/hold":
                 self.held.release()
                 self.go.wait(PATIENCE)
             if request.path == "/fail" and self.error is not None:
@@ -611,70 +598,6 @@ def test_clients_that_do_not_read_are_dropped_for_memory(serve: Callable[..., An
     assert [LARGE] * 4 == [client.answer()[2] for client in clients[3:]]
 
 
-def test_the_same_is_answered_once(serve: Callable[..., Any], handler: Answers) -> None:
-    """Requests that can be given the same answer get it from one call, which begins after all of them were there."""
-    handler.pause = 0.05
-    connect = serve(threads=1)
-    busy, *clients = [connect() for _ in range(30)]
-    busy.sendall(request("/together"))
-    until(lambda: bool(handler.seen))
-    for client in clients:
-        client.sendall(request("/together"))
-    assert [200] * 30 == [client.answer()[0] for client in (busy, *clients)]
-    assert len(handler.seen) < 10
-    assert 30 == sum(handler.asked)
-
-
-def test_the_same_is_answered_again_while_one_hangs(serve: Callable[..., Any], handler: Answers) -> None:
-    """Who came later does not wait for an answer to others that never ends."""
-    handler.hangs = True
-    connect = serve()
-    first, second = connect(), connect()
-    first.sendall(request("/together"))
-    assert handler.held.acquire(timeout=PATIENCE)
-    handler.hangs = False
-    assert 200 == second.ask(request("/together"))[0]
-    handler.go.set()
-    assert 200 == first.answer()[0]
-
-
-def test_answers_for_one_keep_nobody_else_waiting(serve: Callable[..., Any], handler: Answers) -> None:
-    """They have four threads and a queue of their own; past that 503, and room again when they are done."""
-    connect = serve(apart=6)
-    clients = [connect() for _ in range(6)]
-    for client in clients:
-        client.sendall(request("/hold?alone"))
-    for _ in range(4):
-        assert handler.held.acquire(timeout=PATIENCE)
-    status, headers, _ = connect().ask(request("/?alone"))
-    assert (503, "1") == (status, headers["retry-after"])
-    assert 200 == connect().ask()[0]
-    assert 4 == handler.most - 1
-    handler.go.set()
-    assert [200] * 6 == [client.answer()[0] for client in clients]
-    assert 200 == connect().ask(request("/?alone"))[0]
-
-
-def test_few_answers_are_made_while_much_is_unsent(
-    serve: Callable[..., Any], handler: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Then the first one waits for others, too, and no longer than for PACE."""
-    monkeypatch.setattr(dispatch_module, "PACE", 1.0)
-    connect = serve(max_unsent=MIB)
-    for number in range(1, 4):
-        handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
-        client = connect(receive=4096)
-        client.sendall(request("/odd"))
-        assert client.recv(1)  # the rest of it is unsent
-        assert number == len(handler.seen)
-    clients = [connect() for _ in range(30)]
-    for client in clients:
-        client.sendall(request("/together"))
-    assert [200] * 30 == [client.answer()[0] for client in clients]
-    assert [1, 1, 1, 30] == handler.asked
-    assert 200 == connect().ask(request("/?alone"))[0]
-
-
 def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers) -> None:
     """No more than `threads` handlers run at a time; the others queue, and immediate answers do not."""
     before = set(threading.enumerate())  # those of a server that was closed end when they get to it
@@ -839,11 +762,11 @@ def test_close_hears_who_has_just_come(handler: Answers, monkeypatch: pytest.Mon
     server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
     with Client(("127.0.0.1", server.port)) as other, Client(("127.0.0.1", server.port)) as late:
         assert 200 == other.ask()[0]
-        while len(server._server._roster) < 2:
+        while len(server._server._eviction) < 2:
             time.sleep(0.001)
         closing = threading.Thread(target=server.close, args=(PATIENCE,))
         closing.start()
-        while not server._server._roster.closing:
+        while not server._server._closing:
             time.sleep(0.001)
         status, headers, _ = late.ask()
         assert (200, "close") == (status, headers["connection"])

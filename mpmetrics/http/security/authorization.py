@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from mpmetrics.http.messages import HEALTHY, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable
 
     from mpmetrics.http.messages import Handler, Request, Response
     from mpmetrics.http.security.credentials import Credentials
 
-__all__ = ["Guard"]
+__all__ = ["Authorization"]
 
 _CHECKS = 4
 """Passwords that are checked or wait for it; more are told to come again. Each one keeps a thread of the server."""
 
 
-class Guard:
+class Authorization:
     """A handler that has ``handler`` answer those who show what is among ``credentials()``, and others with 401.
 
     Only the health path needs none. A password check takes long by design: so it runs on the server's threads, one at
@@ -42,22 +42,11 @@ class Guard:
             return None
         return self._handler.immediate(request) if known else credentials.refusal
 
-    def kind(self, request: Request) -> Hashable | None:
-        """As the handler says; who is not known yet is answered by himself."""
-        known = self._credentials().glance(request.headers.get("authorization"))
-        # Nor who was known a moment ago: the credentials may just have been read anew.
-        return self._handler.kind(request) if known else object()
-
-    def __call__(self, requests: Sequence[Request]) -> Response:
+    def __call__(self, request: Request) -> Response:
         """Check the password if there is one to be checked, and then answer."""
-        request = requests[0]
-        # Several are only those who were known when they asked.
-        if len(requests) == 1 and request.path != HEALTHY:
-            refusal = self._refuse(request.headers.get("authorization"))
-            if refusal is not None:
-                return refusal
-        response = self._handler.immediate(request)
-        return self._handler(requests) if response is None else response
+        # Also of a request that `immediate` let pass: the credentials may have been read again since.
+        refusal = self._refuse(request.headers.get("authorization"))
+        return refusal or self._handler.immediate(request) or self._handler(request)
 
     def _refuse(self, authorization: str | None) -> Response | None:
         credentials = self._credentials()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, cast
 
-from mpmetrics.http.security.authorization import Guard
+from mpmetrics.http.security.authorization import Authorization
 from mpmetrics.http.security.credentials import load_credentials
 from mpmetrics.http.security.reloaded import Reloaded
 from mpmetrics.http.security.settings import Security
@@ -67,7 +67,7 @@ class Protection:
 
     def guard(self, handler: Handler) -> Handler:
         """``handler`` for those who show credentials, or for all where there are none to be shown."""
-        return handler if self._credentials is None else Guard(handler, self._credentials)
+        return handler if self._credentials is None else Authorization(handler, self._credentials)
 
 
 def _given(*paths: str | None) -> list[str]:

@@ -41,8 +41,7 @@ SERVER = """
 import signal
 import sys
 from mpmetrics import Counter, Provider, start_http_server
-from mpmetrics.http.roster import Roster
-from mpmetrics.http.unsent import Unsent
+from mpmetrics.http.eviction import Eviction
 
 provider = Provider(sys.argv[1])
 length = int(sys.argv[2])
@@ -50,12 +49,16 @@ for number in range(10):
     orders = Counter(f"orders{number}", "Orders.", ["country", "kind"], provider=provider)
     for country in range(300):
         orders.labels(f"country-{country}", "kind" * (length // 4)).inc(country)
+def drop_the_newest(self):
+    while self._unsent > self._max_unsent and len(self._clients) > 4:
+        next(one for one, body in reversed(self._answers.items()) if body).drop()
+
 if "keeps places" in sys.argv:
-    Roster.evict = lambda self: False
+    Eviction.evict = lambda self: False
 if "keeps bodies" in sys.argv:
-    Unsent.too_many = Unsent.many = False
+    Eviction._trim = lambda self: None
 if "drops any" in sys.argv:
-    Unsent.longest_unread = lambda self, stalled: list(stalled)[-1:]
+    Eviction._trim = drop_the_newest
 server = start_http_server(0, source=provider)
 print(server.port, flush=True)
 signal.pause()
@@ -87,7 +90,7 @@ class Target:
     def _ask(self, sock: socket.socket) -> bytes:
         sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" + self.shown + b"\r\n")
         head, _, body = b"".join(iter(lambda: sock.recv(MIB), b"")).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
+        assert head.startswith(b"HTTP/1.1 200 "), head or "no answer"
         return body
 
     def memory(self, what: str) -> int:

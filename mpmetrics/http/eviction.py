@@ -1,0 +1,138 @@
+"""Which connections are open, and which of them is closed first. Belongs to the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import Protocol
+
+__all__ = ["Eviction"]
+
+_ALWAYS = 4
+"""Unread answers that are kept whatever their size, so that very large scrapes can be answered at all."""
+
+_TURNS, _GRACE = 5, 0.025
+"""Turns of the event loop, and seconds, for which a connection that keeps the server waiting is not closed for another.
+
+A request that is there already is read in the fourth turn; a TLS handshake takes a round trip or two.
+"""
+
+
+class Evictable(Protocol):
+    """A connection, as far as eviction needs it."""
+
+    def drop(self) -> None:
+        """Close at once and call :meth:`Eviction.leave`."""
+
+
+class Eviction:
+    """The open connections, and the order in which they are closed when places or memory run out.
+
+    A connection keeps the server waiting while its request is incomplete, or while the client does not read its answer.
+    The connection that has kept the server waiting longest is closed first. Neither kind of waiting goes before the
+    other and none has a minimum time: with either rule, a new client or a slow link would lose its connection before a
+    hostile client does. A client that reads, however slowly, keeps the server waiting only between two reads.
+
+    Unread answers are limited to `max_unsent` bytes or to four of any size. A body that several clients are sent counts
+    once. Past the limit, the connections that have not read for longest are closed until it is kept.
+    """
+
+    def __init__(self, max_unsent: int) -> None:
+        self._max_unsent = max_unsent
+        self._turn = 0
+        self._unsent = 0
+        self._open: set[Evictable] = set()
+        self._waiting: dict[Evictable, tuple[int, float]] = {}
+        """Turn and time since when each connection keeps the server waiting; the first for longest."""
+        self._answers: dict[Evictable, bytes] = {}
+        # By identity: comparing large bodies takes long, and equal ones occupy memory twice.
+        self._clients: Counter[int] = Counter()
+        self._empty = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def wait(self, connection: Evictable) -> None:
+        """The server waits for a request of this connection, which may be new."""
+        self._release(connection)
+        self._open.add(connection)
+        self._waiting.pop(connection, None)
+        self._waiting[connection] = self._turn, time.monotonic()
+
+    def serve(self, connection: Evictable) -> None:
+        """The request is complete; the connection is not closed while its answer is made."""
+        self._waiting.pop(connection, None)
+
+    def answer(self, connection: Evictable, body: bytes) -> None:
+        """The connection is sent an answer. `body` stays in memory until it waits again or leaves."""
+        self._release(connection)
+        self._answers[connection] = body
+        if body:
+            if not self._clients[id(body)]:
+                self._unsent += len(body)
+            self._clients[id(body)] += 1
+            self._trim()
+
+    def stall(self, connection: Evictable) -> None:
+        """The client does not read its answer from now on. The connection may be closed before this returns."""
+        if connection in self._answers and connection not in self._waiting:
+            self._waiting[connection] = self._turn, time.monotonic()
+            self._trim()
+
+    def resume(self, connection: Evictable) -> None:
+        """The client has read."""
+        if connection in self._answers:
+            self._waiting.pop(connection, None)
+
+    def leave(self, connection: Evictable) -> None:
+        """The connection is closed."""
+        self._release(connection)
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+        if not self._open:
+            self._empty.set()
+
+    @property
+    def can_evict(self) -> bool:
+        """Whether a connection has kept the server waiting for so long that another one may have its place."""
+        since = next(iter(self._waiting.values()), None)
+        return since is not None and since[0] + _TURNS <= self._turn and since[1] + _GRACE <= time.monotonic()
+
+    def tick(self) -> None:
+        """Count a turn of the event loop in which connections are accepted."""
+        self._turn += 1
+
+    def evict(self) -> bool:
+        """Close the connection that has kept the server waiting longest; False when none keeps it waiting."""
+        victim = next(iter(self._waiting), None)
+        if victim is not None:
+            victim.drop()
+        return victim is not None
+
+    def dismiss(self, *, everyone: bool) -> None:
+        """Close the connections whose requests are incomplete, or every connection."""
+        for connection in list(self._open):
+            if everyone or (connection in self._waiting and connection not in self._answers):
+                connection.drop()
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        while self._open:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def _release(self, connection: Evictable) -> None:
+        body = self._answers.pop(connection, b"")
+        if body:
+            self._clients[id(body)] -= 1
+            if not self._clients[id(body)]:
+                del self._clients[id(body)]
+                self._unsent -= len(body)
+
+    def _trim(self) -> None:
+        while self._unsent > self._max_unsent and len(self._clients) > _ALWAYS:
+            victim = next((one for one in self._waiting if self._answers.get(one)), None)
+            if victim is None:
+                return
+            victim.drop()
