@@ -69,7 +69,8 @@ class HandlerThreads:
 
     def busy_for(self) -> float:
         """Seconds that the oldest request has been worked on; 0 when none is."""
-        return time.monotonic() - min(self._since.values(), default=time.monotonic())
+        now = time.monotonic()
+        return now - min(self._since.values(), default=now)
 
 
 def _ask(answer: Callable[[Request], Answer], request: Request) -> Answer | Response:

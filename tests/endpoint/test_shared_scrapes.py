@@ -8,7 +8,6 @@ from typing import Any
 
 import mpmetrics
 from mpmetrics.endpoint.app import MetricsApp
-from mpmetrics.formats.negotiate import choose
 from mpmetrics.http.messages import Request
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -27,7 +26,7 @@ def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mp
         if not others:
             others.append(threading.Thread(target=scrape))
             others[0].start()
-            while (choose(OPENMETRICS), False) not in collector._shares:
+            while len(collector._wanted) < 2:
                 time.sleep(0.001)
             time.sleep(0.05)  # so that it has begun
             nested.append(scrape())
@@ -55,10 +54,65 @@ def test_who_waits_for_a_turn_hurries_nobody(provider: mpmetrics.Provider) -> No
     assert [] == ends
 
 
-def test_what_a_query_says_besides_names_makes_no_kind_of_its_own(provider: mpmetrics.Provider) -> None:
-    """Nor does it have another one's too many fields refused to anybody else."""
+def test_scrapes_at_the_same_time_share_their_bodies(provider: mpmetrics.Provider) -> None:
+    """Those that come during a collection get the next one, and each format and coding of it is one object."""
+    begun, go = threading.Event(), threading.Event()
+    runs: list[int] = []
+
+    def look(observer: Any) -> None:
+        runs.append(1)
+        begun.set()
+        go.wait(10)
+        observer.observe(len(runs))
+
+    labels = mpmetrics.Counter("hits", "Hits.", ["label"], provider=provider)
+    for number in range(100):
+        labels.labels(f"value {number}").inc()
+    provider.meter("looking").observable_gauge("looked", callback=look)
+    collector = mpmetrics.Collector(provider)
+    forms = [(accept, coding) for accept in (None, OPENMETRICS) for coding in (None, "gzip")]
+    bodies: dict[tuple[str | None, str | None], list[bytes]] = {form: [] for form in forms}
+    first = threading.Thread(target=lambda: collector.scrape(None, None))
+    first.start()
+    assert begun.wait(10)
+    threads = [
+        threading.Thread(target=lambda form=form: bodies[form].append(collector.scrape(*form)[1])) for form in forms * 5
+    ]
+    for thread in threads:
+        thread.start()
+    while len(collector._wanted) < 1 + len(threads):
+        time.sleep(0.001)
+    go.set()
+    for thread in (first, *threads):
+        thread.join()
+    assert 2 == len(runs)
+    assert [1] * 4 == [len({id(body) for body in made}) for made in bodies.values()]
+    assert 4 == len({made[0] for made in bodies.values()})
+
+
+def test_a_crowd_that_picks_names_keeps_no_other_scrape_waiting(provider: mpmetrics.Provider) -> None:
+    """Eight of its scrapes have a thread or wait for their turn; more are told to come again."""
+    collector = mpmetrics.Collector(provider)
+    app = MetricsApp(collector)
+    picked, plain = (Request("GET", "/metrics", query, {}) for query in ("name[]=hits", "x=1"))
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda: statuses.append(app(picked).status)) for _ in range(8)]
+    with collector._turn:
+        for thread in threads:
+            thread.start()
+        while app._picks._value:
+            time.sleep(0.001)
+        answer = app(picked)
+        assert (503, "1") == (answer.status, dict(answer.headers)["Retry-After"])
+        assert 200 == app(plain).status
+    for thread in threads:
+        thread.join()
+    assert [200] * 8 == statuses
+    assert 200 == app(picked).status
+
+
+def test_too_many_fields_are_refused(provider: mpmetrics.Provider) -> None:
+    """A query may have a thousand fields, of any name."""
     app = MetricsApp(mpmetrics.Collector(provider))
     queries = ("", "a=1", "&".join(["a=1"] * 1000), "&".join(["a=1"] * 1001))
-    plain, other, most, more = (Request("GET", "/metrics", query, {}) for query in queries)
-    assert app.kind(plain) == app.kind(other) == app.kind(most) != app.kind(more)
-    assert [200, 200, 200, 400] == [app([request]).status for request in (plain, other, most, more)]
+    assert [200, 200, 200, 400] == [app(Request("GET", "/metrics", query, {})).status for query in queries]

@@ -370,7 +370,7 @@ def test_handler_that_raises(
     serve: Callable[..., Any], handler: Answers, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Whatever it raises is a 500 that tells nothing, a log record that tells all; thread and connection go on."""
-    client = serve(threads=1)()
+    client = serve()()
     handler.error = error
     status, _, body = client.ask(request("/fail"))
     assert (500, b"500 Internal Server Error\n") == (status, body)
@@ -553,7 +553,7 @@ def test_clients_that_do_not_read_cost_no_memory(
     serve: Callable[..., Any], handler: Answers, clients: int, chunk: int, *, bounded: bool
 ) -> None:
     """50 clients that ask for 8 MiB and read none of it cost under 40 MiB; written in one piece, 20 would cost more."""
-    connect = serve(chunk=chunk, threads=1)
+    connect = serve(chunk=chunk)
     assert 200 == connect().ask()[0]
     before = resident()
     for _ in range(clients):
@@ -570,8 +570,9 @@ def test_nothing_of_an_answer_is_kept(serve: Callable[..., Any], handler: Answer
     """Once it is sent or its client is gone, also where the connection waits for the next request."""
     handler.response = Response(200, (), body := bytes(bytearray(1000 if ending == "short" else 8 * MIB)))
     before = sys.getrefcount(body)
-    client = serve(write_timeout=0.5 if ending == "aborted" else PATIENCE)(receive=4096)
-    if ending == "aborted":
+    aborted = ending == "aborted"
+    client = serve(write_timeout=0.5 if aborted else PATIENCE)(receive=4096 if aborted else None)
+    if aborted:
         client.sendall(request("/odd"))
         until(lambda: sys.getrefcount(body) > before)
     else:
@@ -598,22 +599,92 @@ def test_clients_that_do_not_read_are_dropped_for_memory(serve: Callable[..., An
     assert [LARGE] * 4 == [client.answer()[2] for client in clients[3:]]
 
 
-def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers) -> None:
-    """No more than `threads` handlers run at a time; the others queue, and immediate answers do not."""
-    before = set(threading.enumerate())  # those of a server that was closed end when they get to it
+def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While `threads` requests are worked on, others are told 503, those that need no thread are answered."""
+    monkeypatch.setattr(server_module, "_FULL", 0.1)
     connect = serve(threads=2)
-    clients = [connect() for _ in range(6)]
+    kept, *clients = [connect() for _ in range(3)]
     for client in clients:
         client.sendall(request("/hold"))
-    assert handler.held.acquire(timeout=PATIENCE)
-    assert handler.held.acquire(timeout=PATIENCE)
-    assert b"now" == connect().ask(request("/now"))[2]
-    assert 2 == handler.running
-    begun = set(threading.enumerate()) - before
-    assert 2 == sum(thread.name.startswith("mpmetrics-http-") for thread in begun)
+        assert handler.held.acquire(timeout=PATIENCE)
+    status, headers, _ = kept.ask()
+    assert (503, "1") == (status, headers["retry-after"])
+    assert 503 == connect().ask()[0]
+    assert [b"now", b"now"] == [client.ask(request("/now"))[2] for client in (kept, connect())]
     handler.go.set()
-    assert [200] * 6 == [client.answer()[0] for client in clients]
+    assert [200, 200] == [client.answer()[0] for client in clients]
+    assert 200 == kept.ask()[0]
     assert 2 == handler.most
+
+
+def test_new_connections_wait_for_a_thread(serve: Callable[..., Any], handler: Answers) -> None:
+    """They stay in the listen queue for a second before they are told 503, so a crowd costs nobody an answer."""
+    connect = serve(threads=1)
+    busy, late = connect(), None
+    busy.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    late = connect()
+    late.sendall(GET)
+    time.sleep(0.2)
+    handler.go.set()
+    assert [200, 200] == [client.answer()[0] for client in (busy, late)]
+
+
+def test_without_a_thread_it_is_503_until_there_is_one(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread, each client is told so; later ones are answered."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    connect = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert [503] * 3 == [connect().ask()[0] for _ in range(3)]
+    assert [200] * 2 == [connect().ask()[0] for _ in range(2)]
+
+
+def test_busy_for_tells_how_long_a_handler_hangs(handler: Answers) -> None:
+    """It is the age of the oldest request that is worked on, by which a supervisor tells that the handler hangs."""
+    server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
+    with contextlib.closing(server), Client(("127.0.0.1", server.port)) as client:
+        assert 0.0 == server._server.busy_for()
+        client.sendall(request("/hold"))
+        assert handler.held.acquire(timeout=PATIENCE)
+        time.sleep(0.1)
+        assert 0.1 <= server._server.busy_for() < PATIENCE
+        handler.go.set()
+        client.answer()
+        assert 0.0 == server._server.busy_for()
+
+
+def test_a_client_that_goes_frees_its_place(serve: Callable[..., Any], handler: Answers) -> None:
+    """At once, although its answer is still being made."""
+    connect = serve(max_connections=1)
+    client = connect()
+    client.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    client.reset()
+    assert 200 == connect().ask()[0]
+
+
+def test_too_many_requests_ahead_end_the_connection(serve: Callable[..., Any], handler: Answers) -> None:
+    """A client may send as much ahead of its answers as a head may have, and is dropped when it sends more."""
+    connect = serve(max_head=1000)
+    client = connect()
+    client.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    client.sendall(GET * (999 // len(GET)))
+    time.sleep(0.1)
+    other = connect()
+    other.sendall(request("/hold"))
+    assert handler.held.acquire(timeout=PATIENCE)
+    with contextlib.suppress(ConnectionError):
+        other.sendall(GET * 100)
+    assert other.gone()
+    handler.go.set()
+    assert [200] * (1 + 999 // len(GET)) == [client.answer()[0] for _ in range(1 + 999 // len(GET))]
 
 
 @pytest.mark.parametrize("path", ["/", "/hold", "/large", "/fail-now", "bad"])

@@ -1,18 +1,14 @@
-"""What a guarded handler's requests are to each other, by what those who sent them are known as."""
+"""Requests whose credentials change while they are on their way to the handler."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 
 from mpmetrics.http.messages import Request, Response, plain
-from mpmetrics.http.security.authorization import Guard
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mpmetrics.http.security.credentials import Credentials
+from mpmetrics.http.security.authorization import Authorization
+from mpmetrics.http.security.credentials import Credentials
 
 
 class Handler:
@@ -21,32 +17,39 @@ class Handler:
     def immediate(self, request: Request) -> None:
         """Never at once."""
 
-    def kind(self, request: Request) -> str:  # noqa: ARG002
-        """All together."""
-        return "together"
-
-    def __call__(self, requests: Sequence[Request]) -> Response:  # noqa: ARG002
-        """The same to everybody."""
+    def __call__(self, request: Request) -> Response:  # noqa: ARG002
+        """Always the same."""
         return plain(200)
 
 
-class Glance:
-    """Credentials that know somebody, or do not, or would have to check a password."""
+@pytest.mark.parametrize(("later", "status"), [(b"another-good-token", 401), (b"0123456789abcdef", 200)])
+def test_a_request_is_checked_again_on_its_thread(later: bytes, status: int) -> None:
+    """The files may have been read again since the first look, so that what was right then is wrong now."""
+    held = [Credentials({}, [b"0123456789abcdef"])]
+    authorization = Authorization(Handler(), lambda: held[0])
+    request = Request("GET", "/metrics", "", {"authorization": "Bearer 0123456789abcdef"})
+    assert authorization.immediate(request) is None
+    held[0] = Credentials({}, [later])
+    assert status == authorization(request).status
 
-    def __init__(self, *, known: bool | None) -> None:
-        self._known = known
 
-    def glance(self, _authorization: str | None) -> bool | None:
-        """Always the same."""
-        return self._known
+def test_a_password_is_checked_on_a_thread() -> None:
+    """The event loop cannot tell whether it is right, and neither refuses it nor lets it pass."""
+    checks: list[bytes] = []
+
+    def check(password: bytes, _hash: bytes) -> bool:
+        checks.append(password)
+        return password == b"sesame"
+
+    credentials = Credentials({"ann": b"$2b$04$"}, [], check)
+    authorization = Authorization(Handler(), lambda: credentials)
+    right, wrong = (Request("GET", "/metrics", "", {"authorization": f"Basic {shown}"}) for shown in _SHOWN)
+    assert [None, None] == [authorization.immediate(request) for request in (right, wrong)]
+    assert [] == checks
+    assert [200, 401] == [authorization(request).status for request in (right, wrong)]
+    assert [b"sesame", b"simsim"] == checks
+    assert 200 == authorization(cast("Request", right)).status
+    assert [b"sesame", b"simsim"] == checks
 
 
-@pytest.mark.parametrize("known", [None, False])
-def test_only_those_who_are_known_are_answered_together(*, known: bool | None) -> None:
-    """Others by themselves, since only then credentials are looked at again: they may have changed since a glance."""
-    held = [Glance(known=True)]
-    guard = Guard(Handler(), lambda: cast("Credentials", held[0]))
-    request = Request("GET", "/metrics", "", {})
-    assert guard.kind(request) == guard.kind(request)
-    held[0] = Glance(known=known)
-    assert guard.kind(request) != guard.kind(request)
+_SHOWN = ("YW5uOnNlc2FtZQ==", "YW5uOnNpbXNpbQ==")
