@@ -161,7 +161,7 @@ class Provider(Destination):
 
     def force_flush(self) -> None:
         """Move what waits for room into the store now, as far as it has any. Values are never buffered else."""
-        self.memory.settle()
+        self.memory.move_in()
 
     def shutdown(self) -> None:
         """Give up the store; calling it again does nothing. What is written later stays in this process.

@@ -74,7 +74,7 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
-    "uncollected",
+    "without_gc",
 ]
 
 TWIN = "compiled"
@@ -108,7 +108,7 @@ if TYPE_CHECKING or TWIN == "pure":
         sums_and_rests,
     )
     from mpmetrics._cells.process import Process
-    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, uncollected
+    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, without_gc
     from mpmetrics._cells.removals import find_removals
     from mpmetrics._cells.rows import created, pack_rows, present
     from mpmetrics._cells.sketch import SketchCell
@@ -148,5 +148,5 @@ else:
         retired_ordinals,
         sums,
         sums_and_rests,
-        uncollected,
+        without_gc,
     )

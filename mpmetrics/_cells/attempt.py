@@ -65,7 +65,7 @@ class Attempt:
         """Whether the process has a slab, under the token of this attempt."""
         return self.token != 0 and self._children.process.begun == self.token
 
-    def look(self) -> bool:
+    def ready_process(self) -> bool:
         """Whether the process has begun, and there are no removals to take in; else that was seen to."""
         process = self._children.process
         self.begin()
@@ -76,10 +76,10 @@ class Attempt:
         if generation in (process.seen, self._noticed):
             return True
         self._noticed = generation
-        process.owner.notice()
+        process.owner.catch_up()
         return False
 
-    def prepare(self) -> bool:
+    def ready_slab(self) -> bool:
         """Whether the slab has room for the series, or it has to wait; else that was seen to."""
         children = self._children
         process = children.process
@@ -107,13 +107,13 @@ class Attempt:
         """Whether a series that was just written has been removed at the same moment."""
         process = self._children.process
         if self.waits:
-            process.owner.waits(cell)
+            process.owner.move_later(cell)
             return False
         # A remover stores the generation, then readers look at the slabs: one of us sees the other. To take a lock that
         # nobody has is a full fence.
         allocate_lock().acquire()
         if _generation(process) != self.generation:
-            process.owner.notice()
+            process.owner.catch_up()
         gone: bool = cell.gone
         return gone
 

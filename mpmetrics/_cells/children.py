@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mpmetrics._cells.attempt import Attempt, Key, size_of
 from mpmetrics._cells.offsets import END, SERIES, SERIES_HEAD, WORD
 from mpmetrics._cells.process import _generation
-from mpmetrics._cells.pure import DistributionCell, heap
+from mpmetrics._cells.pure import DistributionCell, private_words
 from mpmetrics._cells.sketch import LAYOUTS, SketchCell
 from mpmetrics._cells.slab import END_SIZE, Plan
 
@@ -121,7 +121,7 @@ class Children:
         cell = None
         while True:
             changes = self._changes
-            if not attempt.look():
+            if not attempt.ready_process():
                 continue
             found = self._cells.get(key)
             if found is not None:
@@ -130,7 +130,7 @@ class Children:
                 return process.owner.overflow(self)
             if cell is None or cell.gone:
                 cell = self.cell_type.new(self, key)
-            if attempt.prepare() and self._settle(cell, attempt, changes) and not attempt.is_removed(cell):
+            if attempt.ready_slab() and self._commit_first_use(cell, attempt, changes) and not attempt.is_removed(cell):
                 return cell
 
     def bind(self, cell: Any) -> None:
@@ -138,21 +138,21 @@ class Children:
         attempt = Attempt(self, cell._key, counts=True)
         while True:
             changes = self._changes
-            if not attempt.look():
+            if not attempt.ready_process():
                 continue
             if cell.gone or cell._stamp == self.process.token:
                 return
-            if attempt.prepare() and self._settle(cell, attempt, changes):
+            if attempt.ready_slab() and self._commit_first_use(cell, attempt, changes):
                 attempt.is_removed(cell)
                 return
 
-    def _settle(self, cell: Any, attempt: Attempt, changes: int) -> bool:
+    def _commit_first_use(self, cell: Any, attempt: Attempt, changes: int) -> bool:
         """Give the cell words: in the slab, or while it waits, its own. False: look at everything again."""
         if not attempt.waits:
             return self._write(cell, attempt, changes)
         process, token, key = self.process, attempt.token, attempt.key
         before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+        words, bits = private_words(self.width)
         is_new, total = cell._words is None, self._bytes + attempt.size
         # From here on nothing comes in between.
         if (
@@ -253,17 +253,17 @@ class Children:
             # A series of the parent of this process, or of a slab that is given up, is ended by nobody.
             slab = None if cell.place is None else self.process.slab
             if slab is None or not can_grow:
-                if self._let_go(cell, changes):
+                if self._detach(cell, changes):
                     return slab is None
             elif not slab.room_for(0, END_SIZE):
                 can_grow = self.process.owner.grow(0, END_SIZE)
             elif self._write_end(cell, slab, changes):
                 return True
 
-    def _let_go(self, cell: Any, changes: int) -> bool:
+    def _detach(self, cell: Any, changes: int) -> bool:
         """Take the series out of the mapping, and have it write to memory of its own. False: look again."""
         before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+        words, bits = private_words(self.width)
         key, total = cell._key, self._bytes - size_of(cell._key)
         # From here on nothing comes in between.
         if self._changes != changes or cell._words is not before[0]:
@@ -285,7 +285,7 @@ class Children:
         if known is None or not slab.room_for(0, END_SIZE):
             return False
         before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+        words, bits = private_words(self.width)
         key, total = cell._key, self._bytes - size_of(cell._key)
         plan = Plan(flips, committed, END, struct.pack("=Q", first))
         where = slice(first * WORD, (first + self.width) * WORD)

@@ -36,7 +36,7 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
-    "uncollected",
+    "without_gc",
 ]
 
 CONTRACT = 6
@@ -79,4 +79,4 @@ recents = _native.recents
 retired_ordinals = _native.retired_ordinals
 sums = _native.sums
 sums_and_rests = _native.sums_and_rests
-uncollected = _native.uncollected
+without_gc = _native.without_gc

@@ -53,7 +53,7 @@ class Table:
         self.removed: dict[int, int] = {}
         """Of rows that were removed: series of a lower generation are gone."""
         self.removals = 0
-        self.kept: dict[Any, Any] = {}
+        self.cache: dict[Any, Any] = {}
         """What merging left for the next time."""
         self._family_index: dict[tuple[tuple[str, ...], bool], int] = {}
         self._known: dict[tuple[int, bytes], int] = {}
@@ -82,7 +82,7 @@ class Table:
 
     def find(self, pairs: Iterable[tuple[str, str]]) -> int:
         """The row with these labels, or -1. Never the overflow row."""
-        return self._by_pairs.get(_essence(pairs), NONE)
+        return self._by_pairs.get(_canonical(pairs), NONE)
 
     def remove(self, pairs: Iterable[tuple[str, str]], subset: bool, generation: int, first_row: int = 0) -> None:  # noqa: FBT001 (as in C)
         """Mark the rows with these labels, or with ``subset`` those whose labels include these: see ``Source.sweep``.
@@ -91,7 +91,7 @@ class Table:
         the overflow series, too, which nothing else matches. Rows before ``first_row`` are left alone.
         """
         pairs = list(pairs)
-        wanted = _essence(pairs)
+        wanted = _canonical(pairs)
         if not subset:
             row = self._by_pairs.get(wanted, NONE)
             if row >= max(first_row, 0):
@@ -140,10 +140,10 @@ class Table:
                 self.overflow = self._add(family, key, OVERFLOW_LABELS)
             return self.overflow
         labels = _decode(key, *self.families[family])
-        essence = _essence(labels)
-        row = self._by_pairs.get(essence)
+        pairs = _canonical(labels)
+        row = self._by_pairs.get(pairs)
         if row is None:
-            row = self._by_pairs[essence] = self._add(family, key, labels)
+            row = self._by_pairs[pairs] = self._add(family, key, labels)
         self._known[family, key] = row
         return row
 
@@ -164,7 +164,7 @@ class Table:
                 del self._uses[row]
 
 
-def _essence(pairs: Iterable[tuple[str, str]]) -> Pairs:
+def _canonical(pairs: Iterable[tuple[str, str]]) -> Pairs:
     return tuple(sorted(pair for pair in pairs if pair[1]))
 
 

@@ -30,7 +30,7 @@ class Labelled:
         process = children.process
         generation = process._generation
         if generation is not None and generation[process._at] != process.seen:
-            process.owner.notice()
+            process.owner.catch_up()
         if labelvalues and not labelkwargs:
             try:
                 child = children._cells.get(labelvalues)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ slabs_in_making: set[str] = set()
 """Names of slabs that are being made. A forked child is not to hold their locks, which are its parent's."""
 
 
-def _let_go() -> None:
+def _drop_inherited_locks() -> None:
     """Have descriptors of these slabs lead nowhere. Code that goes on in this child closes them."""
     names = tuple(slabs_in_making)
     slabs_in_making.clear()
@@ -52,7 +52,7 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_wipe_refused)
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_drop_inherited_locks)
 
 
 def new_token() -> int:

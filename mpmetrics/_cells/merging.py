@@ -49,7 +49,7 @@ _PAIR: Final = 2
 _RECENT: Final = 4
 
 
-def _anew(
+def _recompute_changed(
     table: Table, key: object, groups: list[_Group], compute: Callable[[list[_Group], int], tuple[Any, ...]]
 ) -> tuple[Any, ...]:
     """``compute(groups, rows)``: arrays with the same number of items for each row. Rows that did not change are kept.
@@ -58,7 +58,7 @@ def _anew(
     """
     rows = len(table)
     shape = rows, [len(group) for group in groups]
-    kept = table.kept.get(key)
+    kept = table.cache.get(key)
     results: tuple[Any, ...]
     if kept is None or kept[0] != shape:
         results = compute(groups, rows)
@@ -75,11 +75,11 @@ def _anew(
             for result, part in zip(results, parts, strict=True):
                 width = len(result) // rows
                 result[low * width : high * width] = part
-    table.kept[key] = shape, groups, results
+    table.cache[key] = shape, groups, results
     return results
 
 
-def _added(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
+def _row_sums(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
     """The exact sum of each row, rounded once."""
     if not columns:
         return array("d", bytes(8 * rows))
@@ -117,11 +117,11 @@ def sums(table: Table, sources: Iterable[Source], position: int = 0, width: int 
     def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
         values = array("d", bytes(8 * rows * width))
         for at, group in enumerate(groups):
-            values[at::width] = _added(group, rows)
+            values[at::width] = _row_sums(group, rows)
         return (values,)
 
     groups = _addends(table, sources, position, width)
-    return cast("Vector", _anew(table, ("sums", position, width), groups, compute)[0])
+    return cast("Vector", _recompute_changed(table, ("sums", position, width), groups, compute)[0])
 
 
 def sums_and_rests(table: Table, sources: Iterable[Source], position: int = 0) -> Vector:
@@ -165,15 +165,15 @@ def distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vect
 
     def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
         values = array("d", bytes(8 * rows * (buckets + 2)))
-        counts = [_added([group[at + 2] for group in groups], rows) for at in range(buckets)]
+        counts = [_row_sums([group[at + 2] for group in groups], rows) for at in range(buckets)]
         cumulative = list(chain.from_iterable(map(accumulate, zip(*counts, strict=True))))
         for at in range(buckets):
             values[at :: buckets + 2] = array("d", cumulative[at::buckets])
         values[buckets :: buckets + 2] = array("d", cumulative[buckets - 1 :: buckets])
-        values[buckets + 1 :: buckets + 2] = _added(_sums_that_count(groups, retired), rows)
+        values[buckets + 1 :: buckets + 2] = _row_sums(_sums_that_count(groups, retired), rows)
         return (values,)
 
-    return cast("Vector", _anew(table, ("distributions", buckets, retired), groups, compute)[0])
+    return cast("Vector", _recompute_changed(table, ("distributions", buckets, retired), groups, compute)[0])
 
 
 def folded_distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vector:
@@ -182,7 +182,7 @@ def folded_distributions(table: Table, sources: Iterable[Source], buckets: int) 
     rows, width = len(table), buckets + 2
     values = array("d", bytes(8 * rows * width))
     for at in range(2, width):
-        values[at::width] = _added([group[at] for group in groups], rows)
+        values[at::width] = _row_sums([group[at] for group in groups], rows)
     columns = _sums_that_count(groups, retired)
     both = [total_and_rest(addends) for addends in zip(*columns, strict=True)] if columns else [(0.0, 0.0)] * rows
     values[0::width] = array("d", [value for value, _ in both])
@@ -213,7 +213,7 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
                 values[row], mask[row] = extreme(mode, numbers) + 0.0, 1
         return values, mask
 
-    values, mask = _anew(table, ("extremes", mode, tuple(retired)), groups, compute)
+    values, mask = _recompute_changed(table, ("extremes", mode, tuple(retired)), groups, compute)
     return values, bytes(mask)
 
 
@@ -277,16 +277,16 @@ def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[i
         values, times, winners = array("d", bytes(8 * rows)), array("Q", bytes(8 * rows)), array("q", [-1]) * rows
         identities = [b""] * rows
         for group, (number, is_retired, own) in zip(groups, layers, strict=True):
-            for row, (identity, value, time) in enumerate(_said(group, is_retired, own)):
+            for row, (identity, value, time) in enumerate(_recent_entries(group, is_retired, own)):
                 if time > times[row] or (time == times[row] and time and identity > identities[row]):
                     values[row], times[row], winners[row], identities[row] = value + 0.0, time, number, identity
         return values, times, winners
 
-    values, times, winners = _anew(table, ("recents", tuple(layers)), groups, compute)
+    values, times, winners = _recompute_changed(table, ("recents", tuple(layers)), groups, compute)
     return values, times, winners
 
 
-def _said(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[bytes, float, int]]:  # noqa: FBT001
+def _recent_entries(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[bytes, float, int]]:  # noqa: FBT001
     """By whom, what and when of each row."""
     values, first, others, second = group
     times, later = array("Q", first.tobytes()), array("Q", second.tobytes())

@@ -144,7 +144,7 @@ class Part:
         self.table.use(self.rows[self.used :])
         self.used = len(self.rows)
 
-    def take(self, values: array[float]) -> None:
+    def set_values(self, values: array[float]) -> None:
         """Have the values of all series, as they are in the source."""
         self.values = values
         if self.loaded != len(self.rows):
@@ -155,7 +155,7 @@ class Part:
         """Heads and rows of the series that have values."""
         return {(self.heads[at], self.rows[at]) for at in self.members()}
 
-    def keep(self, known: set[tuple[SeriesHead, int]], values: array[float]) -> None:
+    def keep_values(self, known: set[tuple[SeriesHead, int]], values: array[float]) -> None:
         """Have the first series, as far as they are ``known``, keep the values that they had."""
         self.values = values
         self.loaded = sum(1 for _ in takewhile(known.__contains__, zip(self.heads, self.rows, strict=True)))

@@ -23,7 +23,7 @@ class Owner(Protocol):
     def begin(self, counting: bool, /) -> None:  # noqa: FBT001 (called from C)
         """Have a slab, and if this process is ``counting``, an ordinal."""
 
-    def notice(self) -> None:
+    def catch_up(self) -> None:
         """Take in what other processes removed."""
 
     def declare_in(self, children: Children, /) -> None:
@@ -35,7 +35,7 @@ class Owner(Protocol):
     def overflow(self, children: Children, /) -> Any:
         """The series of what is past the metric's cap."""
 
-    def waits(self, cell: Any, /) -> None:
+    def move_later(self, cell: Any, /) -> None:
         """Have a series, whose words are in memory, moved into the slab when that has room."""
 
 

@@ -16,23 +16,23 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from mpmetrics._cells.amount import as_number
-from mpmetrics._cells.exemplars import say_not_kept
+from mpmetrics._cells.exemplars import warn_exemplar_dropped
 
 if TYPE_CHECKING:
     from mpmetrics._cells.children import Children
     from mpmetrics._cells.slab import Slab
 
-__all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "heap", "uncollected"]
+__all__ = ["Cell", "CounterCell", "DistributionCell", "GaugeCell", "RecentCell", "private_words", "without_gc"]
 
 Kind = TypeVar("Kind", bound="type[Cell]")
 
 
-def uncollected(kind: Kind) -> Kind:
+def without_gc(kind: Kind) -> Kind:
     """The same kind of cell, as a class that the garbage collector has nothing to do with: in C alone."""
     return kind
 
 
-def heap(width: int) -> tuple[memoryview[float], memoryview[int]]:
+def private_words(width: int) -> tuple[memoryview[float], memoryview[int]]:
     """So many words in memory, all zero, as numbers and as bits."""
     memory = memoryview(bytearray(8 * width))
     return memory.cast("d"), memory.cast("Q")
@@ -118,7 +118,7 @@ class CounterCell(Cell):
         for compatibility and not kept, which is said once in the log.
         """
         if exemplar is not None:
-            say_not_kept()
+            warn_exemplar_dropped()
         if amount.__class__ is not int and amount.__class__ is not float:
             amount = as_number(amount)
         if not amount >= 0:
@@ -224,7 +224,7 @@ class DistributionCell(Cell):
         Raises ValueError when it is not a number; nothing is changed then. ``exemplar`` as in :class:`CounterCell`.
         """
         if exemplar is not None:
-            say_not_kept()
+            warn_exemplar_dropped()
         amount = float(amount)
         if amount != amount:  # noqa: PLR0124 (only NaN differs from itself; math.isnan costs a call)
             msg = f"{self._name!r} cannot observe {amount!r}, which is not a number: it belongs to no bucket"

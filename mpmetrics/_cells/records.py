@@ -10,7 +10,7 @@ from mpmetrics._cells.offsets import AREA_0, AREA_SIZE, COMMITTED, FLIPS, MAX_BO
 
 __all__ = ["Copy", "FamilyRecord", "Records", "copy_records"]
 
-PATIENCE: Final = 1 << 26
+CHECK_BUDGET: Final = 1 << 26
 """Bytes of damaged records whose checksums are computed."""
 
 _MAGIC: Final = struct.pack("=I", RECORD_MAGIC)
@@ -27,7 +27,7 @@ class Copy(NamedTuple):
     start: int
     """Where they stood in their area."""
     flips: int
-    is_other: bool
+    is_restart: bool
     """Whether they are all that there are, since those read before are there no more."""
     wanted: int
     """Where the committed ones end in the file."""
@@ -45,13 +45,13 @@ def copy_records(
     for _ in range(COPIES):
         now = head[FLIPS]
         end = head[COMMITTED + (now & 1)] & ~7
-        is_other = now != flips or end < position
-        start = 0 if is_other else position
+        is_restart = now != flips or end < position
+        start = 0 if is_restart else position
         area = AREA_0 + (now & 1) * AREA_SIZE
         there = max(0, min(limit - area, AREA_SIZE)) & ~7
         data = bytes(view[area + start : area + min(end, there)])
         if head[FLIPS] == now:  # else it may have been overwritten meanwhile
-            return Copy(data, start, now, is_other, area + end, end > there)
+            return Copy(data, start, now, is_restart, area + end, end > there)
     return None
 
 
@@ -67,23 +67,23 @@ class Records:
     """Finds records, and gives up once damaged ones have taken too long."""
 
     def __init__(self) -> None:
-        self.patience = PATIENCE
+        self.check_budget = CHECK_BUDGET
 
     def record(self, data: bytes, at: int) -> tuple[int, bytes, int] | None:
         """Kind and body of the record there, and where the next one begins; None when there is no valid one."""
         start = at + RECORD_HEAD.size
-        if start > len(data) or self.patience < 0:
+        if start > len(data) or self.check_budget < 0:
             return None
         magic, length, checksum, kind = RECORD_HEAD.unpack_from(data, at)
         if magic != RECORD_MAGIC or length > MAX_BODY or start + length > len(data):
             return None
         body = data[start : start + length]
         if zlib.crc32(body, kind) != checksum:
-            self.patience -= length
+            self.check_budget -= length
             return None
         return kind, body, start + (length + 7 & ~7)
 
-    def goes_on(self, data: bytes, at: int) -> bool:
+    def is_incomplete(self, data: bytes, at: int) -> bool:
         """Whether the record there goes on behind the end of ``data``."""
         start = at + RECORD_HEAD.size
         if start > len(data):
@@ -93,7 +93,7 @@ class Records:
 
     def find(self, data: bytes, at: int) -> int:
         """Where the next valid record begins behind a damaged one, or the end."""
-        while self.patience >= 0:
+        while self.check_budget >= 0:
             at = data.find(_MAGIC, at + 1)
             while at >= 0 and at % 8:
                 at = data.find(_MAGIC, at + 1)

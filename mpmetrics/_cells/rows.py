@@ -29,13 +29,13 @@ def parts_of(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source,
     return [(at, source, part) for at, source, part in found if part is not None and part.loaded > 0]
 
 
-def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
+def _cached(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
     """``make(parts)``, kept for as long as no series come or go."""
     parts = [part for _, _, part in parts_of(table, sources)]
     stamps = len(table), [part.stamp for part in parts]
-    kept = table.kept.get(name)
+    kept = table.cache.get(name)
     if kept is None or kept[0] != stamps:
-        kept = table.kept[name] = stamps, make(parts)
+        kept = table.cache[name] = stamps, make(parts)
     return kept[1]
 
 
@@ -49,12 +49,12 @@ def present(table: Table, sources: Iterable[Source]) -> bytes:
                 mask[part.rows[at]] = 1
         return bytes(mask)
 
-    return cast("bytes", _kept(table, "present", sources, make))
+    return cast("bytes", _cached(table, "present", sources, make))
 
 
 def created(table: Table, sources: Iterable[Source]) -> Sequence[float]:
     """When the first series of each row was made, Unix time in seconds; 0.0 where there is none."""
-    return cast("Sequence[float]", _kept(table, "created", sources, lambda parts: array("d", _created(table, parts))))
+    return cast("Sequence[float]", _cached(table, "created", sources, lambda parts: array("d", _created(table, parts))))
 
 
 def _created(table: Table, parts: Iterable[Part]) -> list[float]:

@@ -107,7 +107,7 @@ class Slab:
         self.ordinal: int | None = None
         """The ordinal that it has claimed."""
 
-    def settle(self, where: Where, file: str, number: int, lowest: int, sets_aside: bool) -> None:  # noqa: FBT001 (as in C)
+    def attach_file(self, where: Where, file: str, number: int, lowest: int, sets_aside: bool) -> None:  # noqa: FBT001 (as in C)
         """Say which file it is, and the lowest ordinal that it may claim."""
         self._where, self.file, self._number = where, file, number
         self.lowest, self._sets_aside = lowest, sets_aside

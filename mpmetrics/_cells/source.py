@@ -72,7 +72,7 @@ class Source:
         self.parts: dict[Table, Part] = {}
         self._copied: Copy | None = None
         """Records that are being read."""
-        self._had: dict[Table, set[tuple[SeriesHead, int]]] | None = None
+        self._loaded_before: dict[Table, set[tuple[SeriesHead, int]]] | None = None
         """After a flip, until all is read: heads and rows of the series that had words."""
         self._forget()
 
@@ -126,16 +126,16 @@ class Source:
             part.use()
         if record is None:
             self._copied = None
-            self._take_over()
+            self._keep_values()
         return record
 
     def _copy(self) -> Copy | None:
         """Copy the records that came, or all where they were moved; None when that cannot be done."""
         self._copied = copied = copy_records(self._bytes, self._head, self._limit, self._flips, self._position)
-        if copied is None or copied.is_other:
+        if copied is None or copied.is_restart:
             had = {table: part.loaded_series() for table, part in self.parts.items()}
             self._forget()
-            self._had = had
+            self._loaded_before = had
         if copied is None:
             self._flips = None
             self.damaged += 1
@@ -143,11 +143,11 @@ class Source:
             self._flips, self._wanted = copied.flips, copied.wanted
         return copied
 
-    def _take_over(self) -> None:
+    def _keep_values(self) -> None:
         """After a flip: the first series that had words, and are there as they were, have them still."""
-        had, self._had = self._had or {}, None
+        had, self._loaded_before = self._loaded_before or {}, None
         for table in had.keys() & self.parts.keys():
-            self.parts[table].keep(had[table], self._values)
+            self.parts[table].keep_values(had[table], self._values)
 
     def _walk(self, copied: Copy) -> FamilyRecord | None:
         """Take the records of the copy from the position on, up to the first family."""
@@ -158,7 +158,7 @@ class Source:
         while at < len(data):
             found = self._records.record(data, at)
             if found is None:
-                if copied.is_partial and self._records.goes_on(data, at):
+                if copied.is_partial and self._records.is_incomplete(data, at):
                     break
                 self.damaged += 1
                 at = self._records.find(data, at)
@@ -167,7 +167,7 @@ class Source:
             kind, body, at = found
             self._position = start + at
             try:
-                family = self._take(kind, body, limit)
+                family = self._apply(kind, body, limit)
             except (ValueError, struct.error):
                 self.damaged += 1
                 continue
@@ -175,12 +175,12 @@ class Source:
                 return family
         return None
 
-    def _take(self, kind: int, body: bytes, limit: int) -> FamilyRecord | None:
+    def _apply(self, kind: int, body: bytes, limit: int) -> FamilyRecord | None:
         """One record; ValueError or struct.error when it makes no sense."""
         if kind == FAMILY:
-            return self._take_family(body)
+            return self._apply_family(body)
         if kind == SERIES:
-            self._take_series(body, limit)
+            self._apply_series(body, limit)
         elif kind == END:
             (first,) = struct.unpack("=Q", body)
             found = self._find(first)
@@ -190,7 +190,7 @@ class Source:
             self.folded.add(struct.unpack("=16s", body)[0])
         return None
 
-    def _take_family(self, body: bytes) -> FamilyRecord | None:
+    def _apply_family(self, body: bytes) -> FamilyRecord | None:
         number, _, declared = FAMILY_HEAD.unpack_from(body)
         if self._announced.get(number) == body:
             return None  # an interrupted declaration was made again
@@ -228,7 +228,7 @@ class Source:
             raise ValueError(msg)
         self._families[number] = part, index
 
-    def _take_series(self, body: bytes, limit: int) -> None:
+    def _apply_series(self, body: bytes, limit: int) -> None:
         head = SERIES_HEAD.unpack_from(body)
         number, width, first, created, _ = head
         if number not in self._families:
@@ -281,7 +281,7 @@ class Source:
 
         If that cannot be had in a bounded number of attempts, they are taken as they are.
         """
-        self._copied = self._had = None
+        self._copied = self._loaded_before = None
         if self._limit < PAGE:
             return
         parts = list(self.parts.values())
@@ -297,7 +297,7 @@ class Source:
             values = values + array("d", bytes(8 * (wanted - there)))
         self._values = values
         for part in parts:
-            part.take(values)
+            part.set_values(values)
 
     def sweep(self, table: Table) -> set[int]:
         """Drop the series that were removed from ``table``; returns the generations of the removals that ended them."""

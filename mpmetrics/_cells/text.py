@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
     from mpmetrics._cells.index import Texts
 
-__all__ = ["Around", "lines", "number"]
+__all__ = ["Template", "lines", "number"]
 
-Around = tuple[bytes, bytes, bytes]
-"""What stands before and behind the labels of a line, and what stands there alone where there are none."""
+Template = tuple[bytes, bytes, bytes]
+"""What stands before and behind the labels of a line, and what stands there bare where there are none."""
 
 
 def number(value: float) -> str:
     """A value as the text formats write it: the shortest decimal that reads back to the same double."""
     if math.isfinite(value):
         return repr(value)
-    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (NaN alone does)
+    return "NaN" if value != value else ("+Inf" if value > 0 else "-Inf")  # noqa: PLR0124 (NaN bare does)
 
 
 def lines(
-    arounds: tuple[Around | None, ...],
+    templates: tuple[Template | None, ...],
     texts: Texts,
     values: Sequence[float],
     mask: bytes | None,
-    created: tuple[Around, Sequence[float]] | None = None,
+    created: tuple[Template, Sequence[float]] | None = None,
 ) -> bytes:
-    """The lines of a family: for each row and around a name, labels and a value.
+    """The lines of a family: for each row and template a name, labels and a value.
 
-    ``texts`` are the labels of the rows; there may be more than rows. Values whose around is None are left out. The
+    ``texts`` are the labels of the rows; there may be more than rows. Values whose template is None are left out. The
     mask has a byte for each value, or for each row; None: all are shown. ``created`` is a time for each row, and what
-    stands around that: it comes behind those rows of which anything is shown.
+    stands template that: it comes behind those rows of which anything is shown.
     """
-    width = len(arounds)
+    width = len(templates)
     rows = len(values) // width if width else 0
     if rows * width != len(values) or rows > len(texts) or (created is not None and len(created[1]) != rows):
         msg = f"{len(values)} values of {len(texts)} texts"
@@ -47,11 +47,11 @@ def lines(
         raise ValueError(msg)
     numbers = _numbers(values)
     times = [] if created is None else _numbers(created[1])
-    if any(arounds) and b"" not in texts and (mask is None or 0 not in mask):
+    if any(templates) and b"" not in texts and (mask is None or 0 not in mask):
         columns: list[Iterable[bytes]] = []
-        for at, around in enumerate(arounds):
-            if around is not None:
-                columns += [repeat(around[0]), texts, repeat(around[1]), numbers[at::width], repeat(b"\n")]
+        for at, template in enumerate(templates):
+            if template is not None:
+                columns += [repeat(template[0]), texts, repeat(template[1]), numbers[at::width], repeat(b"\n")]
         if created is not None:
             columns += [repeat(created[0][0]), texts, repeat(created[0][1]), times, repeat(b"\n")]
         return b"".join(chain.from_iterable(zip(*columns, strict=False)))  # what is repeated has no end
@@ -59,17 +59,17 @@ def lines(
     parts: list[bytes] = []
     for row in range(rows):
         bits = shown[row * width : (row + 1) * width] if len(shown) > rows else shown[row : row + 1] * width
-        wanted = [at for at, around in enumerate(arounds) if around is not None and bits[at]]
+        wanted = [at for at, template in enumerate(templates) if template is not None and bits[at]]
         for at in wanted:
-            parts += _line(arounds[at], texts[row], numbers[row * width + at])
+            parts += _line(templates[at], texts[row], numbers[row * width + at])
         if created is not None and wanted:
             parts += _line(created[0], texts[row], times[row])
     return b"".join(parts)
 
 
-def _line(around: Around | None, labels: bytes, value: bytes) -> tuple[bytes, ...]:
-    opening, closing, alone = around or (b"", b"", b"")
-    return (opening, labels, closing, value, b"\n") if labels else (alone, value, b"\n")
+def _line(template: Template | None, labels: bytes, value: bytes) -> tuple[bytes, ...]:
+    opening, closing, bare = template or (b"", b"", b"")
+    return (opening, labels, closing, value, b"\n") if labels else (bare, value, b"\n")
 
 
 def _numbers(values: Sequence[float]) -> list[bytes]:

@@ -40,11 +40,11 @@ def load(words: memoryview[Any], spans: Iterable[tuple[int, int]], held: array[f
         again = array("d", [0.0, *words.tolist()])
         for low, high in spans:
             if values[low:high] != again[low:high]:
-                values[low:high] = array("d", _settle(words, low - 1, high - 1))
+                values[low:high] = array("d", _take_stable(words, low - 1, high - 1))
     return values
 
 
-def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
+def _take_stable(words: memoryview[Any], start: int, end: int) -> list[float]:
     """Words from start to end, read until two readings agree, a bounded number of times.
 
     The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the

@@ -205,7 +205,7 @@ class Collection(PrometheusCollector):
     def _current_path(self) -> str | None:
         """The epoch to read; this process itself moves over first, when another epoch took the place of its own."""
         if self._provider is not None and self._provider.memory.process.is_due:
-            self._provider.memory.notice()
+            self._provider.memory.catch_up()
         return self._epoch_path()
 
     def _epoch_path(self) -> str | None:

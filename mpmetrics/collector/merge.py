@@ -229,7 +229,7 @@ def _chosen(present: bytes, rows: Collection[int]) -> bytes:
 
 def worker_label(ordinal: int) -> str:
     """How the owner of the slab of this ordinal is called: by it, or ``beside-0``, ... of those beside the workers."""
-    return str(ordinal) if ordinal < fmt.BESIDE else f"beside-{ordinal - fmt.BESIDE}"
+    return str(ordinal) if ordinal < fmt.AUXILIARY else f"beside-{ordinal - fmt.AUXILIARY}"
 
 
 def bound_text(bound: float) -> str:

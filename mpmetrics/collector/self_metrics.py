@@ -15,7 +15,7 @@ __all__ = ["figures"]
 
 def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
     """Readings about a collection that took ``seconds`` so far."""
-    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
+    workers = [column for column in snapshot.columns if column.ordinal < fmt.AUXILIARY and not column.is_retired]
     # What waits for room in the store is another column of its process.
     live = len({column.ordinal for column in workers if column.alive})
     dead = sum(not column.alive for column in workers)

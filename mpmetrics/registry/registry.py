@@ -243,7 +243,7 @@ class _Shared:
         """ConflictError when this process has a metric of another kind by this name."""
         memory = provider.memory
         if memory.process.is_due:
-            memory.notice()
+            memory.catch_up()
         for role in (other.role for other in _KINDS if other is not kind):
             if memory.find(family_name(role, self.name, name)):
                 msg = f"metric {name!r} cannot be a {kind.role}: it is registered as a {role}; give it another name"

@@ -856,7 +856,7 @@ def test_a_writer_that_flips_while_it_is_read(slabs: Any, is_known: bool) -> Non
         slab.series(0, (str(number),), (float(number + 1),))
     passing = slab.series(0, ("passing",), (7.0,))
     table, one = PURE.Table(), PURE.Source(slab.map)
-    take, count = one._take_series, 0
+    take, count = one._apply_series, 0
 
     def flip_and_take(body: bytes, limit: int) -> None:
         nonlocal count, passing
@@ -870,7 +870,7 @@ def test_a_writer_that_flips_while_it_is_read(slabs: Any, is_known: bool) -> Non
         slabs.read(one, table)
         one.load()
         slab.flip()
-    one._take_series = flip_and_take
+    one._apply_series = flip_and_take
     slabs.read(one, table)
     one.load()
     slabs.read(one, table)

@@ -107,8 +107,8 @@ def test_a_reader_needs_no_descriptor_for_each_process(
         return [(collector.value("hits_total"), collector.value("mpmetrics_unreadable_files")) for _ in range(3)]
 
     if keeps:
-        look = SlabReader.look
-        monkeypatch.setattr(SlabReader, "look", lambda self, descriptor: look(self, os.dup(descriptor)))
+        refresh = SlabReader.refresh
+        monkeypatch.setattr(SlabReader, "refresh", lambda self, descriptor: refresh(self, os.dup(descriptor)))
     assert keeps == ([(60.0, 0.0)] * 3 != fork(read).result())
     leave.open(60)
 

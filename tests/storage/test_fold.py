@@ -115,7 +115,7 @@ def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
         assert 1 == fold(path)
         heap_of_dead(1)
     inode = Path(f"{path}/slab-0").stat().st_ino
-    collect = fold_module._Fold._collect
+    collect = fold_module._Fold._read_dead
 
     def set_aside(folder: int) -> list[Any]:
         found = list_slabs(folder)
@@ -128,7 +128,7 @@ def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
             newcomer.setattr(fold_module, "list_slabs", set_aside)
             return collect(self, most)
 
-    monkeypatch.setattr(fold_module._Fold, "_collect", collect_late)
+    monkeypatch.setattr(fold_module._Fold, "_read_dead", collect_late)
     for _ in range(3):
         fold(path)
         assert expected(2) == figures(peek(path))
@@ -562,7 +562,7 @@ def test_the_oracle_notices_a_fold_that_loses_a_mode(monkeypatch: pytest.MonkeyP
     world.kill(0)
     assert world.oracle() == world.shown()
 
-    monkeypatch.setattr(retire_module._Share, "_add_levels", lambda _: None)
+    monkeypatch.setattr(retire_module._ShapeWriter, "_add_levels", lambda _: None)
     world.fold(9)
 
     assert world.oracle() != world.shown()

@@ -10,7 +10,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.storage import store as store_module
-from mpmetrics.storage.epoch import alone
+from mpmetrics.storage.epoch import lock_if_dead
 from mpmetrics.storage.shared import Shared
 from mpmetrics.storage.store import Store
 from mpmetrics.storage.waiting import WaitingRoom
@@ -98,12 +98,12 @@ def test_an_epoch_lives_from_its_first_moment_on(
     found = []
 
     def look(epoch: str) -> None:
-        with alone(epoch) as is_dead:
+        with lock_if_dead(epoch) as is_dead:
             found.append(is_dead)
 
     after_the_rename(look)
     if not holds:
-        monkeypatch.setattr(store_module, "hold", lambda *_: None)
+        monkeypatch.setattr(store_module, "hold_shared", lambda *_: None)
     Store(store_dir).begin().close()
 
     assert [not holds] == found
@@ -145,7 +145,7 @@ def test_a_slab_that_is_made_while_a_server_begins_is_read(
 
 
 @pytest.mark.parametrize("links_before", [True, False], ids=["", "control"])
-def test_slabs_are_linked_before_their_owners_move_over(
+def test_slabs_are_linked_before_their_owners_join_successor(
     links_before: bool,  # noqa: FBT001 (whether the protection is in place)
     guests: Callable[[], Guest],
     store_dir: str,

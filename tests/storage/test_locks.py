@@ -20,7 +20,7 @@ from mpmetrics._cells import Map
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.storage import descriptor, locks
 from mpmetrics.storage.descriptor import Directory
-from mpmetrics.storage.locks import Mutex, Sole, hold, is_held
+from mpmetrics.storage.locks import Mutex, TryLock, hold_shared, is_held
 from mpmetrics.storage.slab import is_alive
 
 if TYPE_CHECKING:
@@ -146,21 +146,21 @@ def test_a_shared_lock_is_its_childrens_too(tmp_path: Path, child: Callable[...,
     """An epoch lives as long as any process of it: a lock that is held shared passes to a forked child."""
     (tmp_path / "lease").touch()
     folder = Directory.at(str(tmp_path))
-    held = [hold("lease", folder)]
-    with Sole(str(tmp_path / "lease")) as is_sole:
+    held = [hold_shared("lease", folder)]
+    with TryLock(str(tmp_path / "lease")) as is_sole:
         assert not is_sole
     one = child(lambda: KEPT.append(held[0]))
     held.clear()
-    with Sole(str(tmp_path / "lease")) as is_sole:
+    with TryLock(str(tmp_path / "lease")) as is_sole:
         assert not is_sole
     one.kill()
-    with Sole(str(tmp_path / "lease")) as is_sole:
+    with TryLock(str(tmp_path / "lease")) as is_sole:
         assert is_sole
         with pytest.raises(BlockingIOError):
-            hold("lease", folder)
+            hold_shared("lease", folder)
         (tmp_path / "lease").unlink()
     with pytest.raises(FileNotFoundError):
-        hold("lease", folder)
+        hold_shared("lease", folder)
 
 
 # Mutexes.

@@ -181,7 +181,7 @@ def test_a_folder_reads_removals_after_the_slabs(
     """
     path = str(hits._provider.epoch.path)
     fork(lambda: hits.labels("old").inc(5)).result()
-    sweep = fold_module._Fold._sweep
+    sweep = fold_module._Fold._remove_leftovers
 
     def sweep_and_remove(self: Any) -> None:
         sweep(self)
@@ -191,7 +191,7 @@ def test_a_folder_reads_removals_after_the_slabs(
         hits.remove("old")
         fork(lambda: hits.labels("old").inc(7)).result()
 
-    monkeypatch.setattr(fold_module._Fold, "_sweep", sweep_and_remove)
+    monkeypatch.setattr(fold_module._Fold, "_remove_leftovers", sweep_and_remove)
     assert 2 == fold(path)
 
     assert {"old": 7.0 if reads_after else 12.0} == shown(path)
@@ -223,7 +223,7 @@ def test_an_owner_loads_the_generation_before_it_reads_the_removals(
         self.process.seen = self.process.generation
 
     if not loads_before:
-        monkeypatch.setattr(Memory, "notice", notice_late)
+        monkeypatch.setattr(Memory, "catch_up", notice_late)
     monkeypatch.setattr(Removals, "after", read_and_remove)
     same.remove("early")
     hits.labels("other")
@@ -335,12 +335,12 @@ def test_a_value_that_moves_into_the_store_while_it_is_read_counts_once(
     with monkeypatch.context() as patch:
         patch.setattr(slab_module, "make_slab", full)
         mpmetrics.Counter("hits", "Hits.", provider=mine).inc(5)
-    read_slabs, moves = EpochReader._read_slabs, mine.memory.moves
+    read_slabs, moves = EpochReader._read_slabs, mine.memory.moved_count
 
     def move_and_read(self: EpochReader, *given: Any) -> bool:
         mine.force_flush()
         if not looks:
-            mine.memory.moves = moves
+            mine.memory.moved_count = moves
         return read_slabs(self, *given)
 
     monkeypatch.setattr(EpochReader, "_read_slabs", move_and_read)

@@ -639,7 +639,7 @@ def test_a_collector_that_was_forked_reads_on(
 
 def _counts(column: Column) -> bool:
     """Whether it is a worker's that has counted, or the retired file's."""
-    return column.is_retired or column.ordinal < fmt.BESIDE
+    return column.is_retired or column.ordinal < fmt.AUXILIARY
 
 
 def test_a_reader_with_files_open_follows_workers_that_come_and_go(fork: Fork, provider: MakeProvider) -> None:

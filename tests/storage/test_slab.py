@@ -161,7 +161,7 @@ def test_what_was_committed_behind_the_size_at_the_last_look_is_no_damage(shared
                 assert before <= reader.source.series <= len(hits._children)
                 assert 0 == reader.damaged
                 behind += reader.source.series < len(hits._children)
-                reader.look(descriptor)
+                reader.refresh(descriptor)
         reader.read(lambda *_: table)
 
     assert behind > 0
@@ -226,7 +226,7 @@ def test_a_full_disk_stops_no_request_and_loses_nothing(
             hits.inc()
             sizes.labels(str(number)).observe(1.5)
         own, full = shown(mine), sums(disk / "store")
-        lines = [text for text in caplog.messages if "values stay in process" in text]
+        lines = [text for text in caplog.messages if "values wait in process" in text]
         (disk / "ballast").unlink()
         mine.force_flush()
         hits.inc()

@@ -24,7 +24,7 @@ from mpmetrics.storage import epoch as epoch_module
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.descriptor import Directory
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import hold
+from mpmetrics.storage.locks import hold_shared
 from mpmetrics.storage.store import Store, remove_if_dead
 
 Fork = Callable[..., Any]
@@ -229,7 +229,7 @@ def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
     fork(write_in, store_dir, 100).result()
     (dead,) = epochs(store_dir)
     ready, seen, inside = gate(), gate(), gate()
-    alone, remove = store_module.alone, store_module.remove_epoch
+    lock, remove = store_module.lock_if_dead, store_module.remove_epoch
 
     def remove_half(epoch: str) -> None:
         ready.open()
@@ -246,14 +246,14 @@ def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
 
     @contextlib.contextmanager
     def look_and_kill(epoch: str) -> Iterator[bool]:
-        with alone(epoch) as is_dead:
+        with lock(epoch) as is_dead:
             seen.open()
             inside.wait()
             cleaner.stop()
-            monkeypatch.setattr(store_module, "alone", alone)
+            monkeypatch.setattr(store_module, "lock_if_dead", lock)
             yield is_dead
 
-    monkeypatch.setattr(store_module, "alone", look_and_kill)
+    monkeypatch.setattr(store_module, "lock_if_dead", look_and_kill)
     epoch = Store(store_dir).join()
 
     assert lease_first == (epoch.path != str(Path(store_dir, dead)))
@@ -283,7 +283,7 @@ def test_a_lease_that_was_unlinked_after_it_was_opened_is_none(
     if not looks:
         monkeypatch.setattr(os, "fstat", lambda file: os.stat_result([*status(file)[:3], 1, *status(file)[4:]]))
     with pytest.raises(FileNotFoundError) if looks else contextlib.nullcontext():
-        hold("lease", directory)
+        hold_shared("lease", directory)
 
     assert removed
     assert dead not in epochs(store_dir)
@@ -665,7 +665,7 @@ def test_an_epoch_of_an_older_release_is_named_at_once(store_dir: str) -> None:
     epoch.mkdir(0o700)
     for name in ("lease", "series", "series.lock", "fold.lock"):
         (epoch / name).touch(0o600)
-    lease = hold("lease", Directory.at(str(epoch)))
+    lease = hold_shared("lease", Directory.at(str(epoch)))
     started = time.monotonic()
     with pytest.raises(mpmetrics.StoreUnavailableError, match=r"format version 1"):
         store.join()

@@ -23,18 +23,18 @@ static void cell_dealloc(Cell *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-int say_no_exemplars(PyObject *exemplar)
+int warn_exemplar(PyObject *exemplar)
 {
     if (exemplar == NULL || exemplar == Py_None)
         return 0;
     PyObject *module = PyImport_ImportModule("mpmetrics._cells.exemplars");
-    PyObject *said = module == NULL ? NULL : PyObject_CallMethod(module, "say_not_kept", NULL);
+    PyObject *result = module == NULL ? NULL : PyObject_CallMethod(module, "warn_exemplar_dropped", NULL);
     Py_XDECREF(module);
-    Py_XDECREF(said);
-    return said == NULL ? -1 : 0;
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
-int take_number(PyObject *value, double *number)
+int parse_number(PyObject *value, double *number)
 {
     if (PyFloat_CheckExact(value)) {
         *number = PyFloat_AS_DOUBLE(value);
@@ -45,10 +45,10 @@ int take_number(PyObject *value, double *number)
 }
 
 /* The same of whatever float() takes: text, too. */
-int take_float(PyObject *value, double *number)
+int parse_float(PyObject *value, double *number)
 {
     if (PyFloat_CheckExact(value) || PyLong_CheckExact(value))
-        return take_number(value, number);
+        return parse_number(value, number);
     PyObject *made = PyNumber_Float(value);
     if (made == NULL)
         return -1;
@@ -59,7 +59,7 @@ int take_float(PyObject *value, double *number)
 
 /* The arguments of a method, by position or by name; those that are not given stay NULL. The first is needed unless
    `most` is negative; the method then takes -most, and all may be missing. */
-int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
+int parse_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values)
 {
     if (count == 1 && names == NULL) {
@@ -129,7 +129,7 @@ static int copy_members(PyObject *from, PyObject *to)
     return failed ? -1 : 0;
 }
 
-PyObject *uncollected(PyObject *Py_UNUSED(module), PyObject *type)
+PyObject *without_gc(PyObject *Py_UNUSED(module), PyObject *type)
 {
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &Cell_Type)
         || ((PyTypeObject *)type)->tp_basicsize != sizeof(Cell))

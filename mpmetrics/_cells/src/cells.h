@@ -136,7 +136,7 @@ static inline uint64_t process_generation(const Process *self)
 
 /* slab.c. None of these runs Python code. */
 int slab_has_room(const Slab *self, size_t words, size_t bytes);
-uint32_t slab_take(Slab *self, size_t width); /* words for a series; there has to be room */
+uint32_t slab_allocate_words(Slab *self, size_t width); /* words for a series; there has to be room */
 void slab_put_series(Slab *self, const SeriesHead *head, PyObject *const *key, Py_ssize_t count, size_t texts);
 int slab_end(Slab *self, uint32_t first, size_t width); /* 0: no room for the record */
 static inline double *slab_words(const Slab *self, uint32_t first) { return (double *)self->base + first; }
@@ -177,15 +177,15 @@ PyObject *make_slab(PyObject *module, PyObject *args);
 PyObject *read_tail(PyObject *module, PyObject *args);
 
 /* cell.c */
-PyObject *uncollected(PyObject *module, PyObject *type);
+PyObject *without_gc(PyObject *module, PyObject *type);
 double *cell_ready(Cell *self); /* NULL with an exception */
 static inline double *cell_words(Cell *self)
 {
     return __builtin_expect(self->stamp == *self->counting, 1) ? self->words : cell_ready(self);
 }
-int say_no_exemplars(PyObject *exemplar);
-int take_float(PyObject *value, double *number);
-int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
+int warn_exemplar(PyObject *exemplar);
+int parse_float(PyObject *value, double *number);
+int parse_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values);
 
 #endif

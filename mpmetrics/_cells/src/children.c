@@ -81,7 +81,7 @@ static int has_begun(const Process *self, int counts)
 }
 
 /* READY, and no Python code has run since the process was found begun and without removals to take in. */
-static int look(Process *process, Attempt *attempt)
+static int ready_process(Process *process, Attempt *attempt)
 {
     if (tell_time(process, &attempt->created) < 0)
         return FAILED;
@@ -98,7 +98,7 @@ static int look(Process *process, Attempt *attempt)
     attempt->noticed = generation;
     if (process_skip_removals(process, generation))
         return AGAIN;
-    return owner_call(process, "notice", NULL) < 0 ? FAILED : AGAIN;
+    return owner_call(process, "catch_up", NULL) < 0 ? FAILED : AGAIN;
 }
 
 /* READY: the slab has room, and no Python code has run. AGAIN: now it has. REFUSED: there is none. */
@@ -115,7 +115,7 @@ static int grow(Process *process, Py_ssize_t words, Py_ssize_t bytes)
 }
 
 /* READY: the slab has room for the series, or it has to wait. */
-static int prepare(Children *self, Attempt *attempt)
+static int ready_slab(Children *self, Attempt *attempt)
 {
     Process *process = self->process;
     if (self->stamp != process->token)
@@ -150,7 +150,7 @@ static void write_series(Children *self, Cell *cell, Attempt *attempt, const dou
     Slab *slab = process->slab;
     /* A series that is moved is as old as what was taken in when it was made, at least. */
     attempt->generation = values == NULL ? process_generation(process) : process->seen;
-    uint32_t first = slab_take(slab, (size_t)self->shape->width);
+    uint32_t first = slab_allocate_words(slab, (size_t)self->shape->width);
     double *words = slab_words(slab, first);
     for (Py_ssize_t at = 0; values != NULL && at < self->shape->width; at++)
         store_word(words + at, load_word(values + at));
@@ -162,7 +162,7 @@ static void write_series(Children *self, Cell *cell, Attempt *attempt, const dou
 }
 
 /* Give the cell words: in the slab, or while it waits, its own. */
-static int settle(Children *self, Cell *cell, Attempt *attempt)
+static int commit_first_use(Children *self, Cell *cell, Attempt *attempt)
 {
     if (!attempt->waits) {
         write_series(self, cell, attempt, NULL);
@@ -182,12 +182,12 @@ static int settle(Children *self, Cell *cell, Attempt *attempt)
 static int finish(Process *process, Cell *cell, const Attempt *attempt)
 {
     if (attempt->waits)
-        return owner_call(process, "waits", (PyObject *)cell);
+        return owner_call(process, "move_later", (PyObject *)cell);
     /* A remover stores the generation, then readers look at the slabs: one of us sees the other. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     uint64_t generation = process_generation(process);
     if (generation != attempt->generation && !process_skip_removals(process, generation)
-        && owner_call(process, "notice", NULL) < 0)
+        && owner_call(process, "catch_up", NULL) < 0)
         return FAILED;
     return cell->state == GONE ? AGAIN : READY;
 }
@@ -229,7 +229,7 @@ static PyObject *make(Children *self, PyObject *const *values, Py_ssize_t count)
     Cell *cell = NULL;
     int step = measure(values, count, &attempt.texts) < 0 ? FAILED : AGAIN;
     while (step == AGAIN) {
-        step = look(process, &attempt);
+        step = ready_process(process, &attempt);
         if (step != READY)
             continue;
         Cell *found = children_find(self, values, count);
@@ -239,11 +239,11 @@ static PyObject *make(Children *self, PyObject *const *values, Py_ssize_t count)
             Py_XDECREF(cell);
             return result;
         }
-        step = prepare(self, &attempt);
+        step = ready_slab(self, &attempt);
         if (step == READY && cell == NULL && (cell = new_cell(self, values, count)) == NULL)
             step = FAILED;
         if (step == READY)
-            step = children_reserve(self) < 0 ? FAILED : settle(self, cell, &attempt);
+            step = children_reserve(self) < 0 ? FAILED : commit_first_use(self, cell, &attempt);
         if (step != READY)
             continue;
         cell->state = LIVE;
@@ -276,13 +276,13 @@ static int bind(Children *self, Cell *cell)
     Attempt attempt = {.counts = 1, .noticed = self->process->seen};
     int step = measure(cell->key, cell->key_size, &attempt.texts) < 0 ? FAILED : AGAIN;
     while (step == AGAIN) {
-        step = look(self->process, &attempt);
+        step = ready_process(self->process, &attempt);
         if (step == READY && (cell->state == GONE || cell->stamp == self->process->token))
             return 0;
         if (step == READY)
-            step = prepare(self, &attempt);
+            step = ready_slab(self, &attempt);
         if (step == READY)
-            step = settle(self, cell, &attempt);
+            step = commit_first_use(self, cell, &attempt);
     }
     return step == FAILED || finish(self->process, cell, &attempt) == FAILED ? -1 : 0;
 }
@@ -333,7 +333,7 @@ static int has_place(const Cell *cell)
 }
 
 /* It is none of the series any more: what is done to it stays in `own`, in whatever process; NULL: in what it has. */
-static void let_go(Cell *cell, double *own)
+static void detach(Cell *cell, double *own)
 {
     static const uint64_t nobody = 0;
     if (own != NULL)
@@ -377,7 +377,7 @@ static PyObject *end_method(Children *self, PyObject *key)
     children_remove(self, cell);
     self->bytes -= key_bytes(count, texts);
     int is_ended = !has_place(cell) || slab_end(cell->slab, cell->first, (size_t)self->shape->width);
-    let_go(cell, own);
+    detach(cell, own);
     Py_DECREF(cell);
     return PyBool_FromLong(is_ended);
 }
@@ -458,7 +458,7 @@ static PyObject *iterate(Children *self)
 }
 
 /* Label values that a look-up by position gives; -1 where a key has more than these. */
-static int take_labels(Children *self)
+static int parse_labels(Children *self)
 {
     PyObject *labels = PyObject_GetAttrString(self->family, "labels");
     PyObject *is_open = labels == NULL ? NULL : PyObject_GetAttrString(self->family, "is_open");
@@ -493,7 +493,7 @@ static PyObject *children_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->limit = limit;
     self->budget = (size_t)budget;
     self->shape = shape_of(family, self->cell_type, width, &self->bounds, &self->layout);
-    if (self->shape == NULL || take_labels(self) < 0) {
+    if (self->shape == NULL || parse_labels(self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -522,7 +522,7 @@ static void release_cells(Children *self)
         for (Cell *cell = self->buckets[at], *next; cell != NULL; cell = next) {
             next = cell->next;
             double *own = Py_REFCNT(cell) == 1 ? NULL : PyMem_Calloc((size_t)self->shape->width, sizeof *own);
-            let_go(cell, own);
+            detach(cell, own);
             Py_DECREF(cell);
         }
     children_free(self);

@@ -32,6 +32,6 @@ static inline int is_set(double value) { return value != 0.0 || signbit(value); 
 uint32_t checksum(uint32_t start, const void *bytes, Py_ssize_t size); /* zlib.crc32(bytes, start) */
 uint32_t checksum_copy(uint32_t start, void *to, const void *from, Py_ssize_t size); /* that of the copy that it makes */
 
-int take_number(PyObject *value, double *number);
+int parse_number(PyObject *value, double *number);
 
 #endif

@@ -22,9 +22,9 @@ static PyObject *distribution_observe(Cell *self, PyObject *const *args, Py_ssiz
     double value;
     if (count == 1 && names == NULL)
         values[0] = args[0];
-    else if (take_arguments("observe", args, count, names, keywords, 2, values) < 0 || say_no_exemplars(values[1]) < 0)
+    else if (parse_arguments("observe", args, count, names, keywords, 2, values) < 0 || warn_exemplar(values[1]) < 0)
         return NULL;
-    if (take_float(values[0], &value) < 0)
+    if (parse_float(values[0], &value) < 0)
         return NULL;
     if (isnan(value)) {
         PyObject *number = PyFloat_FromDouble(value);

@@ -19,7 +19,7 @@
 /* Words of the shared page, behind the generation: the epoch that took the place of this one, how often the list of
    removals was shortened. */
 enum { SUCCESSOR = 1, SHORTENED = 2 };
-enum { BESIDE = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
+enum { AUXILIARY = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
 
 static PyObject *fail(void) { return PyErr_SetFromErrno(PyExc_OSError); }
 
@@ -41,12 +41,12 @@ int directory_converter(PyObject *where, void *result)
 static int open_directory(const Directory *directory)
 {
     struct stat status;
-    int folder = open(PyBytes_AS_STRING(directory->path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (folder >= 0 && fstat(folder, &status) == 0 && status.st_dev == directory->device
+    int dir_fd = open(PyBytes_AS_STRING(directory->path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir_fd >= 0 && fstat(dir_fd, &status) == 0 && status.st_dev == directory->device
         && status.st_ino == directory->number && status.st_uid == directory->owner)
-        return folder;
-    if (folder >= 0) {
-        close(folder);
+        return dir_fd;
+    if (dir_fd >= 0) {
+        close(dir_fd);
         errno = ESTALE; /* another directory is in its place */
     }
     PyObject *path = PyUnicode_DecodeFSDefault(PyBytes_AS_STRING(directory->path));
@@ -56,9 +56,9 @@ static int open_directory(const Directory *directory)
     return -1;
 }
 
-static int open_and_look(int folder, const char *name, int flags, struct stat *status)
+static int open_and_look(int dir_fd, const char *name, int flags, struct stat *status)
 {
-    int file = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    int file = openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
     if (file >= 0 && (fstat(file, status) != 0 || !S_ISREG(status->st_mode))) {
         close(file);
         errno = EINVAL;
@@ -67,10 +67,10 @@ static int open_and_look(int folder, const char *name, int flags, struct stat *s
     return file;
 }
 
-static int open_at(int folder, const char *name, int flags)
+static int open_at(int dir_fd, const char *name, int flags)
 {
     struct stat status;
-    return open_and_look(folder, name, flags, &status);
+    return open_and_look(dir_fd, name, flags, &status);
 }
 
 static int allocate(int file, size_t offset, size_t size)
@@ -85,7 +85,7 @@ static int allocate(int file, size_t offset, size_t size)
 /* ---- A new slab */
 
 /* Lock it, give it blocks and a head, and map it twice. `lease` keeps the lock, and no child has it. */
-static int fill_slab(int folder, const char *name, int file, const Py_buffer *head, PyObject **lease, PyObject **words)
+static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *head, PyObject **lease, PyObject **words)
 {
     if (flock(file, LOCK_EX | LOCK_NB) != 0 || allocate(file, 0, 2 * HEAD_SIZE) < 0
         || allocate(file, AREA_0, HEAD_SIZE) < 0 || pwrite(file, head->buf, (size_t)head->len, 0) != head->len) {
@@ -93,7 +93,7 @@ static int fill_slab(int folder, const char *name, int file, const Py_buffer *he
         return -1;
     }
     /* Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more. */
-    int again = open_at(folder, name, O_RDWR);
+    int again = open_at(dir_fd, name, O_RDWR);
     if (again < 0) {
         fail();
         return -1;
@@ -135,23 +135,23 @@ PyObject *make_slab(PyObject *Py_UNUSED(module), PyObject *args)
     snprintf(name, sizeof name, "idle-%.32s", identity);
     PyObject *lease = NULL, *words = NULL, *result = NULL;
     struct stat status;
-    int folder = open_directory(&directory);
-    int file = folder < 0 ? -1 : open_at(folder, temporary, O_RDWR | O_CREAT | O_EXCL);
-    if (folder >= 0 && (file < 0 || fchmod(file, (mode_t)mode) != 0 || fstat(file, &status) != 0))
+    int dir_fd = open_directory(&directory);
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, temporary, O_RDWR | O_CREAT | O_EXCL);
+    if (dir_fd >= 0 && (file < 0 || fchmod(file, (mode_t)mode) != 0 || fstat(file, &status) != 0))
         fail();
-    else if (folder >= 0 && fill_slab(folder, temporary, file, &head, &lease, &words) == 0) {
+    else if (dir_fd >= 0 && fill_slab(dir_fd, temporary, file, &head, &lease, &words) == 0) {
         /* The commit: from here on readers find it, whole and locked. */
-        if (linkat(folder, temporary, folder, name, 0) != 0)
+        if (linkat(dir_fd, temporary, dir_fd, name, 0) != 0)
             fail();
         else
             result = Py_BuildValue("OOK", lease, words, (unsigned long long)status.st_ino);
     }
     if (file >= 0) {
-        unlinkat(folder, temporary, 0);
+        unlinkat(dir_fd, temporary, 0);
         close(file);
     }
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     Py_XDECREF(lease);
     Py_XDECREF(words);
     Py_DECREF(directory.path);
@@ -189,9 +189,9 @@ static int has_number(const Numbers *numbers, unsigned long number)
 }
 
 /* The ordinals from `lowest` to `end` that have a slab; -1 with an exception. */
-static int list_ordinals(int folder, unsigned long lowest, unsigned long end, Numbers *numbers)
+static int list_ordinals(int dir_fd, unsigned long lowest, unsigned long end, Numbers *numbers)
 {
-    int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *listing = copy < 0 ? NULL : fdopendir(copy);
     if (listing == NULL) {
         fail();
@@ -216,41 +216,41 @@ static int list_ordinals(int folder, unsigned long lowest, unsigned long end, Nu
 
 /* Give the slab of this ordinal a name that claims nothing, if its owner is dead; whether it is. The caller has locked the
    directory: nobody else takes a slab's name away, so what is looked at is what is renamed. */
-static int set_dead_aside(int folder, unsigned long ordinal)
+static int set_dead_aside(int dir_fd, unsigned long ordinal)
 {
     char name[NAME_ROOM], aside[NAME_ROOM];
     struct stat status;
     snprintf(name, sizeof name, "slab-%lu", ordinal);
-    int file = open_and_look(folder, name, O_RDONLY, &status);
+    int file = open_and_look(dir_fd, name, O_RDONLY, &status);
     if (file < 0)
         return errno == ENOENT;
     snprintf(aside, sizeof aside, "dead-%lu-%llu", ordinal, (unsigned long long)status.st_ino);
-    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0 && renameat(folder, name, folder, aside) == 0;
+    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0 && renameat(dir_fd, name, dir_fd, aside) == 0;
     close(file);
     return is_dead;
 }
 
-static int link_to(const Slab *self, int folder, unsigned long ordinal, char *name)
+static int link_to(const Slab *self, int dir_fd, unsigned long ordinal, char *name)
 {
     snprintf(name, NAME_ROOM, "slab-%lu", ordinal);
     /* The claim: nobody else can link to this name. */
-    return linkat(folder, self->file, folder, name, 0) == 0;
+    return linkat(dir_fd, self->file, dir_fd, name, 0) == 0;
 }
 
 /* Claim one of the first ordinals, one after the other; a dead process's is free for this. 0: none of them, or `errno`.
-   The directory stays locked until `folder` is closed. */
-static int claim_early(const Slab *self, int folder, unsigned long *ordinal, char *name)
+   The directory stays locked until `dir_fd` is closed. */
+static int claim_early(const Slab *self, int dir_fd, unsigned long *ordinal, char *name)
 {
     int is_claimed = 0, is_locked = 0, error = EEXIST;
     for (*ordinal = 0; !is_claimed && error == EEXIST && *ordinal < EARLY; *ordinal += !is_claimed) {
-        is_claimed = link_to(self, folder, *ordinal, name);
+        is_claimed = link_to(self, dir_fd, *ordinal, name);
         error = errno;
         if (is_claimed || error != EEXIST || !self->sets_aside)
             continue;
         if (*ordinal == 0)
-            is_locked = flock(folder, LOCK_EX | LOCK_NB) == 0;
-        if (is_locked && set_dead_aside(folder, *ordinal)) {
-            is_claimed = link_to(self, folder, *ordinal, name);
+            is_locked = flock(dir_fd, LOCK_EX | LOCK_NB) == 0;
+        if (is_locked && set_dead_aside(dir_fd, *ordinal)) {
+            is_claimed = link_to(self, dir_fd, *ordinal, name);
             error = errno;
         }
     }
@@ -259,15 +259,15 @@ static int claim_early(const Slab *self, int folder, unsigned long *ordinal, cha
 }
 
 /* Claim the smallest ordinal that no slab has. */
-static int claim_free(const Slab *self, int folder, unsigned long *ordinal, char *name)
+static int claim_free(const Slab *self, int dir_fd, unsigned long *ordinal, char *name)
 {
     Numbers taken = {0};
     int is_claimed = 0;
-    if (list_ordinals(folder, *ordinal, *ordinal < BESIDE ? BESIDE : ULONG_MAX, &taken) == 0) {
+    if (list_ordinals(dir_fd, *ordinal, *ordinal < AUXILIARY ? AUXILIARY : ULONG_MAX, &taken) == 0) {
         do {
             while (has_number(&taken, *ordinal))
                 ++*ordinal;
-            is_claimed = link_to(self, folder, *ordinal, name);
+            is_claimed = link_to(self, dir_fd, *ordinal, name);
         } while (!is_claimed && errno == EEXIST && ++*ordinal);
         if (!is_claimed)
             fail();
@@ -282,21 +282,21 @@ int slab_claim(Slab *self)
         return 0;
     char name[NAME_ROOM];
     unsigned long ordinal = self->lowest;
-    int folder = open_directory(&self->where), is_claimed = 0;
-    if (folder < 0)
+    int dir_fd = open_directory(&self->where), is_claimed = 0;
+    if (dir_fd < 0)
         return -1;
     if (ordinal == 0)
-        is_claimed = claim_early(self, folder, &ordinal, name);
+        is_claimed = claim_early(self, dir_fd, &ordinal, name);
     if (!is_claimed && ordinal > 0 && ordinal < EARLY)
         fail();
     else if (!is_claimed)
-        is_claimed = claim_free(self, folder, &ordinal, name);
+        is_claimed = claim_free(self, dir_fd, &ordinal, name);
     if (is_claimed) {
-        unlinkat(folder, self->file, 0); /* a cleaner may have been quicker */
+        unlinkat(dir_fd, self->file, 0); /* a cleaner may have been quicker */
         memcpy(self->file, name, sizeof name);
         self->ordinal = (long)ordinal;
     }
-    close(folder);
+    close(dir_fd);
     return is_claimed ? 0 : -1;
 }
 
@@ -308,18 +308,18 @@ static int have_blocks(const Slab *self, size_t offset, size_t size)
     if (self->where.path == NULL || size == 0)
         return 0;
     struct stat status;
-    int folder = open_directory(&self->where), is_done = 0;
-    int file = folder < 0 ? -1 : open_at(folder, self->file, O_RDWR);
+    int dir_fd = open_directory(&self->where), is_done = 0;
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, self->file, O_RDWR);
     if (file >= 0 && fstat(file, &status) == 0 && status.st_ino != self->number)
         errno = ESTALE; /* another file has its name */
     else if (file >= 0)
         is_done = allocate(file, offset, size) == 0;
-    if (!is_done && folder >= 0)
+    if (!is_done && dir_fd >= 0)
         fail();
     if (file >= 0)
         close(file);
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     return is_done ? 0 : -1;
 }
 
@@ -367,8 +367,8 @@ static PyObject *tail(const Directory *directory, const char *name, uint64_t *nu
 {
     struct stat status;
     PyObject *data = NULL;
-    int folder = open_directory(directory);
-    int file = folder < 0 ? -1 : open_at(folder, name, O_RDONLY);
+    int dir_fd = open_directory(directory);
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, name, O_RDONLY);
     if (file >= 0 && fstat(file, &status) == 0) {
         *position = status.st_ino == *number ? *position : 0;
         *number = status.st_ino;
@@ -382,12 +382,12 @@ static PyObject *tail(const Directory *directory, const char *name, uint64_t *nu
         else if (data != NULL)
             Py_CLEAR(data);
     }
-    if (data == NULL && folder >= 0 && !PyErr_Occurred())
+    if (data == NULL && dir_fd >= 0 && !PyErr_Occurred())
         fail();
     if (file >= 0)
         close(file);
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     return data;
 }
 

@@ -25,7 +25,7 @@ enum { MAX_GROWTH = 1 << 15 };
 enum { RECORD_MAGIC = 0x4D50524B, MAX_BODY = 1 << 20, OVERFLOW_TEXTS = 0xFFFF };
 
 /* Bytes of damaged records whose checksums are computed. */
-enum { PATIENCE = 1 << 26 };
+enum { CHECK_BUDGET = 1 << 26 };
 
 typedef struct {
     uint32_t magic, length, checksum, kind;

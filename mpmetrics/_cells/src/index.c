@@ -404,11 +404,11 @@ Py_ssize_t table_names(Table *table, PyObject *labels, int is_open)
 
 /* --- the type --- */
 
-void kept_clear(Kept *kept)
+void cache_clear(Cache *cache)
 {
-    PyMem_RawFree(kept->stamps);
-    Py_XDECREF(kept->made);
-    *kept = (Kept){0};
+    PyMem_RawFree(cache->stamps);
+    Py_XDECREF(cache->made);
+    *cache = (Cache){0};
 }
 
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -450,8 +450,8 @@ static void table_dealloc(Table *table)
     PyMem_Free(table->names);
     Py_XDECREF(table->names_index);
     Py_XDECREF(table->texts);
-    kept_clear(&table->kept_present);
-    kept_clear(&table->kept_created);
+    cache_clear(&table->cached_present);
+    cache_clear(&table->cached_created);
     Py_TYPE(table)->tp_free(table);
 }
 
@@ -460,7 +460,7 @@ static Py_ssize_t table_length(Table *table)
     return table->count;
 }
 
-static Py_ssize_t take_row(Table *table, PyObject *number)
+static Py_ssize_t parse_row(Table *table, PyObject *number)
 {
     Py_ssize_t row = PyNumber_AsSsize_t(number, PyExc_IndexError);
     if (row == -1 && PyErr_Occurred())
@@ -474,7 +474,7 @@ static Py_ssize_t take_row(Table *table, PyObject *number)
 
 static PyObject *table_labels(Table *table, PyObject *number)
 {
-    Py_ssize_t row = take_row(table, number);
+    Py_ssize_t row = parse_row(table, number);
     return row < 0 ? NULL : row_labels(table, row);
 }
 
@@ -491,20 +491,20 @@ static void wanted_close(Wanted *wanted)
     Py_XDECREF(wanted->objects);
 }
 
-static int take_text(PyObject *object, Text *text)
+static int parse_text(PyObject *object, Text *text)
 {
     text->bytes = PyUnicode_AsUTF8AndSize(object, &text->size);
     return text->bytes == NULL ? -1 : 0;
 }
 
-static int take_pair(PyObject *object, Pair *pair)
+static int parse_pair(PyObject *object, Pair *pair)
 {
     if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 2) {
         PyErr_SetString(PyExc_TypeError, "labels are pairs of a name and a value");
         return -1;
     }
-    return take_text(PyTuple_GET_ITEM(object, 0), &pair->name) < 0
-        ? -1 : take_text(PyTuple_GET_ITEM(object, 1), &pair->value);
+    return parse_text(PyTuple_GET_ITEM(object, 0), &pair->name) < 0
+        ? -1 : parse_text(PyTuple_GET_ITEM(object, 1), &pair->value);
 }
 
 static int wanted_open(Wanted *wanted, PyObject *pairs)
@@ -519,7 +519,7 @@ static int wanted_open(Wanted *wanted, PyObject *pairs)
         PyErr_NoMemory();
     for (Py_ssize_t at = 0; !failed && at < count; at++) {
         Pair pair;
-        failed = take_pair(PyTuple_GET_ITEM(wanted->objects, at), &pair) < 0;
+        failed = parse_pair(PyTuple_GET_ITEM(wanted->objects, at), &pair) < 0;
         if (!failed && pair.value.size > 0)
             wanted->pairs[wanted->count++] = pair;
         else if (!failed)

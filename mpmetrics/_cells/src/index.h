@@ -46,7 +46,7 @@ typedef struct {
     uint64_t *stamps;
     Py_ssize_t count, rows;
     PyObject *made;
-} Kept;
+} Cache;
 
 typedef struct {
     PyObject_HEAD
@@ -64,7 +64,7 @@ typedef struct {
     PyObject *texts;       /* key -> Texts */
     Py_ssize_t overflow;   /* the row of the overflow series, or -1 */
     uint64_t removals;     /* how often remove() found a row */
-    Kept kept_present, kept_created;
+    Cache cached_present, cached_created;
 } Table;
 
 /* Texts of rows, one behind the other. */
@@ -119,7 +119,7 @@ typedef struct {
     uint64_t flips;
     Py_ssize_t position;
     Py_ssize_t wanted; /* where committed records end; the file may have grown since its size was looked at */
-    int64_t patience; /* bytes of damaged records that are still checked */
+    int64_t check_budget; /* bytes of damaged records that are still checked */
     Py_ssize_t damaged;
     PyObject *folded;
     struct FamilyEntry *families;
@@ -127,8 +127,8 @@ typedef struct {
     Part *parts;
     Py_ssize_t parts_count;
     PyObject *parts_index; /* Table -> index */
-    uint64_t *taken;       /* a bit for each word that a series has */
-    size_t taken_size;
+    uint64_t *used_words;  /* a bit for each word that a series has */
+    size_t used_size;
     struct Place *places;  /* by first word; NULL until it is needed */
     size_t places_mask, places_count;
     char *body;            /* of the record that is looked at; a copy, which nobody changes */
@@ -156,7 +156,7 @@ Py_ssize_t row_pairs(const Table *table, const Row *row, Pair *pairs);
 Py_ssize_t row_most_pairs(const Table *table, const Row *row);
 PyObject *row_labels(const Table *table, Py_ssize_t row);
 void row_release(Table *table, uint32_t row);
-void kept_clear(Kept *kept);
+void cache_clear(Cache *cache);
 
 /* source.c */
 Part *source_part(Source *source, Table *table);

@@ -56,7 +56,7 @@ static PyObject *labelled_labels(Labelled *self, PyObject *const *args, Py_ssize
     Process *process = self->children->process;
     uint64_t generation = process_generation(process);
     if (generation != process->seen && !process_skip_removals(process, generation)
-        && owner_call(process, "notice", NULL) < 0)
+        && owner_call(process, "catch_up", NULL) < 0)
         return NULL;
     if (names == NULL && count > 0 && count == self->children->labels && are_exact(args, count)) {
         Cell *cell = children_find(self->children, args, count);

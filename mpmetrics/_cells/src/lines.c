@@ -211,10 +211,10 @@ PyTypeObject Texts_Type = {
 
 /* --- lines --- */
 
-/* What stands before and behind a row's labels, and what stands there alone where it has none. */
+/* What stands before and behind a row's labels, and what stands there bare where it has none. */
 typedef struct {
-    Text opening, closing, alone;
-} Around;
+    Text opening, closing, bare;
+} Template;
 
 typedef struct {
     PyObject *bytes;
@@ -239,17 +239,17 @@ static inline void put(Output *output, Text text)
     output->at += text.size;
 }
 
-static int put_line(Output *output, const Around *around, Text labels, double value)
+static int put_line(Output *output, const Template *template, Text labels, double value)
 {
-    Py_ssize_t most = around->opening.size + around->closing.size + around->alone.size + labels.size + NUMBER_ROOM + 1;
+    Py_ssize_t most = template->opening.size + template->closing.size + template->bare.size + labels.size + NUMBER_ROOM + 1;
     if (reserve(output, most) < 0)
         return -1;
     if (labels.size == 0)
-        put(output, around->alone);
+        put(output, template->bare);
     else {
-        put(output, around->opening);
+        put(output, template->opening);
         put(output, labels);
-        put(output, around->closing);
+        put(output, template->closing);
     }
     Py_ssize_t size = write_number(value, output->at);
     if (size < 0)
@@ -259,21 +259,21 @@ static int put_line(Output *output, const Around *around, Text labels, double va
     return 0;
 }
 
-/* A family: `width` values a row, of which those are left out whose around has no opening. */
+/* A family: `width` values a row, of which those are left out whose template has no opening. */
 typedef struct {
-    const Around *arounds;
+    const Template *templates;
     Py_ssize_t width, rows;
     const Texts *texts;
     const double *values;
     const char *shown;
     Py_ssize_t shown_width; /* a byte for each value, for each row, or none */
-    const Around *created_around;
+    const Template *created_template;
     const double *created;
 } Lines;
 
 static inline int is_shown(const Lines *lines, Py_ssize_t row, Py_ssize_t at)
 {
-    return lines->arounds[at].opening.bytes != NULL
+    return lines->templates[at].opening.bytes != NULL
         && (lines->shown == NULL || lines->shown[lines->shown_width == 1 ? row : row * lines->width + at]);
 }
 
@@ -282,11 +282,11 @@ static Py_ssize_t estimate(const Lines *lines)
 {
     Py_ssize_t count = 0, size = 0;
     for (Py_ssize_t at = 0; at < lines->width; at++) {
-        if (lines->arounds[at].opening.bytes == NULL)
+        if (lines->templates[at].opening.bytes == NULL)
             continue;
         for (Py_ssize_t row = 0; row < lines->rows; row++)
             count += is_shown(lines, row, at);
-        size = lines->arounds[at].opening.size + lines->arounds[at].closing.size;
+        size = lines->templates[at].opening.size + lines->templates[at].closing.size;
     }
     Py_ssize_t labels = lines->texts->count == 0 ? 0 : (Py_ssize_t)lines->texts->size / lines->texts->count;
     return (count + (lines->created == NULL ? 0 : lines->rows)) * (size + labels + 16) + 256;
@@ -309,10 +309,10 @@ static PyObject *write_lines(const Lines *lines)
             if (!is_shown(lines, row, at))
                 continue;
             is_any = 1;
-            failed = put_line(&output, &lines->arounds[at], labels, lines->values[row * lines->width + at]) < 0;
+            failed = put_line(&output, &lines->templates[at], labels, lines->values[row * lines->width + at]) < 0;
         }
         if (!failed && is_any && lines->created != NULL)
-            failed = put_line(&output, lines->created_around, labels, lines->created[row]) < 0;
+            failed = put_line(&output, lines->created_template, labels, lines->created[row]) < 0;
     }
     if (failed) {
         Py_XDECREF(output.bytes);
@@ -322,10 +322,10 @@ static PyObject *write_lines(const Lines *lines)
     return _PyBytes_Resize(&output.bytes, size) < 0 ? NULL : output.bytes;
 }
 
-static int take_around(PyObject *object, Around *around)
+static int parse_template(PyObject *object, Template *template)
 {
-    Text *texts[] = {&around->opening, &around->closing, &around->alone};
-    *around = (Around){0};
+    Text *texts[] = {&template->opening, &template->closing, &template->bare};
+    *template = (Template){0};
     if (object == Py_None)
         return 0;
     int is_right = PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 3;
@@ -336,12 +336,12 @@ static int take_around(PyObject *object, Around *around)
             *texts[at] = (Text){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
     }
     if (!is_right)
-        PyErr_Format(PyExc_TypeError, "%R is no tuple of an opening, a closing and what stands alone", object);
+        PyErr_Format(PyExc_TypeError, "%R is no tuple of an opening, a closing and what stands bare", object);
     return is_right ? 0 : -1;
 }
 
 /* The doubles of a buffer. */
-static int take_doubles(PyObject *object, Py_buffer *view)
+static int parse_doubles(PyObject *object, Py_buffer *view)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_ND | PyBUF_FORMAT) < 0)
         return -1;
@@ -352,7 +352,7 @@ static int take_doubles(PyObject *object, Py_buffer *view)
     return -1;
 }
 
-static int take_mask(PyObject *mask, Lines *lines)
+static int parse_mask(PyObject *mask, Lines *lines)
 {
     if (mask == Py_None)
         return 0;
@@ -366,21 +366,21 @@ static int take_mask(PyObject *mask, Lines *lines)
     return 0;
 }
 
-static PyObject *lines_of(PyObject *arounds, PyObject *texts, const Py_buffer *values, PyObject *mask,
-                          PyObject *created_around, const Py_buffer *created)
+static PyObject *lines_of(PyObject *templates, PyObject *texts, const Py_buffer *values, PyObject *mask,
+                          PyObject *created_template, const Py_buffer *created)
 {
-    Py_ssize_t width = PyTuple_GET_SIZE(arounds), count = values->len / (Py_ssize_t)sizeof(double);
-    Around around, *taken = PyMem_New(Around, width + 1);
-    Lines lines = {.arounds = taken, .width = width, .rows = width == 0 ? 0 : count / width, .values = values->buf};
+    Py_ssize_t width = PyTuple_GET_SIZE(templates), count = values->len / (Py_ssize_t)sizeof(double);
+    Template template, *parsed = PyMem_New(Template, width + 1);
+    Lines lines = {.templates = parsed, .width = width, .rows = width == 0 ? 0 : count / width, .values = values->buf};
     PyObject *text = NULL;
-    if (taken == NULL)
+    if (parsed == NULL)
         return PyErr_NoMemory();
     int failed = 0;
     for (Py_ssize_t at = 0; !failed && at < width; at++)
-        failed = take_around(PyTuple_GET_ITEM(arounds, at), &taken[at]) < 0;
+        failed = parse_template(PyTuple_GET_ITEM(templates, at), &parsed[at]) < 0;
     if (!failed && created != NULL) {
-        failed = take_around(created_around, &around) < 0;
-        lines.created_around = &around;
+        failed = parse_template(created_template, &template) < 0;
+        lines.created_template = &template;
         lines.created = created->buf;
     }
     lines.texts = (const Texts *)texts;
@@ -389,29 +389,29 @@ static PyObject *lines_of(PyObject *arounds, PyObject *texts, const Py_buffer *v
         PyErr_Format(PyExc_ValueError, "%zd values of %zd texts", count, lines.texts->count);
         failed = 1;
     }
-    if (!failed && take_mask(mask, &lines) == 0)
+    if (!failed && parse_mask(mask, &lines) == 0)
         text = write_lines(&lines);
-    PyMem_Free(taken);
+    PyMem_Free(parsed);
     return text;
 }
 
 static PyObject *lines(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *arounds, *texts, *values, *mask, *created = Py_None;
+    PyObject *templates, *texts, *values, *mask, *created = Py_None;
     Py_buffer view, created_view;
-    if (!PyArg_ParseTuple(args, "O!O!OO|O:lines", &PyTuple_Type, &arounds, &Texts_Type, &texts, &values, &mask, &created))
+    if (!PyArg_ParseTuple(args, "O!O!OO|O:lines", &PyTuple_Type, &templates, &Texts_Type, &texts, &values, &mask, &created))
         return NULL;
     int has_created = created != Py_None;
     if (has_created && (!PyTuple_Check(created) || PyTuple_GET_SIZE(created) != 2))
-        return PyErr_Format(PyExc_TypeError, "created is a tuple of what stands around and of times, not %R", created);
+        return PyErr_Format(PyExc_TypeError, "created is a tuple of a template and of times, not %R", created);
     /* First: it may run code. From here on nothing does, so the texts stay as they are. */
-    if (take_doubles(values, &view) < 0)
+    if (parse_doubles(values, &view) < 0)
         return NULL;
     PyObject *text = NULL;
     if (!has_created)
-        text = lines_of(arounds, texts, &view, mask, NULL, NULL);
-    else if (take_doubles(PyTuple_GET_ITEM(created, 1), &created_view) == 0) {
-        text = lines_of(arounds, texts, &view, mask, PyTuple_GET_ITEM(created, 0), &created_view);
+        text = lines_of(templates, texts, &view, mask, NULL, NULL);
+    else if (parse_doubles(PyTuple_GET_ITEM(created, 1), &created_view) == 0) {
+        text = lines_of(templates, texts, &view, mask, PyTuple_GET_ITEM(created, 0), &created_view);
         PyBuffer_Release(&created_view);
     }
     PyBuffer_Release(&view);
@@ -422,7 +422,7 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
 {
     char text[NUMBER_ROOM];
     double number;
-    if (take_number(value, &number) < 0)
+    if (parse_number(value, &number) < 0)
         return NULL;
     Py_ssize_t size = write_number(number, text);
     return size < 0 ? NULL : PyUnicode_FromStringAndSize(text, size);

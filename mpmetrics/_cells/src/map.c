@@ -82,8 +82,8 @@ static PyObject *new_token(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none
 PyMethodDef map_functions[] = {
     {"new_token", new_token, METH_NOARGS,
      "new_token()\n--\n\nA number from 1 on that this process and its parents have not had yet."},
-    {"uncollected", uncollected, METH_O,
-     "uncollected(type, /)\n--\n\nThe same kind of cell as a class that the garbage collector has nothing to do with."},
+    {"without_gc", without_gc, METH_O,
+     "without_gc(type, /)\n--\n\nThe same kind of cell as a class that the garbage collector has nothing to do with."},
     {"find_removals", find_removals, METH_VARARGS, "See mpmetrics._cells.removals."},
     {"make_slab", make_slab, METH_VARARGS, "See mpmetrics._cells.files."},
     {"read_tail", read_tail, METH_VARARGS, "See mpmetrics._cells.files."},

@@ -202,7 +202,7 @@ static int sums_gather(Sums *sums)
 }
 
 /* The sum of a marked cell, and in `rest` what rounding left. */
-static double sum_anew(Sums *sums, Py_ssize_t cell, double *rest)
+static double sum_marked(Sums *sums, Py_ssize_t cell, double *rest)
 {
     uint32_t index = sums->index[cell];
     Py_ssize_t count = sums->fill[index] - sums->start[index];
@@ -221,7 +221,7 @@ static inline void finish(Sums *sums, Py_ssize_t cell, double *rest)
 {
     double high = sums->value[cell], low = sums->rest[cell], value = high + low;
     if (sums->marked[cell]) {
-        sums->value[cell] = sum_anew(sums, cell, rest);
+        sums->value[cell] = sum_marked(sums, cell, rest);
         return;
     }
     if (rest != NULL) {
@@ -483,7 +483,7 @@ static PyObject *folded_distributions(PyObject *Py_UNUSED(module), PyObject *arg
 
 /* --- gauges --- */
 
-static void take_extremes(const Column *column, double *value, char *shown, int is_max)
+static void gather_extremes(const Column *column, double *value, char *shown, int is_max)
 {
     const Part *part = column->part;
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
@@ -511,7 +511,7 @@ static PyObject *extremes(PyObject *Py_UNUSED(module), PyObject *args)
         Py_CLEAR(values);
     for (Py_ssize_t at = 0; values != NULL && at < merge.count; at++)
         if (has_width(&merge.columns[at], 1))
-            take_extremes(&merge.columns[at], value, shown, is_max);
+            gather_extremes(&merge.columns[at], value, shown, is_max);
     merge_close(&merge);
     return values == NULL ? NULL : Py_BuildValue("NN", values, mask);
 }
@@ -550,14 +550,14 @@ static inline int64_t ordinal_in(const double *word)
     return ordinal;
 }
 
-static void take_own_levels(const Part *part, Py_ssize_t column, Levels *levels)
+static void gather_own_levels(const Part *part, Py_ssize_t column, Levels *levels)
 {
     for (Py_ssize_t member = 0; column >= 0 && part->width == 1 && member < part->loaded; member++)
         if (part->rows[member] != GONE && is_set(part->values[member]))
             put_level(levels, part->rows[member], column, part->values[member]);
 }
 
-static void take_retired_levels(const Part *part, Levels *levels)
+static void gather_retired_levels(const Part *part, Levels *levels)
 {
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
         const double *values = member_values(part, member);
@@ -569,14 +569,14 @@ static void take_retired_levels(const Part *part, Levels *levels)
     }
 }
 
-static void take_levels(const Merge *merge, const int64_t *ordinals, Levels *levels)
+static void gather_levels(const Merge *merge, const int64_t *ordinals, Levels *levels)
 {
     for (Py_ssize_t at = 0; at < merge->count; at++) {
         const Column *column = &merge->columns[at];
         if (column->source->is_retired)
-            take_retired_levels(column->part, levels);
+            gather_retired_levels(column->part, levels);
         else
-            take_own_levels(column->part, column_of(levels, ordinals[column->number]), levels);
+            gather_own_levels(column->part, column_of(levels, ordinals[column->number]), levels);
     }
 }
 
@@ -604,7 +604,7 @@ static PyObject *levels(PyObject *Py_UNUSED(module), PyObject *args)
                  && (mask = new_mask(merge.rows * levels.width, &levels.shown)) == NULL)
             Py_CLEAR(values);
         if (values != NULL)
-            take_levels(&merge, ordinal, &levels);
+            gather_levels(&merge, ordinal, &levels);
         merge_close(&merge);
     }
     PyBuffer_Release(&ordinal_view);
@@ -650,7 +650,7 @@ static inline uint64_t time_in(const double *word)
     return time;
 }
 
-static void take_recents(const Column *column, Recents *recents)
+static void gather_recents(const Column *column, Recents *recents)
 {
     const Part *part = column->part;
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
@@ -686,7 +686,7 @@ static PyObject *recents(PyObject *Py_UNUSED(module), PyObject *args)
         memset(recents.winner, -1, (size_t)merge.rows * 8);
         for (Py_ssize_t at = 0; at < merge.count; at++)
             if (has_width(&merge.columns[at], 4))
-                take_recents(&merge.columns[at], &recents);
+                gather_recents(&merge.columns[at], &recents);
     }
     PyMem_RawFree(recents.identity);
     merge_close(&merge);
@@ -700,25 +700,25 @@ static PyObject *recents(PyObject *Py_UNUSED(module), PyObject *args)
 /* --- which rows there are, and since when --- */
 
 /* What was kept of these columns, or NULL: then the stamps are taken, for what is made next. */
-static PyObject *kept_find(Kept *kept, const Merge *merge)
+static PyObject *cache_find(Cache *cache, const Merge *merge)
 {
-    int is_same = kept->made != NULL && kept->count == merge->count && kept->rows == merge->rows;
+    int is_same = cache->made != NULL && cache->count == merge->count && cache->rows == merge->rows;
     for (Py_ssize_t at = 0; is_same && at < merge->count; at++)
-        is_same = kept->stamps[at] == merge->columns[at].part->stamp;
-    return is_same ? Py_NewRef(kept->made) : NULL;
+        is_same = cache->stamps[at] == merge->columns[at].part->stamp;
+    return is_same ? Py_NewRef(cache->made) : NULL;
 }
 
-static void kept_put(Kept *kept, const Merge *merge, PyObject *made)
+static void cache_put(Cache *cache, const Merge *merge, PyObject *made)
 {
-    kept_clear(kept);
-    kept->stamps = PyMem_RawMalloc((size_t)(merge->count + 1) * sizeof *kept->stamps);
-    if (kept->stamps == NULL)
+    cache_clear(cache);
+    cache->stamps = PyMem_RawMalloc((size_t)(merge->count + 1) * sizeof *cache->stamps);
+    if (cache->stamps == NULL)
         return; /* it is made anew each time */
     for (Py_ssize_t at = 0; at < merge->count; at++)
-        kept->stamps[at] = merge->columns[at].part->stamp;
-    kept->count = merge->count;
-    kept->rows = merge->rows;
-    kept->made = Py_NewRef(made);
+        cache->stamps[at] = merge->columns[at].part->stamp;
+    cache->count = merge->count;
+    cache->rows = merge->rows;
+    cache->made = Py_NewRef(made);
 }
 
 static PyObject *present(PyObject *Py_UNUSED(module), PyObject *args)
@@ -728,20 +728,20 @@ static PyObject *present(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:present", &table, &sources) || merge_open(&merge, table, sources) < 0)
         return NULL;
     char *shown;
-    PyObject *mask = kept_find(&merge.table->kept_present, &merge);
+    PyObject *mask = cache_find(&merge.table->cached_present, &merge);
     if (mask == NULL && (mask = new_mask(merge.rows, &shown)) != NULL) {
         for (Py_ssize_t at = 0; at < merge.count; at++)
             for (Py_ssize_t member = 0; member < merge.columns[at].part->loaded; member++)
                 if (merge.columns[at].part->rows[member] != GONE)
                     shown[merge.columns[at].part->rows[member]] = 1;
-        kept_put(&merge.table->kept_present, &merge, mask);
+        cache_put(&merge.table->cached_present, &merge, mask);
     }
     merge_close(&merge);
     return mask;
 }
 
 /* The earliest creation of each row; 0 where there is none. */
-static void take_created(const Merge *merge, double *created)
+static void gather_created(const Merge *merge, double *created)
 {
     for (Py_ssize_t row = 0; row < merge->rows; row++)
         created[row] = INFINITY;
@@ -762,10 +762,10 @@ static PyObject *created(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:created", &table, &sources) || merge_open(&merge, table, sources) < 0)
         return NULL;
     double *time;
-    PyObject *times = kept_find(&merge.table->kept_created, &merge);
+    PyObject *times = cache_find(&merge.table->cached_created, &merge);
     if (times == NULL && (times = new_array(merge.rows, "d", &time)) != NULL) {
-        take_created(&merge, time);
-        kept_put(&merge.table->kept_created, &merge, times);
+        gather_created(&merge, time);
+        cache_put(&merge.table->cached_created, &merge, times);
     }
     merge_close(&merge);
     return times;
@@ -796,7 +796,7 @@ static void pack_close(Pack *pack)
         PyBuffer_Release(&pack->mask);
 }
 
-static int take_numbers(Pack *pack, PyObject *sequence)
+static int parse_numbers(Pack *pack, PyObject *sequence)
 {
     PyObject *numbers = PySequence_Tuple(sequence);
     if (numbers == NULL)
@@ -812,7 +812,7 @@ static int take_numbers(Pack *pack, PyObject *sequence)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static void take_generations(Pack *pack)
+static void gather_generations(Pack *pack)
 {
     for (Py_ssize_t at = 0; at < pack->merge.count; at++) {
         const Part *part = pack->merge.columns[at].part;
@@ -833,7 +833,7 @@ static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *v
     int failed = pack->created == NULL || pack->generations == NULL;
     if (failed)
         PyErr_NoMemory();
-    failed = failed || take_numbers(pack, numbers) < 0
+    failed = failed || parse_numbers(pack, numbers) < 0
         || PyObject_GetBuffer(values, &pack->values, PyBUF_ND | PyBUF_FORMAT) < 0
         || PyObject_GetBuffer(mask, &pack->mask, PyBUF_SIMPLE) < 0;
     if (!failed && (strcmp(pack->values.format, "d") != 0 || pack->values.len / 8 != pack->merge.rows * width
@@ -845,8 +845,8 @@ static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *v
         pack_close(pack);
         return -1;
     }
-    take_created(&pack->merge, pack->created);
-    take_generations(pack);
+    gather_created(&pack->merge, pack->created);
+    gather_generations(pack);
     return 0;
 }
 

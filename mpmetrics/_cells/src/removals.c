@@ -89,15 +89,15 @@ static int matters(const Removal *removal, PyObject *metrics)
 }
 
 /* Where the next whole record begins, at or behind `at`; `size` when there is none, or damaged ones took too long. */
-static size_t next_record(const char *data, size_t size, size_t at, RecordHead *head, int64_t *patience)
+static size_t next_record(const char *data, size_t size, size_t at, RecordHead *head, int64_t *check_budget)
 {
-    for (; at + sizeof *head <= size && *patience >= 0; at += WORD_SIZE) {
+    for (; at + sizeof *head <= size && *check_budget >= 0; at += WORD_SIZE) {
         memcpy(head, data + at, sizeof *head);
         if (head->magic != RECORD_MAGIC || head->length > MAX_BODY || head->length > size - at - sizeof *head)
             continue;
         if (checksum(head->kind, data + at + sizeof *head, head->length) == head->checksum)
             return at;
-        *patience -= head->length;
+        *check_budget -= head->length;
     }
     return size;
 }
@@ -107,13 +107,13 @@ PyObject *removals_in(PyObject *bytes, uint64_t after, uint64_t upto, PyObject *
     const char *data = PyBytes_AS_STRING(bytes);
     size_t size = (size_t)PyBytes_GET_SIZE(bytes), at = 0, end = 0;
     Py_ssize_t gaps = 0, gap = 0;
-    int64_t patience = PATIENCE;
+    int64_t check_budget = CHECK_BUDGET;
     PyObject *bodies = PyList_New(0);
     int failed = bodies == NULL;
     while (!failed && at < size) {
         RecordHead head;
         Removal removal;
-        size_t start = next_record(data, size, at, &head, &patience);
+        size_t start = next_record(data, size, at, &head, &check_budget);
         gap += start != at;
         if (start >= size)
             break;

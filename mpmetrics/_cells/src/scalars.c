@@ -13,9 +13,9 @@ static PyObject *counter_inc(Cell *self, PyObject *const *args, Py_ssize_t count
     double amount = 1.0;
     if (count != 0 || names != NULL) {
         PyObject *values[2] = {NULL, NULL};
-        if (take_arguments("inc", args, count, names, amount_names, -2, values) < 0
-            || (values[1] != NULL && say_no_exemplars(values[1]) < 0)
-            || (values[0] != NULL && take_number(values[0], &amount) < 0))
+        if (parse_arguments("inc", args, count, names, amount_names, -2, values) < 0
+            || (values[1] != NULL && warn_exemplar(values[1]) < 0)
+            || (values[0] != NULL && parse_number(values[0], &amount) < 0))
             return NULL;
         if (!(amount >= 0))
             return PyErr_Format(PyExc_ValueError, "counter %R can only go up: it cannot be increased by %R",
@@ -58,8 +58,8 @@ static PyObject *gauge_move(Cell *self, PyObject *const *args, Py_ssize_t count,
     double amount = 1.0;
     if (count != 0 || names != NULL) {
         PyObject *values[1] = {NULL};
-        if (take_arguments(method, args, count, names, amount_names, -1, values) < 0
-            || (values[0] != NULL && take_number(values[0], &amount) < 0))
+        if (parse_arguments(method, args, count, names, amount_names, -1, values) < 0
+            || (values[0] != NULL && parse_number(values[0], &amount) < 0))
             return NULL;
     }
     amount *= sign;
@@ -85,9 +85,9 @@ static PyObject *gauge_set(Cell *self, PyObject *const *args, Py_ssize_t count, 
     double value;
     if (count != 1 || names != NULL) {
         PyObject *values[1] = {NULL};
-        if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
+        if (parse_arguments("set", args, count, names, value_names, 1, values) < 0 || parse_float(values[0], &value) < 0)
             return NULL;
-    } else if (take_float(args[0], &value) < 0) {
+    } else if (parse_float(args[0], &value) < 0) {
         return NULL;
     }
     double *word = cell_words(self);
@@ -156,7 +156,7 @@ static PyObject *recent_set(Cell *self, PyObject *const *args, Py_ssize_t count,
 {
     PyObject *values[1] = {NULL};
     double value;
-    if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
+    if (parse_arguments("set", args, count, names, value_names, 1, values) < 0 || parse_float(values[0], &value) < 0)
         return NULL;
     double *words = cell_words(self);
     if (words == NULL)

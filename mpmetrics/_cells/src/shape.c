@@ -2,7 +2,7 @@
 
 #include "cells.h"
 
-static int take_bounds(Shape *self, PyObject *bounds)
+static int parse_bounds(Shape *self, PyObject *bounds)
 {
     Py_ssize_t count = PyTuple_Check(bounds) ? PyTuple_GET_SIZE(bounds) : 0;
     self->bounds = PyMem_Calloc((size_t)count + 1, sizeof *self->bounds);
@@ -38,7 +38,7 @@ static double layout_number(PyObject *layout, const char *name)
     return number;
 }
 
-static int take_layout(Shape *self, PyObject *layout)
+static int parse_layout(Shape *self, PyObject *layout)
 {
     double side = layout_number(layout, "side"), zero = layout_number(layout, "zero");
     double size = layout_number(layout, "size"), is_signed = layout_number(layout, "signed");
@@ -77,12 +77,12 @@ static int fill(Shape *self, PyObject *family, PyTypeObject *cell_type, PyObject
         return -1;
     if (PyType_IsSubtype(cell_type, &DistributionCell_Type)) {
         *bounds = bounds_of(family);
-        if (*bounds == NULL || take_bounds(self, *bounds) < 0)
+        if (*bounds == NULL || parse_bounds(self, *bounds) < 0)
             return -1;
     }
     if (PyType_IsSubtype(cell_type, &SketchCell_Type)) {
         *layout = layout_of(family);
-        if (*layout == NULL || take_layout(self, *layout) < 0)
+        if (*layout == NULL || parse_layout(self, *layout) < 0)
             return -1;
     }
     if (self->width == words_of(self, cell_type))

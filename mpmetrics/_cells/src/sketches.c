@@ -45,7 +45,7 @@ static void update(Cell *self, double *words, double value)
 static PyObject *sketch_update(Cell *self, PyObject *argument)
 {
     double value;
-    if (take_float(argument, &value) < 0)
+    if (parse_float(argument, &value) < 0)
         return NULL;
     if (!(-LARGEST <= value && value <= LARGEST) || (value < 0 && !self->shape->layout.is_signed)) {
         PyObject *number = PyFloat_FromDouble(value);

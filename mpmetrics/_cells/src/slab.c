@@ -42,7 +42,7 @@ int slab_has_room(const Slab *self, size_t words, size_t bytes)
     return end <= at_most(slab_head_word(self, ROOM + self->area), AREA_SIZE);
 }
 
-uint32_t slab_take(Slab *self, size_t width)
+uint32_t slab_allocate_words(Slab *self, size_t width)
 {
     FreeRuns *runs = free_runs(self, width);
     if (runs != NULL && runs->count > 0)
@@ -254,14 +254,14 @@ int slab_do_flip(Slab *self)
 
 static PyObject *slab_flip(Slab *self, PyObject *Py_UNUSED(none)) { return PyBool_FromLong(slab_do_flip(self)); }
 
-static PyObject *slab_settle(Slab *self, PyObject *args)
+static PyObject *slab_attach_file(Slab *self, PyObject *args)
 {
     Directory where = {0};
     const char *file;
     unsigned long long number;
     unsigned long lowest;
     int sets_aside;
-    if (!PyArg_ParseTuple(args, "O&sKkp:settle", directory_converter, &where, &file, &number, &lowest, &sets_aside))
+    if (!PyArg_ParseTuple(args, "O&sKkp:attach_file", directory_converter, &where, &file, &number, &lowest, &sets_aside))
         return NULL;
     Py_XDECREF(self->where.path);
     self->where = where;
@@ -304,8 +304,8 @@ static PyMethodDef slab_methods[] = {
      "of records."},
     {"flip", (PyCFunction)slab_flip, METH_NOARGS,
      "flip($self)\n--\n\nGo on in the other area, with the records that are needed; False when it has no room for them."},
-    {"settle", (PyCFunction)slab_settle, METH_VARARGS,
-     "settle($self, where, file, number, lowest, sets_aside, /)\n--\n\nSay which file it is, and the lowest ordinal that it "
+    {"attach_file", (PyCFunction)slab_attach_file, METH_VARARGS,
+     "attach_file($self, where, file, number, lowest, sets_aside, /)\n--\n\nSay which file it is, and the lowest ordinal that it "
      "may claim."},
     {"claim", (PyCFunction)slab_claim_method, METH_NOARGS,
      "claim($self)\n--\n\nTake the smallest ordinal that no living process has. OSError."},

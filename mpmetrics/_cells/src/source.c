@@ -122,40 +122,40 @@ static inline uint64_t bits_between(Py_ssize_t low, Py_ssize_t high)
 static inline int are_free(const Source *source, Py_ssize_t first, Py_ssize_t width)
 {
     if (width == 1)
-        return (source->taken[first / 64] >> first % 64 & 1) == 0;
+        return (source->used_words[first / 64] >> first % 64 & 1) == 0;
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
-        if (source->taken[at] & bits_between(low < 0 ? 0 : low, high))
+        if (source->used_words[at] & bits_between(low < 0 ? 0 : low, high))
             return 0;
     }
     return 1;
 }
 
-static inline void flip_taken(Source *source, Py_ssize_t first, Py_ssize_t width)
+static inline void flip_used(Source *source, Py_ssize_t first, Py_ssize_t width)
 {
     if (width == 1) {
-        source->taken[first / 64] ^= (uint64_t)1 << first % 64;
+        source->used_words[first / 64] ^= (uint64_t)1 << first % 64;
         return;
     }
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
-        source->taken[at] ^= bits_between(low < 0 ? 0 : low, high);
+        source->used_words[at] ^= bits_between(low < 0 ? 0 : low, high);
     }
 }
 
-static int taken_grow(Source *source, Py_ssize_t words)
+static int used_words_grow(Source *source, Py_ssize_t words)
 {
     size_t size = (size_t)words / 64 + 1;
-    if (size <= source->taken_size)
+    if (size <= source->used_size)
         return 0;
-    uint64_t *taken = PyMem_RawRealloc(source->taken, size * sizeof *taken);
-    if (taken == NULL) {
+    uint64_t *used_words = PyMem_RawRealloc(source->used_words, size * sizeof *used_words);
+    if (used_words == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    memset(taken + source->taken_size, 0, (size - source->taken_size) * sizeof *taken);
-    source->taken = taken;
-    source->taken_size = size;
+    memset(used_words + source->used_size, 0, (size - source->used_size) * sizeof *used_words);
+    source->used_words = used_words;
+    source->used_size = size;
     return 0;
 }
 
@@ -222,7 +222,7 @@ static int find_member(Source *source, uint64_t word, Part **part, Py_ssize_t *m
 
 static void drop_member(Source *source, Part *part, Py_ssize_t member)
 {
-    flip_taken(source, part->words[member], member_width(part, member));
+    flip_used(source, part->words[member], member_width(part, member));
     row_release(part->table, part->rows[member]);
     part->rows[member] = GONE;
     part->gone++;
@@ -278,12 +278,12 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
         return 0;
     memcpy(&head, at, sizeof head);
     if (head.magic != RECORD_MAGIC || head.length > MAX_BODY
-        || head.length > (size_t)(end - position) - sizeof head || source->patience < 0)
+        || head.length > (size_t)(end - position) - sizeof head || source->check_budget < 0)
         return 0;
     if (body_room(source, head.length) < 0)
         return -1;
     if (checksum_copy(head.kind, source->body, at + sizeof head, head.length) != head.checksum) {
-        source->patience -= head.length;
+        source->check_budget -= head.length;
         return 0;
     }
     *record = (Record){head.kind, head.length, position + (Py_ssize_t)record_size(head.length)};
@@ -291,7 +291,7 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
 }
 
 /* Whether the record there goes on behind ``end``. */
-static int goes_on(Source *source, Py_ssize_t position, Py_ssize_t end)
+static int is_incomplete(Source *source, Py_ssize_t position, Py_ssize_t end)
 {
     RecordHead head;
     if (end - position < (Py_ssize_t)sizeof head)
@@ -310,7 +310,7 @@ static void put_in_row(Part *part, Py_ssize_t member, Py_ssize_t row)
 }
 
 /* Look up the rows of the series that were put off. -1 with MemoryError: those that are left have none. */
-static int look_up(Source *source)
+static int look_up_deferred(Source *source)
 {
     int failed = 0;
     for (int at = 0; at < source->pending_count; at++) {
@@ -331,7 +331,7 @@ static int look_up(Source *source)
 }
 
 /* A table has to be looked at in places that no cache holds: so many at a time, which are loaded meanwhile. */
-static int put_off(Source *source, struct FamilyEntry entry, Py_ssize_t member, const char *key, uint32_t size)
+static int defer_look_up(Source *source, struct FamilyEntry entry, Py_ssize_t member, const char *key, uint32_t size)
 {
     Table *table = source->parts[entry.part].table;
     Py_ssize_t at = source->pending_size;
@@ -346,7 +346,7 @@ static int put_off(Source *source, struct FamilyEntry entry, Py_ssize_t member, 
     return 0;
 }
 
-static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
+static int apply_series(Source *source, uint32_t size, Py_ssize_t limit)
 {
     SeriesHead head;
     if (size < sizeof head)
@@ -379,11 +379,11 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
         part->widths[member] = head.words;
     if (is_next)
         put_in_row(part, member, part->next);
-    else if (put_off(source, entry, member, key, key_size) < 0)
+    else if (defer_look_up(source, entry, member, key, key_size) < 0)
         return -1;
     part->count++;
     part->words_end = Py_MAX(part->words_end, (Py_ssize_t)(first + head.words));
-    flip_taken(source, (Py_ssize_t)first, head.words);
+    flip_used(source, (Py_ssize_t)first, head.words);
     if (source->places != NULL && 2 * source->places_count > source->places_mask)
         places_drop(source);
     if (source->places != NULL)
@@ -391,14 +391,14 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
     return 1;
 }
 
-static int take_end(Source *source, uint32_t size)
+static int apply_end(Source *source, uint32_t size)
 {
     Part *part;
     Py_ssize_t member;
     uint64_t first;
     if (size != sizeof first)
         return 0;
-    if (look_up(source) < 0)
+    if (look_up_deferred(source) < 0)
         return -1;
     memcpy(&first, source->body, sizeof first);
     int found = find_member(source, first, &part, &member);
@@ -407,7 +407,7 @@ static int take_end(Source *source, uint32_t size)
     return found < 0 ? -1 : 1;
 }
 
-static int take_folded(Source *source, uint32_t size)
+static int apply_folded(Source *source, uint32_t size)
 {
     if (size != 16)
         return 0;
@@ -424,7 +424,7 @@ static PyStructSequence_Desc record_description = {
 static PyTypeObject *record_type;
 
 /* Announce a family to the caller, as `made`. */
-static int take_family(Source *source, uint32_t size, PyObject **made)
+static int apply_family(Source *source, uint32_t size, PyObject **made)
 {
     uint32_t number;
     uint64_t declared;
@@ -468,29 +468,29 @@ static int walk(Source *source, Py_ssize_t end, int is_cut, Py_ssize_t limit, Py
         Record record;
         int found = read_record(source, source->position, end, &record);
         if (found == 0) {
-            if (is_cut && goes_on(source, source->position, end))
+            if (is_cut && is_incomplete(source, source->position, end))
                 break;
             source->damaged++;
             do {
-                source->position = source->patience < 0 || end - source->position <= 8 ? end : source->position + 8;
+                source->position = source->check_budget < 0 || end - source->position <= 8 ? end : source->position + 8;
                 found = source->position < end ? read_record(source, source->position, end, &record) : 0;
             } while (found == 0 && source->position < end);
             if (found == 0)
                 break;
         }
-        int taken = found < 0 ? -1
-            : record.kind == KIND_SERIES ? take_series(source, record.size, limit)
-            : record.kind == KIND_END ? take_end(source, record.size)
-            : record.kind == KIND_FOLDED ? take_folded(source, record.size)
-            : record.kind == KIND_FAMILY ? take_family(source, record.size, made) : 1;
-        if (taken < 0)
+        int applied = found < 0 ? -1
+            : record.kind == KIND_SERIES ? apply_series(source, record.size, limit)
+            : record.kind == KIND_END ? apply_end(source, record.size)
+            : record.kind == KIND_FOLDED ? apply_folded(source, record.size)
+            : record.kind == KIND_FAMILY ? apply_family(source, record.size, made) : 1;
+        if (applied < 0)
             return -1;
-        source->damaged += taken == 0;
+        source->damaged += applied == 0;
         source->position = record.end;
-        if (source->pending_count == MOST_PENDING && look_up(source) < 0)
+        if (source->pending_count == MOST_PENDING && look_up_deferred(source) < 0)
             return -1;
     }
-    return look_up(source);
+    return look_up_deferred(source);
 }
 
 /* --- words --- */
@@ -550,7 +550,7 @@ static int load_rest(Busy *busy, const double *words, double *values, Py_ssize_t
 
    A writer may be quicker than a reading of all of them, but it is at few words at a time. So those are read, in the
    middle of two readings of the others, which are buckets: they only grow, so the same twice means the same between. */
-static void settle(Busy *busy, const double *words, double *values, Py_ssize_t width)
+static void take_stable(Busy *busy, const double *words, double *values, Py_ssize_t width)
 {
     memset(busy->marked, 0, (size_t)width);
     busy->count = 0;
@@ -579,7 +579,7 @@ static inline int has_words(const Part *part, Py_ssize_t member, Py_ssize_t limi
     return (Py_ssize_t)part->words[member] + (Py_ssize_t)member_width(part, member) <= limit;
 }
 
-static int settle_part(Part *part, const double *words, Py_ssize_t limit)
+static int take_stable_part(Part *part, const double *words, Py_ssize_t limit)
 {
     Busy busy = {.marked = PyMem_RawMalloc(part->width), .hot = PyMem_RawMalloc(part->width * sizeof(int32_t))};
     int failed = busy.marked == NULL || busy.hot == NULL;
@@ -587,7 +587,7 @@ static int settle_part(Part *part, const double *words, Py_ssize_t limit)
         const double *source = words + part->words[at];
         double *values = part->values + (size_t)at * part->width;
         if (has_words(part, at, limit) && !is_steady(source, values, part->width))
-            settle(&busy, source, values, part->width);
+            take_stable(&busy, source, values, part->width);
     }
     PyMem_RawFree(busy.marked);
     PyMem_RawFree(busy.hot);
@@ -649,7 +649,7 @@ static int load_part(Part *part, const double *words, Py_ssize_t limit, int is_r
     else
         load_members(part, words, limit);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return part->width > 1 && !is_retired ? settle_part(part, words, limit) : 0;
+    return part->width > 1 && !is_retired ? take_stable_part(part, words, limit) : 0;
 }
 
 static int load_all(Source *source)
@@ -676,15 +676,15 @@ static void forget(Source *source)
     for (Py_ssize_t at = 0; at < source->parts_count; at++)
         part_close(&source->parts[at]);
     source->parts_count = 0;
-    if (source->taken != NULL)
-        memset(source->taken, 0, source->taken_size * sizeof *source->taken);
+    if (source->used_words != NULL)
+        memset(source->used_words, 0, source->used_size * sizeof *source->used_words);
     if (source->families != NULL)
         memset(source->families, 0, (size_t)source->families_room * sizeof *source->families);
     places_drop(source);
     source->pending_count = 0;
     source->pending_size = 0;
     source->position = source->damaged = 0;
-    source->patience = PATIENCE;
+    source->check_budget = CHECK_BUDGET;
     source->wanted = 0;
     source->is_cut = 0;
 }
@@ -721,7 +721,7 @@ static void source_dealloc(Source *source)
     forget(source);
     PyMem_RawFree(source->parts);
     PyMem_RawFree(source->families);
-    PyMem_RawFree(source->taken);
+    PyMem_RawFree(source->used_words);
     PyMem_RawFree(source->body);
     PyMem_RawFree(source->pending_keys);
     Py_XDECREF(source->parts_index);
@@ -767,10 +767,10 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
     for (;;) {
         uint64_t flips = head_word(source, FLIPS);
         uint64_t end = head_word(source, COMMITTED + (int)(flips & 1)) & ~(uint64_t)7;
-        int is_other = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
-        if (is_other && source->restarts == RESTARTS)
+        int is_restart = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
+        if (is_restart && source->restarts == RESTARTS)
             Py_RETURN_NONE;
-        if (is_other && source_begin(source) < 0)
+        if (is_restart && source_begin(source) < 0)
             return NULL;
         source->flips = flips;
         Py_ssize_t there = source->limit - area_of(source);
@@ -781,7 +781,7 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
             end = (uint64_t)there;
         Py_ssize_t limit = words_limit(source);
         PyObject *made = NULL;
-        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0) {
+        if (used_words_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0) {
             Py_XDECREF(made);
             return NULL;
         }

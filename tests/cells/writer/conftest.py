@@ -37,7 +37,7 @@ PURE = SimpleNamespace(
     SketchCell=sketch.SketchCell,
     Slab=slab.Slab,
     new_token=maps.new_token,
-    uncollected=pure.uncollected,
+    without_gc=pure.without_gc,
 )
 COMPILED = None
 if compiled is not None:
@@ -83,11 +83,11 @@ class Owner:
         self.map: Any = None
         self.waiting: list[Any] = []
         self.metrics: list[Any] = []
-        self.said: list[str] = []
+        self.calls: list[str] = []
 
     def begin(self, counting: bool) -> None:  # noqa: FBT001 (called from C)
         """Have a slab."""
-        self.said.append("begin")
+        self.calls.append("begin")
         held = self.process
         if not held.token or held.begun != held.token:
             self.renew()
@@ -111,20 +111,20 @@ class Owner:
     def fill(self) -> None:
         """Have a slab that cannot grow, and has no room for a sketch."""
         self.begin(counting=True)
-        self.process.slab.settle(("/nowhere", 0, 0, 0), "slab-0", 0, 0, False)
+        self.process.slab.attach_file(("/nowhere", 0, 0, 0), "slab-0", 0, 0, False)
 
     def give_room(self) -> None:
         """Have room in the slab without growth."""
         self.head[fmt.WORDS_END] = self.head[fmt.ROOM + (self.head[fmt.FLIPS] & 1)] = 1 << 20
 
-    def notice(self) -> None:
+    def catch_up(self) -> None:
         """Take in removals: of nothing."""
-        self.said.append("notice")
+        self.calls.append("catch_up")
         self.process.seen = self.process.generation
 
     def declare_in(self, metric: Any) -> None:
         """Give it a number."""
-        self.said.append("declare_in")
+        self.calls.append("declare_in")
         if metric not in self.metrics:
             self.metrics.append(metric)
         metric.number = self.metrics.index(metric)
@@ -132,7 +132,7 @@ class Owner:
 
     def grow(self, words: int, size: int) -> bool:
         """Have that room, unless the store is full."""
-        self.said.append("grow")
+        self.calls.append("grow")
         try:
             return bool(self.process.slab.grow(words, size))
         except OSError:
@@ -140,12 +140,12 @@ class Owner:
 
     def overflow(self, metric: Any) -> Any:
         """The overflow series."""
-        self.said.append("overflow")
+        self.calls.append("overflow")
         return metric.make(None)
 
-    def waits(self, cell: Any) -> None:
+    def move_later(self, cell: Any) -> None:
         """Keep it."""
-        self.said.append("waits")
+        self.calls.append("move_later")
         self.waiting.append(cell)
 
     def metric(self, kind: str = "CounterCell", *, limit: int = 10_000, budget: int = 1 << 20) -> Any:

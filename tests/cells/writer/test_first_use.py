@@ -114,7 +114,7 @@ def test_a_gone_clock(owner: Any) -> None:
     assert created == round(created, 3)
 
 
-@pytest.mark.parametrize("step", ["begin", "declare_in", "grow", "overflow", "waits", "notice"])
+@pytest.mark.parametrize("step", ["begin", "declare_in", "grow", "overflow", "move_later", "catch_up"])
 def test_what_the_owner_raises(owner: Any, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes out, and the call can be made again."""
 
@@ -122,17 +122,17 @@ def test_what_the_owner_raises(owner: Any, step: str, monkeypatch: pytest.Monkey
         raise KeyboardInterrupt
 
     generation = owner.watch()
-    if step == "notice":
+    if step == "catch_up":
         generation[3] = 1
     metric = owner.metric("SketchCell", limit=0 if step == "overflow" else 9)
-    if step in ("grow", "waits"):
+    if step in ("grow", "move_later"):
         owner.fill()
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fail)
         with pytest.raises(KeyboardInterrupt):
             metric.make(("a",))
-    assert (step == "waits") == len(metric)
+    assert (step == "move_later") == len(metric)
     metric.make(("a",)).update(1)
 
     assert 1 == len(metric)
-    assert (step not in ("grow", "waits")) == len(owner.series())
+    assert (step not in ("grow", "move_later")) == len(owner.series())

@@ -52,11 +52,11 @@ def test_labels_notice_removals_first(owner: Any) -> None:
     it = labelled(owner)
     one = it.labels("a")
 
-    def notice() -> None:
+    def catch_up() -> None:
         owner.process.seen = owner.process.generation
         it._children.end(("a",))
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     assert it.labels("a") is one
     generation[3] = 1
     assert it.labels("a") is not one

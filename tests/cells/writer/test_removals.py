@@ -156,14 +156,14 @@ def test_a_removal_at_the_same_moment(twin: Any, owners: Any) -> None:
     metric = owner.metric(limit=1 << 30, budget=1 << 40)
     remade = []
 
-    def notice() -> None:
+    def catch_up() -> None:
         now = owner.process.generation
         for key in metric.keys()[-1:]:
             remade.append(key)
             metric.end(key)
         owner.process.seen = now
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     pid = os.fork()
     if not pid:
         while True:
@@ -202,12 +202,12 @@ def test_a_removal_between_record_and_return(
         generation[3] += 1
         return lock()
 
-    def notice() -> None:
+    def catch_up() -> None:
         owner.process.seen = owner.process.generation
         if is_ended:
             metric.end(("a",))
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     monkeypatch.setattr(pure_attempt, "allocate_lock", fence)
     cell = metric.make(("a",))
 
@@ -225,10 +225,10 @@ def test_removals_are_taken_in_before_a_series_is_made(owner: Any) -> None:
     cell = metric.make(("a",))
 
     assert 5 == owner.process.generation == owner.process.seen == owner.series()[cell.place].generation
-    owner.notice = lambda: owner.said.append("in vain")
+    owner.catch_up = lambda: owner.calls.append("in vain")
     generation[3] = 6
     other = metric.make(("b",))
     assert 6 == owner.series()[other.place].generation
-    assert 1 == owner.said.count("in vain")
+    assert 1 == owner.calls.count("in vain")
     owner.process.watch(None, 0)
     assert (0, False) == (owner.process.generation, owner.process.is_due)

@@ -141,7 +141,7 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
                 waiting += own
             assert 3 + 20 * (3 * 2 + 1) == values[name] + waiting
         for each in (worker, parent, idle):
-            assert 1 == sum("values stay in process" in line for line in each.said())
+            assert 1 == sum("values wait in process" in line for line in each.said())
         assert "Read-only file system" in person().refusal("begin")
         for each in (worker, parent, idle, watcher):
             each.kill()

@@ -17,7 +17,7 @@ from mpmetrics.registry import Registry
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import Sole
+from mpmetrics.storage.locks import TryLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ def test_the_collector_writes_it_again(used: Used, caplog: pytest.LogCaptureFixt
         with caplog.at_level(logging.WARNING, "mpmetrics"):
             assert expected == used.shown(collector) == used.shown() == used.shown(collector)
         assert turn % 2 or before == used.content
-        assert [f"{used.retired} was removed; it is written again as it was read last"] == caplog.messages
+        assert [f"{used.retired} was removed; it was written again as it was last read"] == caplog.messages
 
 
 def test_without_that_it_is_gone(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_nothing_is_written_into_an_epoch_that_is_being_removed(used: Used) -> N
     lease.rename(lease.with_name("away"))  # held by this process
     lease.touch()
     used.retired.unlink()
-    with Sole(str(lease)) as is_sole:
+    with TryLock(str(lease)) as is_sole:
         assert is_sole
         assert (1, 1, 1) == used.shown(collector)
     lease.unlink()
