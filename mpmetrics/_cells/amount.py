@@ -1,4 +1,4 @@
-"""Amounts that are neither ``int`` nor ``float``: of other types of numbers, or none."""
+"""Convert amounts that are neither ``int`` nor ``float``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["as_number"]
 
 
 def as_number(amount: Any) -> float:
-    """An amount of any type of number; TypeError for text, which ``float`` would take, and for what is none."""
+    """The amount as a float. TypeError if it is no number; text is none, although ``float`` would accept it."""
     if isinstance(amount, str | bytes | bytearray):
         msg = f"must be real number, not {type(amount).__name__}"
         raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""Exemplars: accepted, since prometheus_client's instruments take them, and not kept."""
+"""Exemplars: accepted, since prometheus_client's instruments accept them, but not kept."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["warn_exemplar_dropped"]
 
 @functools.cache
 def warn_exemplar_dropped() -> None:
-    """Say so in the log, the first time."""
+    """Log a warning, at the first call only."""
     log = logging.getLogger("mpmetrics")
     log.warning("exemplars are not kept across processes: the value counts, the exemplar does not")

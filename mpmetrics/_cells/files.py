@@ -1,8 +1,8 @@
-"""What a request may have to do with files; the pure-Python twin.
+"""The file operations that a request may need; the pure-Python twin.
 
-A process's slab is made, claims an ordinal, grows, and removals are read. Each function opens the directory anew, and
-takes no other one for it: ``where`` is its path, device, number and owner. OSError when there is another one in its
-place, and for all that the system refuses.
+They make a process's slab, claim its ordinal, allocate its blocks and read removals. Each opens the directory again and
+checks that it is still the same: ``where`` is its path, device, inode number and owner. OSError when another directory
+is in its place, and when a system call fails.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ __all__ = ["Where", "allocate_blocks", "claim_ordinal", "make_slab", "read_tail"
 Where = tuple[str, int, int, int]
 
 EARLY = 64
-"""Ordinals that are tried one by one before a listing tells which one is free."""
+"""Ordinals to try one by one; beyond them, a listing of the directory tells which one is free."""
 
 
 def _close(descriptor: int) -> None:
-    # Linux closes it whatever it says. No ``suppress``: a signal handler that interrupts its call would leave it open.
+    # Linux closes the descriptor even if close() fails. No ``suppress``: a signal handler that raises during its call
+    # would leave the file open.
     try:  # noqa: SIM105
         os.close(descriptor)
     except OSError:
@@ -61,9 +62,9 @@ def _open(dir_fd: int, name: str, flags: int) -> Iterator[int]:
 
 
 def _check(mark: int, name: str) -> None:
-    """FileNotFoundError in a child that a signal handler forked amid this, and goes on with what is its parent's."""
+    """FileNotFoundError in a child that a signal handler forked during the call: the file is the parent's."""
     if fork_mark() != mark:
-        raise FileNotFoundError(errno.ENOENT, "it is the parent's", name)
+        raise FileNotFoundError(errno.ENOENT, "it belongs to the parent process", name)
 
 
 @contextlib.contextmanager
@@ -76,9 +77,9 @@ def _made(name: str) -> Iterator[None]:
 
 
 def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map, Map, int]:
-    """Make the slab ``idle-identity``; returns the map that holds its lease, the map of its words, and its number.
+    """Make the slab ``idle-identity``; returns the map that holds its lease, the map of its words, and its inode.
 
-    It is locked, has its first blocks and its ``head`` before it has its name, which is the commit.
+    The file is locked and has its first blocks and its ``head`` before it gets its name, which is the commit.
     """
     temporary, mark = f"new-slab-{identity}", fork_mark()
     with (
@@ -94,7 +95,8 @@ def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map,
             os.posix_fallocate(file, AREA_0, PAGE)
             if os.pwrite(file, head, 0) != len(head):
                 raise OSError(errno.ENOSPC, "no room for its head", temporary)
-            # Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more.
+            # Opened once more for the words: a child inherits their map, and a map of the locked open file would keep
+            # the lock after the owner's death.
             with _open(dir_fd, temporary, os.O_RDWR) as again:
                 words = Map(again, SLAB_SIZE, write=True)
             _check(mark, temporary)
@@ -105,15 +107,15 @@ def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map,
             _check(mark, temporary)
             raise
         finally:
-            with contextlib.suppress(OSError):  # fold() took it for what a killed process left
+            with contextlib.suppress(OSError):  # fold() may have removed it as a killed process's leftover
                 os.unlink(temporary, dir_fd=dir_fd)
 
 
 def claim_ordinal(where: Where, file: str, lowest: int, sets_aside: bool) -> int:  # noqa: FBT001 (positional in C)
     """Link the slab ``file`` to the name of the smallest ordinal from ``lowest`` on that no living process has.
 
-    Linking is the claim. With ``sets_aside``, the name of a dead process's slab is taken away for it, where no other
-    process does such a thing at this moment; else the next ordinal will do.
+    The link is the claim. With ``sets_aside``, a dead process's slab is renamed to free its ordinal, unless another
+    process renames slabs at this moment; then the next free ordinal is claimed.
     """
     with _open_directory(where) as dir_fd:
         ordinal = _claimed_before(dir_fd, file)
@@ -125,13 +127,13 @@ def claim_ordinal(where: Where, file: str, lowest: int, sets_aside: bool) -> int
             ordinal = lowest
             while ordinal in taken or not _is_claimed(dir_fd, file, ordinal):
                 ordinal += 1
-        with contextlib.suppress(OSError):  # a cleaner was quicker
+        with contextlib.suppress(OSError):  # a cleaner may have removed it
             os.unlink(file, dir_fd=dir_fd)
         return ordinal
 
 
 def _claimed_before(dir_fd: int, file: str) -> int | None:
-    """The ordinal that the slab has already, as a signal handler interrupted its claim behind the commit."""
+    """The ordinal that the slab already has, if a signal handler interrupted its claim after the commit; else None."""
     with contextlib.suppress(FileNotFoundError):
         if os.stat(file, dir_fd=dir_fd).st_nlink == 1:
             return None
@@ -152,28 +154,28 @@ def _is_claimed(dir_fd: int, file: str, ordinal: int) -> bool:
 
 
 def _claim_early(dir_fd: int, file: str, *, sets_aside: bool) -> int | None:
-    """Claim one of the first ordinals, one after the other; a dead process's is free for this."""
+    """Try the first ordinals one by one, those of dead processes included; None if all are taken."""
     is_locked = False
     try:
         for ordinal in range(EARLY):
             if _is_claimed(dir_fd, file, ordinal):
                 return ordinal
             if ordinal == 0 and sets_aside:
-                with contextlib.suppress(OSError):  # it is another process's turn
+                with contextlib.suppress(OSError):  # another process holds the lock
                     fcntl.flock(dir_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     is_locked = True
             if is_locked and _set_dead_aside(dir_fd, ordinal) and _is_claimed(dir_fd, file, ordinal):
                 return ordinal
     finally:
-        # Not by closing alone: a child that another thread has forked has the same open directory.
+        # Closing is not enough: a child that another thread has forked shares the open directory.
         fcntl.flock(dir_fd, fcntl.LOCK_UN)
     return None
 
 
 def _set_dead_aside(dir_fd: int, ordinal: int) -> bool:
-    """Give the slab of a dead process a name that claims nothing; whether its own is free then.
+    """Rename the slab of a dead process, which frees its ordinal; returns whether the ordinal is free.
 
-    While the directory is locked nobody else takes a slab's name away, so what is looked at is what is renamed.
+    The caller has locked the directory, so no other process renames slabs between the check and the rename.
     """
     name = f"slab-{ordinal}"
     try:
@@ -182,13 +184,13 @@ def _set_dead_aside(dir_fd: int, ordinal: int) -> bool:
             os.rename(name, f"dead-{ordinal}-{os.fstat(file).st_ino}", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except FileNotFoundError:
         return True
-    except OSError:  # its owner lives, or it cannot be told
+    except OSError:  # its owner lives, or the check failed
         return False
     return True
 
 
 def allocate_blocks(where: Where, file: str, number: int, offset: int, size: int) -> None:
-    """Have blocks for ``size`` bytes at ``offset`` of ``file``, which has to be the one of this number."""
+    """Allocate blocks for ``size`` bytes at ``offset`` of ``file``, which must have the inode ``number``."""
     with _open_directory(where) as dir_fd, _open(dir_fd, file, os.O_RDWR) as descriptor:
         if os.fstat(descriptor).st_ino != number:
             raise OSError(errno.ESTALE, "another file has its name", file)
@@ -196,9 +198,10 @@ def allocate_blocks(where: Where, file: str, number: int, offset: int, size: int
 
 
 def read_tail(where: Where, file: str, number: int, position: int, most: int) -> tuple[int, int, bytes]:
-    """Number of ``file``, where it was read from, and what it holds from there on, up to ``most`` bytes of it in all.
+    """The inode number of ``file``, the position where reading began, and the bytes from there.
 
-    It is read from ``position`` on if it is the one of this ``number``, else from its beginning.
+    Reading begins at ``position`` if the file has the inode ``number``, else at 0. Bytes beyond the first ``most`` are
+    not read.
     """
     with _open_directory(where) as dir_fd, _open(dir_fd, file, os.O_RDONLY) as descriptor:
         status = os.fstat(descriptor)

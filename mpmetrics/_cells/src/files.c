@@ -1,7 +1,7 @@
-/* What a request may have to do with files: a process's slab is made, claims an ordinal, grows, and removals are read.
+/* The file operations that a request may need: make a process's slab, claim its ordinal, grow it, read removals.
 
-   Each function is one step among the threads of the process: it keeps the interpreter's lock, so that no thread can fork
-   while a descriptor is open here. It opens the directory anew, and takes no other one for it. */
+   Each function is atomic for the threads of the process: it keeps the GIL, so that no thread can fork while a
+   descriptor is open here. It opens the directory again and checks that it is still the same. */
 
 #include "cells.h"
 #include <ctype.h>
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Words of the shared page, behind the generation: the epoch that took the place of this one, how often the list of
+/* Words of the shared page, as offsets from the generation: the successor of this epoch, and how often the list of
    removals was shortened. */
 enum { SUCCESSOR = 1, SHORTENED = 2 };
 enum { AUXILIARY = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
@@ -31,7 +31,7 @@ int directory_converter(PyObject *where, void *result)
         return 1;
     }
     if (!PyTuple_Check(where))
-        PyErr_Format(PyExc_TypeError, "a directory is its path, device, number and owner, not %R", where);
+        PyErr_Format(PyExc_TypeError, "a directory must be its path, device, number and owner, not %R", where);
     else if (PyArg_ParseTuple(where, "O&KKk", PyUnicode_FSConverter, &directory->path, &directory->device,
                               &directory->number, &directory->owner))
         return Py_CLEANUP_SUPPORTED;
@@ -84,7 +84,7 @@ static int allocate(int file, size_t offset, size_t size)
 
 /* ---- A new slab */
 
-/* Lock it, give it blocks and a head, and map it twice. `lease` keeps the lock, and no child has it. */
+/* Lock the file, give it blocks and a head, and map it twice. `lease` holds the lock; children do not inherit it. */
 static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *head, PyObject **lease, PyObject **words)
 {
     if (flock(file, LOCK_EX | LOCK_NB) != 0 || allocate(file, 0, 2 * HEAD_SIZE) < 0
@@ -92,7 +92,8 @@ static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *he
         fail();
         return -1;
     }
-    /* Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more. */
+    /* Opened once more for the words: a child inherits their map, and a map of the locked open file would keep the lock
+       after the owner's death. */
     int again = open_at(dir_fd, name, O_RDWR);
     if (again < 0) {
         fail();
@@ -112,8 +113,8 @@ static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *he
     close(again);
     if (*words == NULL)
         return -1;
-    /* Have the pages that are written to first at hand now: on a disk, each costs as much as all else of a first use.
-       A kernel without this does it at the first use. */
+    /* Fault the first pages in now: on a disk, each fault costs as much as the rest of a first use. An older kernel
+       refuses the advice and faults them in at the first use. */
     Py_buffer view;
     if (PyObject_GetBuffer(*words, &view, PyBUF_WRITABLE) < 0)
         return -1;
@@ -140,7 +141,7 @@ PyObject *make_slab(PyObject *Py_UNUSED(module), PyObject *args)
     if (dir_fd >= 0 && (file < 0 || fchmod(file, (mode_t)mode) != 0 || fstat(file, &status) != 0))
         fail();
     else if (dir_fd >= 0 && fill_slab(dir_fd, temporary, file, &head, &lease, &words) == 0) {
-        /* The commit: from here on readers find it, whole and locked. */
+        /* The commit: from here on readers find the slab, complete and locked. */
         if (linkat(dir_fd, temporary, dir_fd, name, 0) != 0)
             fail();
         else
@@ -214,8 +215,8 @@ static int list_ordinals(int dir_fd, unsigned long lowest, unsigned long end, Nu
     return failed ? -1 : 0;
 }
 
-/* Give the slab of this ordinal a name that claims nothing, if its owner is dead; whether it is. The caller has locked the
-   directory: nobody else takes a slab's name away, so what is looked at is what is renamed. */
+/* Rename the slab of this ordinal if its owner is dead, which frees the ordinal; whether it is free. The caller has
+   locked the directory, so no other process renames slabs between the check and the rename. */
 static int set_dead_aside(int dir_fd, unsigned long ordinal)
 {
     char name[NAME_ROOM], aside[NAME_ROOM];
@@ -233,11 +234,11 @@ static int set_dead_aside(int dir_fd, unsigned long ordinal)
 static int link_to(const Slab *self, int dir_fd, unsigned long ordinal, char *name)
 {
     snprintf(name, NAME_ROOM, "slab-%lu", ordinal);
-    /* The claim: nobody else can link to this name. */
+    /* The claim: no other process can link to this name now. */
     return linkat(dir_fd, self->file, dir_fd, name, 0) == 0;
 }
 
-/* Claim one of the first ordinals, one after the other; a dead process's is free for this. 0: none of them, or `errno`.
+/* Try the first ordinals one by one, those of dead processes included. 0: all are taken, or an error in `errno`.
    The directory stays locked until `dir_fd` is closed. */
 static int claim_early(const Slab *self, int dir_fd, unsigned long *ordinal, char *name)
 {
@@ -292,7 +293,7 @@ int slab_claim(Slab *self)
     else if (!is_claimed)
         is_claimed = claim_free(self, dir_fd, &ordinal, name);
     if (is_claimed) {
-        unlinkat(dir_fd, self->file, 0); /* a cleaner may have been quicker */
+        unlinkat(dir_fd, self->file, 0); /* fails if a cleaner has removed it */
         memcpy(self->file, name, sizeof name);
         self->ordinal = (long)ordinal;
     }
@@ -302,7 +303,7 @@ int slab_claim(Slab *self)
 
 /* ---- Growth */
 
-/* Have blocks for these bytes of the slab's file; memory needs none. */
+/* Allocate blocks for these bytes of the slab's file; a slab in memory needs none. */
 static int have_blocks(const Slab *self, size_t offset, size_t size)
 {
     if (self->where.path == NULL || size == 0)
@@ -311,7 +312,7 @@ static int have_blocks(const Slab *self, size_t offset, size_t size)
     int dir_fd = open_directory(&self->where), is_done = 0;
     int file = dir_fd < 0 ? -1 : open_at(dir_fd, self->file, O_RDWR);
     if (file >= 0 && fstat(file, &status) == 0 && status.st_ino != self->number)
-        errno = ESTALE; /* another file has its name */
+        errno = ESTALE; /* another file has the slab's name */
     else if (file >= 0)
         is_done = allocate(file, offset, size) == 0;
     if (!is_done && dir_fd >= 0)
@@ -323,14 +324,14 @@ static int have_blocks(const Slab *self, size_t offset, size_t size)
     return is_done ? 0 : -1;
 }
 
-/* How much words or an area grow by that began at `start` and end at `end`. */
+/* By how much to extend words, or an area, from `start` to `end`. */
 static size_t growth(size_t start, size_t end)
 {
     size_t size = end - start < MAX_GROWTH ? end - start : MAX_GROWTH;
     return size < HEAD_SIZE ? HEAD_SIZE : size;
 }
 
-/* More words, or more room for records: readers take the head's word for that so many bytes have blocks. */
+/* Extend the words or the area of records. The head's word tells readers how many bytes have blocks. */
 static int grow_part(Slab *self, size_t word, size_t base, size_t start, size_t limit)
 {
     size_t end = slab_head_word(self, word), more = growth(start, end);
@@ -361,7 +362,7 @@ int slab_grow(Slab *self, size_t words, size_t bytes)
 
 /* ---- Removals */
 
-/* What `removals` holds from `position` on, or if it is another file than that of `number` all of it; both are set. */
+/* What `removals` holds from `position` on; all of it if its inode number is not `number`. Sets both. */
 static PyObject *tail(const Directory *directory, const char *name, uint64_t *number, Py_ssize_t *position,
                       Py_ssize_t most)
 {
@@ -414,11 +415,11 @@ int process_skip_removals(Process *self, uint64_t generation)
     Py_ssize_t position = self->position;
     PyObject *data = tail(&self->where, "removals", &number, &position, MOST_REMOVALS);
     if (page[SHORTENED] != shortened)
-        Py_CLEAR(data); /* the file may have been another one already */
+        Py_CLEAR(data); /* we may have read the file that replaced it */
     PyObject *found = data == NULL ? NULL : removals_in(data, self->seen, generation, self->metrics);
     Py_XDECREF(data);
     int is_done = found != NULL && PyList_GET_SIZE(PyTuple_GET_ITEM(found, 2)) == 0;
-    /* Objects were made: a finaliser may have come this way, too, and farther. */
+    /* Making objects may have run a finaliser that came here, too, and read further. */
     if (is_done && generation > self->seen) {
         self->removals = number;
         self->shortened = shortened;
@@ -426,6 +427,6 @@ int process_skip_removals(Process *self, uint64_t generation)
         self->seen = generation;
     }
     Py_XDECREF(found);
-    PyErr_Clear(); /* the owner finds out, and says so */
+    PyErr_Clear(); /* the owner tries again, and reports the error */
     return is_done;
 }

@@ -1,4 +1,4 @@
-/* Labels and whole families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/text.py. */
+/* Write labels and families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/text.py. */
 
 #include "index.h"
 
@@ -18,7 +18,7 @@ static int texts_room(Texts *texts, size_t more)
     return 0;
 }
 
-/* A text is complete: it ends where the bytes end. */
+/* Complete a text: it ends where the bytes end. */
 static int texts_end(Texts *texts)
 {
     if (grow_array(&texts->ends, &texts->ends_room, texts->count + 1, sizeof *texts->ends) < 0)
@@ -91,7 +91,7 @@ static int extend_in_c(Texts *texts, const Table *table)
     return failed ? -1 : 0;
 }
 
-/* `make` may do anything, extend these texts included. */
+/* `make` may run any code, even code that extends these texts. */
 static int extend_by(Texts *texts, const Table *table, PyObject *make)
 {
     while (texts->count < table->count) {
@@ -100,7 +100,7 @@ static int extend_by(Texts *texts, const Table *table, PyObject *make)
         PyObject *text = labels == NULL ? NULL : PyObject_CallOneArg(make, labels);
         Py_XDECREF(labels);
         if (text != NULL && !PyBytes_Check(text)) {
-            PyErr_Format(PyExc_TypeError, "the text of labels is bytes, not %R", text);
+            PyErr_Format(PyExc_TypeError, "the text of labels must be bytes, not %R", text);
             Py_CLEAR(text);
         }
         if (text == NULL)
@@ -122,7 +122,7 @@ static int extend_by(Texts *texts, const Table *table, PyObject *make)
     return 0;
 }
 
-/* Have a text for each row of a table: what `make` makes of its labels, or where that is None, name="value",... */
+/* Add texts until each row of the table has one: what `make` returns for its labels; without it, name="value",... */
 int texts_extend(Texts *texts, Table *table, PyObject *make)
 {
     return make == Py_None ? extend_in_c(texts, table) : extend_by(texts, table, make);
@@ -150,7 +150,7 @@ static PyObject *texts_item(Texts *texts, Py_ssize_t row)
     return PyBytes_FromStringAndSize(text.bytes, text.size);
 }
 
-/* The rows whose byte in `shown` is not zero: 1 if all their texts are different, else 0; -1 with MemoryError. */
+/* Whether all rows whose byte in `shown` is not zero have different texts: 1 or 0, or -1 with MemoryError. */
 static int are_distinct(const Texts *texts, const char *shown, Py_ssize_t rows)
 {
     size_t size = 64;
@@ -183,7 +183,7 @@ static int are_distinct(const Texts *texts, const char *shown, Py_ssize_t rows)
 static PyObject *texts_are_distinct(Texts *texts, PyObject *mask)
 {
     if (!PyBytes_Check(mask) || PyBytes_GET_SIZE(mask) > texts->count)
-        return PyErr_Format(PyExc_ValueError, "a mask has a byte for each of at most %zd rows", texts->count);
+        return PyErr_Format(PyExc_ValueError, "a mask must have a byte for each of at most %zd rows", texts->count);
     int are = are_distinct(texts, PyBytes_AS_STRING(mask), PyBytes_GET_SIZE(mask));
     return are < 0 ? NULL : PyBool_FromLong(are);
 }
@@ -211,7 +211,7 @@ PyTypeObject Texts_Type = {
 
 /* --- lines --- */
 
-/* What stands before and behind a row's labels, and what stands there bare where it has none. */
+/* A line's text before the labels, its text behind them, and its whole start if it has no labels. */
 typedef struct {
     Text opening, closing, bare;
 } Template;
@@ -259,7 +259,7 @@ static int put_line(Output *output, const Template *template, Text labels, doubl
     return 0;
 }
 
-/* A family: `width` values a row, of which those are left out whose template has no opening. */
+/* A family: `width` values a row. A value whose template has no opening is left out. */
 typedef struct {
     const Template *templates;
     Py_ssize_t width, rows;
@@ -277,7 +277,7 @@ static inline int is_shown(const Lines *lines, Py_ssize_t row, Py_ssize_t at)
         && (lines->shown == NULL || lines->shown[lines->shown_width == 1 ? row : row * lines->width + at]);
 }
 
-/* Nearly how many bytes there are going to be. */
+/* Roughly the size of the output in bytes. */
 static Py_ssize_t estimate(const Lines *lines)
 {
     Py_ssize_t count = 0, size = 0;
@@ -336,7 +336,7 @@ static int parse_template(PyObject *object, Template *template)
             *texts[at] = (Text){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
     }
     if (!is_right)
-        PyErr_Format(PyExc_TypeError, "%R is no tuple of an opening, a closing and what stands bare", object);
+        PyErr_Format(PyExc_TypeError, "%R is not a template: a tuple of three bytes objects", object);
     return is_right ? 0 : -1;
 }
 
@@ -348,7 +348,7 @@ static int parse_doubles(PyObject *object, Py_buffer *view)
     if (view->itemsize == sizeof(double) && view->format != NULL && strcmp(view->format, "d") == 0)
         return 0;
     PyBuffer_Release(view);
-    PyErr_SetString(PyExc_TypeError, "lines() takes values as an array of format 'd'");
+    PyErr_SetString(PyExc_TypeError, "lines() needs values as an array of format 'd'");
     return -1;
 }
 
@@ -358,7 +358,7 @@ static int parse_mask(PyObject *mask, Lines *lines)
         return 0;
     Py_ssize_t size = PyBytes_Check(mask) ? PyBytes_GET_SIZE(mask) : -1;
     if (size != lines->rows && size != lines->rows * lines->width) {
-        PyErr_Format(PyExc_ValueError, "the mask has no byte for each of %zd rows, or for each value", lines->rows);
+        PyErr_Format(PyExc_ValueError, "the mask must have a byte for each of %zd rows, or for each value", lines->rows);
         return -1;
     }
     lines->shown = PyBytes_AS_STRING(mask);
@@ -386,7 +386,7 @@ static PyObject *lines_of(PyObject *templates, PyObject *texts, const Py_buffer 
     lines.texts = (const Texts *)texts;
     if (!failed && (lines.rows * width != count || lines.rows > lines.texts->count
                     || (created != NULL && created->len / (Py_ssize_t)sizeof(double) != lines.rows))) {
-        PyErr_Format(PyExc_ValueError, "%zd values of %zd texts", count, lines.texts->count);
+        PyErr_Format(PyExc_ValueError, "%zd values do not fit %zd texts", count, lines.texts->count);
         failed = 1;
     }
     if (!failed && parse_mask(mask, &lines) == 0)
@@ -403,8 +403,8 @@ static PyObject *lines(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     int has_created = created != Py_None;
     if (has_created && (!PyTuple_Check(created) || PyTuple_GET_SIZE(created) != 2))
-        return PyErr_Format(PyExc_TypeError, "created is a tuple of a template and of times, not %R", created);
-    /* First: it may run code. From here on nothing does, so the texts stay as they are. */
+        return PyErr_Format(PyExc_TypeError, "created must be a tuple of a template and times, not %R", created);
+    /* First, as it may run code. Nothing below does, so the texts cannot change. */
     if (parse_doubles(values, &view) < 0)
         return NULL;
     PyObject *text = NULL;
@@ -429,7 +429,7 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
 }
 
 PyMethodDef line_methods[] = {
-    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"number", number, METH_O, "See mpmetrics._cells.merging."},
+    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.text."},
+    {"number", number, METH_O, "See mpmetrics._cells.text."},
     {NULL},
 };

@@ -1,8 +1,8 @@
-/* Merging the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py and rows.py. */
+/* Merge the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py and rows.py. */
 
 #include "index.h"
 
-/* --- what all of them begin with --- */
+/* --- what all functions share --- */
 
 typedef struct {
     const Part *part;
@@ -13,7 +13,7 @@ typedef struct {
 /* The sources that have series of a table. */
 typedef struct {
     Table *table;
-    PyObject *sources; /* a tuple, which nobody changes */
+    PyObject *sources; /* a tuple, so that it cannot change */
     Column *columns;
     Py_ssize_t count, rows;
 } Merge;
@@ -63,7 +63,7 @@ static inline int has_width(const Column *column, Py_ssize_t width)
     return (Py_ssize_t)column->part->width == width;
 }
 
-/* `count` zeros of 8 bytes: a memoryview of that format, and where they are. */
+/* A memoryview with `count` items of this 8-byte format, all zero. `data` is set to their address. */
 static PyObject *new_array(Py_ssize_t count, const char *format, void *data)
 {
     if (count > PY_SSIZE_T_MAX / 8)
@@ -86,7 +86,7 @@ static PyObject *new_mask(Py_ssize_t size, char **data)
     return mask;
 }
 
-/* Whole numbers of 8 bytes. */
+/* The items of a buffer of format 'q'. */
 static int open_integers(Py_buffer *view, PyObject *object, const int64_t **data, Py_ssize_t *count)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_ND | PyBUF_FORMAT) < 0)
@@ -97,14 +97,14 @@ static int open_integers(Py_buffer *view, PyObject *object, const int64_t **data
         return 0;
     }
     PyBuffer_Release(view);
-    PyErr_SetString(PyExc_TypeError, "an array of format 'q' is wanted");
+    PyErr_SetString(PyExc_TypeError, "needs an array of format 'q'");
     return -1;
 }
 
 /* --- sums --- */
 
-/* Sums of cells. A first pass adds up, each cell in two doubles; cells whose sum these do not hold are marked, their
-   addends are counted by a second pass and gathered by a third, and they are added up one by one. */
+/* Exact sums of cells. The first pass adds up each cell in two doubles and marks the cells whose sum does not fit into
+   two. The second pass counts the addends of the marked cells, the third gathers them; then each is summed exactly. */
 enum { ADD, COUNT, GATHER };
 
 typedef struct {
@@ -129,7 +129,7 @@ static void sums_close(Sums *sums)
 
 static int sums_open(Sums *sums, double *value, Py_ssize_t size)
 {
-    /* Pages that nothing is stored to cost nothing. */
+    /* Untouched pages cost nothing. */
     *sums = (Sums){
         .value = value, .size = size, .rest = PyMem_RawCalloc((size_t)size + 1, sizeof(double)),
         .marked = PyMem_RawCalloc((size_t)size + 1, 1),
@@ -144,7 +144,7 @@ static int sums_open(Sums *sums, double *value, Py_ssize_t size)
 static void add_rest(Sums *sums, Py_ssize_t cell, double lost)
 {
     double rest = sums->rest[cell], total = rest + lost, part = total - rest;
-    if ((rest - (total - part)) + (lost - part) != 0.0 && !sums->marked[cell]) { /* NaN, too */
+    if ((rest - (total - part)) + (lost - part) != 0.0 && !sums->marked[cell]) { /* also true for NaN */
         sums->marked[cell] = 1;
         sums->marks++;
     }
@@ -173,7 +173,7 @@ typedef struct {
 
 typedef void (*Feed)(Sums *sums, const Merge *merge, const Shape *shape, int pass);
 
-/* Number the marked cells, and have room for their addends once those are counted. */
+/* Number the marked cells, and make room for their addends once those are counted. */
 static int sums_prepare(Sums *sums)
 {
     sums->index = PyMem_RawCalloc((size_t)sums->size + 1, sizeof *sums->index);
@@ -201,7 +201,7 @@ static int sums_gather(Sums *sums)
     return sums->addends == NULL || sums->room == NULL ? -1 : 0;
 }
 
-/* The sum of a marked cell, and in `rest` what rounding left. */
+/* The sum of a marked cell; sets `rest` to what rounding left. */
 static double sum_marked(Sums *sums, Py_ssize_t cell, double *rest)
 {
     uint32_t index = sums->index[cell];
@@ -216,7 +216,7 @@ static double sum_marked(Sums *sums, Py_ssize_t cell, double *rest)
     return value;
 }
 
-/* The sum of a cell, rounded once, and in `rest`, unless it is NULL, what that left. */
+/* The sum of a cell, rounded once; sets `rest`, unless it is NULL, to what rounding left. */
 static inline void finish(Sums *sums, Py_ssize_t cell, double *rest)
 {
     double high = sums->value[cell], low = sums->rest[cell], value = high + low;
@@ -231,7 +231,7 @@ static inline void finish(Sums *sums, Py_ssize_t cell, double *rest)
     sums->value[cell] = value + 0.0; /* never -0.0 */
 }
 
-/* Mark what is past the largest double only with its rest. */
+/* Mark cells whose sum exceeds the largest double only together with its rest. */
 static void mark_infinite(Sums *sums)
 {
     for (Py_ssize_t cell = 0; cell < sums->size; cell++)
@@ -260,7 +260,7 @@ static int sums_feed(Sums *sums, const Merge *merge, const Shape *shape, Feed fe
     return 0;
 }
 
-/* Where the words begin in a row of a column, of which `pair` is set for value and rest; -1: it has none of them. */
+/* The offset of the words in a row of a column; -1 if it has none of them. Sets `pair` if they are value and rest. */
 static Py_ssize_t words_at(const Column *column, const Shape *shape, int *pair)
 {
     Py_ssize_t has = column->part->width, position = shape->position;
@@ -275,7 +275,7 @@ static Py_ssize_t words_at(const Column *column, const Shape *shape, int *pair)
 typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
 typedef int64_t FourBits __attribute__((vector_size(32)));
 
-/* Add many words to as many cells, four at a time; what rounding left of them is seldom more than nothing. */
+/* Add `count` words to as many cells, four at a time. The rest that rounding leaves is mostly zero. */
 static void add_run(Sums *sums, Py_ssize_t cell, const double *words, Py_ssize_t count)
 {
     Py_ssize_t at = 0;
@@ -387,7 +387,7 @@ static PyObject *sums_and_rests(PyObject *Py_UNUSED(module), PyObject *args, PyO
 
 /* --- distributions --- */
 
-/* Cells of a row: the sum, one that is left free, the buckets. */
+/* The cells of a row: the sum, an unused one, the buckets. */
 static inline __attribute__((always_inline)) void feed_distributions_by(
     Sums *sums, const Merge *merge, const Shape *shape, const int pass)
 {
@@ -428,7 +428,7 @@ static void feed_distributions(Sums *sums, const Merge *merge, const Shape *shap
         feed_distributions_by(sums, merge, shape, GATHER);
 }
 
-/* Cumulative counts, count, sum, of a row of sum, rest, buckets. */
+/* Turn a row of sum, rest, buckets into cumulative counts, count, sum. */
 static void accumulate(double *value, Py_ssize_t buckets)
 {
     double sum = value[0], count = 0.0;
@@ -516,7 +516,7 @@ static PyObject *extremes(PyObject *Py_UNUSED(module), PyObject *args)
     return values == NULL ? NULL : Py_BuildValue("NN", values, mask);
 }
 
-/* The values by ordinal: a row for each row of the table, a column for each ordinal, in ascending order. */
+/* The levels: a row for each row of the table, a column for each ordinal, in ascending order. */
 typedef struct {
     const int64_t *columns;
     Py_ssize_t width;
@@ -635,7 +635,7 @@ static PyObject *retired_ordinals(PyObject *Py_UNUSED(module), PyObject *args)
     return found;
 }
 
-/* What was said last of each row: when, by whom, and the value. */
+/* The last set value of each row: its time, its source's identity, the value. */
 typedef struct {
     double *value;
     uint64_t *time;
@@ -697,9 +697,9 @@ static PyObject *recents(PyObject *Py_UNUSED(module), PyObject *args)
     return NULL;
 }
 
-/* --- which rows there are, and since when --- */
+/* --- which rows have series, and since when --- */
 
-/* What was kept of these columns, or NULL: then the stamps are taken, for what is made next. */
+/* The cached result for these columns, or NULL if it is out of date. */
 static PyObject *cache_find(Cache *cache, const Merge *merge)
 {
     int is_same = cache->made != NULL && cache->count == merge->count && cache->rows == merge->rows;
@@ -713,7 +713,7 @@ static void cache_put(Cache *cache, const Merge *merge, PyObject *made)
     cache_clear(cache);
     cache->stamps = PyMem_RawMalloc((size_t)(merge->count + 1) * sizeof *cache->stamps);
     if (cache->stamps == NULL)
-        return; /* it is made anew each time */
+        return; /* without a cache the result is computed each time */
     for (Py_ssize_t at = 0; at < merge->count; at++)
         cache->stamps[at] = merge->columns[at].part->stamp;
     cache->count = merge->count;
@@ -740,7 +740,7 @@ static PyObject *present(PyObject *Py_UNUSED(module), PyObject *args)
     return mask;
 }
 
-/* The earliest creation of each row; 0 where there is none. */
+/* The earliest creation of each row; 0 for a row without a series. */
 static void gather_created(const Merge *merge, double *created)
 {
     for (Py_ssize_t row = 0; row < merge->rows; row++)
@@ -771,7 +771,7 @@ static PyObject *created(PyObject *Py_UNUSED(module), PyObject *args)
     return times;
 }
 
-/* --- writing rows down as series of a retired file --- */
+/* --- packing rows as series of a retired file --- */
 
 typedef struct {
     Merge merge;
@@ -838,7 +838,7 @@ static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *v
         || PyObject_GetBuffer(mask, &pack->mask, PyBUF_SIMPLE) < 0;
     if (!failed && (strcmp(pack->values.format, "d") != 0 || pack->values.len / 8 != pack->merge.rows * width
                     || pack->mask.len != pack->merge.rows)) {
-        PyErr_Format(PyExc_ValueError, "values and mask are not of %zd rows", pack->merge.rows);
+        PyErr_Format(PyExc_ValueError, "values and mask do not fit %zd rows", pack->merge.rows);
         failed = 1;
     }
     if (failed) {
@@ -873,7 +873,7 @@ static void pack_record(Pack *pack, Py_ssize_t number, Py_ssize_t width)
     pack->word += (uint64_t)width;
 }
 
-/* Room for the words and records of the rows that are shown; -1 with MemoryError. */
+/* Make room for the words and records of the rows in the mask; -1 with MemoryError. */
 static int pack_room(Pack *pack, Py_ssize_t width)
 {
     const char *shown = pack->mask.buf;

@@ -1,4 +1,4 @@
-/* What the cells of one metric share: its name, and how their words are laid out. */
+/* What the cells of one metric share: its name, and the layout of their words. */
 
 #include "cells.h"
 
@@ -15,7 +15,7 @@ static int parse_bounds(Shape *self, PyObject *bounds)
         self->bound_count++;
     }
     if (count == 0 || self->bound_count < count || self->bounds[count - 1] != Py_HUGE_VAL) {
-        PyErr_Format(PyExc_ValueError, "bounds are floats, the last one infinite: %R", bounds);
+        PyErr_Format(PyExc_ValueError, "bounds must be floats, the last one infinite, not %R", bounds);
         return -1;
     }
     return 0;
@@ -60,7 +60,7 @@ static PyObject *layout_of(PyObject *family)
     return layout;
 }
 
-/* How many words a series has: else a cell would write into its neighbour's. */
+/* How many words a series must have; with fewer, a cell would write into its neighbour's. */
 static Py_ssize_t words_of(const Shape *self, PyTypeObject *cell_type)
 {
     if (PyType_IsSubtype(cell_type, &DistributionCell_Type))
