@@ -97,8 +97,8 @@ def make_slab(where: Where, identity: str, mode: int, head: bytes) -> tuple[Map,
                 raise OSError(errno.ENOSPC, "no room for its head", temporary)
             # Opened once more for the words: a child inherits their map, and a map of the locked open file would keep
             # the lock after the owner's death.
-            with _open(dir_fd, temporary, os.O_RDWR) as again:
-                words = Map(again, SLAB_SIZE, write=True)
+            with _open(dir_fd, temporary, os.O_RDWR) as unlocked:
+                words = Map(unlocked, SLAB_SIZE, write=True)
             _check(mark, temporary)
             os.link(temporary, f"idle-{identity}", src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
             _check(mark, temporary)

@@ -58,14 +58,14 @@ def _recompute_changed(
     """
     rows = len(table)
     shape = rows, [len(group) for group in groups]
-    kept = table.cache.get(key)
+    cached = table.cache.get(key)
     results: tuple[Any, ...]
-    if kept is None or kept[0] != shape:
+    if cached is None or cached[0] != shape:
         results = compute(groups, rows)
     else:
-        results = kept[2]
+        results = cached[2]
         changed: set[tuple[int, int]] = set()
-        for now, before in zip(chain.from_iterable(groups), chain.from_iterable(kept[1]), strict=True):
+        for now, before in zip(chain.from_iterable(groups), chain.from_iterable(cached[1]), strict=True):
             if now is not before:
                 changed.update(differing(now.tobytes(), before.tobytes()))
         if changed:

@@ -89,15 +89,15 @@ class Part:
         An unchanged column is the same object as before. If a row has more than one series here, there is more than one
         column.
         """
-        kept = self._columns.get((offset, rows))
-        if kept is not None and kept[0] is self.stamp and kept[1] is self.values:
-            return kept[2]
+        cached = self._columns.get((offset, rows))
+        if cached is not None and cached[0] is self.stamp and cached[1] is self.values:
+            return cached[2]
         columns = [_column(self.values, layer, offset, self.width, rows) for layer in self._layered(rows)]
-        if kept is not None:
+        if cached is not None:
             columns = [
                 before if before == now and before.tobytes() == now.tobytes() else now
-                for before, now in zip(kept[2], columns, strict=False)
-            ] + columns[len(kept[2]) :]
+                for before, now in zip(cached[2], columns, strict=False)
+            ] + columns[len(cached[2]) :]
         else:
             self._columns = {key: value for key, value in self._columns.items() if key[1] == rows}
         self._columns[offset, rows] = self.stamp, self.values, columns

@@ -33,10 +33,10 @@ def _cached(table: Table, name: str, sources: Iterable[Source], make: Callable[[
     """``make(parts)``; the result is cached until series come or go."""
     parts = [part for _, _, part in parts_of(table, sources)]
     stamps = len(table), [part.stamp for part in parts]
-    kept = table.cache.get(name)
-    if kept is None or kept[0] != stamps:
-        kept = table.cache[name] = stamps, make(parts)
-    return kept[1]
+    cached = table.cache.get(name)
+    if cached is None or cached[0] != stamps:
+        cached = table.cache[name] = stamps, make(parts)
+    return cached[1]
 
 
 def present(table: Table, sources: Iterable[Source]) -> bytes:

@@ -199,7 +199,7 @@ class Slab:
         """The records that readers need, concatenated: those of metrics and of living series."""
         base = AREA_0 + area * AREA_SIZE
         data = self.data[base : base + committed].tobytes()
-        kept: list[bytes] = []
+        needed: list[bytes] = []
         size = offset = 0
         records = {}
         while offset < committed:
@@ -212,7 +212,7 @@ class Slab:
                 if is_needed:
                     records[first] = (size, end - offset)
             if is_needed:
-                kept.append(data[offset:end])
+                needed.append(data[offset:end])
                 size += end - offset
             offset = end
-        return b"".join(kept), records
+        return b"".join(needed), records

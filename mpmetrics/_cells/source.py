@@ -132,9 +132,9 @@ class Source:
         """Copy the new records, or all if the writer has moved them; None when the copy fails."""
         self._copied = copied = copy_records(self._bytes, self._head, self._limit, self._flips, self._position)
         if copied is None or copied.is_restart:
-            had = {table: part.loaded_series() for table, part in self.parts.items()}
+            before = {table: part.loaded_series() for table, part in self.parts.items()}
             self._forget()
-            self._loaded_before = had
+            self._loaded_before = before
         if copied is None:
             self._flips = None
             self.damaged += 1
@@ -144,9 +144,9 @@ class Source:
 
     def _keep_values(self) -> None:
         """After a flip: let the leading series that are unchanged keep their values."""
-        had, self._loaded_before = self._loaded_before or {}, None
-        for table in had.keys() & self.parts.keys():
-            self.parts[table].keep_values(had[table], self._values)
+        before, self._loaded_before = self._loaded_before or {}, None
+        for table in before.keys() & self.parts.keys():
+            self.parts[table].keep_values(before[table], self._values)
 
     def _walk(self, copied: Copy) -> FamilyRecord | None:
         """Apply the records of the copy from the position on, up to the first new family."""

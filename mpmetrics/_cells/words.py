@@ -37,9 +37,9 @@ def load(words: memoryview[Any], spans: Iterable[tuple[int, int]], previous: arr
         for low, high in runs(differing(seen, before)):
             values[low + 1 : high + 1] = array("d", words[low:high].tolist())
     if words.tobytes() != memoryview(values)[1:].tobytes():
-        again = array("d", [0.0, *words.tolist()])
+        second = array("d", [0.0, *words.tolist()])
         for low, high in spans:
-            if values[low:high] != again[low:high]:
+            if values[low:high] != second[low:high]:
                 values[low:high] = array("d", _take_stable(words, low - 1, high - 1))
     return values
 

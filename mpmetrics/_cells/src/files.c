@@ -94,14 +94,14 @@ static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *he
     }
     /* Opened once more for the words: a child inherits their map, and a map of the locked open file would keep the lock
        after the owner's death. */
-    int again = open_at(dir_fd, name, O_RDWR);
-    if (again < 0) {
+    int unlocked = open_at(dir_fd, name, O_RDWR);
+    if (unlocked < 0) {
         fail();
         return -1;
     }
     PyObject *options = Py_BuildValue("{s:O}", "forked", Py_False), *write = Py_BuildValue("{s:O}", "write", Py_True);
     PyObject *first = Py_BuildValue("(in)", file, (Py_ssize_t)HEAD_SIZE);
-    PyObject *second = Py_BuildValue("(in)", again, (Py_ssize_t)SLAB_SIZE);
+    PyObject *second = Py_BuildValue("(in)", unlocked, (Py_ssize_t)SLAB_SIZE);
     if (options != NULL && write != NULL && first != NULL && second != NULL) {
         *lease = PyObject_Call((PyObject *)&Map_Type, first, options);
         *words = *lease == NULL ? NULL : PyObject_Call((PyObject *)&Map_Type, second, write);
@@ -110,7 +110,7 @@ static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *he
     Py_XDECREF(write);
     Py_XDECREF(first);
     Py_XDECREF(second);
-    close(again);
+    close(unlocked);
     if (*words == NULL)
         return -1;
     /* Fault the first pages in now: on a disk, each fault costs as much as the rest of a first use. An older kernel

@@ -215,7 +215,7 @@ static int is_needed(const Slab *self, const RecordHead *head, size_t offset)
 /* The size of the needed records in bytes. Copies them to `other` unless that is NULL. */
 static size_t copy_needed(Slab *self, char *other)
 {
-    size_t kept = 0, size;
+    size_t needed = 0, size;
     for (size_t offset = 0; offset < self->committed; offset += size) {
         RecordHead head;
         char *record = area(self, self->area) + offset;
@@ -227,25 +227,25 @@ static size_t copy_needed(Slab *self, char *other)
             continue;
         if (other != NULL) {
             SeriesHead series;
-            memcpy(other + kept, record, size);
+            memcpy(other + needed, record, size);
             memcpy(&series, record + sizeof head, sizeof series);
             if (head.kind == KIND_SERIES)
-                self->record_of[series.first_word] = (uint32_t)(kept / WORD_SIZE + 1);
+                self->record_of[series.first_word] = (uint32_t)(needed / WORD_SIZE + 1);
         }
-        kept += size;
+        needed += size;
     }
-    return kept;
+    return needed;
 }
 
 int slab_do_flip(Slab *self)
 {
-    size_t other = 1 - self->area, kept = copy_needed(self, NULL);
-    if (kept > at_most(slab_head_word(self, ROOM + other), AREA_SIZE))
+    size_t other = 1 - self->area, needed = copy_needed(self, NULL);
+    if (needed > at_most(slab_head_word(self, ROOM + other), AREA_SIZE))
         return 0;
     copy_needed(self, area(self, other));
-    slab_put_head_word(self, COMMITTED + other, kept);
+    slab_put_head_word(self, COMMITTED + other, needed);
     self->area = other;
-    self->committed = kept;
+    self->committed = needed;
     self->garbage = 0;
     /* The commit. Readers that see it start over with this slab; the old records stay unchanged until the next flip. */
     slab_put_head_word(self, FLIPS, slab_head_word(self, FLIPS) + 1);
