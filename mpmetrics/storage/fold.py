@@ -162,10 +162,7 @@ class _Fold:
         replace(self._dir_fd, "retired", owner, lambda descriptor: _fill(descriptor, contents, identity, folded))
 
     def _read_all(self, shapes: Shapes, *others: str) -> list[SlabReader]:
-        """Read all present slabs and the files ``others`` into ``shapes``.
-
-        FormatError or OSError when a file cannot be read or has been renamed.
-        """
+        """Read all slabs and ``others`` into ``shapes``; FormatError or OSError when one is unreadable or renamed."""
         found: dict[str, SlabReader] = {}
         for name in (*others, *(slab.file for slab in list_slabs(self._dir_fd))):
             with open_regular(name, dir_fd=self._dir_fd) as descriptor:

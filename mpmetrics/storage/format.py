@@ -143,7 +143,8 @@ of a lower generation in all slabs and in the retired file. Readers read the rem
 series. Owners compare the generation with the last one they applied at each look-up, and end such series.
 
 To make a series, its owner loads the generation, commits the record with it, and loads the generation again. If that
-has changed, the owner ends the series and makes it anew. So a removal ends the series made before it and none later.
+has changed, the owner applies the new removals, and makes the series anew if one of them ended it. So a removal ends
+the series made before it and none later.
 
 The process that folds shortens ``removals``. Holding both locks, it writes the records that still end a series of some
 slab, and all that came after its check, to a new file, adds 1 to ``shortened``, and renames the file into place. A
@@ -161,8 +162,8 @@ another name and renames it into place, which is the commit; it never changes af
 that it contains and whose files were still there; readers do not count these slabs again. Before the folding process
 unlinks such a slab, it stores 1 into the slab's word ``retired``, so that a reader that still maps the slab knows that
 it was folded, not removed by a cleaner. A new retired file keeps the identity of the one that it replaces, so that a
-reader can tell whether it contains what the earlier one did. If a cleaner removes it, the collector writes it again
-from its map. Its series have these words:
+reader can tell whether it contains what the earlier one did. If a cleaner removes it, the collector rewrites it from
+its map. Its series have these words:
 
 * counter, up-down counter with mode ``sum``, gauge ``sum``: ``value, rest``; the rest is the exact sum less the value.
 * gauge ``min``, ``max``: one word. Gauge ``all``: ``ordinal, value`` for each ordinal, the ordinal as u64.

@@ -73,10 +73,7 @@ class Shapes:
         return self._known.get(family.name, {}).get(family.shape)
 
     def apply(self, sources: Sequence[Source], removals: Removals | None) -> set[int]:
-        """Drop the series of ``sources`` that were removed after they were made.
-
-        Returns the generations of the removals that ended these series.
-        """
+        """Drop the removed series of ``sources``; returns the generations of the removals that ended them."""
         ended: set[int] = set()
         for shape in self._marked(removals):
             for source in sources:

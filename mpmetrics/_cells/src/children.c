@@ -50,7 +50,7 @@ static size_t key_bytes(Py_ssize_t count, size_t texts) { return count < 0 ? 0 :
 /* ---- One attempt to write a series */
 
 typedef struct {
-    size_t texts; /* bytes of the label values in a record */
+    size_t texts; /* bytes of the label values in the record */
     int counts, waits; /* whether the process needs an ordinal; whether the series must wait for room */
     uint64_t generation; /* in the record */
     uint64_t noticed; /* the generation up to which the owner has applied removals, or failed to */
