@@ -15,7 +15,6 @@ from bisect import bisect_left
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mpmetrics._cells.amount import as_number
 from mpmetrics._cells.exemplars import warn_exemplar_dropped
 
 if TYPE_CHECKING:
@@ -30,6 +29,14 @@ Kind = TypeVar("Kind", bound="type[Cell]")
 def without_gc(kind: Kind) -> Kind:
     """The same class of cells; in C, one whose instances the garbage collector does not track."""
     return kind
+
+
+def _as_number(amount: Any) -> float:
+    """An amount of any type as a float. TypeError if it is no number; text is none, although ``float`` accepts it."""
+    if isinstance(amount, str | bytes | bytearray):
+        msg = f"must be real number, not {type(amount).__name__}"
+        raise TypeError(msg)
+    return float(amount)
 
 
 def private_words(width: int) -> tuple[memoryview[float], memoryview[int]]:
@@ -120,7 +127,7 @@ class CounterCell(Cell):
         if exemplar is not None:
             warn_exemplar_dropped()
         if amount.__class__ is not int and amount.__class__ is not float:
-            amount = as_number(amount)
+            amount = _as_number(amount)
         if not amount >= 0:
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
@@ -137,7 +144,7 @@ class GaugeCell(Cell):
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``. Safe from any thread, signal handler or finaliser."""
         if amount.__class__ is not int and amount.__class__ is not float:
-            amount = as_number(amount)
+            amount = _as_number(amount)
         while self._live[0] != self._stamp:
             self._ready()
         words, at = self._words, self._at
@@ -145,7 +152,7 @@ class GaugeCell(Cell):
 
     def dec(self, amount: float = 1) -> None:
         """Subtract ``amount``. Safe from any thread, signal handler or finaliser."""
-        self.inc(-as_number(amount))
+        self.inc(-_as_number(amount))
 
     def set(self, value: float) -> None:
         """Set the value. Safe from any thread, signal handler or finaliser."""

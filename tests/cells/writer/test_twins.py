@@ -219,7 +219,7 @@ def test_first_uses_start_no_garbage_collection(twins: tuple[Any, Any], owners: 
     assert made < 50
     assert all([2.0] == cell.values() for cell in metric.values())
     assert not gc.is_tracked(metric.get(keys[0]))
-    assert ("Kind", "A kind of cell.") == (Kind.__name__, Kind.__doc__)
+    assert ("Kind", "A class of cells made in Python.") == (Kind.__name__, Kind.__doc__)
     with pytest.raises(TypeError):
         Kind()
     for bad in (int, twins[1].Slab, 1):
