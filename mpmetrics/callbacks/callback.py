@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,6 @@ __all__ = [
     "check_callback",
     "check_limits",
 ]
-
-log = logging.getLogger("mpmetrics")
 
 Scope = Literal["host", "worker"]
 """Where a callback runs: once for the whole server, in its collector, or in every worker."""
@@ -77,13 +76,11 @@ class Callback:
     timeout: float = DEFAULT_TIMEOUT
     max_age: float | None = None
     module: str = ""
-    _said: set[str] = field(default_factory=set)
+    _log: LogOnce = field(default_factory=LogOnce)
 
-    def say(self, cause: str, message: str, error: BaseException | None = None) -> None:
+    def warn(self, cause: str, message: str, error: BaseException | None = None) -> None:
         """Log a message about this callback, once for each cause."""
-        if cause not in self._said:
-            self._said.add(cause)
-            log.warning("callback %s: %s", self.name, message, exc_info=error)
+        self._log.warn(cause, "callback %s: %s", self.name, message, error=error)
 
 
 class Callbacks:

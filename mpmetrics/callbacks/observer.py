@@ -62,7 +62,7 @@ class Observations:
     def drop(self, cause: str, message: str) -> None:
         """Count an observation that is of no use, and say why, once."""
         self.drops += 1
-        self._callback.say(cause, f"{message}; dropped")
+        self._callback.warn(cause, f"{message}; dropped")
 
 
 def _number(value: object) -> float | None:

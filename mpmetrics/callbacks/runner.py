@@ -167,7 +167,9 @@ class Runner:
         """Whether a callback may not be started: it still runs, or is suspended."""
         if run.callback in self._running:
             run.leave()
-            run.callback.say("running", "is still running since an earlier collection; not started again beside itself")
+            run.callback.warn(
+                "running", "is still running since an earlier collection; not started again beside itself"
+            )
         elif self.watch is not None and self.watch.is_suspended(_name(run)):
             run.is_suspended = True
         return run.timed_out or run.is_suspended

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.collector.workers import Refreshed, Workers
+from mpmetrics.log_once import LogOnce
 from mpmetrics.names.naming import RESERVED_PREFIX
 from mpmetrics.serving.self_metrics import ANNOUNCED
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mpmetrics.storage.shapes import Shape
 
 __all__ = ["Asynchronous"]
-
-log = logging.getLogger("mpmetrics")
 
 _LEAST = 0.05
 """Seconds that other workers have in any case, however long this process's own callbacks took."""
@@ -44,7 +42,7 @@ class Asynchronous:
         self._workers = Workers()
         self._observed = Observed()
         self._refreshed = Refreshed()
-        self._said: set[tuple[str, str]] = set()
+        self._log = LogOnce()
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
@@ -114,10 +112,9 @@ class Asynchronous:
             labels = dict(sample.labels)
             instrument, module = labels.get("instrument", ""), labels.get("module", "")
             samples.append(Sample("", sample.labels, float((instrument, module) in served)))
-            is_new = (instrument, module) not in served and (instrument, module) not in self._said
-            if is_new and self._provider is not None:
-                self._said.add((instrument, module))
-                log.warning(
+            if (instrument, module) not in served and self._provider is not None:
+                self._log.warn(
+                    (instrument, module),
                     "the callback of %r does not run here: workers have registered it, but the collector has not"
                     " imported it; name its module, callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the"
                     " application",

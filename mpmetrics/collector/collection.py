@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from mpmetrics.collector.shared_call import SharedCall
 from mpmetrics.collector.view import ExporterOptions, view
 from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
+from mpmetrics.log_once import LogOnce
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.store import Store
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
 
 __all__ = ["Collection"]
-
-log = logging.getLogger("mpmetrics")
 
 _LONGEST = 20.0
 _SHORTEST = 0.25
@@ -94,7 +92,7 @@ class Collection(PrometheusCollector):
             msg = f"there is no store at {os.fspath(source)!r}; is MPMETRICS_DIR the one that the server uses?"
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
-        self._said: set[str] = set()
+        self._log = LogOnce()
         self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
         """By when those who wait for a collection want to have it, on the monotonic clock."""
@@ -135,7 +133,7 @@ class Collection(PrometheusCollector):
         resource = {} if self._provider is None else self._provider.resource
 
         def complain(message: str) -> None:
-            self._say(message, message)
+            self._log.warn(message, "%s", message)
 
         return view(readings, self._options, resource=resource, utf8=utf8, complain=complain)
 
@@ -161,9 +159,9 @@ class Collection(PrometheusCollector):
         self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
         snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
-            self._say(name, problem)
+            self._log.warn(name, "%s", problem)
         for why in (*snapshot.problems, *(why for _, why in snapshot.hidden)):
-            self._say(why, why)
+            self._log.warn(why, "%s", why)
         merged = self._asynchronous.merge(snapshot)
         self._add_sources(merged)
         merged += self._asynchronous.figures() + self._modules.readings()
@@ -187,7 +185,9 @@ class Collection(PrometheusCollector):
         for source in self._sources:
             for reading in source():
                 if reading.name in names:
-                    self._say(f"twice {reading.name}", f"metric {reading.name!r} of a driver is not shown: it is taken")
+                    self._log.warn(
+                        ("twice", reading.name), "metric %r of a driver is not shown: it is taken", reading.name
+                    )
                     continue
                 names.add(reading.name)
                 merged.append(reading)
@@ -214,7 +214,7 @@ class Collection(PrometheusCollector):
         try:
             return self._store.current() if self._store is not None else None
         except OSError as error:
-            self._say("store", f"the store cannot be read: {error}")
+            self._log.warn("store", "the store cannot be read: %s", error)
             reader = self._reader  # which another thread may close
             if reader is None or isinstance(error, FileNotFoundError):
                 return None
@@ -231,7 +231,7 @@ class Collection(PrometheusCollector):
             known = None if reader is None or reader.path != path else reader.retired
             return 0 if path is None else fold(path, retired=known)
         except (OSError, StoreError) as error:
-            self._say("fold", f"the dead cannot be folded: {error}")
+            self._log.warn("fold", "the dead cannot be folded: %s", error)
             return 0
 
     def _read(self, path: str | None) -> Snapshot:
@@ -248,11 +248,6 @@ class Collection(PrometheusCollector):
 
     def _new_reader(self, path: str | None) -> EpochReader:
         return EpochReader(path, None if self._provider is None else self._provider.memory)
-
-    def _say(self, cause: str, message: str) -> None:
-        if cause not in self._said:
-            self._said.add(cause)
-            log.warning("%s", message)
 
     def after_fork_in_child(self) -> None:
         """Whoever was collecting is collecting in the parent. Files are opened anew: locks are not to be shared."""

@@ -95,7 +95,7 @@ class HostCallbacks:
             return False
         if self._metrics is not None:
             self._metrics.drop(total.callback)
-        total.callback.say("decrease", f"observed {total.value} of {total.target!r}, which was {before}; dropped")
+        total.callback.warn("decrease", f"observed {total.value} of {total.target!r}, which was {before}; dropped")
         return True
 
     def reset(self) -> None:

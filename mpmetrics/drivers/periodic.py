@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics import fork
 from mpmetrics.drivers.stop import Stop
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class Driver(abc.ABC):
         self._interval = interval
         self._stop = Stop()
         self._thread: threading.Thread | None = None
-        self._said: str | None = None
+        self._failing = LogOnce()
         self._once = threading.RLock()
         self._is_out = False
         """Whether something was put out that is to be taken back at the end."""
@@ -91,12 +92,9 @@ class Driver(abc.ABC):
         except Exception as error:  # noqa: BLE001 (whatever it is, the next time may do better)
             self.failures += 1
             message = f"{type(error).__name__}: {error}"
-            if message != self._said:
-                self._said = message
-                log.warning("%r failed and is tried again: %s", self, message)
+            self._failing.warn(message, "%r failed and is tried again: %s", self, message)
             return False
-        if self._said is not None:
-            self._said = None
+        if self._failing.clear():
             log.info("%r works again", self)
         return True
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mpmetrics.instruments.series import cell_type
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Children
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from mpmetrics.names.family import Family, Key
 
 __all__ = ["DEFAULT_MAX_SERIES", "Context", "Metric", "check_max_series"]
-
-log = logging.getLogger("mpmetrics")
 
 Child = TypeVar("Child")
 
@@ -34,21 +32,20 @@ class Context:
 
     def __init__(self, provider: Destination) -> None:
         self.provider = provider
-        self._has_cut = False
+        self._log = LogOnce()
 
     def cut(self, metric: str, value: str) -> str:
         """A label value of at most :data:`MAX_VALUE` characters: an ellipsis stands for what is cut off."""
         if len(value) <= MAX_VALUE:
             return value
-        if not self._has_cut:
-            self._has_cut = True
-            log.warning(
-                "metric %r: a label value of %d characters is cut to %d; the first ones are %r",
-                metric,
-                len(value),
-                MAX_VALUE,
-                value[:40],
-            )
+        self._log.warn(
+            "cut",
+            "metric %r: a label value of %d characters is cut to %d; the first ones are %r",
+            metric,
+            len(value),
+            MAX_VALUE,
+            value[:40],
+        )
         return value[: MAX_VALUE - 1] + "…"
 
 

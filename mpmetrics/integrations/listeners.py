@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.http.address import parse
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,17 +66,18 @@ class Listeners:
     def __init__(self) -> None:
         self._addresses: list[Address] = []
         self._open: dict[Address, socket.socket] = {}
-        self._said: set[Address] = set()
+        self._failures = LogOnce()
         self._due = 0.0
         self._scheme = "http"
 
     def set(self, addresses: Sequence[Address], scheme: str = "http") -> None:
         """Listen at these from the next :meth:`open` on; sockets of others are closed. ``scheme`` is for messages."""
         self._scheme = scheme
+        for address in set(self._addresses) - set(addresses):
+            self._failures.forget(address)
         self._addresses = list(addresses)
         for address in set(self._open) - set(addresses):
             self._open.pop(address).close()
-        self._said &= set(addresses)
         self._due = 0.0
 
     def open(self) -> bool:
@@ -89,16 +91,16 @@ class Listeners:
                 try:
                     self._open[address] = address.listen()
                 except OSError as error:
-                    self._say(address, error)
+                    self._failures.error(
+                        address,
+                        "metrics cannot be served at %s: %s; trying again every %g s",
+                        address,
+                        error.strerror or error,
+                        RETRY,
+                    )
                 else:
                     log.info("metrics are served at %s", address.url_of(self._scheme))
         return len(self._open) > before
-
-    def _say(self, address: Address, error: OSError) -> None:
-        if address not in self._said:
-            self._said.add(address)
-            reason = error.strerror or error
-            log.error("metrics cannot be served at %s: %s; trying again every %g s", address, reason, RETRY)
 
     def hand_over(self) -> str:
         """In the child that becomes the next master: keep the sockets open, and say what it has to know of them."""

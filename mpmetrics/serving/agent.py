@@ -21,6 +21,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from mpmetrics.log_once import LogOnce
 from mpmetrics.serving.address import short, socket_name
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ class Agent:
         self._path = ""
         """Of the socket."""
         self._is_closed = False
-        self._has_said = False
-        self._failed: set[type[Exception]] = set()
+        self._log = LogOnce()
 
     def start(self) -> None:
         """Start the thread; RuntimeError when the system gives us none."""
@@ -84,12 +84,16 @@ class Agent:
             except OSError as error:
                 # Whoever asked is gone; or there is no descriptor or no room for now, or we were closed.
                 if not self._is_closed and not isinstance(error, (ConnectionError, TimeoutError)):
-                    self._say(error)
+                    self._log.warn(
+                        "socket",
+                        "the callbacks of process %d cannot be asked for: %s; trying again",
+                        os.getpid(),
+                        error,
+                    )
                     time.sleep(_RETRY)
-            except Exception as error:  # whatever one collection meets, the next one is answered
-                if type(error) not in self._failed:
-                    self._failed.add(type(error))
-                    log.exception("the callbacks of process %d could not be run", os.getpid())
+            except Exception as error:  # noqa: BLE001 (whatever one collection meets, the next one is answered)
+                cause = type(error).__qualname__
+                self._log.error(cause, "the callbacks of process %d could not be run", os.getpid(), error=error)
 
     def _accept(self, listener: socket.socket) -> None:
         """Wait for a collector and answer; go on in another epoch if this process has moved over meanwhile."""
@@ -106,11 +110,6 @@ class Agent:
             return
         with connection:
             self._answer(connection)
-
-    def _say(self, error: OSError) -> None:
-        if not self._has_said:
-            self._has_said = True
-            log.warning("the callbacks of process %d cannot be asked for: %s; trying again", os.getpid(), error)
 
     def _listen(self) -> socket.socket:
         """Lease the slab and listen beside it; OSError when the store has no room for that now."""

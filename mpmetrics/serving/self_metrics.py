@@ -64,9 +64,9 @@ class CallbackMetrics:
         elif run.finished_at is not None:
             self._seconds.series(key).observe(run.seconds)
         if run.error is not None:
-            callback.say(f"error {type(run.error).__name__}", f"raised {run.error!r}", run.error)
+            callback.warn(f"error {type(run.error).__name__}", f"raised {run.error!r}", run.error)
         elif run.timed_out:
-            callback.say("timeout", "was not done by its deadline; its series are missing")
+            callback.warn("timeout", "was not done by its deadline; its series are missing")
 
     def drop(self, callback: Callback, observations: int = 1) -> None:
         """Count observations that were dropped."""

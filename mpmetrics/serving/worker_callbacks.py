@@ -105,7 +105,7 @@ class WorkerCallbacks:
         if total.value < last:
             self._counters[name, key] = (total.value, before + last - total.value)
             metrics.drop(total.callback)
-            total.callback.say("decrease", f"observed {total.value} of {total.target!r}, which was {last}; dropped")
+            total.callback.warn("decrease", f"observed {total.value} of {total.target!r}, which was {last}; dropped")
             return None
         self._counters[name, key] = (total.value, before)
         return before + total.value
