@@ -25,7 +25,7 @@ LAYERS = (
     "names",
     "storage",
     "callbacks",
-    "destination",
+    "provider_base",
     "instruments",
     "meter",
     "serving",
@@ -332,7 +332,7 @@ GOOD = [
         "mpmetrics/provider.py",
         "from mpmetrics.meter import Meter\nfrom .storage.slab import Slab\nimport os, struct",
     ),
-    ("mpmetrics/instruments/counter.py", "from mpmetrics.destination import default"),
+    ("mpmetrics/instruments/counter.py", "from mpmetrics.provider_base import default_provider"),
     (
         "mpmetrics/integrations/gunicorn.py",
         "import mpmetrics\nfrom mpmetrics import get_provider\nimport gunicorn",

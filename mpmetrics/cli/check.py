@@ -6,7 +6,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from mpmetrics import _cells
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.errors import MpmetricsError
 from mpmetrics.storage.store import Store
 

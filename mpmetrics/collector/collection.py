@@ -12,14 +12,14 @@ from prometheus_client.registry import Collector as PrometheusCollector
 from mpmetrics import fork
 from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.callbacks.runner import at_work_for
-from mpmetrics.collector.asynchronous import Asynchronous
-from mpmetrics.collector.epoch import EpochReader
-from mpmetrics.collector.families import families
-from mpmetrics.collector.modules import CallbackModules
-from mpmetrics.collector.self_metrics import figures
+from mpmetrics.collector.all_callbacks import AllCallbacks
+from mpmetrics.collector.callback_modules import CallbackModules
+from mpmetrics.collector.epoch_reader import EpochReader
+from mpmetrics.collector.exporter_options import ExporterOptions, apply_options
+from mpmetrics.collector.prometheus_families import prometheus_families
+from mpmetrics.collector.self_metrics import self_metrics
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.view import ExporterOptions, view
-from mpmetrics.collector.workers import WORKER_TIMEOUT
+from mpmetrics.collector.worker_answers import WORKER_TIMEOUT
 from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
 from mpmetrics.log_once import LogOnce
 from mpmetrics.provider import Provider, get_provider
@@ -93,7 +93,7 @@ class Collection(PrometheusCollector):
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
         self._log = LogOnce()
-        self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
+        self._callbacks = AllCallbacks(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
         """By when those who wait for a collection want to have it, on the monotonic clock."""
         self._shared = SharedCall(self._collect, self._collect_aside, at_work_for)
@@ -135,11 +135,11 @@ class Collection(PrometheusCollector):
         def complain(message: str) -> None:
             self._log.warn(message, "%s", message)
 
-        return view(readings, self._options, resource=resource, utf8=utf8, complain=complain)
+        return apply_options(readings, self._options, resource=resource, utf8=utf8, complain=complain)
 
     def collect(self) -> Iterator[Metric]:
         """The same as prometheus_client's metric families."""
-        return families(self.exported(self.readings()))
+        return prometheus_families(self.exported(self.readings()))
 
     def close(self) -> None:
         """Close the files that are kept open between collections; collecting again opens them again."""
@@ -156,16 +156,16 @@ class Collection(PrometheusCollector):
         path = self._current_path()
         # One who has been waiting for the last collection may be out of patience; the others are not.
         ends = [end for end in list(self._ends) if end > start]
-        self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
+        self._callbacks.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
         snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
             self._log.warn(name, "%s", problem)
         for why in (*snapshot.problems, *(why for _, why in snapshot.hidden)):
             self._log.warn(why, "%s", why)
-        merged = self._asynchronous.merge(snapshot)
+        merged = self._callbacks.merge(snapshot)
         self._add_sources(merged)
-        merged += self._asynchronous.figures() + self._modules.readings()
-        return merged + figures(snapshot, seconds=time.monotonic() - start)
+        merged += self._callbacks.self_metrics() + self._modules.readings()
+        return merged + self_metrics(snapshot, seconds=time.monotonic() - start)
 
     def _collect_aside(self) -> list[Reading]:
         """What there is without waiting; the caller may be what keeps up the collection that is going on.
@@ -175,9 +175,9 @@ class Collection(PrometheusCollector):
         start = time.monotonic()
         reader = self._new_reader(self._epoch_path())
         snapshot = reader.snapshot()
-        merged = self._asynchronous.merge_aside(snapshot) + self._modules.readings()
+        merged = self._callbacks.merge_aside(snapshot) + self._modules.readings()
         reader.close()
-        return merged + figures(snapshot, seconds=time.monotonic() - start)
+        return merged + self_metrics(snapshot, seconds=time.monotonic() - start)
 
     def _add_sources(self, merged: list[Reading]) -> None:
         """Add what the other sources have; a name that is taken is not shown twice."""
@@ -199,7 +199,7 @@ class Collection(PrometheusCollector):
         """
         path = self._current_path()
         if ask:
-            self._asynchronous.ask(path)
+            self._callbacks.ask(path)
         return self._read(path)
 
     def _current_path(self) -> str | None:

@@ -11,7 +11,7 @@ import logging
 import mmap
 import zlib
 
-__all__ = ["Suspects"]
+__all__ = ["CrashedCallbacks"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -22,7 +22,7 @@ _ENTRIES = 1024
 _NAME, _RUNNING, _DEATHS = range(3)
 
 
-class Suspects:
+class CrashedCallbacks:
     """Notes on callbacks, by their names. Make them before the fork, and call :meth:`take_over` in each collector."""
 
     def __init__(self) -> None:

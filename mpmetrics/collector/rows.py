@@ -64,11 +64,11 @@ class Rows:
             raise ValueError(msg)
         return self._table.texts((self._key, key), lambda labels: make(relabel(labels)))
 
-    def view(self, key: object, relabel: Relabel) -> Rows | None:
+    def relabelled(self, key: object, relabel: Relabel) -> Rows | None:
         """The same rows with other labels; None when two that are present would have the same. ``key`` as above."""
         shown = self._table.texts((key, "labels"), lambda labels: repr(relabel(labels)).encode())
         if not shown.are_distinct(self.present):
             return None
-        view = Rows.__new__(Rows)
-        view.__dict__.update(self.__dict__, _relabel=relabel, _key=key)
-        return view
+        rows = Rows.__new__(Rows)
+        rows.__dict__.update(self.__dict__, _relabel=relabel, _key=key)
+        return rows

@@ -10,10 +10,10 @@ from mpmetrics.storage import format as fmt
 if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
 
-__all__ = ["figures"]
+__all__ = ["self_metrics"]
 
 
-def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
+def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
     """Readings about a collection that took ``seconds`` so far."""
     workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
     # What waits for room in the store is another column of its process.

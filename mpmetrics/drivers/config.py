@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from mpmetrics.drivers.periodic import check_interval
+from mpmetrics.drivers.driver import check_interval
 from mpmetrics.registry import Registry, default_registry
 
 __all__ = ["UNITS", "Config", "Style"]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from mpmetrics.collector.families import families
+from mpmetrics.collector.prometheus_families import prometheus_families
 from mpmetrics.drivers.config import Config
-from mpmetrics.drivers.periodic import FIRST_PAUSE, Driver
-from mpmetrics.drivers.series import readings
+from mpmetrics.drivers.driver import FIRST_PAUSE, Driver
+from mpmetrics.drivers.registry_readings import readings
 from mpmetrics.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class PrometheusDriver(Driver):
         nevertheless. ShutdownError once the registry's provider was shut down.
         """
         problems: list[str] = []
-        views = self.config.registry.read(ask=True)
-        self._flushed = readings(views, self.config, problems.append)
+        metrics = self.config.registry.read(ask=True)
+        self._flushed = readings(metrics, self.config, problems.append)
         if problems:
             raise ConflictError("; ".join(problems))
 
@@ -89,7 +89,7 @@ class PrometheusDriver(Driver):
 
     def collect(self) -> Iterator[Metric]:
         """What was flushed last as prometheus_client's metric families."""
-        return families(self._flushed)
+        return prometheus_families(self._flushed)
 
     def _wait_until(self, due: float, stop: Stop) -> None:
         registry = self.config.registry

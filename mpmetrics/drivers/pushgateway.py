@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import delete_from_gateway, push_to_gateway
 from prometheus_client.exposition import default_handler
 
-from mpmetrics.drivers.periodic import Driver, check_interval
-from mpmetrics.drivers.source import Source
+from mpmetrics.drivers.driver import Driver, check_interval
+from mpmetrics.drivers.sent_metrics import SentMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mpmetrics.collector.collection import Collection
     from mpmetrics.drivers.prometheus import PrometheusDriver
-    from mpmetrics.drivers.source import Collectable
+    from mpmetrics.drivers.sent_metrics import Collectable
     from mpmetrics.registry import Registry
 
 __all__ = ["PushgatewayDriver"]
@@ -54,7 +54,7 @@ class PushgatewayDriver(Driver):
             if not isinstance(value, str) or not value:
                 msg = f"{what} is a str, and not empty, not {value!r}"
                 raise ValueError(msg)
-        self._source = Source(source)
+        self._source = SentMetrics(source)
         self._gateway = gateway
         self._job = job
         self._key: dict[str, Any] = {"instance": socket.gethostname(), **(grouping_key or {})}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import write_to_textfile
 
-from mpmetrics.drivers.periodic import Driver, check_interval
-from mpmetrics.drivers.source import Source
+from mpmetrics.drivers.driver import Driver, check_interval
+from mpmetrics.drivers.sent_metrics import SentMetrics
 
 if TYPE_CHECKING:
     from mpmetrics.collector.collection import Collection
     from mpmetrics.drivers.prometheus import PrometheusDriver
-    from mpmetrics.drivers.source import Collectable
+    from mpmetrics.drivers.sent_metrics import Collectable
     from mpmetrics.registry import Registry
 
 __all__ = ["TextfileDriver"]
@@ -41,7 +41,7 @@ class TextfileDriver(Driver):
         if not self._path.endswith(".prom"):
             msg = f"node_exporter reads files whose names end with '.prom', not {self._path!r}"
             raise ValueError(msg)
-        self._source = Source(source)
+        self._source = SentMetrics(source)
         self._delete_on_stop = delete_on_stop
 
     def use(self, collection: Collection) -> None:

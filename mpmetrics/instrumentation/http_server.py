@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.provider import get_provider
 
 if TYPE_CHECKING:
-    from mpmetrics.instruments.attributed import MeterHistogram
+    from mpmetrics.instruments.meter_instruments import MeterHistogram
     from mpmetrics.provider import Provider
 
 __all__ = ["DURATION_BUCKETS", "Exchange", "HTTPServerMetrics", "method_of"]

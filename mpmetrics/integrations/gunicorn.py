@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 
 from mpmetrics.callbacks.callback import check_limits
-from mpmetrics.collector.crashed_callbacks import Suspects
-from mpmetrics.collector.modules import CallbackModules, parse_modules
-from mpmetrics.collector.view import ExporterOptions
-from mpmetrics.collector.workers import WORKER_TIMEOUT
-from mpmetrics.drivers.beside import check_drivers, sources
+from mpmetrics.collector.callback_modules import CallbackModules, parse_modules
+from mpmetrics.collector.crashed_callbacks import CrashedCallbacks
+from mpmetrics.collector.exporter_options import ExporterOptions
+from mpmetrics.collector.worker_answers import WORKER_TIMEOUT
+from mpmetrics.drivers.collector_drivers import check_drivers, sources
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.endpoint.process import Endpoint
 from mpmetrics.errors import StoreError
 from mpmetrics.http.address import DEFAULT_BIND, Address
 from mpmetrics.http.security.settings import Security
 from mpmetrics.instrumentation.process import observe_process
-from mpmetrics.integrations.home import PASSED_ON, Home
 from mpmetrics.integrations.hooks import chain, is_ours
 from mpmetrics.integrations.listeners import Listeners, resolve
 from mpmetrics.integrations.logs import log_through
 from mpmetrics.integrations.protect import protect
+from mpmetrics.integrations.server_store import PASSED_ON, ServerStore
 from mpmetrics.integrations.settings import Settings
 from mpmetrics.integrations.supervisor import Supervisor
 from mpmetrics.provider import Provider, set_provider
@@ -135,12 +135,12 @@ class _Server:
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._environ = environ
         self.provider = Provider.deferred()
-        self._home = Home(environ)
+        self._server_store = ServerStore(environ)
         self._handed = environ.pop(_HANDED, "{}")
         self._supervisor: Supervisor | None = None
         self._listeners = Listeners()
         self._settings: Settings
-        self._suspects = Suspects()
+        self._crashed = CrashedCallbacks()
         self._started = False
         self.provider.memory.stand_beside()
         set_provider(self.provider)
@@ -175,7 +175,7 @@ class _Server:
     def _begin(self, server: Any) -> None:
         """Begin the epoch and have all metrics in it; where there can be none, say why, and the server serves."""
         try:
-            self._home.enter(self.provider, self._settings.directory, server.cfg)
+            self._server_store.enter(self.provider, self._settings.directory, server.cfg)
         except (StoreError, OSError) as error:
             self.provider.unavailable = str(error)
             log.error("%s; the server serves, its metrics stay private to each process until a reload", error)
@@ -187,7 +187,7 @@ class _Server:
         if not self._started:
             return  # which each worker says
         # In another epoch than the master before we show other numbers: scrapes are its own until it ends.
-        self._listeners.take_over(self._handed, self._settings.addresses if self._home.is_shared else [])
+        self._listeners.take_over(self._handed, self._settings.addresses if self._server_store.is_shared else [])
         self._listeners.set(self._settings.addresses, self._settings.scheme)
         self._listeners.open()
         self._supervisor = Supervisor("metrics collector", functools.partial(self._collect, server))
@@ -223,15 +223,15 @@ class _Server:
             path = os.path.join(epoch.path, "metrics.sock")
             unix = Address(path=path) if len(os.fsencode(path)) <= _UNIX_PATH_MAX else None
         self.provider.memory.stand_beside()
-        self._suspects.take_over()
-        modules = CallbackModules(self._settings.modules, self._suspects)
+        self._crashed.take_over()
+        modules = CallbackModules(self._settings.modules, self._crashed)
         collector = Collector(
             self.provider,
             options=self._settings.options,
             max_age=self._settings.max_age,
             worker_timeout=self._settings.worker_timeout,
             modules=modules,
-            watch=self._suspects,
+            watch=self._crashed,
             sources=sources(self._settings.drivers),
         )
         for driver in self._settings.drivers:
@@ -247,7 +247,7 @@ class _Server:
             services=self._settings.drivers,
             protection=self._settings.protection,
         ).run()
-        self._suspects.leave()
+        self._crashed.leave()
 
     def on_reload(self, server: Any) -> None:
         """In the master, after SIGHUP: what the configuration says now is in force for the collector, too."""
@@ -257,7 +257,7 @@ class _Server:
             self._listeners.set(self._settings.addresses, self._settings.scheme)
             self._listeners.open()
             self._supervisor.stop(STOP_GRACE)
-            self._suspects = Suspects()
+            self._crashed = CrashedCallbacks()
             self._supervisor.check()
 
     def post_fork(self, server: Any, worker: Any) -> None:
@@ -291,4 +291,4 @@ class _Server:
         else:
             self._listeners.remove()
         self.provider.shutdown()
-        self._home.leave()
+        self._server_store.leave()

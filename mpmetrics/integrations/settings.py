@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpmetrics.collector.view import ExporterOptions
+    from mpmetrics.collector.exporter_options import ExporterOptions
     from mpmetrics.drivers import Driver
     from mpmetrics.http.address import Address
     from mpmetrics.http.security.protection import Protection

@@ -6,8 +6,8 @@ from typing import Any
 
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.names.family import Family
+from mpmetrics.registry.merged_metrics import decrease_name
 from mpmetrics.registry.metric import RegistryMetric
-from mpmetrics.registry.reader import decrease_name
 
 __all__ = ["Counter"]
 

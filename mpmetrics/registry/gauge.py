@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpmetrics.instruments.watched import watch
+from mpmetrics.instruments.gauge_function import serve_function
 from mpmetrics.registry.metric import RegistryMetric
 
 __all__ = ["Gauge"]
@@ -21,7 +21,7 @@ class Gauge(RegistryMetric):
     def _open(self) -> None:
         super()._open()
         if self._function is not None:
-            watch(self._series, self._function)
+            serve_function(self._series, self._function)
 
     def update(self, value: float) -> None:
         """Set the value. ValueError for a functional gauge, whose function alone has a say."""

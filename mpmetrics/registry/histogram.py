@@ -62,8 +62,8 @@ class Distributed(RegistryMetric):
         if over not in ("lifetime", "window"):
             msg = f"percentiles are over the 'lifetime' or the 'window', not {over!r}"
             raise ValueError(msg)
-        view = self.snapshot()
-        return view.distribution.percentiles(shares, view.window if over == "window" else None)
+        values = self.snapshot()
+        return values.distribution.percentiles(shares, values.window if over == "window" else None)
 
 
 class Histogram(Distributed):

@@ -44,5 +44,5 @@ class Meter(Rated):
 
     def mark(self, amount: float = 1) -> None:
         """Count ``amount`` events. ValueError, with nothing changed, for a negative one and NaN."""
-        self._reader.before_mark()
+        self._merged.before_mark()
         self._series.inc(amount)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.names.family import Family
-from mpmetrics.registry.reader import family_name
-from mpmetrics.registry.view import View
+from mpmetrics.registry.merged_metrics import family_name
+from mpmetrics.registry.metric_values import MetricValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mpmetrics.provider import Provider
-    from mpmetrics.registry.reader import Reader
+    from mpmetrics.registry.merged_metrics import MergedMetrics
 
 __all__ = ["RegistryMetric"]
 
@@ -35,7 +35,7 @@ class RegistryMetric(Metric[Any]):
         labels: tuple[tuple[str, str], ...],
         registry: str,
         provider: Provider,
-        reader: Reader,
+        merged: MergedMetrics,
         function: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class RegistryMetric(Metric[Any]):
         family = Family(name=family_name(self.role, registry, name), help="", role=self.role, **particulars)
         super().__init__(family, provider, DEFAULT_MAX_SERIES)
         self.labels = tuple((label, self._cut(value)) for label, value in labels)
-        self._reader = reader
+        self._merged = merged
         self._function = function
         self._open()
 
@@ -67,12 +67,12 @@ class RegistryMetric(Metric[Any]):
         """Remove its series in all processes. StoreError, with nothing removed, when the store cannot take that."""
         self._remove(self._key())
 
-    def snapshot(self) -> View:
+    def snapshot(self) -> MetricValues:
         """The metric as it is now, over all processes."""
-        for view in self._reader.read(ask=self._function is not None):
-            if (view.name, view.role, view.labels) == (self.name, self.role, self.labels):
-                return view
-        return View(self.name, self.role, self.labels)
+        for values in self._merged.read(ask=self._function is not None):
+            if (values.name, values.role, values.labels) == (self.name, self.role, self.labels):
+                return values
+        return MetricValues(self.name, self.role, self.labels)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

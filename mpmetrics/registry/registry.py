@@ -17,8 +17,8 @@ from mpmetrics.registry.counter import Counter
 from mpmetrics.registry.gauge import Gauge
 from mpmetrics.registry.healthcheck import Healthcheck
 from mpmetrics.registry.histogram import Histogram
+from mpmetrics.registry.merged_metrics import MergedMetrics, family_name
 from mpmetrics.registry.meter import Meter
-from mpmetrics.registry.reader import Reader, family_name
 from mpmetrics.registry.timer import Timer
 from mpmetrics.turns import Turns
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.provider import Provider
     from mpmetrics.registry.metric import RegistryMetric
-    from mpmetrics.registry.view import View
+    from mpmetrics.registry.metric_values import MetricValues
 
 __all__ = ["Registry", "default_registry"]
 
@@ -171,8 +171,8 @@ class Registry:
 
     def unregister_all(self) -> None:
         """Remove all metrics whose names begin with the prefix, whoever registered them, from all processes."""
-        for view in self.read():
-            self._shared.remove(view.name, view.labels)
+        for values in self.read():
+            self._shared.remove(values.name, values.labels)
 
     def run_healthchecks(self) -> None:
         """Have all healthchecks of this process check. They may use the registry, and register."""
@@ -180,14 +180,14 @@ class Registry:
             if isinstance(metric, Healthcheck):
                 metric.check()
 
-    def read(self, *, ask: bool = False) -> list[View]:
+    def read(self, *, ask: bool = False) -> list[MetricValues]:
         """All metrics as they are now, over all processes; ``ask`` for the values of functional gauges, too."""
-        return [view for view in self._shared.reader.read(ask=ask) if view.name.startswith(self.prefix)]
+        return [values for values in self._shared.merged.read(ask=ask) if values.name.startswith(self.prefix)]
 
     @property
     def next_tick(self) -> float:
         """When rates and windows are due for their next tick, on the registry's clock."""
-        return self._shared.reader.next_tick
+        return self._shared.merged.next_tick
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -208,7 +208,7 @@ class _Shared:
         self._window = window
         self._provider: Provider | None = None
         self._metrics: dict[tuple[str, Labels], RegistryMetric] = {}
-        self._reader: Reader
+        self._merged: MergedMetrics
         self._lock = Turns()
         fork.register(self)
         if provider is not None:
@@ -218,15 +218,15 @@ class _Shared:
         provider = self._given or get_provider()
         if provider is not self._provider:
             self._metrics = {}
-            self._reader = Reader(provider, self.name, self.clock, self._window)
+            self._merged = MergedMetrics(provider, self.name, self.clock, self._window)
             self._provider = provider
         return provider
 
     @property
-    def reader(self) -> Reader:
+    def merged(self) -> MergedMetrics:
         with self._lock:
             self._settle()
-            return self._reader
+            return self._merged
 
     def obtain(self, kind: type[Kind], name: str, labels: Labels, function: Callable[..., Any] | None) -> Kind:
         with self._lock:
@@ -235,7 +235,7 @@ class _Shared:
             if isinstance(held, kind) and held.is_registered():
                 return held
             self._check_kind(provider, kind, name)
-            made = kind(name, labels, self.name, provider, self._reader, function)
+            made = kind(name, labels, self.name, provider, self._merged, function)
             self._metrics[name, labels] = made
             return made
 
@@ -270,10 +270,10 @@ class _Shared:
                 del self._metrics[name, labels]
                 return
             # Another process registered it: its kind shows in what there is.
-            for view in self._reader.read():
-                if (view.name, view.labels) == (name, labels):
-                    kind = next(kind for kind in _KINDS if kind.role == view.role)
-                    kind(name, labels, self.name, provider, self._reader).remove()
+            for values in self._merged.read():
+                if (values.name, values.labels) == (name, labels):
+                    kind = next(kind for kind in _KINDS if kind.role == values.role)
+                    kind(name, labels, self.name, provider, self._merged).remove()
 
     def after_fork_in_child(self) -> None:
         """A thread that held the lock is not here."""

@@ -35,7 +35,7 @@ class Timer(Distributed, Rated):
 
         ValueError, with nothing changed, for a negative one and what is no finite number.
         """
-        self._reader.before_mark()
+        self._merged.before_mark()
         self._series.update(duration.total_seconds() if isinstance(duration, timedelta) else duration)
 
     def update_since(self, start: float | datetime) -> None:

@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics.log_once import LogOnce
-from mpmetrics.serving.address import short, socket_name
+from mpmetrics.serving.worker_socket import short, socket_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ import time
 from typing import NamedTuple
 
 from mpmetrics.errors import FormatError
-from mpmetrics.serving.address import Worker, list_workers, short
+from mpmetrics.serving.worker_socket import Worker, list_workers, short
 from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.locks import is_held
 from mpmetrics.storage.reader import SlabReader

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.callbacks.runner import Run, Runner
 from mpmetrics.callbacks.totals import Total, totals
-from mpmetrics.serving.self_metrics import CallbackMetrics
+from mpmetrics.serving.callback_metrics import CallbackMetrics
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback, Target
-    from mpmetrics.destination import Destination
     from mpmetrics.names.family import Key
+    from mpmetrics.provider_base import ProviderBase
 
     Observed = dict[tuple[str, Key], Target]
 
@@ -25,7 +25,7 @@ __all__ = ["WorkerCallbacks"]
 class WorkerCallbacks:
     """Runs the worker callbacks of ``provider`` in this process. Any thread may ask for it; one run at a time."""
 
-    def __init__(self, provider: Destination) -> None:
+    def __init__(self, provider: ProviderBase) -> None:
         self._provider = provider
         self._runner = Runner()
         self._metrics: CallbackMetrics | None = None

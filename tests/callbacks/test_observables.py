@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Gauge, Provider
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -344,28 +344,28 @@ def test_registration_errors(provider: Provider) -> None:
     worker = meter.observable_gauge("w", scope="worker")
 
     for function in (None, 5, "f"):
-        with pytest.raises(TypeError, match="a callback is a function"):
+        with pytest.raises(TypeError, match="the callback must be a function"):
             meter.register_callback(function, gauge)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"'bad'.*a callback is a function, not 5"):
+    with pytest.raises(TypeError, match=r"'bad'.*the callback must be a function, not 5"):
         meter.observable_gauge("bad", callback=5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs the instruments"):
+    with pytest.raises(ValueError, match="needs the observable instruments"):
         meter.register_callback(print)
-    with pytest.raises(TypeError, match="asynchronous instruments, and MeterCounter"):
+    with pytest.raises(TypeError, match="MeterCounter.*is not observable"):
         meter.register_callback(print, meter.counter("c"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a callback has one meter"):
+    with pytest.raises(ValueError, match="one callback for each meter"):
         meter.register_callback(print, gauge, foreign)
     with pytest.raises(ValueError, match="differ in scope"):
         meter.register_callback(print, gauge, worker)
     for timeout in (0, -1, float("nan"), float("inf"), "5"):
-        with pytest.raises(ValueError, match="timeout is a positive number of seconds"):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds above 0"):
             meter.register_callback(print, gauge, timeout=timeout)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_age is a number of seconds from 0, not -1"):
+    with pytest.raises(ValueError, match="max_age must be a number of seconds, at least 0, not -1"):
         meter.observable_gauge("old", callback=print, max_age=-1)
-    with pytest.raises(ValueError, match="scope is one of host, worker, not 'thread'"):
+    with pytest.raises(ValueError, match="scope must be one of host, worker, not 'thread'"):
         meter.observable_gauge("s", scope="thread")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="temporality is one of cumulative, delta, not 'gamma'"):
+    with pytest.raises(ValueError, match="temporality must be one of cumulative, delta, not 'gamma'"):
         meter.observable_counter("t", temporality="gamma")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gives one value: no mode 'max'"):
+    with pytest.raises(ValueError, match="multiprocess_mode .max. needs scope=.worker."):
         meter.observable_gauge("m", multiprocess_mode="max")
     assert [] == list(provider.callbacks)
     path = None if provider.epoch is None else provider.epoch.path
@@ -475,5 +475,5 @@ def test_set_function_in_one_process(provider: Provider, seen: Seen) -> None:
     assert {'g{k="b"}': 3.0} == seen(collector)
     assert 1 == len(list(provider.callbacks))
 
-    with pytest.raises(TypeError, match="a callback is a function, not 5"):
+    with pytest.raises(TypeError, match="the callback must be a function, not 5"):
         gauge.labels("b").set_function(5)  # type: ignore[arg-type]

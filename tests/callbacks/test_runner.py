@@ -12,8 +12,8 @@ import pytest
 
 from mpmetrics import Provider
 from mpmetrics.callbacks.runner import Runner, at_work_for
-from mpmetrics.collector.crashed_callbacks import Suspects
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.crashed_callbacks import CrashedCallbacks
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import Merger
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def test_a_callback_that_forks_ends_well_in_its_child() -> None:
     assert 0 == os.waitpid(pids[0], 0)[1]
 
 
-def in_child(suspects: Suspects, wanted: list[Callback]) -> int:
+def in_child(suspects: CrashedCallbacks, wanted: list[Callback]) -> int:
     """Run callbacks in a forked process that takes the notes over; its exit status."""
     pid = os.fork()
     if not pid:
@@ -240,7 +240,7 @@ def in_child(suspects: Suspects, wanted: list[Callback]) -> int:
 
 def test_a_callback_that_ends_the_process() -> None:
     """Twice in a row, and it is left out; the others run again."""
-    suspects = Suspects()
+    suspects = CrashedCallbacks()
     wanted = callbacks(Provider(), observe(5), lambda _: os._exit(3), observe(6))
 
     assert [3, 3, 12, 12] == [in_child(suspects, wanted) for _ in range(4)]
@@ -248,7 +248,7 @@ def test_a_callback_that_ends_the_process() -> None:
 
 def test_once_in_a_while_is_forgiven() -> None:
     """A callback that came to an end in between was not the one, or is better now."""
-    suspects = Suspects()
+    suspects = CrashedCallbacks()
     fate = [False]
     wanted = callbacks(Provider(), lambda _: os._exit(3) if fate[0] else None)
     seen = []

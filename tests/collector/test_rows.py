@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpmetrics.collector.view import ExporterOptions
+from mpmetrics.collector.exporter_options import ExporterOptions
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.formats.text import render_openmetrics, render_text
 from mpmetrics.instruments import Counter, Gauge

@@ -11,7 +11,7 @@ import pytest
 
 from mpmetrics import Collector, Provider
 from mpmetrics.instrumentation import observe_process
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

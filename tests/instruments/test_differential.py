@@ -95,14 +95,21 @@ Families = dict[str, tuple[str, str, str, list[tuple[str, list[tuple[str, str]],
 
 
 def families(collector: Any) -> Families:
-    """What a collector shows, in an order of its own and without creation times; NaN equals itself."""
+    """What a collector shows, sorted, without creation times and without empty labels; NaN equals itself.
+
+    An empty label is the same as none, in Prometheus and here; prometheus_client shows it.
+    """
     return {
         family.name: (
             family.type,
             family.documentation,
             family.unit,
             sorted(
-                (sample.name, sorted(sample.labels.items()), repr(float(sample.value) + 0.0))
+                (
+                    sample.name,
+                    sorted(pair for pair in sample.labels.items() if pair[1]),
+                    repr(float(sample.value) + 0.0),
+                )
                 for sample in family.samples
                 if not sample.name.endswith("_created")
             ),

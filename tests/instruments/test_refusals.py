@@ -132,7 +132,7 @@ USES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], list[
     "too many labels": (lambda m: m["labelled"].labels("1", "2", "3"), ValueError, ["labelled", "3 values"]),
     "unknown label": (lambda m: m["labelled"].labels(x="1", z="2"), ValueError, ["labelled", "z"]),
     "missing label": (lambda m: m["labelled"].labels(x="1"), ValueError, ["labelled", "y"]),
-    "both ways": (lambda m: m["labelled"].labels("1", y="2"), ValueError, ["labelled", "not both"]),
+    "both ways": (lambda m: m["labelled"].labels("1", y="2"), ValueError, ["labelled", "or all by name"]),
     "labels of none": (lambda m: m["counter"].labels("1"), ValueError, ["counter", "no labels"]),
     "no labels of none": (lambda m: m["counter"].labels(), ValueError, ["counter", "no labels"]),
     "without labels": (lambda m: m["labelled"].inc(), ValueError, ["labelled", "x, y"]),

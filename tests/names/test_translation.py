@@ -91,9 +91,9 @@ def test_allowed_names() -> None:
         with pytest.raises(ValueError, match="invalid instrument name " + re.escape(repr(bad))):
             check_name(bad)
     for wrong in (None, 5, b"a"):
-        with pytest.raises(TypeError, match="name is a str"):
+        with pytest.raises(TypeError, match="name must be a str"):
             check_name(wrong)
-    with pytest.raises(TypeError, match="a unit is a str"):
+    with pytest.raises(TypeError, match="a unit must be a str"):
         unit_words(5, is_gauge=False)  # type: ignore[arg-type]
 
 

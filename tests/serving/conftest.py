@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Provider
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,19 +76,30 @@ def collector(shared: Provider) -> Iterator[Collector]:
     made.close()
 
 
+def scraped(source: Any) -> dict[str, float]:
+    """Scrape ``source``: values by name and labels, as the text has them, without the labels of the scope."""
+    collector = source if isinstance(source, Collector) else Collector(source)
+    found = {}
+    for line in collector.render()[1].decode().splitlines():
+        name, _, value = line.rpartition(" ")
+        for scope in ('otel_scope_name="test",', ',otel_scope_name="test"', '{otel_scope_name="test"}'):
+            name = name.replace(scope, "")
+        if not line.startswith("#"):
+            found[name] = float(value)
+    return found
+
+
 @pytest.fixture
 def scrape() -> Callable[[Any], dict[str, float]]:
-    """Take a scrape: values by name and labels as they stand in the text, without the scope's labels."""
+    """Scrape a collector, or what a collector can be made of."""
+    return scraped
+
+
+@pytest.fixture
+def seen() -> Callable[[Any], dict[str, float]]:
+    """Scrape, and leave out the self-metrics."""
 
     def take(source: Any) -> dict[str, float]:
-        collector = source if isinstance(source, Collector) else Collector(source)
-        found = {}
-        for line in collector.render()[1].decode().splitlines():
-            name, _, value = line.rpartition(" ")
-            for scope in ('otel_scope_name="test",', ',otel_scope_name="test"', '{otel_scope_name="test"}'):
-                name = name.replace(scope, "")
-            if not line.startswith("#"):
-                found[name] = float(value)
-        return found
+        return {name: value for name, value in scraped(source).items() if not name.startswith("mpmetrics_")}
 
     return take

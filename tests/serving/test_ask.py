@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Gauge, Provider
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:

@@ -166,7 +166,7 @@ def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
     monkeypatch.setattr(turns, "PATIENCE", patience)
     (tmp_path / "file").touch()
     monkeypatch.setenv("MPMETRICS_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(mpmetrics.destination.default, "_destination", None)
+    monkeypatch.setattr(mpmetrics.provider_base.default_provider, "_provider", None)
 
     def make() -> None:
         mpmetrics.Counter("one", "One.").inc()

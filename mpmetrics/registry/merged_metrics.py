@@ -16,8 +16,8 @@ from mpmetrics.collector.collection import Collection
 from mpmetrics.collector.merge import Merger
 from mpmetrics.errors import ShutdownError
 from mpmetrics.registry.distribution import Distribution
+from mpmetrics.registry.metric_values import MetricValues
 from mpmetrics.registry.rates import TICK, Rates
-from mpmetrics.registry.view import View
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
     from mpmetrics.storage.shapes import Shape
 
-__all__ = ["Reader", "decrease_name", "family_name"]
+__all__ = ["MergedMetrics", "decrease_name", "family_name"]
 
 Buckets = dict[int, float]
 
@@ -62,7 +62,7 @@ class _Track:
         return counted
 
 
-class Reader:
+class MergedMetrics:
     """Reads the metrics of the registry called ``registry`` of ``provider``. Any thread may call its methods.
 
     ``clock`` is a monotonic one in seconds; ``window`` is how many of them the sliding window has, to a tick of 5 s.
@@ -80,7 +80,7 @@ class Reader:
         self._tracks: dict[tuple[str, Labels], _Track] = {}
         self._has_functions = False
         self._is_reading = False
-        self._latest: list[View] = []
+        self._latest: list[MetricValues] = []
         fork.register(self)
 
     @property
@@ -94,7 +94,7 @@ class Reader:
         if provider.epoch is None and self._clock() >= self.next_tick and not (self._is_reading or provider.closed):
             self.read()
 
-    def read(self, *, ask: bool = False) -> list[View]:
+    def read(self, *, ask: bool = False) -> list[MetricValues]:
         """All metrics, by name and labels; ``ask`` for the values of functional gauges, too.
 
         Ticks that are due are made good. Where this process is all there is, what was counted since the last one was so
@@ -128,35 +128,35 @@ class Reader:
         shapes = [shapes[0] for shapes in snapshot.shapes.values()]
         return [each for each in shapes if each.family.role and each.family.name.split("/", 3)[2] == self._registry]
 
-    def _read(self, *, ask: bool) -> list[View]:
+    def _read(self, *, ask: bool) -> list[MetricValues]:
         snapshot = self._snapshot(ask=ask)
         shapes = {shape.family.name: shape for shape in self._ours(snapshot)}
         now = self._clock()
         due = int((now - self._ticked) / TICK)
-        views: list[View] = []
+        all_values: list[MetricValues] = []
         known, self._tracks = self._tracks, {}
         for name, shape in shapes.items():
             merger = Merger(shape, snapshot.columns)
             role = shape.family.role
             if role == "counter":
                 decrease = shapes.get(decrease_name(name))
-                views += _counters(merger, None if decrease is None else Merger(decrease, snapshot.columns))
+                all_values += _counters(merger, None if decrease is None else Merger(decrease, snapshot.columns))
             elif role in ("gauge", "healthcheck"):
-                views += _gauges(merger)
+                all_values += _gauges(merger)
             elif role != "decrease":
-                views += self._distributions(merger, known, due, now)
+                all_values += self._distributions(merger, known, due, now)
         self._ticked += due * TICK
-        return sorted(views, key=lambda view: (view.name, view.labels))
+        return sorted(all_values, key=lambda values: (values.name, values.labels))
 
     def _distributions(
         self, merger: Merger, known: dict[tuple[str, Labels], _Track], due: int, now: float
-    ) -> Iterator[View]:
+    ) -> Iterator[MetricValues]:
         """Meters, histograms and timers, with their rates."""
         family = merger.family
         is_meter = family.role == "meter"
         counts = merger.sums() if is_meter else []
         for row, labels, created in _present(merger):
-            distribution = View("", "").distribution
+            distribution = MetricValues("", "").distribution
             buckets: Buckets = {}
             if is_meter:
                 count = counts[row]
@@ -173,7 +173,7 @@ class Reader:
             self._tracks[family.name, labels] = track
             self._tick(track, count, buckets, due, now)
             age = self._provider.clock() - created
-            yield View(
+            yield MetricValues(
                 _name(family),
                 family.role,
                 labels,
@@ -208,14 +208,14 @@ def _present(merger: Merger) -> Iterator[tuple[int, Labels, float]]:
             yield row, rows.labels(row), rows.created[row]
 
 
-def _counters(up: Merger, down: Merger | None) -> Iterator[View]:
+def _counters(up: Merger, down: Merger | None) -> Iterator[MetricValues]:
     """Counters: what their series in ``up`` add up to, less those of the same labels in ``down``."""
     counts, created = _by_labels(up), {labels: created for _, labels, created in _present(up)}
     decreases = {} if down is None else _by_labels(down)
     for labels, count in counts.items():
         decrease = decreases.get(labels, 0.0)
         whole = _whole(count - decrease)
-        yield View(_name(up.family), up.family.role, labels, created[labels], whole, has_fallen=decrease > 0)
+        yield MetricValues(_name(up.family), up.family.role, labels, created[labels], whole, has_fallen=decrease > 0)
 
 
 def _by_labels(counters: Merger) -> dict[Labels, float]:
@@ -224,11 +224,11 @@ def _by_labels(counters: Merger) -> dict[Labels, float]:
     return {labels: counts[row] for row, labels, _ in _present(counters)}
 
 
-def _gauges(merger: Merger) -> Iterator[View]:
+def _gauges(merger: Merger) -> Iterator[MetricValues]:
     """Gauges and health checks; one that nobody has set has no value."""
     values = {sample.labels: sample.value for sample in merger.reading().samples}
     for _, labels, created in _present(merger):
-        yield View(_name(merger.family), merger.family.role, labels, created, value=values.get(labels))
+        yield MetricValues(_name(merger.family), merger.family.role, labels, created, value=values.get(labels))
 
 
 def _name(family: Family) -> str:

@@ -9,7 +9,7 @@ from mpmetrics.callbacks.runner import Runner
 from mpmetrics.callbacks.totals import Total, totals
 from mpmetrics.collector.reading import Sample
 from mpmetrics.collector.rows import OVERFLOW
-from mpmetrics.serving.self_metrics import CallbackMetrics
+from mpmetrics.serving.callback_metrics import CallbackMetrics
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch

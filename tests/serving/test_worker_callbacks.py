@@ -16,7 +16,7 @@ import pytest
 from mpmetrics import Collector, Counter, Gauge, Provider
 from mpmetrics.instruments.metric import Metric
 from mpmetrics.names.family import Family
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape, Shapes
 
-__all__ = ["Choice"]
+__all__ = ["ShapeChoice"]
 
 
-class Choice:
+class ShapeChoice:
     """The choice among the shapes of one reader, which keeps in mind what it has chosen before."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.callbacks.callback import Callback
     from mpmetrics.callbacks.runner import Run
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["ANNOUNCED", "CallbackMetrics", "announce", "withdraw"]
 
@@ -23,7 +23,7 @@ ANNOUNCED = "mpmetrics_callback_served"
 class CallbackMetrics:
     """Counts runs of callbacks into ``provider``, by callback."""
 
-    def __init__(self, provider: Destination) -> None:
+    def __init__(self, provider: ProviderBase) -> None:
         def make(kind: str, name: str, documentation: str, *labels: str) -> Metric[Any]:
             return Metric(Family(name, kind, documentation, "", labels), provider, DEFAULT_MAX_SERIES)
 
@@ -77,21 +77,21 @@ class CallbackMetrics:
         self._collections.series(()).inc()
 
 
-def announce(provider: Destination, callback: Callback) -> None:
+def announce(provider: ProviderBase, callback: Callback) -> None:
     """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
     gauge = _announced(provider)
     for instrument in _instruments(callback):
         gauge.series((instrument, callback.module)).set(1)
 
 
-def withdraw(provider: Destination, callback: Callback) -> None:
+def withdraw(provider: ProviderBase, callback: Callback) -> None:
     """Take that back, as far as no other callback of the module is registered for these instruments."""
     others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
     for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
         _announced(provider).series((instrument, callback.module)).unset()
 
 
-def _announced(provider: Destination) -> Metric[Any]:
+def _announced(provider: ProviderBase) -> Metric[Any]:
     documentation, labels = "Whether the callback of an instrument is served here.", ("instrument", "module")
     family = Family(ANNOUNCED, "gauge", documentation, "", labels, mode="livemax")
     return Metric(family, provider, DEFAULT_MAX_SERIES)

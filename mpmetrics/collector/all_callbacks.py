@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics import fork
+from mpmetrics.collector.host_callbacks import HostCallbacks, Observed
 from mpmetrics.collector.merge import merge, worker_label
-from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.collector.workers import Refreshed, Workers
+from mpmetrics.collector.worker_answers import Refreshed, WorkerAnswers
 from mpmetrics.log_once import LogOnce
 from mpmetrics.names.naming import RESERVED_PREFIX
-from mpmetrics.serving.self_metrics import ANNOUNCED
+from mpmetrics.serving.callback_metrics import ANNOUNCED
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
     from mpmetrics.storage.shapes import Shape
 
-__all__ = ["Asynchronous"]
+__all__ = ["AllCallbacks"]
 
 _LEAST = 0.05
 """Seconds that other workers have in any case, however long this process's own callbacks took."""
 
 
-class Asynchronous:
+class AllCallbacks:
     """Runs the callbacks of ``provider``, None when there is none in this process, and asks workers for theirs.
 
     The workers' may take ``worker_timeout`` seconds, all together.
@@ -39,7 +39,7 @@ class Asynchronous:
         self._provider = provider
         self._worker_timeout = worker_timeout
         self._host = None if provider is None else HostCallbacks(provider, watch)
-        self._workers = Workers()
+        self._worker_answers = WorkerAnswers()
         self._observed = Observed()
         self._refreshed = Refreshed()
         self._log = LogOnce()
@@ -58,13 +58,13 @@ class Asynchronous:
         self._refreshed = Refreshed()
         if path is not None:
             rest = max(_LEAST, for_workers - (time.monotonic() - start))
-            self._refreshed = self._workers.refresh(path, rest, max_age, mine)
+            self._refreshed = self._worker_answers.refresh(path, rest, max_age, mine)
 
     def ask(self, path: str | None) -> None:
         """Have this process, if it is a worker, and the others of the epoch at ``path`` run their worker callbacks."""
         mine = self._run_own(self._worker_timeout, 0.0)
         if path is not None:
-            self._workers.refresh(path, self._worker_timeout, 0.0, mine)
+            self._worker_answers.refresh(path, self._worker_timeout, 0.0, mine)
 
     def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
@@ -124,12 +124,12 @@ class Asynchronous:
                 )
         reading.samples = samples
 
-    def figures(self) -> list[Reading]:
+    def self_metrics(self) -> list[Reading]:
         """Which workers did not answer."""
         samples = [
             Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))
         ]
-        text = "Workers that did not run their callbacks in time for this scrape."
+        text = "WorkerAnswers that did not run their callbacks in time for this scrape."
         return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
 
     def after_fork_in_child(self) -> None:

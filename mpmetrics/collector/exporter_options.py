@@ -16,7 +16,7 @@ from mpmetrics.names.translation import exposed_name, label_name, utf8_label, ut
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["ExporterOptions", "view"]
+__all__ = ["ExporterOptions", "apply_options"]
 
 _SCOPE_LABELS = frozenset({SCOPE_NAME, SCOPE_VERSION})
 _NAMESPACE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?\Z")
@@ -51,7 +51,7 @@ class ExporterOptions:
             raise ValueError(msg)
 
 
-def view(
+def apply_options(
     readings: Iterable[Reading],
     options: ExporterOptions,
     *,
@@ -138,7 +138,7 @@ def _grid(grid: Grid | None, label: _Labelling, *, is_bare: bool) -> Grid | None
     constant = {name for name, _ in label.constant}
     if grid is None or any(ending and ending.label and ending.label[0] in constant for ending in grid.endings):
         return None
-    rows = grid.rows.view(label, label.shown)
+    rows = grid.rows.relabelled(label, label.shown)
     if rows is None:
         return None
     if not is_bare:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
     from mpmetrics.storage.epoch import Epoch
 
-__all__ = ["PASSED_ON", "Home", "default_base", "new_default_directory", "remove_dead_stores"]
+__all__ = ["PASSED_ON", "ServerStore", "default_base", "new_default_directory", "remove_dead_stores"]
 
 log = logging.getLogger("mpmetrics")
 
@@ -31,7 +31,7 @@ PASSED_ON = ("MPMETRICS_DIR", "MPMETRICS_EPOCH", "MPMETRICS_TEMPORARY")
 """Variables that tell the next master which epoch it goes on with: its store, its number, whether that is our own."""
 
 
-class Home:
+class ServerStore:
     """The store that this master uses, and whether it is one of its own."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from mpmetrics.registry.distribution import Distribution
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["View"]
+__all__ = ["MetricValues"]
 
 
 def _nothing() -> Distribution:
@@ -19,7 +19,7 @@ def _nothing() -> Distribution:
 
 
 @dataclass(frozen=True)
-class View:
+class MetricValues:
     """What :meth:`snapshot` of a metric returns.
 
     ``role`` is counter, gauge, meter, histogram, timer or healthcheck. ``count`` is that of counters, meters,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-__all__ = ["Collectable", "Source"]
+__all__ = ["Collectable", "SentMetrics"]
 
 
 class Collectable(Protocol):
@@ -25,7 +25,7 @@ class Collectable(Protocol):
         """The families."""
 
 
-class Source:
+class SentMetrics:
     """``what`` to send: a registry, its driver, anything with ``collect``, or by default all metrics of the server.
 
     TypeError for what is none of these.

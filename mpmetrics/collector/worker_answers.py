@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mpmetrics._cells import Table
     from mpmetrics.collector.snapshot import Column
 
-__all__ = ["WORKER_TIMEOUT", "Refreshed", "Workers"]
+__all__ = ["WORKER_TIMEOUT", "Refreshed", "WorkerAnswers"]
 
 WORKER_TIMEOUT = 0.25
 """Seconds that a collection waits for the workers' callbacks unless told otherwise."""
@@ -50,7 +50,7 @@ class Refreshed:
         return rows
 
 
-class Workers:
+class WorkerAnswers:
     """The workers of one epoch, as a collector knows them."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from mpmetrics.collector.choice import Choice
+from mpmetrics.collector.shape_choice import ShapeChoice
 from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
@@ -52,7 +52,7 @@ class EpochReader:
 
     def _begin(self) -> None:
         self._shapes = Shapes()
-        self._choice = Choice()
+        self._choice = ShapeChoice()
         self.retired: SlabReader | None = None
         """The retired file as it was read last."""
         self._slabs: dict[tuple[int, int], SlabReader] = {}

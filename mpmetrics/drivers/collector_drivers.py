@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.driver import Driver
 from mpmetrics.drivers.prometheus import PrometheusDriver
 from mpmetrics.names.naming import text
 
@@ -27,10 +27,10 @@ def check_drivers(drivers: Sequence[Driver]) -> list[Driver]:
 def sources(drivers: Sequence[Driver]) -> list[Callable[[], list[Reading]]]:
     """What drivers add to a scrape: what those of registries flushed, and how often each of them worked and failed."""
     flushed = [driver.readings for driver in drivers if isinstance(driver, PrometheusDriver)]
-    return [*flushed, lambda: _figures(drivers)] if drivers else []
+    return [*flushed, lambda: _self_metrics(drivers)] if drivers else []
 
 
-def _figures(drivers: Sequence[Driver]) -> list[Reading]:
+def _self_metrics(drivers: Sequence[Driver]) -> list[Reading]:
     counts = {
         "runs": ("Flushes and pushes that worked.", [driver.successes for driver in drivers]),
         "failures": ("Flushes and pushes that failed.", [driver.failures for driver in drivers]),

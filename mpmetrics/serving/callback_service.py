@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from mpmetrics import fork
 from mpmetrics.serving.agent import Agent
-from mpmetrics.serving.self_metrics import announce, withdraw
+from mpmetrics.serving.callback_metrics import announce, withdraw
 from mpmetrics.serving.worker_callbacks import WorkerCallbacks
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["CallbackService"]
 
@@ -30,7 +30,7 @@ class CallbackService:
     A process with ``is_on`` False serves none before :meth:`start`.
     """
 
-    def __init__(self, provider: Destination, *, is_on: bool) -> None:
+    def __init__(self, provider: ProviderBase, *, is_on: bool) -> None:
         self.is_on = is_on
         """Whether this process runs worker callbacks."""
         self._provider = provider

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from mpmetrics.collector.reading import Reading
 
-__all__ = ["families"]
+__all__ = ["prometheus_families"]
 
 
-def families(readings: Iterable[Reading]) -> Iterator[Metric]:
+def prometheus_families(readings: Iterable[Reading]) -> Iterator[Metric]:
     """A family of each reading, with the same samples."""
     for reading in readings:
         kind = "unknown" if reading.bare else reading.type  # a counter has its suffix there
