@@ -1,4 +1,8 @@
-"""The asynchronous part of a collection: every callback that there is, wherever it runs, before the words are read."""
+"""AllCallbacks: the part of a collection that runs callbacks, here and in workers, and merges what they observed.
+
+Host callbacks run in this process, worker callbacks in the workers. All run before the words are read, because workers
+put what they observe into their words.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["AllCallbacks"]
 
 _LEAST = 0.05
-"""Seconds that other workers have in any case, however long this process's own callbacks took."""
+"""Seconds that the workers always have, however long the callbacks of this process took."""
 
 
 class AllCallbacks:
-    """Runs the callbacks of ``provider``, None when there is none in this process, and asks workers for theirs.
+    """Runs the callbacks of ``provider``, if this process has one, and asks workers to run theirs.
 
-    The workers' may take ``worker_timeout`` seconds, all together.
+    The workers may take ``worker_timeout`` seconds, all together.
 
-    For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it. Only
-    :meth:`merge_aside` may interrupt that; it shares nothing with it but what was said in the log.
+    One collection at a time calls :meth:`run`, takes a snapshot, and calls :meth:`merge` with it. Only
+    :meth:`merge_aside` may be called in between; it shares no state with them.
     """
 
     def __init__(self, provider: Provider | None, watch: Watch | None, worker_timeout: float) -> None:
@@ -46,10 +50,10 @@ class AllCallbacks:
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
-        """Run them all by ``end``, on the monotonic clock, those of the workers of the epoch at ``path``, too."""
+        """Run all callbacks by ``end``, on the monotonic clock, also those of the workers of the epoch at ``path``."""
         self._observed = Observed()
         left = end - time.monotonic()
-        # Without a store there is one process, and nobody else to wait for.
+        # Without a store, this process is the only one.
         for_workers = left if path is None else min(self._worker_timeout, left / 2)
         if self._host is not None:
             self._observed = self._host.observe(left if path is None else left - for_workers, max_age)
@@ -61,13 +65,13 @@ class AllCallbacks:
             self._refreshed = self._worker_answers.refresh(path, rest, max_age, mine)
 
     def ask(self, path: str | None) -> None:
-        """Have this process, if it is a worker, and the others of the epoch at ``path`` run their worker callbacks."""
+        """Run the worker callbacks of this process, if it is a worker, and of the workers of the epoch at ``path``."""
         mine = self._run_own(self._worker_timeout, 0.0)
         if path is not None:
             self._worker_answers.refresh(path, self._worker_timeout, 0.0, mine)
 
     def _run_own(self, seconds: float, max_age: float) -> str:
-        """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
+        """Run this process's worker callbacks, if it is a worker; return the identity of its slab, or ""."""
         provider = self._provider
         if provider is None or not provider.service.is_on:
             return ""
@@ -77,7 +81,7 @@ class AllCallbacks:
         return "" if slab is None else slab.identity
 
     def merge(self, snapshot: Snapshot) -> list[Reading]:
-        """The metrics of a snapshot, with what was observed for it."""
+        """Return the metrics of a snapshot, with what the callbacks of :meth:`run` observed."""
         refreshed, observed = self._refreshed, self._observed
 
         def shown_rows(shape: Shape) -> set[int]:
@@ -86,25 +90,25 @@ class AllCallbacks:
         return self._with_observed(merge(snapshot, shown_rows, refreshed.stale), snapshot, observed)
 
     def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
-        """The metrics of a snapshot for which no callback was run; may be called in the middle of a collection."""
+        """Return the metrics of a snapshot for which no callback ran. May be called in the middle of a collection."""
         return self._with_observed(merge(snapshot, lambda _shape: ()), snapshot, Observed())
 
     def _with_observed(self, readings: list[Reading], snapshot: Snapshot, observed: Observed) -> list[Reading]:
         merged = []
         for reading in readings:
             shape = snapshot.shapes[reading.name][0]
-            # Values of another shape of the metric are no values of this one.
+            # What was observed of a hidden shape of the metric does not count.
             samples = observed.samples(shape)
             if samples:
                 reading.samples = samples
             if reading.name == ANNOUNCED:
-                self._say_served(reading)
+                self._show_served(reading)
             if not shape.family.scope or reading.samples:
                 merged.append(reading)
         return sorted(merged, key=lambda reading: reading.name.startswith(RESERVED_PREFIX))
 
-    def _say_served(self, reading: Reading) -> None:
-        """Of each callback that a process has registered: 1 if it is run here, else 0, and the log says what to do."""
+    def _show_served(self, reading: Reading) -> None:
+        """Set the announcements to 1 if the callback runs here, else to 0; then the log names the way out."""
         callbacks = [] if self._provider is None else self._provider.callbacks.of("host")
         served = {(target.family.original, callback.module) for callback in callbacks for target in callback.targets}
         samples = []
@@ -125,7 +129,7 @@ class AllCallbacks:
         reading.samples = samples
 
     def self_metrics(self) -> list[Reading]:
-        """Which workers did not answer."""
+        """Return the self-metric that names the workers which did not answer in time."""
         samples = [
             Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))
         ]
@@ -133,6 +137,6 @@ class AllCallbacks:
         return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
 
     def after_fork_in_child(self) -> None:
-        """What runs, runs in the parent."""
+        """Forget the runs, which are the parent's."""
         if self._host is not None:
             self._host.reset()

@@ -1,4 +1,4 @@
-"""The collector's figures about itself and its store, so that a partial answer never looks like a whole one."""
+"""Self-metrics: the collector's metrics about itself and its store. They show if an answer is incomplete."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["self_metrics"]
 
 
 def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
-    """Readings about a collection that took ``seconds`` so far."""
+    """Return the self-metrics of a collection that has taken ``seconds`` so far."""
     workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
-    # What waits for room in the store is another column of its process.
+    # A process whose values wait for room in the store has a second column, so ordinals are counted.
     live = len({column.ordinal for column in workers if column.alive})
     dead = sum(not column.alive for column in workers)
     return [

@@ -1,4 +1,7 @@
-"""What the workers' own callbacks observe: asked for before the words are read. One collection at a time."""
+"""WorkerAnswers: asks workers to run their callbacks before the words are read, and remembers who did not answer.
+
+Belongs to the collection that runs; one collection runs at a time.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["WORKER_TIMEOUT", "Refreshed", "WorkerAnswers"]
 
 WORKER_TIMEOUT = 0.25
-"""Seconds that a collection waits for the workers' callbacks unless told otherwise."""
+"""Default of the seconds that a collection waits for the callbacks of all workers."""
 
 
 @dataclass
 class _Known:
-    """The series that a worker's callbacks last observed, by first word, and how often it has not answered since."""
+    """The series that a worker's callbacks observed last, by first word, and how often it did not answer since."""
 
     shown: frozenset[int] = frozenset()
     missed: int = 0
@@ -30,10 +33,10 @@ class _Known:
 
 @dataclass
 class Refreshed:
-    """Which series the workers' callbacks observed: by the identity of the slab, their first words in it.
+    """Which series the callbacks of workers observed: by identity of the slab, the first words of the series in it.
 
-    ``stale`` are the identities of the slabs whose words have not been brought up to date for more than one collection.
-    ``late`` are the ordinals of the workers that did not answer.
+    ``stale`` are the identities of slabs whose owners have not answered for more than one collection. ``late`` are the
+    ordinals of the workers that did not answer this time.
     """
 
     shown: dict[str, frozenset[int]] = field(default_factory=dict)
@@ -41,7 +44,7 @@ class Refreshed:
     late: list[int] = field(default_factory=list)
 
     def rows(self, table: Table, columns: Iterable[Column]) -> set[int]:
-        """The rows of a table that were observed."""
+        """Return the rows of a table that were observed."""
         rows: set[int] = set()
         for column in columns:
             firsts = self.shown.get(column.identity)
@@ -51,16 +54,16 @@ class Refreshed:
 
 
 class WorkerAnswers:
-    """The workers of one epoch, as a collector knows them."""
+    """The workers of one epoch and their last answers."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
 
     def refresh(self, path: str, seconds: float, max_age: float, mine: str = "") -> Refreshed:
-        """Have all workers of the epoch at ``path`` run their callbacks, within ``seconds`` for all together.
+        """Ask all workers of the epoch at ``path`` to run their callbacks, within ``seconds`` for all together.
 
-        What a worker observed counts once more when it does not answer, and not after that. The owner of the slab
-        ``mine`` is not asked: that is this process.
+        If a worker does not answer, its last answer counts once more, but not a second time. The owner of the slab
+        ``mine``, this process, is not asked.
         """
         refreshed = Refreshed()
         known: dict[str, _Known] = {}

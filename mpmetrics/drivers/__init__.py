@@ -1,4 +1,4 @@
-"""Drivers: metrics outward, every few seconds. Of a registry into Prometheus; to a Pushgateway; into a file."""
+"""Drivers send metrics out every few seconds: from a registry into Prometheus, to a Pushgateway, or into a file."""
 
 from mpmetrics.drivers.config import Config
 from mpmetrics.drivers.driver import Driver

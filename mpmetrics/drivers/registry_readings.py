@@ -1,8 +1,8 @@
-"""What the metrics of a registry become in Prometheus: names, types and units. Pure functions of metrics.
+"""Translation of a registry's metrics to readings for Prometheus: names, types and units. Pure functions.
 
-A name is ``namespace_subsystem_name``, without the parts that are empty. Each character that is no ASCII letter, digit
-or underscore becomes an underscore, and a name that would start with a digit gets one before it. A label is renamed
-likewise; one called ``quantile`` becomes ``exported_quantile``.
+A name is ``namespace_subsystem_name``, without empty parts. Each character but ASCII letters, digits and underscores
+becomes an underscore, and a name that starts with a digit gets an underscore before it. Labels are renamed likewise;
+the label ``quantile`` becomes ``exported_quantile``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mpmetrics.drivers.config import Config
     from mpmetrics.registry import MetricValues
 
-__all__ = ["exposed_name", "readings"]
+__all__ = ["exposed_name", "registry_readings"]
 
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_]")
 _QUANTILES = {"0.5": "median", "0.75": "percentile_75", "0.95": "percentile_95", "0.99": "percentile_99_0"}
@@ -28,19 +28,21 @@ _RATES = ("rate_1min", "rate_5min", "rate_15min", "rate_mean")
 
 
 def exposed_name(*parts: str) -> str:
-    """The parts, those that are not empty, as one name that Prometheus takes."""
+    """Join the parts that are not empty into a name that Prometheus accepts."""
     name = _UNSAFE.sub("_", "_".join(part for part in parts if part))
     return f"_{name}" if name[:1].isdigit() else name
 
 
-def readings(metrics: Iterable[MetricValues], config: Config, complain: Callable[[str], None]) -> list[Reading]:
-    """The metrics of ``metrics`` as ``config`` shows them.
+def registry_readings(
+    metrics: Iterable[MetricValues], config: Config, complain: Callable[[str], None]
+) -> list[Reading]:
+    """Return ``metrics`` as ``config`` shows them.
 
-    Of two metrics that would have a name in common only the first is shown: ``complain`` is told both of them.
+    If two metrics would have a name in common, only the first one is shown, and ``complain`` is called with a message.
     """
     show = _gauges if config.style == "gauges" else _native
     shown: dict[str, Reading] = {}
-    owners: dict[str, tuple[str, str]] = {}
+    claimed_by: dict[str, tuple[str, str]] = {}
     seen: dict[tuple[str, Labels], MetricValues] = {}
     for metric in metrics:
         labels = _labels(metric.labels)
@@ -49,8 +51,10 @@ def readings(metrics: Iterable[MetricValues], config: Config, complain: Callable
         claims = {
             reading.name + suffix for reading in made for suffix in ("", *(one.suffix for one in reading.samples))
         }
-        me = metric.name, metric.role
-        other = next((owners[claim] for claim in sorted(claims) if owners.get(claim, me) != me), None)
+        claimant = metric.name, metric.role
+        other = next(
+            (claimed_by[claim] for claim in sorted(claims) if claimed_by.get(claim, claimant) != claimant), None
+        )
         if other is not None:
             complain(
                 f"the {metric.role} {metric.name!r} and the {other[1]} {other[0]!r} of the registry would both be"
@@ -64,12 +68,12 @@ def readings(metrics: Iterable[MetricValues], config: Config, complain: Callable
                 f" {dict(twin.labels)} and {dict(metric.labels)}; rename a label"
             )
             continue
-        owners.update(dict.fromkeys(claims, me))
+        claimed_by.update(dict.fromkeys(claims, claimant))
         for reading in made:
             held = shown.setdefault(reading.name, reading)
             if held is not reading:
                 held.samples += reading.samples
-                # A counter that went down in one series is none in the others.
+                # If one series of a counter has gone down, all its series are shown as a gauge.
                 if held.type != reading.type:
                     _turn_into_gauge(held)
     return list(shown.values())
@@ -96,7 +100,7 @@ def _help(metric: MetricValues) -> str:
 
 
 def _gauges(name: str, metric: MetricValues, labels: Labels, config: Config) -> list[Reading]:
-    """The series of go-metrics-plus, which knows gauges alone."""
+    """Return the readings with the names of go-metrics-plus, which has gauges only."""
     scale = config.unit[1] if metric.role == "timer" else 1.0
     gauges: dict[str, float] = {}
     if metric.role == "gauge":
@@ -113,7 +117,7 @@ def _gauges(name: str, metric: MetricValues, labels: Labels, config: Config) -> 
 
 
 def _native(name: str, metric: MetricValues, labels: Labels, config: Config) -> list[Reading]:
-    """Counters as counters, distributions as summaries, and gauges for what Prometheus has no type for."""
+    """Return counters as counters, distributions as summaries, and all else as gauges."""
     if metric.role in ("gauge", "healthcheck"):
         return [] if metric.value is None else [_gauge(name, metric, labels, metric.value)]
     if metric.role in ("counter", "meter"):

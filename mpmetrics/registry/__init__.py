@@ -1,4 +1,4 @@
-"""Registries of counters, gauges, meters, histograms, timers and healthchecks, over all processes."""
+"""Registries of counters, gauges, meters, histograms, timers and healthchecks, merged over all processes."""
 
 from mpmetrics.registry.counter import Counter
 from mpmetrics.registry.distribution import Distribution

@@ -1,4 +1,4 @@
-"""What the metrics of a registry have in common."""
+"""RegistryMetric: the base of the metrics of a registry."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["RegistryMetric"]
 
 
 class RegistryMetric(Metric[Any]):
-    """A metric of a registry. It is made by the registry; any thread may call its methods.
+    """A metric of a registry, which makes it. Any thread may call the methods.
 
-    What it counts is kept in the store of the registry's provider. What is read from it is over all processes, the dead
-    included: that costs as much as a scrape. Once it was unregistered, what is done to it has no effect.
+    Its values are in the store of the registry's provider. Reading it merges all processes, dead ones included, which
+    costs as much as a scrape. Once it is unregistered, writes to it have no effect.
     """
 
     role: ClassVar[str]
@@ -53,22 +53,22 @@ class RegistryMetric(Metric[Any]):
         return tuple(text for pair in self.labels for text in pair)
 
     def _open(self) -> None:
-        """Have the series, at zero."""
+        """Make the series, at zero."""
         self._series = self.series(self._key())
 
     def is_registered(self) -> bool:
-        """Whether it was not unregistered, by any process."""
+        """True unless a process has unregistered it."""
         if self._memory.process.is_due:
             self._memory.notice()
-        # Past the cap it is the overflow series.
+        # Past the cap, its series is the overflow series.
         return any(self._series is one for one in (self._children.get(self._key()), self._children.get(None)))
 
     def remove(self) -> None:
-        """Remove its series in all processes. StoreError, with nothing removed, when the store cannot take that."""
+        """Remove its series in all processes. StoreError, and nothing is removed, if the store cannot record that."""
         self._remove(self._key())
 
     def snapshot(self) -> MetricValues:
-        """The metric as it is now, over all processes."""
+        """Return the values as they are now, merged over all processes."""
         for values in self._merged.read(ask=self._function is not None):
             if (values.name, values.role, values.labels) == (self.name, self.role, self.labels):
                 return values

@@ -374,9 +374,9 @@ def test_a_module_that_cannot_be_imported(serving: Serve, code: str, said: str) 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("callbacks=['a b']", "'a b' is no module's name"),
-        ("callbacks=[5]", "callbacks are names of modules, not 5"),
-        ("max_age=-1", "max_age is a number of seconds from 0, not -1"),
+        ("callbacks=['a b']", "'a b' is not a module's name"),
+        ("callbacks=[5]", "callbacks must be names of modules, not 5"),
+        ("max_age=-1", "max_age must be a number of seconds, at least 0, not -1"),
         ("worker_timeout=0", "timeout is a positive number of seconds, not 0"),
         ("attributes=5", "attributes are a mapping of names to values, not 5"),
     ],

@@ -122,7 +122,7 @@ def test_a_server_on_a_read_only_disk_serves_and_has_a_store_after_a_reload(
     server.start()
     for _ in range(5):
         server.get("/page")
-    assert 1 == said(server, "Read-only file system") == said(server, "the server serves")
+    assert 1 == said(server, "Read-only file system") == said(server, "the server runs")
     assert 0 == server.value("mpmetrics_store_up")
     assert 0 == server.value('hits_total{path="/page"}')
 

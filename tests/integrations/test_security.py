@@ -191,7 +191,7 @@ def test_reload_with_an_address_that_is_none(serve: Serve) -> None:
     assert changed != CONFIG.format("")
     (server.home / "conf.py").write_text(changed)
     server.signal(signal.SIGHUP)
-    server.wait_for(lambda: "the endpoint stays where it was" in server.log.read_text())
+    server.wait_for(lambda: "the endpoint stays at its addresses" in server.log.read_text())
     server.wait_for(lambda: server.collector() not in (None, collector))
     server.wait_for(lambda: 200 == ask(server, None)[0])
     server.wait_for(lambda: server.get("/page"))

@@ -102,7 +102,7 @@ def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
     for _ in range(10):
         server.get("/page")
     (line,) = said()
-    for words in ("[ERROR]", str(server.home / "store"), "is one stopped?", "the server serves", "stay private"):
+    for words in ("[ERROR]", str(server.home / "store"), "is one stopped?", "the server runs", "stay private"):
         assert words in line
     text = server.scrape()
     assert 0 == server.value("mpmetrics_store_up", text)
