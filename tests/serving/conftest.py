@@ -1,4 +1,4 @@
-"""Workers with callbacks on one store, and scrapes of them, for the tests of how they are asked."""
+"""Workers with callbacks on one store, and scrapes of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE = 30.0
-"""Seconds after which something hangs; never a measure of speed."""
+"""Seconds after which a wait fails the test; never a measure of speed."""
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
@@ -36,7 +36,7 @@ def _wait_until() -> Callable[[Callable[[], object]], None]:
 
 @pytest.fixture
 def listening() -> Callable[[Provider], None]:
-    """Wait until this process answers collectors; to be called in a worker, at the end of its work."""
+    """Wait until this process answers collectors. A worker calls it at the end of its work."""
 
     def wait(provider: Provider) -> None:
         def is_listening() -> bool:
@@ -50,7 +50,7 @@ def listening() -> Callable[[Provider], None]:
 
 @pytest.fixture
 def stopped() -> Iterator[Callable[[int], None]]:
-    """Stop a process, and wait until it has; those that still are at the end of the test go on."""
+    """Stop a process, and wait until it is stopped; at the end of the test, all stopped processes continue."""
     held: list[int] = []
 
     def stop(pid: int) -> None:
@@ -69,7 +69,7 @@ def stopped() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def collector(shared: Provider) -> Iterator[Collector]:
-    """A collector that knows only the store, and gives its workers time: the machine may be busy."""
+    """A collector of the store alone, with a long worker_timeout, since the machine may be busy."""
     assert shared.directory is not None
     made = Collector(shared.directory, worker_timeout=5)
     yield made
