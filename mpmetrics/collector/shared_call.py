@@ -29,7 +29,7 @@ class SharedCall(Generic[Result]):
     A caller that the run waits for cannot wait for the run. That is a signal handler or finaliser that interrupted the
     function on this thread, or a callback that the function waits for: ``on_behalf_of`` returns the thread that waits
     for this one. Such a caller gets the result of ``aside``, which must tolerate being called in the middle of
-    ``function``. So does a caller that has waited for ``PATIENCE`` seconds: the others may wait for a lock it holds.
+    ``function``. So does a caller that has waited for ``patience`` seconds: the others may wait for a lock it holds.
 
     A caller waits by looking again and again, not for a notification, which it could miss if it is interrupted before
     the wait. Greenlets take turns, too, even if gevent patches ``time.sleep`` after the import of this module.
@@ -40,7 +40,13 @@ class SharedCall(Generic[Result]):
         function: Callable[[], Result],
         aside: Callable[[], Result],
         on_behalf_of: Callable[[], int | None] = lambda: None,
+        *,
+        patience: float = PATIENCE,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
+        self._patience = patience
+        self._sleep = sleep
+        """None: ``time.sleep``, as it is at the time of the call."""
         self._function = function
         self._aside = aside
         self._on_behalf_of = on_behalf_of
@@ -57,7 +63,7 @@ class SharedCall(Generic[Result]):
         me = threading.get_ident()
         lock = self._lock
         wanted = self._started + 1
-        patience = time.monotonic() + PATIENCE
+        end = time.monotonic() + self._patience
         mine = 0
         try:
             while True:
@@ -71,9 +77,9 @@ class SharedCall(Generic[Result]):
                         self._runner = me
                         self._started = mine
                         break
-                if runner in {me, self._on_behalf_of()} or time.monotonic() > patience:
+                if runner in {me, self._on_behalf_of()} or time.monotonic() > end:
                     return self._aside()
-                time.sleep(PAUSE)
+                (self._sleep or time.sleep)(PAUSE)
             result = self._function()
             with lock:
                 if lock is self._lock:  # else this is a forked child, and the run began in its parent

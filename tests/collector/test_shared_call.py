@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mpmetrics.collector import shared_call
 from mpmetrics.collector.shared_call import SharedCall
 
 if TYPE_CHECKING:
@@ -46,8 +44,8 @@ class Stage:
 class Callers:
     """Threads that call, their results, and which of them had to wait."""
 
-    def __init__(self, call: SharedCall[int]) -> None:
-        self.call = call
+    def __init__(self, stage: Stage) -> None:
+        self.call = SharedCall(stage, stage, sleep=self.sleep)
         self.waited: set[threading.Thread] = set()
         self.given: dict[str, object] = {}
         self.threads: dict[str, threading.Thread] = {}
@@ -92,11 +90,9 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture
-def callers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callers:
+def callers(stage: Stage) -> Callers:
     """The callers of the function."""
-    made = Callers(SharedCall(stage, stage))
-    monkeypatch.setattr(shared_call, "time", SimpleNamespace(monotonic=time.monotonic, sleep=made.sleep))
-    return made
+    return Callers(stage)
 
 
 def test_alone(stage: Stage) -> None:
