@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from mpmetrics import fork
+from mpmetrics.collector.asked_workers import AskedWorkers, WorkerAnswers
 from mpmetrics.collector.host_callbacks import HostCallbacks, Observed
 from mpmetrics.collector.merge import merge, worker_label
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.collector.worker_answers import Refreshed, WorkerAnswers
 from mpmetrics.log_once import LogOnce
 from mpmetrics.names.naming import RESERVED_PREFIX
 from mpmetrics.serving.callback_metrics import ANNOUNCED
@@ -43,9 +43,9 @@ class AllCallbacks:
         self._provider = provider
         self._worker_timeout = worker_timeout
         self._host = None if provider is None else HostCallbacks(provider, watch)
-        self._worker_answers = WorkerAnswers()
+        self._asked_workers = AskedWorkers()
         self._observed = Observed()
-        self._refreshed = Refreshed()
+        self._answers = WorkerAnswers()
         self._log = LogOnce()
         fork.register(self)
 
@@ -59,16 +59,16 @@ class AllCallbacks:
             self._observed = self._host.observe(left if path is None else left - for_workers, max_age)
         start = time.monotonic()
         mine = self._run_own(for_workers if path is not None else max(0.0, end - start), max_age)
-        self._refreshed = Refreshed()
+        self._answers = WorkerAnswers()
         if path is not None:
             rest = max(_LEAST, for_workers - (time.monotonic() - start))
-            self._refreshed = self._worker_answers.refresh(path, rest, max_age, mine)
+            self._answers = self._asked_workers.refresh(path, rest, max_age, mine)
 
     def ask(self, path: str | None) -> None:
         """Run the worker callbacks of this process, if it is a worker, and of the workers of the epoch at ``path``."""
         mine = self._run_own(self._worker_timeout, 0.0)
         if path is not None:
-            self._worker_answers.refresh(path, self._worker_timeout, 0.0, mine)
+            self._asked_workers.refresh(path, self._worker_timeout, 0.0, mine)
 
     def _run_own(self, seconds: float, max_age: float) -> str:
         """Run this process's worker callbacks, if it is a worker; return the identity of its slab, or ""."""
@@ -82,12 +82,12 @@ class AllCallbacks:
 
     def merge(self, snapshot: Snapshot) -> list[Reading]:
         """Return the metrics of a snapshot, with what the callbacks of :meth:`run` observed."""
-        refreshed, observed = self._refreshed, self._observed
+        answers, observed = self._answers, self._observed
 
         def shown_rows(shape: Shape) -> set[int]:
-            return refreshed.rows(shape.table, snapshot.columns) | observed.rows(shape)
+            return answers.rows(shape.table, snapshot.columns) | observed.rows(shape)
 
-        return self._with_observed(merge(snapshot, shown_rows, refreshed.stale), snapshot, observed)
+        return self._with_observed(merge(snapshot, shown_rows, answers.stale), snapshot, observed)
 
     def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
         """Return the metrics of a snapshot for which no callback ran. May be called in the middle of a collection."""
@@ -130,10 +130,8 @@ class AllCallbacks:
 
     def self_metrics(self) -> list[Reading]:
         """Return the self-metric that names the workers which did not answer in time."""
-        samples = [
-            Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))
-        ]
-        text = "WorkerAnswers that did not run their callbacks in time for this scrape."
+        samples = [Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._answers.late))]
+        text = "Workers that did not run their callbacks in time for this scrape."
         return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
 
     def after_fork_in_child(self) -> None:

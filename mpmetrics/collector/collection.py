@@ -16,13 +16,13 @@ from mpmetrics import fork
 from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.callbacks.runner import at_work_for
 from mpmetrics.collector.all_callbacks import AllCallbacks
+from mpmetrics.collector.asked_workers import WORKER_TIMEOUT
 from mpmetrics.collector.callback_modules import CallbackModules
 from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.exporter_options import ExporterOptions, apply_options
 from mpmetrics.collector.prometheus_families import prometheus_families
 from mpmetrics.collector.self_metrics import self_metrics
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.worker_answers import WORKER_TIMEOUT
 from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
 from mpmetrics.log_once import LogOnce
 from mpmetrics.provider import Provider, get_provider

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import util
 
 from mpmetrics.callbacks.callback import check_limits
+from mpmetrics.collector.asked_workers import WORKER_TIMEOUT
 from mpmetrics.collector.callback_modules import CallbackModules, parse_modules
 from mpmetrics.collector.crashed_callbacks import CrashedCallbacks
 from mpmetrics.collector.exporter_options import ExporterOptions
-from mpmetrics.collector.worker_answers import WORKER_TIMEOUT
 from mpmetrics.drivers.collector_drivers import check_drivers, sources
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.endpoint.process import Endpoint
@@ -214,7 +214,7 @@ class _Server:
         for listener in server.LISTENERS:
             listener.sock.close()
         if self._settings.protection is not None:
-            self._settings.protection.renew()  # while we are still the master's user, who alone may read the files
+            self._settings.protection.renew()  # as the master's user, since others may not read the files
         util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
         util._setproctitle(f"metrics collector [{cfg.proc_name}]")  # noqa: SLF001 (gunicorn has no public function)
         epoch = self.provider.epoch

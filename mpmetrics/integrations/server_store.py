@@ -56,7 +56,7 @@ class ServerStore:
         self._store = self._open(directory, cfg.uid, cfg.gid)
         epoch = None
         try:
-            # As the workers' user: the store is this user's, who could plant links that misdirect root.
+            # As the workers' user: the store belongs to this user, so links in it could misdirect root.
             with acting_as(cfg.uid, cfg.gid):
                 # After SIGUSR2, two masters with their workers are one server and count in the same epoch.
                 epoch = self._store.join(before, is_server=True) if self.is_shared else self._store.begin()

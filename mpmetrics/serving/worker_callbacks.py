@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mpmetrics.names.family import Key
     from mpmetrics.provider_base import ProviderBase
 
-    Observed = dict[tuple[str, Key], Target]
+    ShownSeries = dict[tuple[str, Key], Target]
 
 __all__ = ["WorkerCallbacks"]
 
@@ -31,12 +31,12 @@ class WorkerCallbacks:
         self._metrics: CallbackMetrics | None = None
         self._turns = Turns(patience=5.0)
         self._is_running = False
-        self._observed: dict[Callback, Observed] = {}
+        self._observed: dict[Callback, ShownSeries] = {}
         self._missed: set[Callback] = set()
         self._counters: dict[tuple[str, Key], tuple[float, float]] = {}
         """By series: the value that was observed last, and the total of the times before its last reset."""
 
-    def refresh(self, seconds: float, max_age: float = 0.0) -> Observed:
+    def refresh(self, seconds: float, max_age: float = 0.0) -> ShownSeries:
         """Run them within ``seconds``; return the series to show in this collection, by metric and label values.
 
         The series of a callback that was too late are shown once more with their last values. A gauge that is no longer
@@ -51,10 +51,10 @@ class WorkerCallbacks:
             finally:
                 self._is_running = False
 
-    def _shown(self) -> Observed:
+    def _shown(self) -> ShownSeries:
         return {name: target for observed in self._observed.values() for name, target in observed.items()}
 
-    def _refresh(self, seconds: float, max_age: float) -> Observed:
+    def _refresh(self, seconds: float, max_age: float) -> ShownSeries:
         runs = self._runner.run(self._provider.callbacks.of("worker"), seconds, max_age)
         if not runs and not self._observed:
             return {}
@@ -71,9 +71,9 @@ class WorkerCallbacks:
                 target.withdraw(key)
         return shown
 
-    def _store(self, runs: list[Run], metrics: CallbackMetrics) -> Observed:
+    def _store(self, runs: list[Run], metrics: CallbackMetrics) -> ShownSeries:
         """Store what was observed in this process's words; return the series, by metric and label values."""
-        now: Observed = {}
+        now: ShownSeries = {}
         for name, wanted in totals(runs).items():
             series: dict[Key, Total] = {}
             for key, total in wanted.items():
@@ -110,7 +110,7 @@ class WorkerCallbacks:
         self._counters[name, key] = (total.value, before)
         return before + total.value
 
-    def _of(self, run: Run, now: Observed) -> Observed:
+    def _of(self, run: Run, now: ShownSeries) -> ShownSeries:
         """Return the series of one callback to show: those it observed; if it was late, once those of its last run."""
         if not run.is_complete:
             return {} if run.callback in self._missed else self._observed.get(run.callback, {})

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODES = get_args(GaugeMode)
 INF, NAN = math.inf, math.nan
 
-# Which process set what, in the order of time; and what each mode shows: a value, nothing, or by worker. The process
+# Which process set which value, in order of time; and what each mode shows: a value, nothing, or by worker. The process
 # "folded" is worker 0, "killed" is worker 1, "live" is worker 2.
 Steps = list[tuple[str, float]]
 CASES: dict[str, tuple[Steps, dict[str, Any]]] = {
@@ -208,7 +208,7 @@ CASES: dict[str, tuple[Steps, dict[str, Any]]] = {
         },
     ),
 }
-# NaN in the other modes than min and max, which have a test of their own.
+# NaN in all modes but min and max, which have their own test.
 NAN_STEPS: Steps = [("folded", NAN), ("killed", 1), ("live", 2)]
 NAN_SHOWN = {
     "all": {"0": NAN, "1": 1, "2": 2},
@@ -235,7 +235,7 @@ class Workers:
 
     def run(self, steps: Steps, write: Callable[[float], object], take_place: Callable[[], object]) -> None:
         """Carry out the steps in this order, each in its process; then kill two processes and fold one of them."""
-        turns = {role: [value for who, value in steps if who == role] for role in ("folded", "killed", "live")}
+        turns = {role: [value for actor, value in steps if actor == role] for role in ("folded", "killed", "live")}
         order = [role for role, _ in steps]
         for role in ("folded", "killed", "live"):
             self._running[role] = self._child(_Puppet(turns[role], write, take_place))
@@ -326,10 +326,10 @@ def test_modes(workers: Workers, case: str) -> None:
     assert _same(expected, actual), f"folded: {actual}"
 
     workers.end()
-    nobody = {"liveall": {}, "livemin": None, "livemax": None, "livesum": 0, "livemostrecent": None}
+    none_left = {"liveall": {}, "livemin": None, "livemax": None, "livesum": 0, "livemostrecent": None}
     for _ in range(2):
         actual = _shown(workers.collector, MODES)
-        assert _same({**expected, **nobody}, actual), f"nobody is left: {actual}"
+        assert _same({**expected, **none_left}, actual), f"no process is left: {actual}"
 
 
 def test_modes_with_nan(workers: Workers) -> None:

@@ -70,7 +70,7 @@ STEPS = st.lists(
 def text_of(collector: Collector) -> list[list[bytes]]:
     """Return the lines of the metrics, without self-metrics, in both formats, in no order.
 
-    Series stand in the order in which a collector has met them.
+    Their order in a scrape is that in which the collector has read them.
     """
     readings = [one for one in collector.readings() if not one.name.startswith("mpmetrics_")]
     shown = collector.exported(readings)

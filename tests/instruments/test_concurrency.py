@@ -106,7 +106,7 @@ def test_threads_declare_at_the_same_moment(provider: Provider, shown: Shown, mo
     def check_together(declared: Declared, family: Family) -> Family | None:
         found = check(declared, family)
         if found is None:
-            with contextlib.suppress(threading.BrokenBarrierError):  # one comes at a time, as it should be
+            with contextlib.suppress(threading.BrokenBarrierError):  # the threads come one at a time
                 both.wait(0.5)
         return found
 

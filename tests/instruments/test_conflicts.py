@@ -1,6 +1,6 @@
 """Two different metrics of one name: an error with both places within a process; between processes, both count.
 
-Of two processes' metrics the one is shown that was declared later; the other one is kept, and said in the log.
+Of the metrics of two processes, the one that was declared later is shown; the other is kept and logged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HERE = Path(__file__).name
 
 Make = Callable[[Provider], Any]
 
-# The first metric, the second one, and words for what differs.
+# The first metric, the second one, and words of the message for the difference.
 DIFFERENT: dict[str, tuple[Make, Make, list[str]]] = {
     "kind": (
         lambda p: Gauge("a", "", multiprocess_mode="sum", provider=p),

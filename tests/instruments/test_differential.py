@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STATES = ["idle", "busy", "gone"]
 BUCKETS = (-1.0, 0.5, 2.0, 1e6)
 
-# Metrics by a short name: kind and keyword arguments that both libraries take.
+# Metrics by a short name: kind and keyword arguments of both libraries.
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "counter": ("Counter", {}),
     "sum": ("Gauge", {"multiprocess_mode": "sum"}),
@@ -95,7 +95,7 @@ Families = dict[str, tuple[str, str, str, list[tuple[str, list[tuple[str, str]],
 
 
 def families(collector: Any) -> Families:
-    """What a collector shows, sorted, without creation times and without empty labels; NaN equals itself.
+    """Return what a collector shows, sorted, without creation times and without empty labels; NaN equals itself.
 
     An empty label is the same as none, in Prometheus and here; prometheus_client shows it.
     """

@@ -20,7 +20,7 @@ NAN = math.nan
 SIMPLE = [Counter, UpDownCounter, Gauge, Histogram, Summary, Info]
 LABELLED = ["x", "y"]
 
-# What is refused, the error, and words that its message must have.
+# What is refused, the error, and words that its message must contain.
 DECLARATIONS: dict[str, tuple[Callable[[Provider], object], type[Exception], list[str]]] = {
     "empty name": (lambda p: Counter("", "", provider=p), ValueError, ["name"]),
     "name with a dash": (lambda p: Counter("a-b", "", provider=p), ValueError, ["a-b"]),

@@ -48,7 +48,7 @@ PATIENCE = 60.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """Return a port at which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -211,7 +211,7 @@ class Server:
 
 @pytest.fixture
 def port() -> int:
-    """A port that nobody listens on at the moment."""
+    """Return a port at which no process listens."""
     return free_port()
 
 

@@ -305,12 +305,12 @@ def test_check_config_leaves_nothing_behind(serve: Serve, preload: list[str], tm
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("mpmetrics-0-")}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["lazy", "preload"])
 def test_workers_of_another_user(serve: Serve, preload: list[str]) -> None:
-    """With a root master and other workers, the store is the workers' and the collector runs as their user.
+    """With a root master and workers of another user, the store and the collector belong to that user.
 
-    Only what a master that has the application counts in is root's, and readable to the collector.
+    Only the slab of a master that has loaded the application belongs to root, and the collector can read it.
     """
     user = pwd.getpwnam("nobody")
     server = serve("-w", "2", "-u", "nobody", "-g", "nogroup", *preload).start()

@@ -63,7 +63,7 @@ def started(server: Any, context: ssl.SSLContext | None = None) -> Any:
 def test_protected_by_the_environment(serve: Serve, certificates: Any, tmp_path: Path) -> None:
     """The ready-made configuration and environment variables give TLS, passwords and tokens.
 
-    The store's own socket needs none: its permissions are its guard.
+    The socket in the store needs none, because its permissions protect it.
     """
     cert, key = certificates.server()
     environ = {"MPMETRICS_TLS_CERT": cert, "MPMETRICS_TLS_KEY": key}
@@ -222,7 +222,7 @@ def test_reload_that_first_asks_for_protection(serve: Serve, tmp_path: Path) -> 
     assert 401 == ask(server)[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
 def test_files_that_only_the_master_may_read(serve: Serve, tmp_path: Path) -> None:
     """A root master reads files for a collector of another user, which keeps them when they change."""
     path = write(tmp_path / "token", TOKEN)

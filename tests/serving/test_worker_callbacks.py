@@ -142,7 +142,7 @@ def test_merged_by_mode(shared: Provider, collector: Collector, child: Start, se
 def test_a_stopped_worker(shared: Provider, child: Start, scrape: Seen, tmp_path: Path) -> None:
     """A stopped worker keeps its last values for one scrape and is named late; then its gauges are gone; totals stay.
 
-    Once it goes on, it does not run its callbacks for those who have given up.
+    After it continues, it does not run its callbacks for collectors that have hung up.
     """
     notes = tmp_path / "runs"
     stopped = child(observing(shared, 1, str(notes)))
@@ -221,7 +221,7 @@ def test_a_hung_callback(shared: Provider, child: Start, scrape: Seen) -> None:
 def test_a_gauge_that_is_no_longer_observed(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
     """A gauge that its worker did not observe in this collection is not shown.
 
-    A counter that falls is left out once, and then goes on from where it was.
+    A counter that falls is left out once, and then continues from its total.
     """
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""WorkerAnswers: asks workers to run their callbacks before the words are read, and remembers who did not answer.
+"""AskedWorkers: asks workers to run their callbacks before the words are read, and remembers which did not answer.
 
 Belongs to the collection that runs; one collection runs at a time.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpmetrics._cells import Table
     from mpmetrics.collector.snapshot import Column
 
-__all__ = ["WORKER_TIMEOUT", "Refreshed", "WorkerAnswers"]
+__all__ = ["WORKER_TIMEOUT", "AskedWorkers", "WorkerAnswers"]
 
 WORKER_TIMEOUT = 0.25
 """Default of the seconds that a collection waits for the callbacks of all workers."""
@@ -32,7 +32,7 @@ class _Known:
 
 
 @dataclass
-class Refreshed:
+class WorkerAnswers:
     """Which series the callbacks of workers observed: by identity of the slab, the first words of the series in it.
 
     ``stale`` are the identities of slabs whose owners have not answered for more than one collection. ``late`` are the
@@ -53,19 +53,19 @@ class Refreshed:
         return rows
 
 
-class WorkerAnswers:
+class AskedWorkers:
     """The workers of one epoch and their last answers."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
 
-    def refresh(self, path: str, seconds: float, max_age: float, mine: str = "") -> Refreshed:
+    def refresh(self, path: str, seconds: float, max_age: float, mine: str = "") -> WorkerAnswers:
         """Ask all workers of the epoch at ``path`` to run their callbacks, within ``seconds`` for all together.
 
         If a worker does not answer, its last answer counts once more, but not a second time. The owner of the slab
         ``mine``, this process, is not asked.
         """
-        refreshed = Refreshed()
+        answers = WorkerAnswers()
         known: dict[str, _Known] = {}
         for asked, shown in ask(path, seconds, max_age, mine):
             worker = known[asked.identity] = self._known.get(asked.identity, _Known())
@@ -73,10 +73,10 @@ class WorkerAnswers:
                 worker.shown, worker.missed, worker.has_answered = shown, 0, True
             else:
                 worker.missed += 1
-                refreshed.late.append(asked.ordinal)
+                answers.late.append(asked.ordinal)
             if worker.missed <= 1 and worker.has_answered:
-                refreshed.shown[asked.identity] = worker.shown
+                answers.shown[asked.identity] = worker.shown
             else:
-                refreshed.stale.add(asked.identity)
+                answers.stale.add(asked.identity)
         self._known = known
-        return refreshed
+        return answers
