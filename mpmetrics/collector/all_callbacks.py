@@ -120,8 +120,7 @@ class AllCallbacks:
                 self._log.warn(
                     (instrument, module),
                     "the callback of %r does not run here: workers have registered it, but the collector has not"
-                    " imported it; name its module, callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the"
-                    " application",
+                    " imported its module; set callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the application",
                     instrument,
                     module,
                     module,

@@ -25,7 +25,7 @@ def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         _one(
             "drops",
             "counter",
-            "Series that a process had to keep to itself because the store could not take them.",
+            "Series that a process kept in private memory because the store could not take them.",
             snapshot.trouble,
         ),
         _one(
@@ -43,7 +43,7 @@ def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         Reading(
             "mpmetrics_processes",
             "gauge",
-            "Workers with values of their own in the store; the dead are to be folded.",
+            "Workers whose values are in the store; dead ones wait to be folded.",
             samples=[
                 Sample("", (("state", "live"),), float(live)),
                 Sample("", (("state", "dead"),), float(dead)),
@@ -55,13 +55,13 @@ def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         _one(
             "store_up",
             "gauge",
-            "Whether there is a store: 0 means that every process counts for itself, unseen.",
+            "1 if the store can be read, 0 if each process counts in private memory, which a scrape does not show.",
             snapshot.up,
         ),
         _one(
             "unreadable_files",
             "gauge",
-            "Files of the store that could not be read and are missing here.",
+            "Files of the store that could not be read, so their values are missing.",
             len(snapshot.unreadable),
         ),
     ]

@@ -95,7 +95,8 @@ def install(
 
     Raises TypeError and ValueError for an invalid address, module name or other argument, and
     :class:`~mpmetrics.errors.SecurityError` for files that cannot be used. On a reload, it logs a bad address or bad
-    files instead: the address and the protection in force stay, and an endpoint without protection is closed.
+    files instead, and the addresses and the protection in force stay. If no protection was in force, bad files close
+    the endpoint until a reload finds good ones.
     """
     if bind is None:
         bind = environ.get("MPMETRICS_BIND") or DEFAULT_BIND
