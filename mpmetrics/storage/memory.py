@@ -126,7 +126,7 @@ class Memory(SlabOwner):
                 fold(epoch.path)
             except (OSError, StoreError) as error:  # the next removal tries again
                 with self._log:
-                    self._log.say("fold", f"the list of removals cannot be shortened: {error}")
+                    self._log.warn("fold", "the removals cannot be shortened: %s", error)
 
     def forget(self, family: Family, key: Key) -> None:
         """End one series in this process alone."""

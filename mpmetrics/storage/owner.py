@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics._cells import Process, new_token
 from mpmetrics.errors import StoreError
-from mpmetrics.log_once import LogOnce
+from mpmetrics.log_once import LogOnceUnlocked
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.slab import LeasedSlab, anonymous_slab
 from mpmetrics.storage.waiting import WaitingRoom
@@ -41,7 +41,7 @@ class SlabOwner:
         self.process = Process(self)
         self.process.clock = None if clock is time.time else clock
         self._clock = clock
-        self._log = LogOnce()
+        self._log = LogOnceUnlocked()
         self._children: dict[str, Children] = {}
         """The series of each metric, in the order of the families' numbers in the slab."""
         self._times: dict[str, int] = {}
@@ -157,11 +157,14 @@ class SlabOwner:
         """The series that counts what exceeds the metric's cap; the first time, logs a warning."""
         name = children.family.name
         with self._log:
-            self._log.say(
-                f"overflow {name}",
-                f"metric {name!r} has no room for more series in process {os.getpid()}: those past"
-                f" {children.limit} series, or {children.budget} bytes of label values, count in one labelled"
-                " otel_metric_overflow; raise max_series, or use labels with fewer values",
+            self._log.warn(
+                ("overflow", name),
+                "metric %r has no room for more series in process %d: those past %d series, or %d bytes of label"
+                " values, count in one labelled otel_metric_overflow; raise max_series or use labels with fewer values",
+                name,
+                os.getpid(),
+                children.limit,
+                children.budget,
             )
             if self.on_overflow is not None:
                 self.on_overflow(name)
@@ -229,8 +232,8 @@ class SlabOwner:
                 for removal in epoch.removals.after(process.seen, generation, self._children):
                     self._apply(removal)
                 is_replaced = epoch.shared.successor > epoch.number
-            except (OSError, StoreError) as error:  # readers drop removed series themselves; the next look-up retries
-                self._log.say("removals", f"process {os.getpid()} cannot see which series were removed: {error}")
+            except (OSError, StoreError) as error:  # readers drop what is removed; the next look-up tries again
+                self._log.warn("removals", "process %d cannot see which series were removed: %s", os.getpid(), error)
                 return
             if not self._waiting or not is_replaced:
                 process.seen = max(process.seen, generation)
@@ -273,7 +276,7 @@ class SlabOwner:
             leased.release()
 
     def _log_store_error(self, error: Exception) -> None:
-        self._log.say("store", f"{error}; values wait in process {os.getpid()} until the store can take them")
+        self._log.warn("store", "%s; values stay in process %d until the store can take them", error, os.getpid())
 
 
 def time_offset() -> int:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import mpmetrics
 from mpmetrics.collector import epoch as epoch_module
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module

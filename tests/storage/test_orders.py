@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt

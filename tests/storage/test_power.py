@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpmetrics
-from mpmetrics.integrations.home import Home
+from mpmetrics.integrations.server_store import Home
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.store import Store
 

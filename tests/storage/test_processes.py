@@ -21,7 +21,7 @@ import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import files
 from mpmetrics._cells.slab import Slab
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.slab import is_alive, list_slabs

@@ -15,7 +15,7 @@ import pytest
 import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells.slab import Slab
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
-from mpmetrics.integrations.home import default_base, new_default_directory, remove_dead_stores
+from mpmetrics.collector.epoch_reader import EpochReader
+from mpmetrics.integrations.server_store import default_base, new_default_directory, remove_dead_stores
 from mpmetrics.storage import epoch as epoch_module
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.descriptor import Directory

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import atheris
 
 with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collector", "mpmetrics.formats.text"]):
-    from mpmetrics.collector.epoch import EpochReader
+    from mpmetrics.collector.epoch_reader import EpochReader
     from mpmetrics.collector.merge import merge
     from mpmetrics.formats.text import render_openmetrics, render_text
     from mpmetrics.storage import format as fmt

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt

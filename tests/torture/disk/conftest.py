@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import _cells
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.registry import Registry
 from mpmetrics.storage.store import Store
 

@@ -233,7 +233,7 @@ def test_several_who_remember_never_show_too_much(
     shown = [0.0] * len(collectors)
     tried = unsaid = 0
     if not is_said:
-        monkeypatch.setattr("mpmetrics.collector.epoch.EpochReader._compare", lambda *_: None)
+        monkeypatch.setattr("mpmetrics.collector.epoch_reader.EpochReader._compare", lambda *_: None)
     for turn in range(150 if is_said else 1500):
         what = chance.choice(["die", "die", "remove", "fold", "look", "look", "house"])
         number = chance.randrange(len(collectors))

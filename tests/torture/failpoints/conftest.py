@@ -42,7 +42,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import _cells
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 
 if TYPE_CHECKING:

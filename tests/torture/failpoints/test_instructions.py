@@ -12,7 +12,7 @@ import pytest
 import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import Map
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:

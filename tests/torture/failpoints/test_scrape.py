@@ -8,7 +8,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.collector import epoch
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage.slab import list_slabs
 
 

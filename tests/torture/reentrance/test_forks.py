@@ -140,9 +140,7 @@ def test_a_child_forked_amid_a_collection_collects_at_once(
         each.join(30)
 
 
-def test_without_a_reset_that_child_would_wait_for_its_parents_thread(
-    child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_reset_that_child_would_wait_for_its_parents_thread(child: Callable[..., Any]) -> None:
     """The control: a child that is not told of the fork takes the parent's run for one that goes on."""
     go_on = threading.Event()
     inside = threading.Event()
@@ -152,12 +150,10 @@ def test_without_a_reset_that_child_would_wait_for_its_parents_thread(
         go_on.wait(30)
         return 1
 
-    call = SharedCall(work, lambda: 0)
+    call = SharedCall(work, lambda: 0, patience=0.3)
     thread = threading.Thread(target=call)
     thread.start()
     assert inside.wait(30)
-
-    monkeypatch.setattr(shared_call, "PATIENCE", 0.3)
 
     def ask() -> None:
         assert call() == 0  # after all its patience

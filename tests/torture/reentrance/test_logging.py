@@ -14,7 +14,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import turns
-from mpmetrics.log_once import LogOnce
+from mpmetrics.log_once import LogOnce, LogOnceUnlocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,17 +144,9 @@ def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_l
     shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
     """Two threads that hold our lock and a log handler's crosswise go on; if one logs under ours, neither does."""
-    said = LogOnce.say
-
-    def say(unlocked: LogOnce, cause: str, message: str) -> None:
-        said(unlocked, cause, message)
-        unsaid, unlocked._unsaid = unlocked._unsaid, []
-        for line in unsaid:
-            log.warning(line)
-
     if is_naive:
-        monkeypatch.setattr(LogOnce, "say", say)
-        monkeypatch.setattr(LogOnce, "lock", Patient())
+        monkeypatch.setattr(LogOnceUnlocked, "_emit", LogOnce._emit)  # logs at once, under the lock
+        monkeypatch.setattr(LogOnceUnlocked, "lock", Patient())
 
     def make() -> None:
         mpmetrics.Counter("one", "One.", provider=shared).inc()
@@ -174,7 +166,7 @@ def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
     monkeypatch.setattr(turns, "PATIENCE", patience)
     (tmp_path / "file").touch()
     monkeypatch.setenv("MPMETRICS_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(mpmetrics.destination.default, "_destination", None)
+    monkeypatch.setattr(mpmetrics.provider_base.default_provider, "_provider", None)
 
     def make() -> None:
         mpmetrics.Counter("one", "One.").inc()

@@ -14,7 +14,7 @@ import pytest
 import mpmetrics
 from mpmetrics import turns
 from mpmetrics._cells import TWIN
-from mpmetrics.log_once import LogOnce
+from mpmetrics.log_once import LogOnceUnlocked
 from mpmetrics.names.declared import Declared
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
     def act() -> int:
         used = kit(mpmetrics.Provider(store_directory))
         forgetful = Forgetful()
-        monkeypatch.setattr(LogOnce, "lock", forgetful)
+        monkeypatch.setattr(LogOnceUnlocked, "lock", forgetful)
 
         def interrupt() -> None:
             mpmetrics.Counter("interrupting", "Declared in between.", provider=used.provider)
