@@ -37,6 +37,4 @@ def oldest_mail(_observer: InstrumentObserver) -> Iterator[float]:
         yield age
 
 
-meter.observable_gauge(
-    "mail.queue.age", help="Waiting time of the oldest mail", unit="s", callback=oldest_mail
-)
+meter.observable_gauge("mail.queue.age", help="Waiting time of the oldest mail", unit="s", callback=oldest_mail)
