@@ -25,7 +25,7 @@ counter = meter.observable_counter("demo.observable_counter", help="A total that
 up_down_counter = meter.observable_up_down_counter(
     "demo.observable_up_down_counter", help="A total that goes up and down", unit="%"
 )
-gauge = meter.observable_gauge("demo.observable_gauge", help="The value at this moment", unit="%")
+gauge = meter.observable_gauge("demo.observable_gauge", help="A value of the moment", unit="%")
 
 
 @meter.callback(counter, up_down_counter, gauge)
