@@ -150,3 +150,25 @@ def test_architecture_has_every_room() -> None:
     assert set(layers) == {room for row in rows for room in row}
     tops = [max(layers.index(room) for room in row) for row in rows]
     assert sorted(tops, reverse=True) == tops
+
+
+def modules() -> list[str]:
+    """The modules of the library and the sources of its compiled part, as architecture.md names them."""
+    paths = [path for path in tree() if path.startswith("mpmetrics/") and path.endswith((".py", ".c", ".h"))]
+    return [path.removeprefix("mpmetrics/") for path in paths if not path.endswith("/__init__.py")]
+
+
+def missing_modules(text: str) -> list[str]:
+    """The modules that a page does not name."""
+    return sorted(path for path in modules() if f"`{path}`" not in text)
+
+
+def test_architecture_names_every_module() -> None:
+    """A reader finds each file in one of the tables; packages' ``__init__.py`` need no line."""
+    assert [] == missing_modules(ARCHITECTURE.read_text(encoding="utf-8"))
+
+
+def test_a_module_that_is_not_named_is_found() -> None:
+    """The control: a page without one of its names lacks that module."""
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert ["storage/fold.py"] == missing_modules(text.replace("`storage/fold.py`", ""))
