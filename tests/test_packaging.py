@@ -83,10 +83,11 @@ def members(wheel: zipfile.Path) -> set[str]:
 
 def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
     """A new folder without `__init__.py` would be lost on the way to users."""
-    tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py*")}
+    tree = {name for name in tree if name.endswith((".py", ".pyi"))}
 
     assert tree
-    assert tree == {name for name in members if name.endswith(".py")}
+    assert tree == {name for name in members if name.endswith((".py", ".pyi"))}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from mpmetrics._cells import _native
 
 __all__ = [
     "Cell",
@@ -41,8 +41,6 @@ __all__ = [
 
 CONTRACT = 6
 """What this package expects of the extension: one that was built for another is not used."""
-
-_native = import_module("mpmetrics._cells._native")
 
 if _native.CONTRACT != CONTRACT:
     msg = f"{_native.__file__} was built from other sources than these: install the package anew"
