@@ -27,7 +27,7 @@ ASAN_TESTS := tests/cells tests/collector tests/instruments tests/formats tests/
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s  %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make run SECONDS=10   ends by itself after 10 seconds"
 	@echo "  make torture SECONDS=60   goes on for about 60 seconds where a test has no end of its own"
@@ -82,7 +82,7 @@ nox: $(VENV)/.installed-dev ## test with other versions of Python, gunicorn and 
 	$(BIN)/nox $(ARGS)
 
 # What an earlier build left in build/ would land in the wheel.
-wheel: $(VENV)/.installed-wheel ## build wheels into dist/: manylinux with the compiled core, and a pure one
+wheel: $(VENV)/.installed-dev ## build wheels into dist/: manylinux with the compiled core, and a pure one
 	rm -rf dist build/wheel build/lib build/lib.* build/bdist.*
 	for python in $(PYTHONS); do \
 	    MPMETRICS_REQUIRE_EXT=1 $(PIP) --python "$$python" wheel --quiet --no-deps --wheel-dir build/wheel . || exit 1; \
@@ -90,8 +90,8 @@ wheel: $(VENV)/.installed-wheel ## build wheels into dist/: manylinux with the c
 	MPMETRICS_REQUIRE_EXT= MPMETRICS_BUILD_PURE=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
 
-smoke: $(VENV)/.installed ## install each wheel of dist/ for this Python in a new environment, count and scrape there
-	tag=$$($(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
+smoke: $(VENV)/.made ## install each wheel of dist/ for this Python in a new environment, count and scrape there
+	@tag=$$($(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
 	for core in compiled pure; do \
 	    case $$core in compiled) wheel=$$(echo dist/*-$$tag-*manylinux*.whl);; pure) wheel=$$(echo dist/*-py3-none-any.whl);; esac; \
 	    test -f "$$wheel" || { echo "make: there is no $$wheel; run make wheel first" >&2; exit 1; }; \
@@ -103,20 +103,21 @@ smoke: $(VENV)/.installed ## install each wheel of dist/ for this Python in a ne
 clean: ## remove the environment and what the tools left behind
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# The stamps are newer than pyproject.toml while what it asks for is installed.
-$(VENV)/.installed: pyproject.toml setup.py $(wildcard mpmetrics/_cells/src/*)
+# The stamps are newer than pyproject.toml while what it asks for is installed. Either of them is one build of the project.
+BUILT_FROM := pyproject.toml setup.py $(wildcard mpmetrics/_cells/src/*)
+
+$(VENV)/.made:
 	@$(MAKE) --no-print-directory python-check
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(BUILT_FROM) | $(VENV)/.made
 	$(PIP) install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(BUILT_FROM) | $(VENV)/.made
 	$(PIP) install --quiet --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-wheel: $(VENV)/.installed
-	$(PIP) install --quiet --editable '.[wheel]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 python-check:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \
