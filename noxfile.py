@@ -9,8 +9,9 @@ from __future__ import annotations
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
-GUNICORNS = ["23.0.*", "24.1.*", "25.3.*", "26.2.*", "newest"]
-PROMETHEUS_CLIENTS = ["0.22.0", "0.22.*", "0.23.*", "0.24.*", "0.25.*", "newest"]
+GUNICORNS = ["23", "24", "25", "26", "newest"]
+PROMETHEUS_CLIENTS = ["0.22.0", "0.22", "0.23", "0.24", "0.25", "newest"]
+"""Of each the newest that begins like this; the first are the oldest that pyproject.toml allows."""
 
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests", "gunicorn", "prometheus_client"]
@@ -30,8 +31,8 @@ def pytest(session: nox.Session, *default: str) -> None:
 
 
 def requirement(package: str, version: str) -> str:
-    """The requirement of a package in this version."""
-    return f"{package}=={version}" if version != "newest" else package
+    """The requirement of the newest release of this version."""
+    return package if version == "newest" else f"{package}=={version}" + ".*" * (version.count(".") < 2)
 
 
 @nox.session(python=PYTHONS)
