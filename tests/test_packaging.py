@@ -67,12 +67,30 @@ def test_without_a_compiler_the_pure_core_is_installed(tmp_path: Path) -> None:
     assert not [name for name in names if name.endswith(".so")]
 
 
+def test_a_pure_wheel_is_for_any_machine(tmp_path: Path) -> None:
+    """With MPMETRICS_BUILD_PURE=1 the extension is left out, and the wheel's name says that it fits everywhere."""
+    (tmp_path / "source").mkdir()
+    built = build(tmp_path / "source", tmp_path, MPMETRICS_BUILD_PURE="1")
+    assert built.returncode == 0, built.stderr
+    [path] = tmp_path.glob("*.whl")
+    assert path.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.Path(path).root.namelist() if name.endswith(".so")]
+
+
 def test_an_extension_that_is_required(tmp_path: Path) -> None:
     """With MPMETRICS_REQUIRE_EXT=1 a build that has no compiler fails, and names what it wanted."""
     (tmp_path / "source").mkdir()
     built = build(tmp_path / "source", tmp_path, CC="no-such-compiler", MPMETRICS_REQUIRE_EXT="1")
     assert built.returncode != 0
     assert "no-such-compiler" in built.stdout + built.stderr
+
+
+def test_a_pure_wheel_cannot_require_the_extension(tmp_path: Path) -> None:
+    """The two switches contradict each other: the build fails, and names both."""
+    (tmp_path / "source").mkdir()
+    built = build(tmp_path / "source", tmp_path, MPMETRICS_BUILD_PURE="1", MPMETRICS_REQUIRE_EXT="1")
+    assert built.returncode != 0
+    assert "MPMETRICS_REQUIRE_EXT and MPMETRICS_BUILD_PURE" in built.stdout + built.stderr
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +101,11 @@ def members(wheel: zipfile.Path) -> set[str]:
 
 def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
     """A new folder without `__init__.py` would be lost on the way to users."""
-    tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py*")}
+    tree = {name for name in tree if name.endswith((".py", ".pyi"))}
 
     assert tree
-    assert tree == {name for name in members if name.endswith(".py")}
+    assert tree == {name for name in members if name.endswith((".py", ".pyi"))}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -98,6 +117,12 @@ def test_the_package_says_that_it_is_typed(members: set[str], package: str) -> N
 def test_nothing_but_the_packages_is_in_the_wheel(members: set[str]) -> None:
     """Tests and examples would land in everybody's site-packages, under names that are not ours."""
     assert {*PACKAGES, DIST_INFO} == {name.split("/")[0] for name in members}
+
+
+def test_the_wheel_has_no_sources_of_the_extension(members: set[str]) -> None:
+    """An installed package is not compiled again: it holds modules, stubs and type markers."""
+    files = {name for name in members if not name.startswith(DIST_INFO)}
+    assert {".py", ".pyi", ".so", ".typed", ""} >= {Path(name).suffix for name in files}
 
 
 def test_the_metadata_says_what_users_need_to_know(wheel: zipfile.Path) -> None:

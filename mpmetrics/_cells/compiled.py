@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from mpmetrics._cells import _native
 
 __all__ = [
     "Cell",
@@ -41,8 +41,6 @@ __all__ = [
 
 CONTRACT = 7
 """Version of the contract with the extension: an extension built for another version is not used."""
-
-_native = import_module("mpmetrics._cells._native")
 
 if _native.CONTRACT != CONTRACT:
     msg = f"{_native.__file__} was built from other sources than this package: install the package again"

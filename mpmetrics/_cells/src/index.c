@@ -669,10 +669,11 @@ static PyObject *table_get_present(Table *table, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef table_methods[] = {
-    {"labels", (PyCFunction)table_labels, METH_O, NULL},
-    {"find", (PyCFunction)table_find, METH_O, NULL},
-    {"remove", (PyCFunction)table_remove, METH_VARARGS, NULL},
-    {"texts", (PyCFunction)table_texts, METH_VARARGS, NULL},
+    {"labels", (PyCFunction)table_labels, METH_O, "labels($self, row, /)\n--\n\n"},
+    {"find", (PyCFunction)table_find, METH_O, "find($self, pairs, /)\n--\n\n"},
+    {"remove", (PyCFunction)table_remove, METH_VARARGS,
+     "remove($self, pairs, subset, generation, first_row=0, /)\n--\n\n"},
+    {"texts", (PyCFunction)table_texts, METH_VARARGS, "texts($self, key, make, /)\n--\n\n"},
     {NULL},
 };
 
@@ -688,7 +689,7 @@ static PySequenceMethods table_sequence = {.sq_length = (lenfunc)table_length};
 PyTypeObject Table_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells.Table",
-    .tp_doc = "The different label sets of one metric. See mpmetrics._cells.index.",
+    .tp_doc = "Table()\n--\n\nThe different label sets of one metric. See mpmetrics._cells.index.",
     .tp_basicsize = sizeof(Table),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = table_new,

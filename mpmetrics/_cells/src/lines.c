@@ -189,7 +189,8 @@ static PyObject *texts_are_distinct(Texts *texts, PyObject *mask)
 }
 
 static PyMethodDef texts_methods[] = {
-    {"are_distinct", (PyCFunction)texts_are_distinct, METH_O, NULL},
+    {"are_distinct", (PyCFunction)texts_are_distinct, METH_O,
+     "are_distinct($self, mask, /)\n--\n\nSee mpmetrics._cells.index."},
     {NULL},
 };
 
@@ -429,7 +430,8 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
 }
 
 PyMethodDef line_methods[] = {
-    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.text."},
-    {"number", number, METH_O, "See mpmetrics._cells.text."},
+    {"lines", lines, METH_VARARGS,
+     "lines(arounds, texts, values, mask, created=None, /)\n--\n\nSee mpmetrics._cells.text."},
+    {"number", number, METH_O, "number(value, /)\n--\n\nSee mpmetrics._cells.text."},
     {NULL},
 };

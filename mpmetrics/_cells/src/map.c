@@ -84,9 +84,12 @@ PyMethodDef map_functions[] = {
      "new_token()\n--\n\nA number, from 1 on, that neither this process nor its parents have used."},
     {"without_gc", without_gc, METH_O,
      "without_gc(type, /)\n--\n\nThe same class of cells, as one whose instances the garbage collector does not track."},
-    {"find_removals", find_removals, METH_VARARGS, "See mpmetrics._cells.removals."},
-    {"make_slab", make_slab, METH_VARARGS, "See mpmetrics._cells.files."},
-    {"read_tail", read_tail, METH_VARARGS, "See mpmetrics._cells.files."},
+    {"find_removals", find_removals, METH_VARARGS,
+     "find_removals(data, after, upto, metrics, /)\n--\n\nSee mpmetrics._cells.removals."},
+    {"make_slab", make_slab, METH_VARARGS,
+     "make_slab(where, identity, mode, head, /)\n--\n\nSee mpmetrics._cells.files."},
+    {"read_tail", read_tail, METH_VARARGS,
+     "read_tail(where, file, number, position, most, /)\n--\n\nSee mpmetrics._cells.files."},
     {NULL},
 };
 

@@ -978,13 +978,14 @@ static int source_set_identity(Source *source, PyObject *identity, void *Py_UNUS
 }
 
 static PyMethodDef source_methods[] = {
-    {"limit", (PyCFunction)source_limit, METH_O, NULL},
-    {"parse", (PyCFunction)source_parse, METH_NOARGS, NULL},
-    {"family", (PyCFunction)source_family, METH_VARARGS, NULL},
-    {"load", (PyCFunction)source_load, METH_NOARGS, NULL},
-    {"sweep", (PyCFunction)source_sweep, METH_O, NULL},
-    {"words", (PyCFunction)source_words, METH_VARARGS, NULL},
-    {"rows_at", (PyCFunction)source_rows_at, METH_VARARGS, NULL},
+    {"limit", (PyCFunction)source_limit, METH_O, "limit($self, size, /)\n--\n\n"},
+    {"parse", (PyCFunction)source_parse, METH_NOARGS, "parse($self)\n--\n\n"},
+    {"family", (PyCFunction)source_family, METH_VARARGS,
+     "family($self, number, table, width, labels, is_open, /)\n--\n\n"},
+    {"load", (PyCFunction)source_load, METH_NOARGS, "load($self)\n--\n\n"},
+    {"sweep", (PyCFunction)source_sweep, METH_O, "sweep($self, table, /)\n--\n\n"},
+    {"words", (PyCFunction)source_words, METH_VARARGS, "words($self, table, row, /)\n--\n\n"},
+    {"rows_at", (PyCFunction)source_rows_at, METH_VARARGS, "rows_at($self, table, firsts, /)\n--\n\n"},
     {NULL},
 };
 
@@ -1000,7 +1001,7 @@ static PyGetSetDef source_getset[] = {
 PyTypeObject Source_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells.Source",
-    .tp_doc = "Reads one slab or retired file. See mpmetrics._cells.source.",
+    .tp_doc = "Source(buffer, /, *, retired=False)\n--\n\nReads one slab or retired file. See mpmetrics._cells.source.",
     .tp_basicsize = sizeof(Source),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = source_new,
