@@ -335,6 +335,11 @@ def sums() -> Callable[[Any], dict[str, float]]:
     return add
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """With ``-n auto``, two workers a processor: half of the time a test waits for processes that it started."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_report_header() -> str:
     """Which of the two cores is tested."""
     return f"core: {_cells.TWIN} ({_cells.WHY})"
@@ -373,6 +378,18 @@ def pytest_runtest_makereport(
     if call.when == "call" and report.passed and lost > 0:
         report.outcome, report.longrepr = "failed", f"{lost:g} were lost of what had to be kept"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Fail a test that leaves an exception which the interpreter takes for one that is still being handled.
+
+    A trace function that raises while an ``except`` clause ends does that. The exception would be the context of all
+    exceptions of later tests, and keep the frames of this test alive.
+    """
+    before = sys.exc_info()[1]
+    yield
+    assert sys.exc_info()[1] is before, "the test leaves an exception that is still being handled"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -323,7 +323,7 @@ def test_a_retired_file_of_very_many_workers_is_no_table_of_all(
     store: Any, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each series of a gauge of mode ``all`` times each worker that ever was: only what there is, is made."""
-    rows, workers = 2000, 40_000
+    rows, workers = 4000, 20_000
     store.append("retired", fmt.FAMILY, family(kind="gauge", mode="all"))
     pairs = [pair for ordinal in range(workers) for pair in (struct.pack("=Qd", ordinal, 1.5))]
     first = 100_000 // 8 * 8

@@ -263,16 +263,19 @@ def test_several_who_remember_never_show_too_much(
     tally(tried)
 
 
-@pytest.mark.timeout(180)
 def test_killed_at_any_line_the_next_one_writes_it_again(used: Used, tally: Callable[..., None]) -> None:
-    """Of two who remember it one is killed while it writes the file and folds: exact, once, and nothing is left."""
+    """A process that is killed while it writes the file again and folds leaves exact totals and no other files.
+
+    The short form tries every fourth line, others each time.
+    """
     collector = mpmetrics.Collector(used.store)
     used.die()
     assert (1, 1, 0) == used.shown(collector)
     known = collector._reader.retired  # type: ignore[union-attr]
-    at, is_killed = -1, True
+    step = 1 if os.environ.get("MPMETRICS_TORTURE_SECONDS") else 4
+    at, is_killed, killed = random.randrange(step) - step, True, 0
     while is_killed:
-        at += 1
+        at += step
         used.retired.unlink()
         used.die()
         pid = os.fork()
@@ -284,11 +287,12 @@ def test_killed_at_any_line_the_next_one_writes_it_again(used: Used, tally: Call
                 sys.settrace(None)
                 os._exit(0)
         is_killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        killed += is_killed
         assert (used.count, used.count, 0) == used.shown(collector) == used.shown(), at
         left = [each.name for each in Path(used.path).iterdir() if each.name.startswith(("new-", "slab-", "dead-"))]
         assert [] == left, at
         known = collector._reader.retired  # type: ignore[union-attr]
-    tally(at)
+    tally(killed)
     assert at > 50
 
 

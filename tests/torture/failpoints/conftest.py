@@ -56,7 +56,7 @@ LONG = SECONDS > 0
 INSTRUCTIONS = SECONDS >= 3600
 """Whether they stop before each instruction rather than each line."""
 
-SAMPLES = 30
+SAMPLES = 20
 """How many failpoints the short form of a sweep tries, unless it says otherwise."""
 
 PATIENCE = 40.0
@@ -323,7 +323,6 @@ class World:
         self.path = self.provider.epoch.path
         self.hits = mpmetrics.Counter("hits", "Hits.", ["way"], provider=self.provider)
         self.sizes = mpmetrics.Histogram("sizes", "Sizes.", ["way"], buckets=(0.1, 1), provider=self.provider)
-        self.deep = mpmetrics.Histogram("deep", "Wide.", ["way"], buckets=range(600), provider=self.provider)
         self.passing = mpmetrics.Counter("passing", "Comes and goes.", ["way"], provider=self.provider)
         self.account: collections.Counter[str] = collections.Counter()
         self.reader = EpochReader(self.path)
@@ -332,6 +331,11 @@ class World:
         self.values: dict[str, float] = {}
         self.kept = {*os.listdir(self.path), "retired", "collector.lock"}
         """All files of the epoch when nobody else lives."""
+
+    @functools.cached_property
+    def deep(self) -> mpmetrics.Histogram:
+        """A histogram with more buckets than a page has words; not declared before use, since it slows down scrapes."""
+        return mpmetrics.Histogram("deep", "Wide.", ["way"], buckets=range(600), provider=self.provider)
 
     @property
     def memory(self) -> Any:

@@ -19,6 +19,7 @@ pure = pytest.mark.skipif(_cells.TWIN != "pure", reason="the compiled twin passe
 
 def lease(world: Any, ledger: Any) -> None:
     """Have a slab before what is looked at begins."""
+    assert world.deep  # declared
     ledger.do("h", lambda: world.hits.labels("warm").inc())
 
 

@@ -141,9 +141,10 @@ def test_the_look_finds_a_count_before_its_sum(world: Any, step_through: Any) ->
 
 def test_growth(world: Any, step_through: Any) -> None:
     """A slab that grows holds what it held."""
+    deep = world.deep.labels
 
     def use() -> None:
-        world.deep.labels("wide").observe(0.25)
+        deep("wide").observe(0.25)
         for number in range(16):
             world.hits.labels(f"{WIDE}-{number}").inc()
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
 ROUNDS = 1 + int(SECONDS // 15)
-SPINNING, WORKERS = (24, 150) if SECONDS else (8, 40)  # the short form slows down all tests that run beside it
+SPINNING, WORKERS, TASKS = (
+    (24, 150, 40) if SECONDS else (6, 30, 16)
+)  # the short form slows down all tests that run beside it
 SERIES, AT_ONCE = 100, 8
 
 
@@ -141,15 +143,15 @@ def test_executors_and_pools_are_exact(store_directory: str, tally: Any) -> None
     _Shared.hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(4, mp_context=context) as executor:
-        done = sum(executor.map(_count, range(40)))
+        done = sum(executor.map(_count, range(TASKS)))
         assert done == _total(store_directory)
     with context.Pool(4, maxtasksperchild=2) as pool:
-        done += sum(pool.imap_unordered(_count, range(40)))
+        done += sum(pool.imap_unordered(_count, range(TASKS)))
         assert done == _total(store_directory)
         pool.close()
         pool.join()
 
-    assert {80.0: SERIES, 2.0: 40} == _values(store_directory)
+    assert {2.0 * TASKS: SERIES, 2.0: TASKS} == _values(store_directory)
     tally(tried=done)
     provider.shutdown()
 
