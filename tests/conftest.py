@@ -7,9 +7,11 @@ import faulthandler
 import math
 import os
 import pickle
+import random
 import select
 import shutil
 import signal
+import socket
 import ssl
 import sys
 import tempfile
@@ -211,6 +213,23 @@ class Certificates:
 def certificates(tmp_path: Path) -> Certificates:
     """Certificates in the test's directory."""
     return Certificates(tmp_path)
+
+
+def find_free_port() -> int:
+    """A port on which no process listens, and which the system gives to no client or server that asks for any port."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    chance = random.SystemRandom()  # the test runner seeds the other one in all its workers alike
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            port = chance.randrange(max(1024, lowest - 20_000), lowest)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds ports of 127.0.0.1 on which no process listens."""
+    return find_free_port
 
 
 @pytest.fixture
