@@ -120,7 +120,8 @@ class Forked:
         """What the function returned, in so many seconds; fails with its traceback when it raised."""
         if not _ready(self._reader, seconds):
             pytest.fail("the child gives no answer")
-        with os.fdopen(self._reader, "rb", closefd=False) as stream:
+        reader, self._reader = self._reader, -1
+        with os.fdopen(reader, "rb") as stream:
             done, value = pickle.load(stream)  # noqa: S301 (our own child's)
         assert done, value
         self.wait()
@@ -142,8 +143,9 @@ class Forked:
     def close(self) -> None:
         """End it, if it has not."""
         self.stop()
-        with contextlib.suppress(OSError):
+        if self._reader >= 0:
             os.close(self._reader)
+            self._reader = -1
 
 
 class Gate:
@@ -168,9 +170,11 @@ class Gate:
         return _ready(self._reader, 0)
 
     def close(self) -> None:
-        """Close its pipe."""
-        os.close(self._reader)
-        os.close(self._writer)
+        """Close its pipe, if it is open."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
 
 
 class Certificates:

@@ -300,9 +300,11 @@ class Outcome:
 def _drain(reader: int) -> bytes:
     """All that comes out of a pipe; fails when it does not end."""
     deadline = time.monotonic() + PATIENCE
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
     said = b""
     while True:
-        if not select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
             pytest.fail("the child neither ends nor goes on")
         more = os.read(reader, 1 << 16)
         if not more:

@@ -139,10 +139,12 @@ class Guest:
         self._counted.wait()
 
     def end(self) -> None:
-        """Have it end."""
+        """Have it end, and close its files: a whole sweep has hundreds of guests."""
         self._end.open()
         self._turn.open()
         self._process.result()
+        for each in (self._turn, self._counted, self._end):
+            each.close()
 
 
 @pytest.fixture

@@ -184,6 +184,8 @@ def kill_beside_a_witness(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> 
         hits += world.child(remove_and_die).status == -signal.SIGKILL
         killed.open()
         witness.result()
+        for each in (ready, killed):
+            each.close()
         assert passing(world).get("seen") in {1.0, 2.0}, f"killed at {point}"
         fork(world.passing.clear).result()
     sweep.hit(hits)
