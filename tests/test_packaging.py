@@ -19,6 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DIST_INFO = f"mpmetrics_toolkit-{PROJECT['version']}.dist-info"
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "tests", *PACKAGES)
 
+pytestmark = pytest.mark.timeout(600)  # a build takes five seconds of a processor, on a busy machine minutes
+
 
 def build(source: Path, target: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Build the wheel from a copy of the sources with the setuptools that is here: no network needed."""
@@ -35,7 +37,7 @@ def build(source: Path, target: Path, **environ: str) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
     )
 
 

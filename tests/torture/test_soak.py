@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "0") or 0) or 8.0
-PATIENCE = 50.0
+PATIENCE = 100.0
 WORKERS = 5
 WAYS = 7
 SPREAD = 1500
 MOST_FILES = 120
 """Far more than there are processes at a time, far fewer than there were in all."""
 
-pytestmark = pytest.mark.timeout(60 + 2 * SECONDS)
+pytestmark = pytest.mark.timeout(200 + 2 * SECONDS)
 
 Values = dict[tuple[str, str], float]
 _LINE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")

@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "0"))
 """How long each sweep goes on, if it has more to try than it always does."""
 
-PATIENCE = 50
+PATIENCE = 120
 """Seconds after which something hangs; never a measure of speed."""
 
 Values = dict[str, float]

@@ -59,7 +59,7 @@ def test_without_the_checks_the_harness_fails(tmp_path: Path) -> None:
     (tmp_path / "sample").write_bytes(b"\6" + body)
     for is_broken in (False, True):
         code = RUN.format(harness=str(HARNESS), is_broken=is_broken, sample=str(tmp_path / "sample"))
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=50, cwd=tmp_path)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=100, cwd=tmp_path)
         said = done.stderr + done.stdout
         assert is_broken == (done.returncode != 0), said
         assert is_broken == (b"IndexError" in said)

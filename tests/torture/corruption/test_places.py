@@ -260,7 +260,7 @@ with tempfile.TemporaryFile() as file:
 
 def test_without_the_look_at_the_size_a_truncated_map_ends_the_process() -> None:
     """The control, and the limit: what is cut short between that look and the end of the reading is fatal."""
-    done = subprocess.run([sys.executable, "-c", TOUCH], capture_output=True, check=False, timeout=50)
+    done = subprocess.run([sys.executable, "-c", TOUCH], capture_output=True, check=False, timeout=100)
     assert done.returncode in (-7, 1 if b"AddressSanitizer" in done.stderr else -7)
 
 
@@ -296,6 +296,6 @@ def test_a_worker_whose_socket_is_something_else_is_said_to_be_late(place: str, 
         collector.close()
         assert "\nhits_total 1.0\n" in body
         assert place == "symlink to nowhere" or '\nmpmetrics_late_workers{worker="0"} 1.0\n' in body
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 60  # a wait for the socket would not end
     finally:
         provider.shutdown()

@@ -208,7 +208,7 @@ GEVENT = """
             gevent.sleep(0.01)
 
     jobs = [gevent.spawn(hold), *(gevent.spawn(work, number) for number in range(20))]
-    gevent.joinall(jobs, timeout=40, raise_error=True)
+    gevent.joinall(jobs, timeout=100, raise_error=True)
     assert all(job.ready() for job in jobs), "a greenlet hangs"
     if {is_idle}:
         print("idle", flush=True)

@@ -227,7 +227,7 @@ def test_threads_that_log_while_others_make_series_are_exact(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(HANGS)
         assert not thread.is_alive()
     log.removeHandler(counting)
     shared.force_flush()

@@ -196,7 +196,7 @@ def storm(rounds: Callable[..., Iterator[int]], store_directory: str) -> dict[st
     )
     for _ in rounds(lambda _: work.hits > 200, factor=2.0):
         work.step()
-        if others.hang:
+        if others.hang or others.errors:
             break
     signal.setitimer(signal.ITIMER_REAL, 0)
     others.end()
@@ -255,7 +255,7 @@ class OneForAll:
 
     def __call__(self, descriptor: int, **options: Any) -> Any:
         """Take or release the lock of a descriptor, one thread at a time."""
-        assert self._gate.acquire(timeout=2.0), "it hangs"
+        assert self._gate.acquire(timeout=0.5), "it hangs"
         result = self._lock(descriptor, **options)
         time.sleep(0.0005)  # like so much bookkeeping
         self._gate.release()

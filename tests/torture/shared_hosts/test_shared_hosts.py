@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, becomes another user")
 NOBODY = 65534
 
+HANGS = 100.0
+"""Seconds after which a process hangs; never a measure of speed."""
+
 WORKER = textwrap.dedent(
     """
     import os, sys
@@ -87,8 +90,8 @@ class Space:
     def kill(self) -> None:
         """End all of it."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(20)  # before its input ends, which would have those within go on
-        self.process.communicate(timeout=20)
+        self.process.wait(HANGS)  # before its input ends, which would have those within go on
+        self.process.communicate(timeout=HANGS)
 
 
 @pytest.fixture
@@ -131,7 +134,7 @@ def test_two_pid_namespaces_share_a_store_exactly(
     values = sums(store_directory)
     assert (1800, 900, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
     spaces[1].go_on()
-    spaces[1].process.wait(20)
+    spaces[1].process.wait(HANGS)
     values = sums(store_directory)
     assert (1800, 900, 0, 0) == tuple(
         values[name] for name in ("hits_total", "took_count", "busy", "mpmetrics_unreadable_files")
