@@ -1,4 +1,4 @@
-"""Workers and folders killed at random moments, by the hundred, while others scrape: no scrape shows a wrong number.
+"""Workers and folding processes killed at random moments while others scrape: no scrape shows a wrong number.
 
 Eight seconds by default; ``MPMETRICS_TORTURE_SECONDS`` in the environment makes it longer, and then it is thousands.
 The accounts are kept outside of the store, in words that the workers share with the test.
@@ -290,7 +290,7 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> Iterator[Soak]:
 
 
 def test_no_scrape_is_wrong_while_processes_die(soak: Soak, tally: Callable[..., None]) -> None:
-    """No counter decreases, ``_count`` is ``+Inf``, sums fit; in the end all that was done is there, and few files."""
+    """No counter goes back, ``_count`` equals ``+Inf``, sums fit; in the end all counts and few files are left."""
     said = soak.run(SECONDS, least=21)
     low, high = soak.bounds()
     totals = soak.totals()
@@ -310,7 +310,7 @@ def test_no_scrape_is_wrong_while_processes_die(soak: Soak, tally: Callable[...,
 
 
 def test_the_soak_finds_a_fold_that_counts_twice(soak: Soak, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: slabs that stay although they were folded, and that the retired file does not name."""
+    """The control: folded slabs that stay, and that the retired file does not name, count twice."""
     add, unlink = Contents.add_record, fold_module._Fold._unlink
 
     def forgetful(self: Contents, kind: int, body: bytes) -> None:
@@ -353,7 +353,7 @@ def test_the_soak_finds_a_fold_that_counts_twice(soak: Soak, monkeypatch: pytest
     ],
 )
 def test_the_checker_finds(first: Values, second: Values, message: str) -> None:
-    """The control of each thing that is checked in every scrape."""
+    """The control of each check of a scrape."""
     check = Checker()
     check(first)
     with pytest.raises(WrongNumberError, match=message):

@@ -409,7 +409,7 @@ def in_process() -> Callable[..., str]:
 
 @pytest.fixture
 def sweep(request: pytest.FixtureRequest) -> Callable[..., Iterator[Any]]:
-    """All of what has to be tried, then as much of the rest, in random order, as there is time for.
+    """Yield all that must be tried, then the rest in random order as long as there is time.
 
     ``least`` are seconds for the rest in any case, ``share`` is how many such sweeps one test makes.
     """

@@ -94,7 +94,7 @@ _close = os.close
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the code, a line or an instruction, and the how manieth time it is passed."""
+    """A place in the code (a line or an instruction), and which pass of it this is."""
 
     function: str
     place: int
@@ -102,7 +102,7 @@ class Point:
 
 
 class Failpoints:
-    """While it is entered, has ``act`` called before ``point`` in this thread, and keeps which points were passed.
+    """A context in which ``act`` is called before ``point`` in this thread, and that records the points passed.
 
     The files in the directories ``where`` have points, where a signal handler may come in: there are places at which
     tracing would let an exception in although the interpreter does not.
@@ -165,7 +165,7 @@ def _closed_places(code: CodeType) -> set[int]:
 
 
 class Calls:
-    """While it is entered, counts this thread's calls into the system; number ``at`` fails with ``error``."""
+    """A context that counts this thread's system calls made by Python code; number ``at`` fails with ``error``."""
 
     NAMES = {  # noqa: RUF012 (a constant)
         os: (
@@ -208,7 +208,7 @@ class Calls:
 
 
 class Traced:
-    """The same by strace, of the kernel's calls: also of those that Python makes by itself.
+    """The same by strace, for calls that reach the kernel, also those of the interpreter and of the compiled core.
 
     Number ``at`` of the calls ``made`` undisturbed fails, or is the last that the process makes.
     """
@@ -251,7 +251,7 @@ class Traced:
 
 
 class Ledger:
-    """What a child says, over a pipe, before and after each operation: the account that a kill cannot falsify."""
+    """A child's account of its operations: it writes to a pipe before and after each, so a kill cannot falsify it."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -295,7 +295,7 @@ class Outcome:
 
 
 def _drain(reader: int) -> bytes:
-    """All that comes out of a pipe; fails when it does not end."""
+    """All bytes of a pipe up to its end; fails when it does not end in time."""
     deadline = time.monotonic() + PATIENCE
     poll = select.poll()
     poll.register(reader, select.POLLIN)
@@ -310,7 +310,7 @@ def _drain(reader: int) -> bytes:
 
 
 class World:
-    """A store, what was counted in it by an account of its own, and what must hold whatever happened.
+    """A store, an account of what was counted in it, and the checks that must hold after any disturbance.
 
     Every operation adds one to ``hits`` (kind ``h``), or observes 0.25 in ``sizes`` or ``deep`` (kind ``s``). The
     parent declares, but counts nothing, so that without children the epoch has its idle slab alone.
@@ -464,7 +464,7 @@ class World:
         assert [] == self.held_locks()
 
     def held_locks(self) -> list[str]:
-        """The locks of the store that somebody holds."""
+        """The locks of the store that a process holds."""
         held = []
         for name in ("removals.lock", "fold.lock", ".", "../lock"):
             descriptor = os.open(f"{self.path}/{name}", os.O_RDONLY)
@@ -743,7 +743,7 @@ def errors() -> tuple[int, ...]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sweeps take their time, on a busy machine a multiple of it."""
+    """Give sweeps a longer limit: on a busy machine they take many times as long."""
     for item in items:
         if "failpoints" in item.nodeid:
             item.add_marker(pytest.mark.timeout(3600 if LONG else 240))

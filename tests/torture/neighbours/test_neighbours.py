@@ -1,4 +1,4 @@
-"""Short-lived processes on a machine that others keep busy."""
+"""Short-lived processes on a machine that other processes keep busy."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_all_that_short_lived_workers_count_is_there(store_directory: str, tally
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("neighbours")
 def test_eight_processes_that_make_series_at_the_same_moment(store_directory: str, tally: Any) -> None:
-    """Eight processes make the same 5,000 series each, all at once: every one counts."""
+    """Eight processes make the same 5,000 series at once, and each of their increments counts."""
     provider = mpmetrics.Provider(store_directory)
     hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
     start, go = os.pipe()
@@ -138,7 +138,7 @@ def _count(task: int) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("neighbours")
 def test_executors_and_pools_are_exact(store_directory: str, tally: Any) -> None:
-    """What an executor's tasks counted is there when it has its results, and after its processes have ended."""
+    """The counts of an executor's tasks are shown once it has their results, and after its processes end."""
     provider = mpmetrics.Provider(store_directory)
     _Shared.hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Forks in the middle of things: by a signal handler, by a thread beside others; and every way to start a process."""
+"""Forks in signal handlers and beside busy threads, and every way to start a process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Forks:
 def test_a_fork_within_a_signal_handler_keeps_both_exact(
     kit: Any, storm: Any, rounds: Callable[..., Any], in_child: Callable[..., Any], store_directory: str
 ) -> None:
-    """A handler that interrupts any operation forks; the child uses everything, scrapes and ends, exactly counted."""
+    """A signal handler forks amid any operation; the child uses all instruments and scrapes, and totals are exact."""
 
     def act() -> tuple[int, int, int, dict[str, float], dict[str, float]]:
         used = kit(mpmetrics.Provider(store_directory))
@@ -147,7 +147,7 @@ def test_a_child_forked_amid_a_collection_collects_at_once(
 def test_without_a_reset_that_child_would_wait_for_its_parents_thread(
     child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a child that is not told of the fork takes the parent's run for one that goes on."""
+    """The control: a child that does not notice the fork waits for the collection that its parent runs."""
     go_on = threading.Event()
     inside = threading.Event()
 
@@ -241,7 +241,7 @@ WORK = textwrap.dedent(
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_every_way_to_start_a_process_is_exact(method: str, store_directory: str, tmp_path: Any) -> None:
-    """Processes, executors and pools of each start method, beside threads that count all the while."""
+    """Totals of processes, executors and pools of each start method are exact beside threads that count."""
     (tmp_path / "reentrance_work.py").write_text(WORK)
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(here=str(tmp_path), method=method))

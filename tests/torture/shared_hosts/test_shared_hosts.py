@@ -1,4 +1,4 @@
-"""One store, several masters of it: PID namespaces, servers, users. Exact, or refused clearly."""
+"""One store used by several servers, users and PID namespaces: totals are exact, or the store refuses and says why."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def space(store_directory: str) -> Iterator[Callable[[str], Space]]:
 def test_two_pid_namespaces_share_a_store_exactly(
     sums: Sums, space: Callable[[str], Space], store_directory: str
 ) -> None:
-    """Workers with one and the same process id count side by side; a namespace that is killed is dead to the other."""
+    """Workers with the same process id count side by side, and each sees when the other's namespace is killed."""
     mine = mpmetrics.Provider(store_directory)
     spaces = [space("one"), space("two")]
     pids = {each.line() for each in spaces}
@@ -147,7 +147,7 @@ def test_two_pid_namespaces_share_a_store_exactly(
 def test_process_ids_as_identity_would_mix_the_namespaces_up(
     space: Callable[[str], Space], store_directory: str
 ) -> None:
-    """The control: by their process ids, which the slabs have as labels, workers of the two could not be told apart."""
+    """The control: the process ids in the slabs do not tell the workers of two namespaces apart."""
     mine = mpmetrics.Provider(store_directory)
     spaces = [space("one"), space("two")]
     for each in spaces:
@@ -166,7 +166,7 @@ def test_process_ids_as_identity_would_mix_the_namespaces_up(
 def test_two_servers_in_one_store_count_each_for_itself(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """The second one begins an epoch of its own: neither sees, folds or removes what is the other's."""
+    """The second server begins its own epoch; neither server sees, folds or removes the other's files."""
     masters = [Store(store_directory).begin()]
     first = mpmetrics.Provider(store_directory, epoch=masters[0].number)
     mpmetrics.Counter("hits", "Hits.", provider=first).inc(1)
@@ -197,12 +197,12 @@ def test_two_servers_in_one_store_count_each_for_itself(
 
 
 @pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
-def test_a_store_that_is_removed_and_made_anew_is_another_to_everybody(
+def test_a_store_that_is_removed_and_made_anew_is_another_to_every_process(
     readings: Sums, store_directory: str, child: Callable[..., Any], *, is_naive: bool
 ) -> None:
-    """Neither a collector nor an old server, its next worker or its removals take the new files for their own.
+    """No collector and no process of an old server takes the new store's files for its own.
 
-    The control: with numbers that begin at one again, and directories that are told by their names, they do.
+    In the control, epochs count from one again and directories are known by their names: then they do.
     """
     clock = (lambda: 0.0) if is_naive else time.time
     store = os.path.join(store_directory, "store")  # noqa: PTH118 (as the store)
@@ -246,10 +246,10 @@ def readings(sums: Sums) -> Sums:
 
 
 @needs_root
-def test_a_second_user_is_refused_and_disturbs_nobody(
+def test_a_second_user_is_refused_and_disturbs_no_process(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """Another user's server is told whose store it is, goes on without, and can neither read nor remove a thing."""
+    """Another user's server logs whose store it is, goes on without it, and can neither read nor remove its files."""
     Path(store_directory).chmod(0o711)
     store = Path(store_directory, "store")
     mine = mpmetrics.Provider(store)
@@ -280,7 +280,7 @@ def test_a_second_user_is_refused_and_disturbs_nobody(
 def test_root_beside_the_owner_counts_exactly_and_leaves_nothing_of_its_own(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """A process of root's in another user's store: its slab is its own, and the owner can read, fold and remove it."""
+    """A root process in another user's store owns only its slab, which the store's owner can read, fold and remove."""
     Path(store_directory).chmod(0o711)
     store = Path(store_directory, "store")
     server = Store(store, owner=(NOBODY, NOBODY)).begin()

@@ -1,4 +1,4 @@
-"""Processes that stop themselves, with SIGSTOP, in the middle of something."""
+"""Processes that stop themselves with SIGSTOP at a chosen step."""
 
 from __future__ import annotations
 
