@@ -38,13 +38,13 @@ PATIENCE = 150.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
 """Seconds after which a child hangs; never a measure of speed."""
 
 ANSWERS = float(os.environ.get("MPMETRICS_PATIENCE", "150"))
-"""Seconds in which one that is waited for has to answer."""
+"""Seconds in which a process must answer."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Child:
-    """A forked process that does some work, says so, and then waits to be ended or killed."""
+    """A forked process that does some work, reports it, and then waits to be ended or killed."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         done, done_in = os.pipe()
@@ -161,7 +161,7 @@ class Gate:
     def wait(self, count: int = 1) -> None:
         """Wait for ``count`` openings."""
         for _ in range(count):
-            assert _ready(self._reader, ANSWERS), "nobody opened the gate"
+            assert _ready(self._reader, ANSWERS), "the gate was not opened"
             os.read(self._reader, 1)
 
     @property
@@ -184,7 +184,7 @@ class Certificates:
         self.home = home
         self.authority = self._new()
         self.stranger = self._new()
-        """Somebody else's authority."""
+        """An authority that no server trusts."""
         self.ca = self._write("ca.pem", self.authority.cert_pem.bytes())
 
     @staticmethod
@@ -378,9 +378,9 @@ def pytest_configure() -> None:
         )
 
 
-# A table of what the tests in the folder ``torture`` tried, how often, and what was lost. A line is a file, named by
-# the first line of its docstring. A test that tries one thing many times says so with ``tally``; else it has tried one.
-# It is printed from here, since a run of all tests in parallel reads the conftest of that folder in its workers only.
+# A table of what the tests in the directory ``torture`` tried, how often, and what was lost. A line stands for a file,
+# whose docstring begins with it. A test that tries one thing many times reports that with ``tally``; the others count
+# as one try. This conftest prints the table, since a parallel run reads the one of ``torture`` in its workers only.
 
 TORTURE = Path(__file__).parent / "torture"
 TITLE = "line of the table"
@@ -391,7 +391,7 @@ HEADS = ("tests", "skipped", "tried", "lost", "failed")
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have each report of a test in this folder say which line of the table it belongs to; what lost, failed."""
+    """Put the line of the table into each report of a torture test; a test that lost something has failed."""
     if call.when == "setup" and TORTURE in item.path.parents:
         module = getattr(item, "module", None)
         title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]

@@ -103,20 +103,20 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
-        """Start it and wait until application and endpoint answer."""
+        """Start it and wait until the application and the endpoint answer."""
         self.launch()
         self.wait()
         return self
 
     def launch(self) -> None:
-        """Start it and do not wait."""
+        """Start it without waiting."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.home, env=self.environ, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self) -> None:
-        """Wait until application and endpoint answer."""
+        """Wait until the application and the endpoint answer."""
         self.wait_for(lambda: self.get("/ready"), what="the application")
         self.wait_for(self.scrape, what="the endpoint")
 
@@ -161,7 +161,7 @@ class Server:
             pytest.fail(f"{failure}\n{self.log.read_text()}")
 
     def children(self, pid: int | None = None) -> list[int]:
-        """Processes whose parent is the master, or ``pid``; zombies left out."""
+        """Living processes whose parent is the master, or ``pid``."""
         parent = pid or self.pid
         found = []
         for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():

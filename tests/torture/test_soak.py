@@ -163,7 +163,7 @@ class Soak:
         self.account = memoryview(self._map).cast("Q")
         """For each worker that there ever was: operations begun, and done."""
         self.born = 0
-        self.killed = {"workers": 0, "folders": 0}
+        self.killed = {"workers": 0, "folds": 0}
         self.most_files = 0
 
     def worker(self) -> Process:
@@ -188,7 +188,7 @@ class Soak:
 
         return Process(work)
 
-    def folder(self) -> Process:
+    def folding(self) -> Process:
         """A process that folds all the time."""
 
         def work(_: Callable[[], bool]) -> None:
@@ -247,23 +247,23 @@ class Soak:
         """Kill and start processes for so long, and at least so many workers; returns what the scrapers said."""
         scrapers = self.scrapers()
         workers = [self.worker() for _ in range(WORKERS)]
-        folder = self.folder()
+        folding = self.folding()
         try:
             end = time.monotonic() + seconds
             limit = len(self.account) // 2 - WORKERS
             while (time.monotonic() < end or self.killed["workers"] < least) and self.born < limit:
                 time.sleep(random.uniform(0.0, 0.01))
                 if random.random() < 0.2:
-                    folder.kill()
-                    self.killed["folders"] += 1
-                    folder = self.folder()
+                    folding.kill()
+                    self.killed["folds"] += 1
+                    folding = self.folding()
                 place = random.randrange(WORKERS)
                 workers[place].kill()
                 self.killed["workers"] += 1
                 workers[place] = self.worker()
                 self.most_files = max(self.most_files, len(os.listdir(self.path)))
         finally:
-            for process in (*workers, folder):
+            for process in (*workers, folding):
                 process.kill()
             said = [scraper.stop() for scraper in scrapers]
         return said

@@ -501,7 +501,7 @@ def test_any_bytes_in_any_place(store: Any, what: str, data: st.DataObject) -> N
         os.truncate(store.where(what), cut)
     try:
         store.fresh()
-        if what != "shared" or cut is None:  # that is mapped, and nobody cuts it
+        if what != "shared" or cut is None:  # that is mapped: a cut would end its processes
             store.early.values()
             store.early.scrape("application/openmetrics-text")
     finally:

@@ -90,7 +90,7 @@ def test_other_content(what: str, content: str, store: Any, differ: Differ, capl
     assert store.where(what) in caplog.text
     store.put_back(what)
     if what == "shared":
-        return  # all processes map it, and nobody looks at its head again
+        return  # all processes map it, and none checks its head again
 
     # The very file, under the open collector's map, as large as before.
     store.patch(what, 0, CONTENTS[content](whole)[:8192].ljust(8192, b"\0"))

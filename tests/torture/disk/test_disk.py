@@ -277,7 +277,7 @@ def test_a_reader_goes_on_from_its_map_where_a_slab_was_unlinked(
     snapshot = collector.snapshot()
     assert is_naive == (not any("was removed while its owner" in why for why in snapshot.unreadable.values()))
     assert ({"stays": 1.0} if is_naive else {"stays": 3.0, "comes": 1.0}) == by_who(collector)
-    assert {"stays": 1.0} == by_who(str(path.parent))  # who begins now cannot know
+    assert {"stays": 1.0} == by_who(str(path.parent))  # a new collector cannot know
     collector.close()
 
 

@@ -79,7 +79,7 @@ class Crew:
             "slab of one that lives": slabs[self.worker.pid],
             "slab of a dead one": slabs[self.early.pid],
         }
-        self.early.kill()  # nobody looks, so it is not folded yet
+        self.early.kill()  # no collector looks, so it is not folded yet
 
     def place(self, what: str) -> Path:
         """The path of one of the things."""

@@ -55,7 +55,7 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
         assert 6 == watcher.scrape()["hits_total"]
         workers[0].kill()
         assert "busy" in mount("-o", "remount,ro", str(store))
-        workers[1].kill()  # nobody folds it before
+        workers[1].kill()  # not folded before the remount
         assert "" == mount("-o", "remount,ro", str(store))
 
         late, new = person(), person()
@@ -81,7 +81,7 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
         assert after.work()
         after.use("all")
         for each in (watcher, new):
-            assert 1 == each.scrape()["hits_total"]  # nobody lived in the epoch before
+            assert 1 == each.scrape()["hits_total"]  # no process lived in the epoch before
         after.kill()
         assert 1 == watcher.scrape()["hits_total"]
         assert [] == list(store.glob("epoch-*/slab-*"))
@@ -120,7 +120,7 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_no_process(
                 each.use("all", f"new-{number:0100}")
             victim.use("all")
             now = watcher.scrape()
-            # All of the series there were, and new ones of those who have slabs, as long as there are blocks.
+            # All earlier series, and new ones of processes that have slabs, as long as there are blocks.
             assert shown + 3 <= now["hits_total"] <= shown + 5
             shown = now["hits_total"]
         victim.kill()

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "0") or 0)
 LONG = SECONDS > 0
-"""Whether sweeps are whole; the short form takes its samples, others each time."""
+"""Whether sweeps try every failpoint; the short form tries a sample, another one each time."""
 
 INSTRUCTIONS = SECONDS >= 3600
 """Whether they stop before each instruction rather than each line."""
@@ -70,23 +70,23 @@ SHORT = 0
 """In the place of an error: a write that takes only half of what it is given."""
 
 PURE = {"format.py", "retire.py", "shapes.py"}
-"""Files of the storage that change nothing: an exception there is one at the line that calls."""
+"""Storage files that change nothing: an exception there has the effect of one at the calling line."""
 
 UNSHARED = PURE | {"descriptor.py", "log.py", "memory.py", "owner.py", "reader.py", "waiting.py"}
-"""Files of it that change nothing which outlives the process: a kill there is one at the line that calls."""
+"""Storage files that change nothing that outlives the process: a kill there is one at the calling line."""
 
 HOME = os.path.dirname(mpmetrics.__file__) + os.sep  # noqa: PTH120
 STORAGE = (f"{HOME}storage{os.sep}",)
-"""Where failpoints are, unless a sweep says otherwise."""
+"""Files with failpoints, unless a sweep says otherwise."""
 
 INTERRUPTED = (*STORAGE, f"{HOME}_cells{os.sep}files.py")
-"""Where interrupts are: elsewhere in the cells, what has to be one step has no instruction that lets one in."""
+"""Files with interrupts; elsewhere in the cells, the steps that must be one let no signal handler in."""
 
 WRITING = (*STORAGE, *([f"{HOME}_cells{os.sep}"] if _cells.TWIN == "pure" else []))
-"""Where kills are: the twin in C writes without passing a line."""
+"""Files with kills; the C twin writes without passing a line of Python."""
 
 EVERYWHERE = (HOME, os.path.dirname(filelock.__file__) + os.sep)  # noqa: PTH120
-"""In all that a scrape runs through, the library that its locks are from, too."""
+"""All files that a scrape runs through, the lock library included."""
 
 _write = os.write
 _close = os.close
@@ -329,7 +329,7 @@ class World:
         self.steps = 0
         self.values: dict[str, float] = {}
         self.kept = {*os.listdir(self.path), "retired", "collector.lock"}
-        """All files of the epoch when nobody else lives."""
+        """All files of the epoch while no other process lives."""
 
     @functools.cached_property
     def deep(self) -> mpmetrics.Histogram:

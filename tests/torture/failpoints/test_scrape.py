@@ -78,8 +78,8 @@ def test_a_slab_that_is_set_aside_while_slabs_are_read(
 
     listings: list[Any] = []
 
-    def interfere(folder: int) -> Any:
-        names = list_slabs(folder)
+    def interfere(directory: int) -> Any:
+        names = list_slabs(directory)
         if not listings:
             assert world.child(count).status == 0
         listings.append(names)

@@ -64,7 +64,7 @@ def unusable(provider: mpmetrics.Provider) -> Iterator[None]:
 
 
 def test_a_log_handler_that_counts_does_not_recur(shared: mpmetrics.Provider, counting: Counting, shown: Any) -> None:
-    """The library logs a warning while it makes a series; the log handler makes series then: once, not again within."""
+    """A log handler that makes series for a warning of the library is called once, not again within itself."""
     with unusable(shared):
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
         for number in range(5):
@@ -157,9 +157,9 @@ class EndlessLock:
 def test_a_thread_that_declares_in_a_log_handler_does_not_wait_for_one_that_declares_and_logs(
     shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
-    """Two threads go on, of which each wants the lock of the other: our lock and a log handler's.
+    """Two threads that want each other's lock go on: one has the store's lock, the other a log handler's.
 
-    The control logs while it holds our lock: then neither thread goes on.
+    The control logs while it holds the store's lock: then neither thread goes on.
     """
     said = LogOnce.say
     given_up = threading.Event()
@@ -188,9 +188,9 @@ def test_a_thread_that_declares_in_a_log_handler_does_not_wait_for_one_that_decl
 def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
     sink: logging.Handler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_endless: bool
 ) -> None:
-    """Two threads go on that make the default provider, whose store cannot be used, which goes into the log.
+    """Two threads that make the default provider go on; its store cannot be used, which is logged.
 
-    In the control the time stands still, so that no turn is waited for in vain: then neither thread goes on.
+    In the control time stands still, so the wait for a turn never ends: then neither thread goes on.
     """
     given_up = threading.Event()
     if is_endless:
@@ -209,7 +209,7 @@ def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
 def test_threads_that_log_while_others_make_series_are_exact(
     shared: mpmetrics.Provider, sink: logging.Handler, shown: Any
 ) -> None:
-    """All counts are exact of threads that make series and log, while a log handler counts, too."""
+    """Counts are exact of threads that make series and log, while a log handler counts as well."""
     counting = Counting(shared)
     log.addHandler(counting)
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)

@@ -205,7 +205,7 @@ class Forgetful:
         self._depth -= 1
         if not self._depth:
             self._owner = 0
-            with contextlib.suppress(RuntimeError):  # somebody was out of patience, and gave it back
+            with contextlib.suppress(RuntimeError):  # a thread whose wait ran out gave it back
                 self._lock.release()
 
     def _is_owned(self) -> bool:

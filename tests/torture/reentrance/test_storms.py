@@ -20,12 +20,12 @@ SETTINGS = ["signal", "collection", "finaliser"]
 InChild = "Callable[..., Any]"
 
 FOR_EVER = 60.0
-"""In the place of each bounded wait: who would wait for itself does so until the test says that it hangs."""
+"""Seconds in the place of each bounded wait: code that waits for itself hangs, which fails the test."""
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait for a lock ends early: so a test that passes shows that nobody waited for what it interrupted."""
+    """No wait for a lock ends early: a test that passes shows that no code waited for what it interrupted."""
     monkeypatch.setattr(turns, "PATIENCE", FOR_EVER)
 
 

@@ -45,7 +45,7 @@ WORKER = textwrap.dedent(
             took.observe(1.5)
         busy.set(1)
     use()
-    for _ in range(3):          # workers of its own, which end and are folded by whoever comes first
+    for _ in range(3):          # workers of its own, which end and are folded by the next scrape
         if not os.fork():
             use()
             os._exit(0)
@@ -173,7 +173,7 @@ def test_two_servers_in_one_store_count_each_for_itself(
     masters.append(Store(store_directory).begin())
     second = mpmetrics.Provider(store_directory, epoch=masters[1].number)
     mpmetrics.Counter("hits", "Hits.", provider=second).inc(10)
-    # The same name is another kind of metric there, and nobody minds.
+    # The same name is another kind of metric there, which is no conflict.
     mpmetrics.Counter("kind", "One.", provider=first).inc()
     mpmetrics.Gauge("kind", "Another.", provider=second).set(5)
 
