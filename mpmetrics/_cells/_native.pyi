@@ -12,7 +12,7 @@ from mpmetrics._cells.files import Where
 from mpmetrics._cells.process import Owner
 from mpmetrics._cells.records import FamilyRecord
 from mpmetrics._cells.sketch import Layout
-from mpmetrics._cells.text import Around
+from mpmetrics._cells.text import Template
 
 _Key: TypeAlias = tuple[str, ...] | None
 _Pairs: TypeAlias = tuple[tuple[str, str], ...]
@@ -224,11 +224,11 @@ def retired_ordinals(table: Table, sources: Iterable[Source], /) -> set[int]: ..
 def sums(table: Table, sources: Iterable[Source], /, position: int = 0, width: int = 1) -> _Vector: ...
 def sums_and_rests(table: Table, sources: Iterable[Source], /, position: int = 0) -> _Vector: ...
 def lines(
-    arounds: tuple[Around | None, ...],
+    arounds: tuple[Template | None, ...],
     texts: Texts,
     values: _Vector,
     mask: bytes | None,
-    created: tuple[Around, _Vector] | None = None,
+    created: tuple[Template, _Vector] | None = None,
     /,
 ) -> bytes: ...
 def number(value: float, /) -> str: ...
