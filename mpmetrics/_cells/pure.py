@@ -132,6 +132,7 @@ class CounterCell(Cell):
             msg = f"counter {self._name!r} can only go up: it cannot be increased by {amount!r}"
             raise ValueError(msg)
         while self._live[0] != self._stamp:
+            amount = float(amount)  # an integer that is too large raises before the series gets words
             self._ready()
         self._words[self._at] += amount
 
@@ -146,6 +147,7 @@ class GaugeCell(Cell):
         if amount.__class__ is not int and amount.__class__ is not float:
             amount = _as_number(amount)
         while self._live[0] != self._stamp:
+            amount = float(amount)  # as in CounterCell
             self._ready()
         words, at = self._words, self._at
         words[at] = (words[at] + amount) or -0.0

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mpmetrics._cells import offsets
@@ -77,6 +77,7 @@ def written(owner: Any) -> list[bytes]:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
+@example([step for kind in (0, 1) for step in (("inc", kind, ("a",), 1), ("anew",), ("inc", kind, ("a",), 10**400))])
 def test_both_twins_write_the_same_bytes(twins: tuple[Any, Any], owners: Any, steps: list[Any]) -> None:
     """After any steps, both twins have the same bytes in the slab and the same results and exceptions."""
     ours, theirs = (owners(twin) for twin in twins)
