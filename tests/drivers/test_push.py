@@ -113,14 +113,12 @@ def test_an_outage(gateway: Any, registry: Registry, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
     counter = registry.get_or_register_counter("it")
     port = gateway.server_port
-    driver = PushgatewayDriver(registry, gateway.address, "shop", interval=0.05, timeout=1)
+    driver = PushgatewayDriver(registry, gateway.address, "shop", interval=0.05)
     driver.start()
     wait_until(lambda: gateway.requests)
     gateway.close()
     wait_until(lambda: driver.failures >= 2)
-    start = time.perf_counter()
     counter.inc(4)
-    assert time.perf_counter() - start < 1  # counting does not wait for the gateway
     back = type(gateway)(port)
     try:
         wait_until(lambda: back.requests)
