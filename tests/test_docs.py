@@ -32,8 +32,8 @@ PATH = re.compile(
 )
 """A piece of code on a page that is a path of the source tree, with or without something that is defined there."""
 
-MADE_UP = {"gunicorn.conf.py", "app.py"}
-"""Files of a reader's own that pages mention."""
+MADE_UP = {"gunicorn.conf.py", "app.py", "dist/"}
+"""Files of a reader's own that pages mention, and what a build makes."""
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
