@@ -1,4 +1,4 @@
-"""What is in the wheel: both packages whole, their type markers, and nothing else."""
+"""The wheel holds both packages whole, their type markers, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DIST_INFO = f"mpmetrics_toolkit-{PROJECT['version']}.dist-info"
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "tests", *PACKAGES)
 
+pytestmark = pytest.mark.timeout(600)  # a build takes five seconds of a processor, on a busy machine minutes
+
 
 def build(source: Path, target: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """Build the wheel from a copy of the sources with the setuptools that is here: no network needed."""
@@ -35,7 +37,7 @@ def build(source: Path, target: Path, **environ: str) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
     )
 
 
@@ -50,14 +52,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
 
 
 def test_the_extension_is_in_the_wheel(members: set[str]) -> None:
-    """Where there is a compiler, the wheel has the compiled core."""
+    """A wheel that is built where there is a compiler has the compiled core."""
     if shutil.which(os.environ.get("CC", "gcc")) is None:
         pytest.skip("there is no compiler here")
     assert [name for name in members if name.startswith("mpmetrics/_cells/_native.") and name.endswith(".so")]
 
 
 def test_without_a_compiler_the_pure_core_is_installed(tmp_path: Path) -> None:
-    """The build goes on without the extension, unless it was asked to be there."""
+    """A build without a compiler gives a wheel with the Python core alone."""
     (tmp_path / "source").mkdir()
     built = build(tmp_path / "source", tmp_path, CC="no-such-compiler")
     assert built.returncode == 0, built.stderr
@@ -78,7 +80,7 @@ def test_a_pure_wheel_is_for_any_machine(tmp_path: Path) -> None:
 
 
 def test_an_extension_that_is_required(tmp_path: Path) -> None:
-    """With MPMETRICS_REQUIRE_EXT=1 a build that has no compiler fails, and names what it wanted."""
+    """With MPMETRICS_REQUIRE_EXT=1 a build without a compiler fails and names the compiler."""
     (tmp_path / "source").mkdir()
     built = build(tmp_path / "source", tmp_path, CC="no-such-compiler", MPMETRICS_REQUIRE_EXT="1")
     assert built.returncode != 0
@@ -100,7 +102,7 @@ def members(wheel: zipfile.Path) -> set[str]:
 
 
 def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
-    """A new folder without `__init__.py` would be lost on the way to users."""
+    """Each module of the two packages is in the wheel; a directory without `__init__.py` would be missing."""
     tree = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py*")}
     tree = {name for name in tree if name.endswith((".py", ".pyi"))}
 
@@ -110,12 +112,12 @@ def test_each_module_of_the_tree_is_in_the_wheel(members: set[str]) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_package_says_that_it_is_typed(members: set[str], package: str) -> None:
-    """Type checkers ignore the annotations of an installed package without this marker."""
+    """Each package has `py.typed`, without which type checkers ignore its annotations."""
     assert f"{package}/py.typed" in members
 
 
 def test_nothing_but_the_packages_is_in_the_wheel(members: set[str]) -> None:
-    """Tests and examples would land in everybody's site-packages, under names that are not ours."""
+    """The wheel puts nothing but the two packages and their metadata into site-packages."""
     assert {*PACKAGES, DIST_INFO} == {name.split("/")[0] for name in members}
 
 

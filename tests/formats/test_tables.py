@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 import mpmetrics
-from mpmetrics.collector.families import families
-from mpmetrics.collector.view import ExporterOptions, view
+from mpmetrics.collector.exporter_options import ExporterOptions, view
+from mpmetrics.collector.prometheus_families import families
 from mpmetrics.formats.text import render_openmetrics, render_text
 
 if TYPE_CHECKING:

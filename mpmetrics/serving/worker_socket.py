@@ -1,4 +1,4 @@
-"""Where a worker listens for collectors: a unix socket in the epoch, named after the worker's slab."""
+"""The unix socket at which a worker answers collectors: in the epoch's directory, named after the worker's slab."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Worker", "list_workers", "short", "socket_name"]
 
 _NAME = re.compile(r"ask-(\d{1,9})-([0-9a-f]{32})\Z")
 _PATH_MAX = 100
-"""Bytes that a unix socket's path may have on every system."""
+"""Most bytes of a unix socket's path; every system allows this many."""
 
 
 class Worker(NamedTuple):
-    """A process that can be asked: the file name of its socket, ordinal and identity of its slab."""
+    """A process that answers collectors: the file name of its socket, and ordinal and identity of its slab."""
 
     file: str
     ordinal: int
@@ -28,12 +28,12 @@ class Worker(NamedTuple):
 
 
 def socket_name(slab: SlabName) -> str:
-    """File name of the socket of the worker that owns ``slab``."""
+    """Return the file name of the socket of the worker that owns ``slab``."""
     return f"ask-{slab.ordinal}-{slab.identity}"
 
 
 def list_workers(path: str) -> list[Worker]:
-    """Who listens in the epoch at ``path``; nobody when the directory cannot be read."""
+    """Return the workers with a socket in the epoch at ``path``; none if the directory cannot be read."""
     try:
         found = (_NAME.match(name) for name in os.listdir(path))
     except OSError:
@@ -43,7 +43,7 @@ def list_workers(path: str) -> list[Worker]:
 
 @contextlib.contextmanager
 def short(directory: str, name: str) -> Iterator[str]:
-    """A path to ``name`` in ``directory`` that fits a socket's address, for as long as the context lasts."""
+    """Give a path to ``name`` in ``directory`` that is short enough for a socket, valid within the context."""
     path = os.path.join(directory, name)
     if len(os.fsencode(path)) <= _PATH_MAX:
         yield path

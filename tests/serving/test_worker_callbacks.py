@@ -1,4 +1,4 @@
-"""Callbacks in workers: asked of each at scrape time, merged by mode, and never waited for longer than agreed."""
+"""Worker callbacks: each worker runs them at scrape time, values merge by mode, and no scrape waits too long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from mpmetrics import Collector, Counter, Gauge, Provider
 from mpmetrics.instruments.metric import Metric
 from mpmetrics.names.family import Family
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ LATE = "mpmetrics_late_workers"
 
 
 def epoch(provider: Provider) -> str:
-    """Directory of the provider's epoch."""
+    """Return the directory of the provider's epoch."""
     assert provider.epoch is not None
     return provider.epoch.path
 
 
 def wait_for_workers(provider: Provider, number: int) -> None:
-    """Wait until so many processes listen for collectors."""
+    """Wait until ``number`` processes listen for collectors."""
     deadline = time.monotonic() + 20
     while len(list_workers(epoch(provider))) != number:
         assert time.monotonic() < deadline
@@ -42,21 +42,21 @@ def wait_for_workers(provider: Provider, number: int) -> None:
 
 
 def stop(pid: int) -> None:
-    """Stop a process, and wait until it has."""
+    """Stop a process, and wait until it is stopped."""
     os.kill(pid, signal.SIGSTOP)
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
 
 
 def late(shown: dict[str, float]) -> set[str]:
-    """The workers that a scrape names as late."""
+    """Return the series of the workers that a scrape names as late."""
     return {name for name in shown if name.startswith(LATE)}
 
 
 def observing(
     provider: Provider, value: float, runs: str = "", during: Callable[[], object] | None = None
 ) -> Callable[[], object]:
-    """What a worker does at its start: register callbacks that observe ``value``, and note each run in a file."""
+    """Return what a worker does: register callbacks that observe ``value``, and add a line to a file at each run."""
 
     def work() -> None:
         def observe(observer: Any) -> None:
@@ -85,14 +85,14 @@ def observing(
 
 
 def own(provider: Provider) -> str:
-    """Identity of this process's slab."""
+    """Return the identity of this process's slab."""
     name = provider.memory.slab_name
     return "" if name is None else name.identity
 
 
 @pytest.fixture
 def collector(shared: Provider) -> Iterator[Collector]:
-    """A collector that knows only the store, and gives its workers time: the machine may be busy."""
+    """A collector of the store alone, with a long worker_timeout, since the machine may be busy."""
     assert shared.directory is not None
     made = Collector(shared.directory, worker_timeout=5)
     yield made
@@ -100,7 +100,7 @@ def collector(shared: Provider) -> Iterator[Collector]:
 
 
 def test_merged_by_mode(shared: Provider, collector: Collector, child: Start, seen: Seen, tmp_path: Path) -> None:
-    """Each worker runs each callback once a collection; sums add, gauges merge by mode; the dead leave their totals."""
+    """Each worker runs each callback once a collection; values merge by mode; the totals of dead workers stay."""
     notes = tmp_path / "runs"
     children = [child(observing(shared, value, str(notes))) for value in (1, 2, 4)]
     first = seen(collector)
@@ -125,7 +125,7 @@ def test_merged_by_mode(shared: Provider, collector: Collector, child: Start, se
     }
 
     children[2].kill()
-    for _ in range(2):  # before and after it was folded
+    for _ in range(2):  # before and after the fold
         after = seen(collector)
         assert (7.0, 3.0, 2.0, 1.0, 7.0) == (
             after["c_total"],
@@ -140,9 +140,9 @@ def test_merged_by_mode(shared: Provider, collector: Collector, child: Start, se
 
 
 def test_a_stopped_worker(shared: Provider, child: Start, scrape: Seen, tmp_path: Path) -> None:
-    """It keeps its last values for one scrape and is named; then its gauges are gone, and its totals stay.
+    """A stopped worker keeps its last values for one scrape and is named late; then its gauges are gone; totals stay.
 
-    Once it goes on, it does not run its callbacks for those who have given up.
+    After it continues, it does not run its callbacks for collectors that have hung up.
     """
     notes = tmp_path / "runs"
     stopped = child(observing(shared, 1, str(notes)))
@@ -173,7 +173,7 @@ def test_a_stopped_worker(shared: Provider, child: Start, scrape: Seen, tmp_path
 
 
 def test_a_worker_that_never_answered(shared: Provider, child: Start, scrape: Seen) -> None:
-    """A collector that comes while a worker is stopped takes nothing of it for fresh but its totals."""
+    """A new collector shows only the totals of a worker that has been stopped since before its first scrape."""
     stopped = child(observing(shared, 1))
     child(observing(shared, 2))
     assert shared.directory is not None
@@ -189,7 +189,7 @@ def test_a_worker_that_never_answered(shared: Provider, child: Start, scrape: Se
 
 
 def test_a_hung_callback(shared: Provider, child: Start, scrape: Seen) -> None:
-    """It costs the scrape its deadline once; its series show once more, then are absent; others are fresh."""
+    """A hung callback delays one scrape by its deadline; its series show once more, then not; others are fresh."""
 
     def work() -> None:
         runs = []
@@ -218,10 +218,10 @@ def test_a_hung_callback(shared: Provider, child: Start, scrape: Seen) -> None:
     assert [set()] * 4 == [late(each) for each in shown]
 
 
-def test_not_observed_any_more(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """A gauge that its worker does not observe this time is not shown.
+def test_a_gauge_that_is_no_longer_observed(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """A gauge that its worker did not observe in this collection is not shown.
 
-    A counter that falls is left out once, and then goes on from where it was.
+    A counter that falls is left out once, and then continues from its total.
     """
 
     def work() -> None:
@@ -249,7 +249,7 @@ def test_not_observed_any_more(shared: Provider, collector: Collector, child: St
 
 
 def test_children_of_a_worker(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """A process that was forked from one that answers does so itself, and does not keep its parent's socket."""
+    """A child of a worker answers collectors itself, and does not keep its parent's socket open."""
     shared.meter("test").observable_gauge(
         "pid", callback=lambda observer: observer.observe(os.getpid()), scope="worker"
     )
@@ -267,7 +267,7 @@ def test_children_of_a_worker(shared: Provider, collector: Collector, child: Sta
 
 
 def test_set_function_in_workers(shared: Provider, collector: Collector, child: Start, scrape: Seen) -> None:
-    """What the function returns in each process is merged by the gauge's mode; what is no number is dropped."""
+    """The results of a gauge's function merge over processes by its mode; a result that is no number is dropped."""
     gauges = {
         mode: Gauge(f"g_{mode}", "", ["k"], provider=shared, multiprocess_mode=mode)  # type: ignore[arg-type]
         for mode in ("livesum", "max", "livemostrecent")
@@ -299,7 +299,7 @@ def test_set_function_in_workers(shared: Provider, collector: Collector, child: 
 
 
 def test_a_long_path(child: Start, seen: Seen) -> None:
-    """A store whose path is too long for a socket's address serves its workers' callbacks all the same."""
+    """Worker callbacks run in a store whose path is too long for a socket's address."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as base:
         provider = Provider(Path(base) / ("x" * 150))
         child(observing(provider, 1))
@@ -314,7 +314,7 @@ NOISE = [b"", b"\n", b"x", b"x\n", b"{}\n", b'{"seconds": "x", "max_age": 0}\n',
 
 @pytest.mark.parametrize("noise", NOISE, ids=lambda noise: repr(noise)[:20])
 def test_noise_at_a_worker(noise: bytes, shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """Whatever is sent to a worker's socket, the next collector is answered."""
+    """After any bytes at a worker's socket, the worker answers the next collector."""
     child(observing(shared, 1))
     (worker,) = list_workers(epoch(shared))
     with socket.socket(socket.AF_UNIX) as client:
@@ -326,7 +326,7 @@ def test_noise_at_a_worker(noise: bytes, shared: Provider, collector: Collector,
 
 @pytest.mark.parametrize("answer", [None, b"", b"{}\n", b'{"shown": 5}\n', b"x" * 100_000, b'{"shown": ["x"]}\n'])
 def test_noise_from_a_worker(answer: bytes | None, shared: Provider, child: Start, seen: Seen) -> None:
-    """What listens in a worker's place and says nothing, or nonsense, does not keep the others' values away."""
+    """A program in a worker's place that sends nothing, or invalid bytes, does not hide the other workers' values."""
     child(observing(shared, 1))
     fake = str(Path(epoch(shared)) / f"ask-7-{'0' * 32}")
     listener = socket.socket(socket.AF_UNIX)
@@ -352,8 +352,8 @@ def test_noise_from_a_worker(answer: bytes | None, shared: Provider, child: Star
     assert 1.0 == shown["u"]
 
 
-def test_a_socket_that_was_left_behind(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """The socket of a worker that is gone is removed, and so is one that a worker was killed over making."""
+def test_the_socket_of_a_dead_worker(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
+    """The socket of a dead worker is removed, also one that the worker had not finished making."""
     worker = child(observing(shared, 1))
     (listening,) = list_workers(epoch(shared))
     left = Path(epoch(shared)) / listening.file
@@ -370,7 +370,7 @@ def test_a_socket_that_was_left_behind(shared: Provider, collector: Collector, c
 
 
 def test_private_memory_has_no_threads(scrape: Seen) -> None:
-    """Without a store nobody else could ask: no thread is started, and none is left when a collection is done."""
+    """Without a store, no agent thread starts, and no thread is left after a collection."""
     provider = Provider()
     before = set(threading.enumerate())
     provider.meter("test").observable_gauge("g", callback=lambda observer: observer.observe(1), scope="worker")
@@ -380,10 +380,10 @@ def test_private_memory_has_no_threads(scrape: Seen) -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> None:
-    """What a process that is no worker sets is shown, but is none of the workers, whose numbers begin at 0."""
+def test_a_process_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> None:
+    """The value of a process beside the workers is shown as ``beside-0``; the workers' ordinals begin at 0."""
     gauge = Gauge("g", "", provider=shared)
-    shared.memory.stand_beside()
+    shared.memory.be_auxiliary()
     gauge.set(1)
     child(lambda: gauge.set(2))
     shown = scrape(shared)
@@ -392,8 +392,8 @@ def test_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> Non
     assert 1.0 == shown['mpmetrics_processes{state="live"}']
 
 
-def test_figures_of_another_version(shared: Provider, seen: Seen) -> None:
-    """Where another process has other figures under our names, the values are there all the same."""
+def test_self_metrics_of_another_version(shared: Provider, seen: Seen) -> None:
+    """If another process has other metrics with the names of our self-metrics, all values are shown nevertheless."""
     other = Provider(shared.directory)
     Metric(Family("mpmetrics_callback_errors", "counter", "", "", ("other",)), other, 10)
     Metric(Family("mpmetrics_callback_duration_seconds", "counter", ""), other, 10).series(()).inc()
@@ -406,7 +406,7 @@ def test_figures_of_another_version(shared: Provider, seen: Seen) -> None:
 
 
 def test_a_killed_worker_with_a_child(shared: Provider, child: Start, scrape: Seen) -> None:
-    """A child that outlives its parent does not hold the parent's socket open: nobody is waited for in vain."""
+    """A child that outlives its parent does not keep the parent's socket open, so no scrape waits for it."""
 
     def work() -> None:
         observing(shared, 1)()
@@ -437,8 +437,10 @@ def test_a_killed_worker_with_a_child(shared: Provider, child: Start, scrape: Se
         os.kill(grandchild, signal.SIGKILL)
 
 
-def test_observed_by_another_worker_only(shared: Provider, collector: Collector, child: Start, seen: Seen) -> None:
-    """What one worker observes no more is not in the sum of those that still do."""
+def test_a_series_that_only_another_worker_observes(
+    shared: Provider, collector: Collector, child: Start, seen: Seen
+) -> None:
+    """The old value of a worker that no longer observes a series is not in the sum of the others."""
 
     def worker(times: int) -> Callable[[], object]:
         def work() -> None:
@@ -462,7 +464,7 @@ def test_observed_by_another_worker_only(shared: Provider, collector: Collector,
 
 
 def test_a_worker_that_collects(shared: Provider, seen: Seen) -> None:
-    """It runs its own callbacks once a collection, like everybody's."""
+    """A worker that collects runs its own callbacks once a collection."""
     runs = []
     shared.meter("test").observable_gauge("g", callback=lambda _: runs.append(1), scope="worker")
     wait_for_workers(shared, 1)
@@ -474,7 +476,7 @@ def test_a_worker_that_collects(shared: Provider, seen: Seen) -> None:
 
 
 def test_more_series_than_the_store_has_room_for(shared: Provider, seen: Seen) -> None:
-    """Once a metric has had as many series as it may, new ones add up in its overflow series; old ones stay."""
+    """At the cap of a metric, new series add up in its overflow series, and old ones stay."""
     runs = []
 
     def observe(observer: Any) -> None:
@@ -492,8 +494,8 @@ def test_more_series_than_the_store_has_room_for(shared: Provider, seen: Seen) -
     assert {'u{k="always"}': 1.0, 'u{otel_metric_overflow="true"}': 2.0} == seen(collector)
 
 
-def test_taken_back(shared: Provider, scrape: Seen) -> None:
-    """A callback that was unregistered is not missed; one that somebody else has registered, too, is."""
+def test_callbacks_that_were_unregistered(shared: Provider, scrape: Seen) -> None:
+    """An unregistered callback is not reported as unserved, unless another process has registered it, too."""
     meter = shared.meter("test")
     gauge = meter.observable_gauge("g")
     first = meter.register_callback(lambda _: None, gauge)
@@ -507,7 +509,7 @@ def test_taken_back(shared: Provider, scrape: Seen) -> None:
 
 
 def test_another_metric_of_that_name(shared: Provider, child: Start, seen: Seen) -> None:
-    """A metric that another process declared later is shown, without the values of ours; everything else is there."""
+    """A different metric that another process declared later is shown in place of ours; all others are shown."""
     ours = Provider(shared.directory)
     meter = ours.meter("test")
     for name in ("g", "good"):
@@ -521,7 +523,7 @@ def test_another_metric_of_that_name(shared: Provider, child: Start, seen: Seen)
 
 
 def test_an_impatient_scraper(provider: Provider) -> None:
-    """Whoever waits with one that has run out of patience gets what callbacks observe all the same."""
+    """A caller that shares a collection with one whose time is up still gets what callbacks observe."""
     entered, leave = threading.Event(), threading.Event()
     runs = []
 
@@ -547,7 +549,7 @@ def test_an_impatient_scraper(provider: Provider) -> None:
     entered.wait(20)
     second.start()
     third.start()
-    time.sleep(0.5)  # more than the impatient one has
+    time.sleep(0.5)  # longer than the impatient caller waits
     leave.set()
     for thread in (first, second, third):
         thread.join()

@@ -1,4 +1,4 @@
-"""One metric of a registry as it is at one moment, over all processes."""
+"""MetricValues: the values of one registry metric at one moment, merged over all processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mpmetrics.registry.distribution import Distribution
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["View"]
+__all__ = ["MetricValues"]
 
 
 def _nothing() -> Distribution:
@@ -19,13 +19,13 @@ def _nothing() -> Distribution:
 
 
 @dataclass(frozen=True)
-class View:
-    """What :meth:`snapshot` of a metric returns.
+class MetricValues:
+    """What the method ``snapshot`` of a metric and ``Registry.read`` return.
 
-    ``role`` is counter, gauge, meter, histogram, timer or healthcheck. ``count`` is that of counters, meters,
-    histograms and timers; ``value`` that of gauges and healthchecks (1: healthy, 0: not), None when it was never set.
-    ``has_fallen`` says whether a counter ever did. ``rates`` are per second over 1, 5 and 15 minutes.
-    ``window`` are the buckets of the values of the sliding window.
+    ``role`` is counter, gauge, meter, histogram, timer or healthcheck. ``created`` is a Unix time in seconds. Counters,
+    meters, histograms and timers have a ``count``. Gauges and healthchecks (1: healthy, 0: not) have a ``value``, None
+    if it was never set. ``has_fallen``: the counter has gone down at some time. ``rates`` are per second, over 1, 5 and
+    15 minutes. ``window`` has the buckets of the values in the sliding window.
     """
 
     name: str

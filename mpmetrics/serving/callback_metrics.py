@@ -1,4 +1,7 @@
-"""How callbacks fare, as metrics: kept in the store like any other, so that they outlive the process that ran them."""
+"""Self-metrics of callbacks: durations, errors, timeouts, and whether the collector runs each of them.
+
+They are ordinary metrics in the store, so they outlive the process that ran the callbacks.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ if TYPE_CHECKING:
 
     from mpmetrics.callbacks.callback import Callback
     from mpmetrics.callbacks.runner import Run
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["ANNOUNCED", "CallbackMetrics", "announce", "withdraw"]
 
 ANNOUNCED = "mpmetrics_callback_served"
-"""Metric of the callbacks that living processes have registered; the collector says of each whether it serves it."""
+"""The gauge that announces host callbacks of living processes; the collector replaces its values: 1 if it runs one."""
 
 
 class CallbackMetrics:
-    """Counts runs of callbacks into ``provider``, by callback."""
+    """Counts runs of callbacks, by callback, in ``provider``."""
 
-    def __init__(self, provider: Destination) -> None:
+    def __init__(self, provider: ProviderBase) -> None:
         def make(kind: str, name: str, documentation: str, *labels: str) -> Metric[Any]:
             return Metric(Family(name, kind, documentation, "", labels), provider, DEFAULT_MAX_SERIES)
 
@@ -35,7 +38,7 @@ class CallbackMetrics:
         self._drops = make(
             "counter",
             "mpmetrics_callback_dropped_observations",
-            "Observations that made no sense and were left out.",
+            "Observations that were invalid and left out.",
             "callback",
         )
         self._suspended = make(
@@ -47,7 +50,7 @@ class CallbackMetrics:
         self._collections = make("counter", "mpmetrics_collections", "Collections since there are callbacks.")
 
     def count(self, runs: Iterable[Run]) -> None:
-        """Count these runs, each once; what went wrong is logged once for each callback and cause."""
+        """Count these runs, each once; log what went wrong, once for each callback and cause."""
         for run in runs:
             if not run.is_counted:
                 run.is_counted = True
@@ -64,9 +67,9 @@ class CallbackMetrics:
         elif run.finished_at is not None:
             self._seconds.series(key).observe(run.seconds)
         if run.error is not None:
-            callback.say(f"error {type(run.error).__name__}", f"raised {run.error!r}", run.error)
+            callback.warn(f"error {type(run.error).__name__}", f"raised {run.error!r}", run.error)
         elif run.timed_out:
-            callback.say("timeout", "was not done by its deadline; its series are missing")
+            callback.warn("timeout", "did not return by its deadline, so its series are missing")
 
     def drop(self, callback: Callback, observations: int = 1) -> None:
         """Count observations that were dropped."""
@@ -77,21 +80,21 @@ class CallbackMetrics:
         self._collections.series(()).inc()
 
 
-def announce(provider: Destination, callback: Callback) -> None:
-    """Say to all processes, for as long as this one lives, that ``callback`` is registered and wants to be served."""
+def announce(provider: ProviderBase, callback: Callback) -> None:
+    """Announce to collectors that ``callback`` is registered and must run there, as long as this process lives."""
     gauge = _announced(provider)
     for instrument in _instruments(callback):
         gauge.series((instrument, callback.module)).set(1)
 
 
-def withdraw(provider: Destination, callback: Callback) -> None:
-    """Take that back, as far as no other callback of the module is registered for these instruments."""
+def withdraw(provider: ProviderBase, callback: Callback) -> None:
+    """Undo :func:`announce`, for the instruments that no other callback of the same module observes."""
     others = [other for other in provider.callbacks if other.module == callback.module and other.scope == "host"]
     for instrument in _instruments(callback) - {name for other in others for name in _instruments(other)}:
         _announced(provider).series((instrument, callback.module)).unset()
 
 
-def _announced(provider: Destination) -> Metric[Any]:
+def _announced(provider: ProviderBase) -> Metric[Any]:
     documentation, labels = "Whether the callback of an instrument is served here.", ("instrument", "module")
     family = Family(ANNOUNCED, "gauge", documentation, "", labels, mode="livemax")
     return Metric(family, provider, DEFAULT_MAX_SERIES)

@@ -1,4 +1,4 @@
-"""What a driver sends out: the metrics of a registry, of a Prometheus registry, or of the whole server."""
+"""SentMetrics: what a driver sends, the metrics of a registry, of a prometheus_client registry, or of the server."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-__all__ = ["Collectable", "Source"]
+__all__ = ["Collectable", "SentMetrics"]
 
 
 class Collectable(Protocol):
-    """What has metric families to give: a CollectorRegistry, a Collector."""
+    """An object that returns metric families, such as a CollectorRegistry or a Collector."""
 
     def collect(self) -> Iterable[Metric]:
-        """The families."""
+        """Return the families."""
 
 
-class Source:
-    """``what`` to send: a registry, its driver, anything with ``collect``, or by default all metrics of the server.
+class SentMetrics:
+    """The metrics of ``what``: a registry, its driver, an object with ``collect``, or None for all of the server.
 
-    TypeError for what is none of these.
+    TypeError for any other object.
     """
 
     def __init__(self, what: Registry | PrometheusDriver | Collectable | None) -> None:
@@ -36,18 +36,18 @@ class Source:
             what = PrometheusDriver.with_config(Config(registry=what))
         if what is not None and not callable(getattr(what, "collect", None)):
             msg = (
-                f"what to send is a Registry, a driver of one, or has a collect() as a CollectorRegistry, not {what!r}"
+                f"source must be a Registry, a driver of one, or have collect() like a CollectorRegistry, not {what!r}"
             )
             raise TypeError(msg)
         self._what = what
 
     def use(self, collection: Collection) -> None:
-        """What all metrics of the server are."""
+        """Take the metrics of ``collection``, if all metrics of the server are sent."""
         if self._what is None:
             self._what = collection
 
     def collect(self) -> Iterable[Metric]:
-        """The families as they are now; a registry's are flushed first."""
+        """Return the families as they are now; those of a registry are flushed first."""
         if self._what is None:
             self._what = Collection(get_provider())
         if isinstance(self._what, PrometheusDriver):

@@ -1,8 +1,8 @@
-"""Reading an epoch: the words of every process and of the retired file, at one moment.
+"""EpochReader: reads the words of all processes and of the retired file of an epoch, at one moment.
 
-The reader takes no lock. It looks at the retired file, lists and reads the slabs that are not in it, then the removals,
-and looks again: if the retired file was replaced meanwhile, it starts over, so that a value is never counted twice and
-never missing while a folder moves it. After a bounded number of attempts it keeps folders out for a moment.
+The reader takes no lock. It reads the retired file, lists and reads the slabs that are not folded into it, reads the
+removals, and looks at the retired file again. If that was replaced meanwhile, the reader starts over. So it never
+counts a value twice, and never misses one that a fold moves. After 10 attempts it takes the fold lock for a moment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from mpmetrics.collector.choice import Choice
+from mpmetrics.collector.shape_choice import ShapeChoice
 from mpmetrics.collector.snapshot import Column, Snapshot
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreError
 from mpmetrics.storage import format as fmt
@@ -33,28 +33,28 @@ __all__ = ["EpochReader"]
 
 ATTEMPTS = 10
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-_IDLE = fmt.BESIDE + 99_999_999
-"""Stands for the ordinal of a process that has none."""
+_IDLE = fmt.AUXILIARY + 99_999_999
+"""The ordinal in columns of processes that have none."""
 
 
 class EpochReader:
-    """Takes snapshots of the epoch at ``path``, and of what ``memory`` has beside it; one thread at a time.
+    """Takes snapshots of the epoch at ``path``, and of the values in ``memory`` that are not in the store.
 
-    Files stay mapped between two snapshots. Without a path, there is only the memory.
+    Without a path, it reads only ``memory``. Files stay mapped between two snapshots. For one thread at a time.
     """
 
     def __init__(self, path: str | None, memory: Memory | None = None) -> None:
         self.path = path
         self._memory = memory
         self._lost = ""
-        """What is said of a retired file that we had and nobody has any more."""
+        """The message about a retired file that was read here and is lost."""
         self._begin()
 
     def _begin(self) -> None:
         self._shapes = Shapes()
-        self._choice = Choice()
+        self._choice = ShapeChoice()
         self.retired: SlabReader | None = None
-        """The retired file as it was read last."""
+        """The retired file, as it was read last."""
         self._slabs: dict[tuple[int, int], SlabReader] = {}
         """By device and inode."""
         self._own: dict[int, SlabReader] = {}
@@ -63,18 +63,18 @@ class EpochReader:
         self._is_torn = False
 
     def _begin_again(self, retired: SlabReader | None) -> None:
-        """Have all files read from their beginning into new tables, also those that have no name any more."""
+        """Read all files from their beginning into new tables, also files that are unlinked by now."""
         self._shapes.forget()
         self._own = {}
-        self._slabs = {inode: SlabReader.again(reader) for inode, reader in self._slabs.items()}
+        self._slabs = {inode: SlabReader.of_same_map(reader) for inode, reader in self._slabs.items()}
         if retired is not None:
-            self.retired = SlabReader.again(retired)
+            self.retired = SlabReader.of_same_map(retired)
             self.retired.read(self._shapes.declare)
 
     def snapshot(self) -> Snapshot:
-        """The epoch as it is now. What cannot be read is left out and named in ``unreadable``; OSError never."""
+        """Return the epoch as it is now. Never raises OSError: ``unreadable`` names the files that cannot be read."""
         if self._is_torn or (self.path is None and self._shapes.is_stale):
-            self._begin()  # an exception out of a signal handler cut the last one short, or most rows are gone
+            self._begin()  # a signal handler's exception ended the last snapshot half-way, or most rows are gone
         self._is_torn = True
         snapshot = self._whole()
         self._is_torn = False
@@ -93,9 +93,9 @@ class EpochReader:
             return self._attempt(is_last=True) or Snapshot()
 
     def _attempt(self, *, is_last: bool = False) -> Snapshot | None:
-        """A snapshot, or None when folding came in between and it is not the last attempt."""
+        """Return a snapshot; None if a fold came in between and this is not the last attempt."""
         snapshot = Snapshot()
-        moves = 0 if self._memory is None else self._memory.moves
+        moves = 0 if self._memory is None else self._memory.moved_count
         maps = [] if self._memory is None else list(self._memory.private_maps())
         if self.path is not None:
             try:
@@ -106,8 +106,8 @@ class EpochReader:
                 snapshot = Snapshot(unreadable={".": str(error)})
                 self._read_known(snapshot)
         self._read_memory(snapshot, maps)
-        if self._memory is not None and self._memory.moves != moves and not is_last:
-            return None  # a value that waited has moved into a slab meanwhile
+        if self._memory is not None and self._memory.moved_count != moves and not is_last:
+            return None  # a waiting value has moved into a slab meanwhile
         self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
         snapshot.shapes, snapshot.hidden = self._choice.choose(self._shapes, self._readers())
         return snapshot
@@ -117,7 +117,7 @@ class EpochReader:
         return (*retired, *self._slabs.values(), *self._own.values())
 
     def _read_epoch(self, snapshot: Snapshot, folder: int) -> bool:
-        """Read all files; whether no folder has moved anything meanwhile."""
+        """Read all files; True if no fold has moved values meanwhile."""
         before = self._read_retired(snapshot, folder)
         is_complete = self._read_slabs(snapshot, folder)
         snapshot.measure(folder)
@@ -125,13 +125,13 @@ class EpochReader:
         return is_complete and before == _inode("retired", folder)
 
     def _read_retired(self, snapshot: Snapshot, folder: int) -> tuple[int, int] | None:
-        """Read the retired file, if it is another one; returns which one it is, whether or not it can be read."""
+        """Read the retired file, if it is not the one read last; return its inode, even if it cannot be read."""
         inode, is_stale = _inode("retired", folder), self._shapes.is_stale
         if is_stale and inode is None:
             self._begin_again(self.retired)
         if inode is None and self.retired is not None:
             snapshot.lacks_retired = True
-            snapshot.unreadable["retired"] = "it was removed, and is shown as it was read last"
+            snapshot.unreadable["retired"] = "another program removed it; it is shown as it was read last"
         elif inode is not None and (is_stale or self.retired is None or self.retired.inode != inode):
             try:
                 with open_regular("retired", dir_fd=folder) as descriptor:
@@ -141,7 +141,7 @@ class EpochReader:
                 retired.read(self._shapes.declare)
                 self._compare(retired)
                 self.retired = retired
-            except (OSError, FormatError) as error:  # what was read last stands
+            except (OSError, FormatError) as error:  # the one that was read last stays in use
                 snapshot.unreadable["retired"] = str(error)
         if self._lost:
             snapshot.unreadable["retired before"] = self._lost
@@ -151,12 +151,12 @@ class EpochReader:
         return inode
 
     def _compare(self, retired: SlabReader) -> None:
-        """Note it when another retired file is there that does not contain what ours did."""
+        """Note if the new retired file does not contain the values of the one that was read last."""
         ours = self.retired
         if ours is not None and (retired.identity != ours.identity or retired.folded < ours.folded):
             self._lost = (
-                f"{ours.where}: somebody removed it, and what {ours.folded} processes had counted, or some of them, is"
-                " not in the one that is there now"
+                f"{ours.where}: another program removed it; the new one lacks what some or all of {ours.folded} dead"
+                " processes had counted"
             )
 
     def _read_slabs(self, snapshot: Snapshot, folder: int) -> bool:
@@ -169,31 +169,31 @@ class EpochReader:
             listed.add(_inode(name.file, folder))
             try:
                 reader = self._open(name, folder)
-                # The mark says nothing here: it may be of a fold in another epoch, or of a retired file that is gone.
+                # The slab's mark is not asked: it may come from a fold in another epoch, or into a lost retired file.
                 if bytes.fromhex(reader.identity) in contained:
                     snapshot.has_leftovers = True
                     continue
                 if reader.identity in identities:
-                    continue  # under a second name, for a moment, or somebody has copied it
+                    continue  # a slab that is being renamed has two names for a moment; or this is a copy
                 identities.add(reader.identity)
                 seen[reader.inode] = self._slabs[reader.inode] = reader
                 reader.ordinal = name.ordinal
                 self._read_on(reader, name, folder)
             except FileNotFoundError:
-                is_complete = False  # folded, or renamed, since we listed it
+                is_complete = False  # folded or renamed since the listing
             except (OSError, FormatError) as error:
                 snapshot.unreadable[name.file] = str(error)
-        # Set aside since we listed it: we may have found another slab under its name.
+        # A slab that was set aside since the listing: another slab may have been read under its name.
         if any(name.is_set_aside for name in set(list_slabs(folder)) - set(names)):
             is_complete = False
-        # What is there and was refused is not touched again: it may have been cut.
+        # A listed file that was refused is not read again from its map: it may have been truncated (SIGBUS).
         gone = [reader for inode, reader in self._slabs.items() if inode not in seen and inode not in listed]
         owner = os.fstat(folder).st_uid
         orphans = [reader for reader in gone if self._is_orphan(reader, contained, owner)]
         for reader in orphans:
             snapshot.unreadable[f"removed {reader.identity}"] = (
-                f"{reader.where}: was removed while its owner writes to it; what that process counts is shown until"
-                " this collector ends, and lost then"
+                f"{reader.where}: was removed while its owner writes to it, by another program; its values are shown"
+                " until this collector ends, and lost then"
             )
             reader.read(self._shapes.declare)
         self._slabs = seen | {reader.inode: reader for reader in orphans}
@@ -201,25 +201,25 @@ class EpochReader:
         return is_complete
 
     def _read_known(self, snapshot: Snapshot) -> None:
-        """Read on in what is mapped, where the directory cannot be read."""
+        """Read the mapped files, because the directory cannot be read."""
         if self._shapes.is_stale:
             self._begin_again(self.retired)
         contained = set()
         if self.retired is not None:
             snapshot.folded, contained = self.retired.folded, self.retired.source.folded
             self._add(snapshot, [self.retired])
-        # One that was folded meanwhile is shown by itself: the retired file that contains it cannot be read.
+        # A slab that was folded meanwhile is still read: the retired file that contains it cannot be read.
         readers = [each for each in self._slabs.values() if bytes.fromhex(each.identity) not in contained]
         for reader in readers:
             reader.read(self._shapes.declare)
         self._add(snapshot, readers)
 
     def _read_on(self, reader: SlabReader, name: SlabName, folder: int) -> None:
-        """Read a slab; on where it has records behind the end that the file had at the last look."""
+        """Read a slab; if it has grown since the last look, look again and read the rest."""
         for _ in range(ATTEMPTS):
             if reader.read(self._shapes.declare):
                 return
-            self._open(name, folder)  # it is known, so this is a look
+            self._open(name, folder)  # the slab is known, so this looks at its new size
 
     def _open(self, name: SlabName, folder: int) -> SlabReader:
         try:
@@ -228,9 +228,9 @@ class EpochReader:
                 reader = self._slabs.get((status.st_dev, status.st_ino))
                 if reader is None:
                     return SlabReader(descriptor, f"{self.path}/{name.file}")
-                reader.look(descriptor)
+                reader.refresh(descriptor)
         except OSError as error:
-            # Without descriptors it cannot be told whether the owner lives: then it does.
+            # Without descriptors the lease cannot be tested; the owner counts as alive then.
             known = [reader for reader in self._slabs.values() if reader.ordinal == name.ordinal]
             if error.errno not in _NO_DESCRIPTORS or name.ordinal is None or not known:
                 raise
@@ -238,13 +238,13 @@ class EpochReader:
         return reader
 
     def _is_orphan(self, reader: SlabReader, contained: set[bytes], owner: int) -> bool:
-        """Whether a file that we still map was removed by somebody who did not fold it.
+        """True if a slab that is still mapped was unlinked without a fold.
 
-        Whoever folds a dead root master's slab cannot mark it, so that one is not looked for.
+        A dead slab of root (of a master) is no orphan: the process that folds it may not be able to mark it.
         """
         if reader.is_folded or bytes.fromhex(reader.identity) in contained:
             return False
-        reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # nothing but its label is left to ask
+        reader.is_alive = os.path.exists(f"/proc/{reader.pid}")  # the file is gone, so only the pid can be tested
         return reader.is_alive or reader.uid == owner
 
     def _add(self, snapshot: Snapshot, readers: Collection[SlabReader]) -> None:
@@ -265,14 +265,14 @@ class EpochReader:
         snapshot.columns.sort(key=lambda column: (not column.is_retired, column.ordinal, column.created))
 
     def _tell(self, snapshot: Snapshot, where: str, damaged: int, reasons: Iterable[str] = ()) -> None:
-        """Note what of a file cannot be used."""
+        """Note the records of a file that cannot be used."""
         snapshot.damaged += damaged
         if damaged:
             what = "; ".join(reasons) or "they are damaged, or another release wrote them"
             snapshot.problems.append(f"{where}: some of its records cannot be used: {what}")
 
     def _read_memory(self, snapshot: Snapshot, maps: list[Map]) -> None:
-        """Add what this process has in memory: a slab is read on, what waits is put together anew each time."""
+        """Add the private maps of this process: its slab in memory, and the values that wait for room."""
         own: dict[int, SlabReader] = {}
         for words_map in maps:
             reader = self._own.get(id(words_map))
@@ -286,7 +286,7 @@ class EpochReader:
         try:
             if self._shared is None or self._removals is None:
                 directory = Directory.at(self.path or "")
-                self._shared = Shared(directory, write=False)  # which may be on a read-only disk
+                self._shared = Shared(directory, write=False)  # the store may be on a read-only disk
                 self._removals = Removals(directory, self._shared)
             snapshot.trouble = self._shared.trouble
             snapshot.up = True
@@ -298,13 +298,13 @@ class EpochReader:
             try:
                 if "." not in snapshot.unreadable:
                     self._removals.read()
-            except (OSError, StoreError) as error:  # those read last are known
+            except (OSError, StoreError) as error:  # the removals that were read last stay in use
                 snapshot.unreadable["removals"] = str(error)
             self._tell(snapshot, f"{self.path}/removals", self._removals.damaged)
         return self._removals
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self._begin()
 
 

@@ -1,4 +1,4 @@
-"""What an exporter's options make of the Meter API's instruments, and that they touch nothing else."""
+"""The exporter's options change how instruments of the Meter API are shown, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPENMETRICS = "application/openmetrics-text"
 
 
 def shown(provider: Provider, accept: str | None = None, **options: Any) -> list[str]:
-    """The lines of a scrape, without help texts and the library's own."""
+    """Return the lines of a scrape, without help texts and self-metrics."""
     collector = Collector(provider, options=ExporterOptions(**options))
     lines = collector.render(accept)[1].decode().splitlines()
     return [line for line in lines if "mpmetrics_" not in line and "_created" not in line and "HELP" not in line]
@@ -20,7 +20,7 @@ def shown(provider: Provider, accept: str | None = None, **options: Any) -> list
 
 @pytest.fixture
 def filled() -> Provider:
-    """A provider with a counter, a gauge and a metric with a name of its own."""
+    """A provider with a counter and a gauge of a meter, and a metric with a Prometheus name."""
     provider = Provider(resource={"service.name": "shop"})
     meter = provider.meter("m", version="1")
     meter.counter("a.reads", unit="By").add(3, {"disk.id": "0"})
@@ -35,7 +35,7 @@ SCOPE = 'otel_scope_name="m",otel_scope_version="1"'
 
 
 def test_defaults(filled: Provider) -> None:
-    """Units and counter suffixes in the names, the meter in the labels, the resource as target_info."""
+    """By default, names have units and counter suffixes, labels the meter, and target_info the resource."""
     assert [
         *TARGET,
         "# TYPE a_load_ratio gauge",
@@ -46,8 +46,8 @@ def test_defaults(filled: Provider) -> None:
     ] == shown(filled)
 
 
-def test_without_all(filled: Provider) -> None:
-    """Each of them can be left out."""
+def test_everything_can_be_left_out(filled: Provider) -> None:
+    """Units, counter suffixes, the meter's labels and target_info can be left out."""
     options = dict.fromkeys(
         ["without_counter_suffixes", "without_units", "without_target_info", "without_scope_labels"], True
     )
@@ -62,7 +62,7 @@ def test_without_all(filled: Provider) -> None:
 
 
 def test_bare_counters_in_openmetrics(filled: Provider) -> None:
-    """A counter without its suffix is none in OpenMetrics: its type is unknown, its unit told if the name has it."""
+    """In OpenMetrics, a counter without its suffix has the type unknown, and its unit only if the name ends with it."""
     lines = shown(filled, OPENMETRICS, without_counter_suffixes=True)
 
     assert ["# TYPE a_reads_bytes unknown", "# UNIT a_reads_bytes bytes"] == lines[5:7]
@@ -71,7 +71,7 @@ def test_bare_counters_in_openmetrics(filled: Provider) -> None:
 
 
 def test_namespace_and_resource_labels(filled: Provider) -> None:
-    """A prefix for meters' instruments, and the resource on each of their series; a series' own label wins."""
+    """Instruments of meters get the namespace, and their series the resource's labels; a series' own label wins."""
     filled.meter("m", version="1").gauge("b", multiprocess_mode="sum").set(1, {"service.name": "own"})
     lines = shown(filled, namespace="acme", resource_labels=True, without_scope_labels=True, without_target_info=True)
 
@@ -88,13 +88,13 @@ def test_namespace_and_resource_labels(filled: Provider) -> None:
 
 @pytest.mark.parametrize("namespace", ["1a", "a b", "a-b", 5])
 def test_bad_namespace(namespace: object) -> None:
-    """No name can begin with it: an error that names it."""
+    """A namespace with which no name can begin is an error that names it."""
     with pytest.raises(ValueError, match=f"invalid namespace {namespace!r}"):
         ExporterOptions(namespace=namespace)  # type: ignore[arg-type]
 
 
-def test_series_that_become_the_same(provider: Provider) -> None:
-    """Without the meters' labels sums and histograms add up, and of a gauge the last one counts."""
+def test_series_that_become_equal(provider: Provider) -> None:
+    """Without the meters' labels, equal totals and histograms add up, and the last gauge counts."""
     for number, name in enumerate(["x", "y"], start=1):
         meter = provider.meter(name)
         meter.counter("c").add(number)
@@ -110,7 +110,7 @@ def test_series_that_become_the_same(provider: Provider) -> None:
 
 
 def test_attributes_that_become_one_label(provider: Provider) -> None:
-    """Their values are joined in the order of their names; series that so become the same are one."""
+    """The values of attributes that become one label are joined in the order of their names; equal series merge."""
     counter = provider.meter("m").counter("c")
     counter.add(1, {"a.b": "x", "a_b": "y"})
     counter.add(2, {"a_b": "x;y"})
@@ -118,8 +118,8 @@ def test_attributes_that_become_one_label(provider: Provider) -> None:
     assert ['c_total{a_b="x;y",otel_scope_name="m"} 3.0'] == [line for line in shown(provider) if line.startswith("c_")]
 
 
-def test_names_that_become_the_same(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
-    """Their values may not be mixed: only one is shown, a metric with a name of its own first; that is said once."""
+def test_names_that_become_equal(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    """Only one of two metrics is shown, preferably one with a Prometheus name; the log says so once."""
     meter = provider.meter("m")
     meter.counter("c", unit="s").add(1)
     meter.counter("c", unit="ms").add(2)
@@ -131,13 +131,13 @@ def test_names_that_become_the_same(provider: Provider, caplog: pytest.LogCaptur
 
     assert ["c_total 2.0", "plain 5.0"] == lines
     assert [
-        "metric 'c_seconds' is not shown: its name with the exporter's options, 'c', is that of 'c_milliseconds'",
-        "metric 'plain_seconds' is not shown: its name with the exporter's options, 'plain', is that of 'plain'",
-    ] == [record.getMessage() for record in caplog.records]
+        "'c_seconds' is not shown: with the exporter's options its name is 'c', like that of 'c_milliseconds'",
+        "'plain_seconds' is not shown: with the exporter's options its name is 'plain', like that of 'plain'",
+    ] == [message.removeprefix("metric ").partition(";")[0] for message in caplog.messages]
 
 
-def test_a_target_of_ones_own(filled: Provider) -> None:
-    """A metric of that name is not covered by the resource's."""
+def test_a_metric_named_target(filled: Provider) -> None:
+    """A metric of the application named target is shown in place of the resource's."""
     Gauge("target", "", provider=filled, multiprocess_mode="sum").set(1)
 
     assert not [line for line in shown(filled) if "target_info" in line]
@@ -149,7 +149,7 @@ def test_no_resource(provider: Provider) -> None:
 
 
 def test_prometheus_client_sees_the_same(filled: Provider) -> None:
-    """What a prometheus_client registry collects has the same names, types and values."""
+    """A prometheus_client registry collects the same names, types and values."""
     families = {family.name: family for family in Collector(filled).collect()}
 
     assert "counter" == families["a_reads_bytes"].type

@@ -1,4 +1,7 @@
-"""What the callbacks of scope ``host`` observe in one collection. Belongs to whoever collects, one at a time."""
+"""HostCallbacks: runs the callbacks of scope ``host``. Observed: what callbacks observed in one collection.
+
+Both belong to the collection that runs; one collection runs at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from mpmetrics.callbacks.runner import Runner
 from mpmetrics.callbacks.totals import Total, totals
 from mpmetrics.collector.reading import Sample
 from mpmetrics.collector.rows import OVERFLOW
-from mpmetrics.serving.self_metrics import CallbackMetrics
+from mpmetrics.serving.callback_metrics import CallbackMetrics
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
@@ -23,24 +26,24 @@ __all__ = ["HostCallbacks", "Observed"]
 
 @dataclass
 class Observed:
-    """Values by metric and series, of this collection alone; and the stored series that were observed in it."""
+    """The values that were observed, by metric and series; and the series in the store that were observed."""
 
     values: dict[Family, dict[Key, float]] = field(default_factory=dict)
     stored: dict[Family, set[Key]] = field(default_factory=dict)
 
     def add_stored(self, family: Family, key: Key) -> None:
-        """Have a series of the store that was observed."""
+        """Note that a series in the store was observed."""
         self.stored.setdefault(family, set()).add(key)
 
     def rows(self, shape: Shape) -> set[int]:
-        """The rows of a metric's table that were observed of it in the store."""
+        """Return the rows in the table of a metric whose stored series were observed."""
         table = shape.table
         keys = ((family, key) for family in shape.families for key in self.stored.get(family, ()))
         found = (table.overflow if key is None else table.find(family.pairs(key)) for family, key in keys)
         return {row for row in found if row >= 0}
 
     def samples(self, shape: Shape) -> list[Sample]:
-        """The values that were observed of a metric."""
+        """Return samples of the values that were observed of a metric."""
         return [
             Sample("_total" if family.kind == "counter" else "", _labels(family, key), value + 0.0)
             for family in shape.families
@@ -53,7 +56,7 @@ def _labels(family: Family, key: Key) -> Labels:
 
 
 class HostCallbacks:
-    """Runs the host callbacks of ``provider``; ``watch`` is told what is running."""
+    """Runs the host callbacks of ``provider``. ``watch`` is told which one runs."""
 
     def __init__(self, provider: Provider, watch: Watch | None = None) -> None:
         self._provider = provider
@@ -62,7 +65,7 @@ class HostCallbacks:
         self._counters: dict[tuple[str, Key], float] = {}
 
     def observe(self, seconds: float, max_age: float) -> Observed:
-        """Run them within ``seconds``; what they observed less than ``max_age`` seconds ago is used again."""
+        """Run them within ``seconds``; use again what they observed less than ``max_age`` seconds ago."""
         callbacks = self._provider.callbacks.of("host")
         has_any = bool(callbacks) or bool(self._provider.callbacks.of("worker"))
         if not has_any and self._metrics is None:
@@ -89,15 +92,15 @@ class HostCallbacks:
         return observed
 
     def _falls(self, name: str, key: Key, total: Total) -> bool:
-        """Whether a counter is lower than in the last collection: dropped this once, and from then on a new start."""
+        """True if a counter is lower than in the last collection. It is dropped once; the next value counts again."""
         before = self._counters.get((name, key))
         if before is None or total.value >= before:
             return False
         if self._metrics is not None:
             self._metrics.drop(total.callback)
-        total.callback.say("decrease", f"observed {total.value} of {total.target!r}, which was {before}; dropped")
+        total.callback.warn("decrease", f"observed {total.value} of {total.target!r}, which was {before}; dropped")
         return True
 
     def reset(self) -> None:
-        """In a forked child: what runs, runs in the parent."""
+        """In a forked child: forget all runs, which are the parent's."""
         self._runner.reset()

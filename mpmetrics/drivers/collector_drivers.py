@@ -1,11 +1,11 @@
-"""Drivers beside a server: what the collector's process needs to know of those that it runs."""
+"""The drivers that a collector's process runs: their check, and what they add to its scrapes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.driver import Driver
 from mpmetrics.drivers.prometheus import PrometheusDriver
 from mpmetrics.names.naming import text
 
@@ -16,21 +16,21 @@ __all__ = ["check_drivers", "sources"]
 
 
 def check_drivers(drivers: Sequence[Driver]) -> list[Driver]:
-    """``drivers`` as a list; TypeError for one that is none."""
+    """Return ``drivers`` as a list; TypeError if one is not a driver."""
     for driver in drivers:
         if not isinstance(driver, Driver):
-            msg = f"drivers are those of mpmetrics.drivers, such as PrometheusDriver(...), not {driver!r}"
+            msg = f"drivers must be of mpmetrics.drivers, such as PrometheusDriver(...), not {driver!r}"
             raise TypeError(msg)
     return list(drivers)
 
 
 def sources(drivers: Sequence[Driver]) -> list[Callable[[], list[Reading]]]:
-    """What drivers add to a scrape: what those of registries flushed, and how often each of them worked and failed."""
+    """Return what drivers add to a scrape: what registries' drivers flushed, and self-metrics of runs and failures."""
     flushed = [driver.readings for driver in drivers if isinstance(driver, PrometheusDriver)]
-    return [*flushed, lambda: _figures(drivers)] if drivers else []
+    return [*flushed, lambda: _self_metrics(drivers)] if drivers else []
 
 
-def _figures(drivers: Sequence[Driver]) -> list[Reading]:
+def _self_metrics(drivers: Sequence[Driver]) -> list[Reading]:
     counts = {
         "runs": ("Flushes and pushes that worked.", [driver.successes for driver in drivers]),
         "failures": ("Flushes and pushes that failed.", [driver.failures for driver in drivers]),

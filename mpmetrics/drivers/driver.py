@@ -1,4 +1,4 @@
-"""What all drivers have in common: doing something every few seconds, on a thread of its own if wanted."""
+"""Driver: the base of all drivers, which calls a method every few seconds, on a thread of its own if wanted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics import fork
 from mpmetrics.drivers.stop import Stop
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,22 +27,22 @@ FIRST_PAUSE = 1.0
 
 
 class Driver(abc.ABC):
-    """Calls :meth:`once` every ``interval`` seconds. Any thread may call its methods.
+    """Calls :meth:`once` every ``interval`` seconds. Any thread may call the methods.
 
-    A failure is logged, once for each cause until it works again, and counted; it is tried again after a pause that
-    doubles from 1 s to the interval, or a minute if that is less.
+    A failure is counted, and logged once for each message until the driver works again. The driver tries again after a
+    pause, which doubles from 1 s to the interval or to 60 s, whichever is less.
 
-    A forked child has the driver, but not its thread: it drives nothing unless it is started there.
+    A forked child inherits the driver without its thread; it drives nothing there unless it is started.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._stop = Stop()
         self._thread: threading.Thread | None = None
-        self._said: str | None = None
+        self._failing = LogOnce()
         self._once = threading.RLock()
         self._is_out = False
-        """Whether something was put out that is to be taken back at the end."""
+        """True if this process has sent metrics out that :meth:`stop` must remove."""
         self.successes = 0
         """How often it worked, in this process."""
         self.failures = 0
@@ -50,19 +51,19 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def once(self) -> None:
-        """Do it now; raises what it fails with."""
+        """Send the metrics out now. Raises an exception if that fails."""
 
     def use(self, collection: Collection) -> None:
-        """Of a driver that was made for all metrics of this server: they are those of ``collection``."""
+        """Take the metrics of ``collection``, if this driver sends all metrics of the server. For the collector."""
         del collection
 
     def run(self) -> None:
-        """Do it now and every interval; returns after :meth:`stop`, which a signal handler may call, too.
+        """Call :meth:`once` now and every interval, until :meth:`stop`. A signal handler may call :meth:`stop`, too.
 
-        A stop that comes before it ends it as soon as it begins.
+        If :meth:`stop` was called before, this returns at once.
         """
         self._loop(self._stop)
-        self._stop = Stop()  # it can run again
+        self._stop = Stop()  # so that it can run again
 
     def _loop(self, stop: Stop) -> None:
         pause = 0.0
@@ -71,7 +72,7 @@ class Driver(abc.ABC):
             if self._attempt(self.once):
                 self.successes += 1
                 pause = 0.0
-                # From when it was due, so that it does not drift; what was missed is not made up for.
+                # Counted from the due time, so that it does not drift. Missed times are skipped.
                 now = time.monotonic()
                 due += self._interval * max(1, math.ceil((now - due) / self._interval))
             else:
@@ -80,55 +81,52 @@ class Driver(abc.ABC):
             self._wait_until(due, stop)
 
     def _wait_until(self, due: float, stop: Stop) -> None:
-        """Wait for the next time, on the monotonic clock, or the end."""
+        """Wait until ``due``, on the monotonic clock, or until the stop."""
         stop.wait(max(0.0, due - time.monotonic()))
 
     def _attempt(self, action: Callable[[], object]) -> bool:
-        """Whether ``action`` worked; what it fails with is counted and said."""
+        """Call ``action``; True if it worked. A failure is counted and logged."""
         try:
             with self._once:
                 action()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the next time may do better)
+        except Exception as error:  # noqa: BLE001 (whatever failed, the next time may work)
             self.failures += 1
             message = f"{type(error).__name__}: {error}"
-            if message != self._said:
-                self._said = message
-                log.warning("%r failed and is tried again: %s", self, message)
+            self._failing.warn(message, "%r failed and is tried again: %s", self, message)
             return False
-        if self._said is not None:
-            self._said = None
+        if self._failing.clear():
             log.info("%r works again", self)
         return True
 
     def start(self) -> None:
-        """Run on a thread of this process; again does nothing while it does. RuntimeError when there is no thread."""
+        """Run on a thread of this process, unless it runs already. RuntimeError if the system has no thread for us."""
         if self._thread is None or not self._thread.is_alive():
-            # One of its own: a thread that hung when it was stopped is not to go on beside the new one.
+            # A new Stop: an old thread that hung when it was stopped must not continue beside the new one.
             self._stop = Stop()
             name = f"mpmetrics-{type(self).__name__}"
             self._thread = threading.Thread(target=self._loop, args=(self._stop,), name=name, daemon=True)
             self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End :meth:`run` wherever it runs, and wait for its thread, for at most so many seconds; again is harmless."""
+        """End :meth:`run`, on whichever thread it runs, and wait at most ``timeout`` seconds for its thread."""
         self._stop.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     def _take_back(self, remove: Callable[[], object]) -> None:
-        """Have ``remove`` take back what this process put out, if it did; what keeps us from that is logged."""
+        """Call ``remove`` to remove what this process has sent out, if it has; a failure is logged."""
         if not self._is_out:
             return
         self._is_out = False
         try:
             remove()
-        except Exception as error:  # noqa: BLE001 (the end is no time to raise)
+        except Exception as error:  # noqa: BLE001 (stop() must not raise)
             self.failures += 1
-            log.warning("%r leaves its metrics where they are: %s: %s", self, type(error).__name__, error)
+            log.warning("%r could not remove its metrics, which stay: %s: %s", self, type(error).__name__, error)
 
     def after_fork_in_child(self) -> None:
-        """The thread is the parent's, and so is what was put out."""
+        """Forget the thread and what was sent out: both are the parent's."""
         self._is_out = False
         self._stop = Stop()
         self._thread = None
@@ -136,11 +134,11 @@ class Driver(abc.ABC):
 
 
 def check_interval(what: str, seconds: float) -> float:
-    """``seconds`` as a float; TypeError unless it is a number, ValueError unless it is finite and above 0."""
+    """Return ``seconds`` as a float; TypeError unless it is a number, ValueError unless it is finite and above 0."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        msg = f"{what} is a number of seconds, not {seconds!r}"
+        msg = f"{what} must be a number of seconds, not {seconds!r}"
         raise TypeError(msg)
     if not 0 < seconds < math.inf:
-        msg = f"{what} is a number of seconds above 0, not {seconds!r}"
+        msg = f"{what} must be a number of seconds above 0, not {seconds!r}"
         raise ValueError(msg)
     return float(seconds)

@@ -1,6 +1,7 @@
-"""What collectors get of a process's callbacks: an announcement of each, and an agent that runs the worker's.
+"""CallbackService: makes the callbacks of a process known to collectors.
 
-The agent is started with the first worker callback in a store, since a thread that nobody asks would be of no use.
+Host callbacks are announced by a gauge. For worker callbacks, an agent thread answers collectors; it starts with the
+first worker callback in a store, so a process without one has no thread.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from mpmetrics import fork
 from mpmetrics.serving.agent import Agent
-from mpmetrics.serving.self_metrics import announce, withdraw
+from mpmetrics.serving.callback_metrics import announce, withdraw
 from mpmetrics.serving.worker_callbacks import WorkerCallbacks
 from mpmetrics.turns import Turns
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.callback import Callback
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["CallbackService"]
 
@@ -25,14 +26,14 @@ log = logging.getLogger("mpmetrics")
 
 
 class CallbackService:
-    """Serves the callbacks of ``provider`` in this process and its forked children; any thread may call its methods.
+    """Serves the callbacks of ``provider`` in this process and its forked children. Any thread may call the methods.
 
-    A process with ``is_on`` False serves none before :meth:`start`.
+    With ``is_on`` False, it serves none before :meth:`start`.
     """
 
-    def __init__(self, provider: Destination, *, is_on: bool) -> None:
+    def __init__(self, provider: ProviderBase, *, is_on: bool) -> None:
         self.is_on = is_on
-        """Whether this process runs worker callbacks."""
+        """True if this process serves its callbacks."""
         self._provider = provider
         self._lock = Turns()
         self._agent: Agent | None = None
@@ -43,31 +44,31 @@ class CallbackService:
 
     @property
     def worker_callbacks(self) -> WorkerCallbacks:
-        """What runs the worker callbacks of this process."""
+        """The runner of this process's worker callbacks, made at its first use."""
         with self._lock:
             if self._worker_callbacks is None:
                 self._worker_callbacks = WorkerCallbacks(self._provider)
             return self._worker_callbacks
 
     def start(self) -> None:
-        """Serve from now on all callbacks that there are, and those that come."""
+        """Serve all callbacks from now on, registered ones and later ones."""
         self.is_on = True
         self.resume()
 
     def resume(self) -> None:
-        """Serve all callbacks that there are, if any are to be served: the provider has a store now."""
+        """Serve all registered callbacks, because the provider has a store now."""
         for callback in self._provider.callbacks:
             self._serve(callback)
 
     def close(self) -> None:
-        """Serve none any more; the agent's thread ends."""
+        """Stop serving; the agent's thread ends."""
         self.is_on = False
         agent, self._agent = self._agent, None
         if agent is not None:
             agent.close()
 
     def _serve(self, callback: Callback) -> None:
-        """Make ``callback``, which is new here or in the store, known to collectors."""
+        """Make ``callback`` known to collectors, if this process serves and has a store."""
         if not self.is_on or self._provider.memory.epoch is None:
             return
         if callback.scope == "host":
@@ -78,16 +79,16 @@ class CallbackService:
                 self._agent = Agent(self._provider.memory, self.worker_callbacks.refresh)
                 try:
                     self._agent.start()
-                except RuntimeError as error:  # the system gives us no thread: the application goes on
-                    log.error("the callbacks of process %d cannot be asked for: %s", os.getpid(), error)
+                except RuntimeError as error:  # the system has no thread for us; the application continues
+                    log.error("process %d cannot start a thread, so its callbacks do not run: %s", os.getpid(), error)
 
     def _withdraw(self, callback: Callback) -> None:
-        """Let collectors know that ``callback``, which was taken back, is not to be served any more."""
+        """Withdraw the announcement of ``callback``, which was removed."""
         if self.is_on and self._provider.memory.epoch is not None and callback.scope == "host":
             withdraw(self._provider, callback)
 
     def after_fork_in_child(self) -> None:
-        """The agent's thread is the parent's."""
+        """The agent's thread runs in the parent: close its socket here."""
         self._lock.after_fork_in_child()
         if self._worker_callbacks is not None:
             self._worker_callbacks.reset()
@@ -95,7 +96,7 @@ class CallbackService:
             self._agent.abandon()
 
     def resume_in_child(self) -> None:
-        """A child of a process that answers collectors does so itself."""
+        """Start an agent of this child's own, if the parent had one."""
         if self._agent is not None:
             self._agent = None
             for callback in self._provider.callbacks.of("worker")[:1]:

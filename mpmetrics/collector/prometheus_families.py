@@ -1,4 +1,4 @@
-"""Readings as prometheus_client's metric families."""
+"""Conversion of readings to prometheus_client's metric families."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from mpmetrics.collector.reading import Reading
 
-__all__ = ["families"]
+__all__ = ["prometheus_families"]
 
 
-def families(readings: Iterable[Reading]) -> Iterator[Metric]:
-    """A family of each reading, with the same samples."""
+def prometheus_families(readings: Iterable[Reading]) -> Iterator[Metric]:
+    """Yield a family for each reading, with the same samples."""
     for reading in readings:
-        kind = "unknown" if reading.bare else reading.type  # a counter has its suffix there
+        kind = "unknown" if reading.bare else reading.type  # prometheus_client adds _total to a counter
         metric = Metric(reading.name, reading.help, kind, reading.unit)
         for sample in reading.samples:
             metric.add_sample(reading.name + sample.suffix, dict(sample.labels), sample.value)

@@ -1,7 +1,8 @@
-"""Which of the shapes of one name is shown: all of them count, but one exposition has room for one of them.
+"""ShapeChoice: decides which shape of a metric is shown, if processes have declared it differently.
 
-Of those that a living process declares, it is the one whose first declaration in the epoch is the latest; where no
-living process declares any, the one that was shown last.
+All shapes count, but an exposition can show one shape of a name. Shown is, among the shapes that a living process has
+declared, the one whose first declaration in the epoch is the latest. If no living process has declared any, the shape
+that was shown last stays.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ if TYPE_CHECKING:
     from mpmetrics.storage.reader import SlabReader
     from mpmetrics.storage.shapes import Shape, Shapes
 
-__all__ = ["Choice"]
+__all__ = ["ShapeChoice"]
 
 
-class Choice:
-    """The choice among the shapes of one reader, which keeps in mind what it has chosen before."""
+class ShapeChoice:
+    """The choice among the shapes of one epoch reader. It remembers what it has chosen before."""
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[object, ...]] = {}
-        """Which shape of each metric was shown last."""
+        """By metric, the shape that was shown last."""
 
     def choose(
         self, shapes: Shapes, readers: Iterable[SlabReader]
     ) -> tuple[dict[str, list[Shape]], list[tuple[Shape, str]]]:
-        """The shapes by metric, the one that is shown first, and those that are not shown with the reason."""
+        """Return the shapes by metric, the shown one first, and the hidden ones with the reason."""
         shown = shapes.by_name()
         living = set()
         if any(len(rivals) > 1 for rivals in shown.values()):
@@ -55,7 +56,7 @@ class Choice:
 
 
 def _leave_out_clashes(shown: dict[str, list[Shape]], hidden: list[tuple[Shape, str]]) -> None:
-    """Of two metrics that would expose a sample of one name, have the one shown that was declared later."""
+    """Hide one of two metrics that would expose a sample of the same name: the one that was declared earlier."""
     owners: dict[str, Shape] = {}
     for first in sorted((shapes[0] for shapes in shown.values()), key=lambda shape: shape.declared, reverse=True):
         family = first.family

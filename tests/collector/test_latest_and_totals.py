@@ -1,4 +1,4 @@
-"""Info and enum over processes: what was said last counts, whoever said it; and totals over the dead."""
+"""Info and enum over processes: what any process set last counts. Totals: dead processes count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _info(*pairs: tuple[str, str]) -> dict[Any, float]:
 
 @pytest.mark.parametrize("after", ["lives", "killed"])
 def test_info_of_another_process(shared: Provider, child: Start, shown: Shown, after: str) -> None:
-    """What another process says replaces what was said here, also when it is killed and folded afterwards."""
+    """The pairs of another process replace this one's, also after it is killed and folded."""
     info = Info("i", "", provider=shared)
     info.info({"v": "1"})
     other = child(lambda: info.info({"v": "2"}))
@@ -34,8 +34,8 @@ def test_info_of_another_process(shared: Provider, child: Start, shown: Shown, a
 
 
 @pytest.mark.parametrize("labels", [(), ("x",)])
-def test_info_said_again(shared: Provider, child: Start, shown: Shown, labels: tuple[str, ...]) -> None:
-    """What was said here, then replaced by another process, can be said here again."""
+def test_info_set_again(shared: Provider, child: Start, shown: Shown, labels: tuple[str, ...]) -> None:
+    """Pairs that another process has replaced can be set here again."""
     info = Info("i", "", labels, provider=shared)
 
     def say(pairs: dict[str, str]) -> None:
@@ -51,7 +51,7 @@ def test_info_said_again(shared: Provider, child: Start, shown: Shown, labels: t
 
 
 def test_same_info_of_all_processes(shared: Provider, child: Start, shown: Shown) -> None:
-    """Workers that all say the same make one series, while they live and after."""
+    """Workers that set the same pairs make one series, while they live and later."""
     info = Info("i", "", provider=shared)
     children = [child(lambda: info.info({"v": "1"})) for _ in range(3)]
     assert _info(("v", "1")) == shown(shared)
@@ -62,7 +62,7 @@ def test_same_info_of_all_processes(shared: Provider, child: Start, shown: Shown
 
 
 def test_enum_of_another_process(shared: Provider, child: Start, shown: Shown) -> None:
-    """The state that any process set last is the state; the dead still count."""
+    """The state that any process set last is shown, also after that process is dead."""
     task = Enum("e", "", states=["on", "off", "gone"], provider=shared)
 
     def state() -> str:
@@ -81,7 +81,7 @@ def test_enum_of_another_process(shared: Provider, child: Start, shown: Shown) -
 
 
 def test_totals_of_the_dead_stay(shared: Provider, child: Start, shown: Shown) -> None:
-    """Counters, histograms and summaries add up over processes, before and after they are killed and folded."""
+    """Counters, histograms and summaries add up over processes, before and after these are killed and folded."""
     counter = Counter("c", "", ["x"], provider=shared)
     histogram = Histogram("h", "", buckets=[1, 2], provider=shared)
     summary = Summary("s", "", provider=shared)
@@ -113,7 +113,7 @@ def test_totals_of_the_dead_stay(shared: Provider, child: Start, shown: Shown) -
 
 
 def test_removal_reaches_all_processes(shared: Provider, child: Start, stepwise: Any, shown: Shown) -> None:
-    """A series removed in one process is removed in all; a process that had it begins it anew."""
+    """A series that one process removes is gone in all; a process that had it makes a new one at zero."""
     counter = Counter("c", "", ["x"], provider=shared)
 
     def work() -> Any:

@@ -1,4 +1,7 @@
-"""Instruments of the Meter API: each measurement brings its attributes. They share their series with all others."""
+"""Instruments of the Meter API: each measurement has attributes, which are the labels of its series.
+
+Two instruments of one name are one metric and share its series. Any thread may call the methods.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,31 @@ from mpmetrics.names.naming import RESERVED_PREFIX, declared_at, text
 from mpmetrics.names.translation import check_name, exposed_name, unit_words
 
 if TYPE_CHECKING:
-    from mpmetrics.destination import Destination
     from mpmetrics.names.attributes import Attributes
     from mpmetrics.names.family import Key
+    from mpmetrics.provider_base import ProviderBase
 
-__all__ = ["Attributed", "Description", "MeterCounter", "MeterGauge", "MeterHistogram", "MeterUpDownCounter", "Owner"]
+__all__ = [
+    "Description",
+    "MeterCounter",
+    "MeterGauge",
+    "MeterHistogram",
+    "MeterInstrument",
+    "MeterScope",
+    "MeterUpDownCounter",
+]
 
 
 _TEXT = frozenset({str})
 _REMEMBERED = frozenset({str, int, bool, type(None)})
-"""Types whose equal values are the same as label values."""
+"""Types of attributes whose keys are cached: equal values of one type have the same text."""
 
 
 @dataclass(frozen=True)
-class Owner:
-    """What an instrument has from its meter: the provider, name and version, and attributes for each measurement."""
+class MeterScope:
+    """What an instrument gets from its meter: provider, name, version, and attributes of each measurement."""
 
-    provider: Destination
+    provider: ProviderBase
     name: str
     version: str
     attributes: dict[str, str]
@@ -37,7 +48,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Description:
-    """What an instrument is made of: see :meth:`mpmetrics.meter.Meter.counter`."""
+    """The arguments that make an instrument, see :class:`mpmetrics.meter.Meter`."""
 
     name: str
     help: str
@@ -46,45 +57,46 @@ class Description:
     max_series: int
 
 
-class Attributed(Metric[Child]):
-    """An instrument of a meter, by ``description``; ``particulars`` are the fields of the family its kind has.
+class MeterInstrument(Metric[Child]):
+    """An instrument of a meter. ``particulars`` are the fields of the family that its kind has.
 
-    Attributes of a measurement win over the instrument's, those over the meter's, and those over the provider's.
+    The attributes of a measurement override those of the instrument, these override the meter's, and these the
+    provider's.
 
-    Raises TypeError and ValueError for a name, unit or attribute that is none, and
-    :class:`~mpmetrics.errors.ConflictError` when the name in Prometheus is that of a different metric of this process,
-    or differs from another instrument's in the case of letters alone.
+    Raises TypeError and ValueError for an invalid name, unit or attribute, and
+    :class:`~mpmetrics.errors.ConflictError` if this process uses the name in Prometheus for a different metric, or a
+    name that differs in the case of letters alone.
     """
 
-    def __init__(self, owner: Owner, kind: str, description: Description, **particulars: Any) -> None:
+    def __init__(self, meter_scope: MeterScope, kind: str, description: Description, **particulars: Any) -> None:
         original = check_name(description.name)
         unit = unit_words(description.unit, is_gauge=kind == "gauge")
         name = exposed_name(kind, original, unit)
         if name.startswith(RESERVED_PREFIX):
-            msg = f"instrument {original!r}: names that start with {RESERVED_PREFIX!r} are the collector's own"
+            msg = f"instrument {original!r}: names that start with {RESERVED_PREFIX!r} are reserved; use another name"
             raise ValueError(msg)
         check_max_series(original, description.max_series)
         mode = particulars.get("mode", "")
         self._reserved = {"histogram": ("le",)}.get(kind, ("worker",) if mode.endswith("all") else ())
-        check_attributes(owner.attributes, original, self._reserved)
+        check_attributes(meter_scope.attributes, original, self._reserved)
         own = check_attributes(description.attributes, original, self._reserved)
-        scope = {SCOPE_NAME: owner.name, SCOPE_VERSION: owner.version}
-        self.owner = owner
-        self._fixed = {**owner.attributes, **own, **scope}
+        scope = {SCOPE_NAME: meter_scope.name, SCOPE_VERSION: meter_scope.version}
+        self.meter_scope = meter_scope
+        self._fixed = {**meter_scope.attributes, **own, **scope}
         self._fixed_key = pairs_key(self._fixed)
         self._keys: dict[tuple[object, ...], tuple[str, ...]] = {}
         family = Family(
             name, kind, text(description.help), unit, original=original, origin=declared_at(), **particulars
         )
-        super().__init__(family, owner.provider, description.max_series)
+        super().__init__(family, meter_scope.provider, description.max_series)
 
     @property
     def name(self) -> str:
-        """The name that the instrument was made with."""
+        """The name that was given when the instrument was made."""
         return self._family.original
 
     def _series(self, attributes: Attributes | None) -> Child:
-        """The series with these attributes, made at its first use; TypeError or ValueError when they are none."""
+        """Return the series with these attributes; make it at its first use. TypeError or ValueError if invalid."""
         key: Key = self._fixed_key
         if attributes:
             try:
@@ -92,7 +104,7 @@ class Attributed(Metric[Child]):
                 key = self._keys.get(items)
                 if key is None:
                     key = self._keys.get((items, tuple(map(type, attributes.values()))))
-            except (TypeError, AttributeError):  # a value that cannot be hashed, or no mapping
+            except (TypeError, AttributeError):  # a value cannot be hashed, or attributes are no mapping
                 key = None
             if key is None:
                 key = self._key(attributes)
@@ -107,29 +119,29 @@ class Attributed(Metric[Child]):
                 if len(self._keys) >= self._children.limit:
                     self._keys.clear()
                 items = tuple(attributes.items())
-                # 1 and True are equal, but not as label values: unless all are text, their types count.
+                # 1 and True are equal, but their texts differ: unless all values are str, the key needs their types.
                 self._keys[items if _TEXT.issuperset(types) else (items, types)] = key
         return key
 
     def remove(self, attributes: Attributes | None = None) -> None:
-        """Remove the series with exactly these attributes in all processes; nothing happens when there is none.
+        """Remove the series with exactly these attributes in all processes; does nothing if no process has it.
 
-        As :meth:`mpmetrics.Counter.remove`.
+        Guarantees and errors as :meth:`mpmetrics.Counter.remove`.
         """
         self._remove(self._key(attributes))
 
     def clear(self) -> None:
-        """Remove all series, of all meters that have this instrument, in all processes."""
+        """Remove all series in all processes, also those of other meters with this instrument."""
         self._memory.remove(self._family, [], is_subset=True)
 
 
-class MeterCounter(Attributed[CounterSeries]):
-    """A total that only grows, summed over all processes, the dead included."""
+class MeterCounter(MeterInstrument[CounterSeries]):
+    """A total that only grows, summed over all processes, dead ones included."""
 
     def add(self, amount: float, attributes: Attributes | None = None) -> None:
-        """Add ``amount``, which is not negative, else ValueError; nothing is changed then."""
+        """Add ``amount``. ValueError, and nothing changes, if it is negative or NaN."""
         if not amount >= 0:  # before the series is made
-            msg = f"{self!r} can only go up: it cannot be increased by {amount!r}"
+            msg = f"{self!r} can only go up: it cannot be increased by {amount!r}; an up-down counter can go down"
             raise ValueError(msg)
         self._series(attributes).inc(amount)
 
@@ -138,7 +150,7 @@ class MeterCounter(Attributed[CounterSeries]):
         self._series(attributes).inc()
 
 
-class MeterUpDownCounter(Attributed[UpDownSeries]):
+class MeterUpDownCounter(MeterInstrument[UpDownSeries]):
     """A total that goes up and down, summed over processes. Exposed as a gauge."""
 
     def add(self, amount: float, attributes: Attributes | None = None) -> None:
@@ -154,20 +166,20 @@ class MeterUpDownCounter(Attributed[UpDownSeries]):
         self._series(attributes).dec()
 
 
-class MeterGauge(Attributed[GaugeSeries]):
-    """A value of the moment, merged over processes by its mode."""
+class MeterGauge(MeterInstrument[GaugeSeries]):
+    """A current value, merged over processes by its mode."""
 
     def set(self, value: float, attributes: Attributes | None = None) -> None:
         """Set this process's value."""
         self._series(attributes).set(value)
 
 
-class MeterHistogram(Attributed[DistributionSeries]):
-    """Counts values by buckets, and adds them up."""
+class MeterHistogram(MeterInstrument[DistributionSeries]):
+    """Counts values by buckets, and their sum."""
 
     def record(self, value: float, attributes: Attributes | None = None) -> None:
-        """Count ``value``; ValueError when it is NaN, and nothing is changed then."""
+        """Count ``value``. ValueError, and nothing changes, if it is NaN."""
         if value != value:  # noqa: PLR0124 (only NaN differs from itself)
-            msg = f"{self!r} cannot record {value!r}, which is not a number: it belongs to no bucket"
+            msg = f"{self!r} cannot record {value!r}: NaN belongs to no bucket"
             raise ValueError(msg)
         self._series(attributes).observe(value)

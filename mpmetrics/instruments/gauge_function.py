@@ -1,4 +1,4 @@
-"""One series of a gauge whose value is what a function returns: the target of that function's callback."""
+"""A gauge's series whose value a function returns: its function runs as a worker callback at each collection."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.observer import InstrumentObserver
     from mpmetrics.names.family import Family, Key
 
-__all__ = ["watch"]
+__all__ = ["serve_function"]
 
 
-def watch(series: Any, f: Callable[[], float]) -> None:
-    """Have ``f`` called for the value of ``series``, a gauge's, whenever somebody looks; TypeError unless it can be."""
+def serve_function(series: Any, f: Callable[[], float]) -> None:
+    """Make ``f()`` the value of the gauge's series ``series`` at each collection. TypeError unless it can be called."""
     check_callback(f, repr(series._name))  # noqa: SLF001 (a cell's own way to its metric)
     if series.gone:
-        return  # nothing that is done to it shows
-    watched = _Watched(series)
-    callbacks = watched.callbacks
-    observe = watched.calling(f, gone=lambda: callbacks.remove(callback))
+        return  # the series was removed, so no value of it shows
+    gauge = _FunctionGauge(series)
+    callbacks = gauge.callbacks
+    observe = gauge.calling(f, gone=lambda: callbacks.remove(callback))
     module, _ = origin(f)
-    callback = Callback(watched.family.name, observe, (watched,), is_single=True, scope="worker", module=module)
-    callbacks.add(callback, (watched.family.name, watched.key))
+    callback = Callback(gauge.family.name, observe, (gauge,), is_single=True, scope="worker", module=module)
+    callbacks.add(callback, (gauge.family.name, gauge.key))
 
 
-class _Watched:
-    """The series of a gauge, for as long as it is not removed: a removed one is not made again."""
+class _FunctionGauge:
+    """The target of the callback: one series, until it is removed. A removed series is not made again."""
 
     max_series = sys.maxsize
 
@@ -44,14 +44,14 @@ class _Watched:
 
     @property
     def is_removed(self) -> bool:
-        """Whether the series was removed, by any process."""
+        """True if any process has removed the series."""
         process = self._children.process
         if process.is_due:
-            process.owner.notice()
+            process.owner.catch_up()
         return self._children.get(self.key) is not self._series
 
     def calling(self, f: Callable[[], float], gone: Callable[[], None]) -> Callable[[InstrumentObserver], None]:
-        """A callback that observes what ``f`` returns, and calls ``gone`` instead once the series was removed."""
+        """Return a callback that observes what ``f`` returns; once the series is removed, it calls ``gone`` instead."""
 
         def observe(observer: InstrumentObserver) -> None:
             if self.is_removed:
@@ -62,28 +62,28 @@ class _Watched:
         return observe
 
     def key_of(self, _attributes: Mapping[str, object] | None) -> Key:
-        """Label values of the series."""
+        """Return the label values of the series."""
         return self.key
 
     def add(self, key: Key, amount: float) -> Key:
-        """Move the value."""
+        """Add to the value."""
         self._series.inc(amount)
         return key
 
     def resolve(self, key: Key) -> Key:
-        """It takes its own values."""
+        """Return ``key``: the series stores its own values."""
         return key
 
     def put(self, _key: Key, value: float) -> None:
-        """Store what this process observed."""
+        """Store the value that this process observed."""
         self._series.set(value)
 
     def withdraw(self, _key: Key) -> None:
-        """Take the value back."""
+        """Remove this process's value."""
         self._series.unset()
 
     def place(self, _key: Key) -> int | None:
-        """First word of the series in this process's slab; None when it is not there."""
+        """Return the index of the first word of the series in this process's slab; None if it is not in the slab."""
         place: int | None = self._series.place
         return place
 

@@ -1,6 +1,6 @@
-"""How the instruments of the Meter API are shown: their names, units and labels, by an exporter's options.
+"""ExporterOptions: how the instruments of the Meter API are shown, their names, units and labels.
 
-Pure functions of readings. Metrics with a Prometheus name of their own pass through as they are.
+Pure functions of readings. Metrics that were declared with a Prometheus name are not changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mpmetrics.names.translation import exposed_name, label_name, utf8_label, ut
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["ExporterOptions", "view"]
+__all__ = ["ExporterOptions", "apply_options"]
 
 _SCOPE_LABELS = frozenset({SCOPE_NAME, SCOPE_VERSION})
 _NAMESPACE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?\Z")
@@ -25,15 +25,18 @@ _TARGET = "target"
 
 @dataclass(frozen=True, kw_only=True)
 class ExporterOptions:
-    """How instruments of the Meter API are shown; other metrics have the names that they were made with.
+    """How instruments of the Meter API are shown. Other metrics keep the names that they were declared with.
 
-    ``without_counter_suffixes``: counters go without ``_total``; in OpenMetrics, which has no such counters, their type
-    is unknown. ``without_units``: the unit is no part of the name. ``without_target_info``: the resource does not show
-    as ``target_info``. ``without_scope_labels``: series do not say which meter they are of; those that are the same
-    then are put together: sums add up, of gauges the last one counts. ``namespace`` stands before each name.
-    ``resource_labels``: the resource's attributes are labels of each series.
+    * ``without_counter_suffixes``: counters have no ``_total``. OpenMetrics has no such counters, so their type is
+      unknown there.
+    * ``without_units``: the unit is not part of the name.
+    * ``without_target_info``: the resource is not shown as ``target_info``.
+    * ``without_scope_labels``: series have no labels with the name and version of their meter. Series that become equal
+      are merged: totals add up, the last value of a gauge counts.
+    * ``namespace``: a prefix of each name.
+    * ``resource_labels``: the attributes of the resource are labels of each series.
 
-    ValueError for a namespace that no name can begin with.
+    ValueError for a namespace with which no name can begin.
 
     Source: the options of the OpenTelemetry exporter for Prometheus.
     """
@@ -47,11 +50,11 @@ class ExporterOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.namespace, str) or not _NAMESPACE.match(self.namespace):
-            msg = f"invalid namespace {self.namespace!r}: letters, digits, '_' and ':' only, and not a digit first"
+            msg = f"invalid namespace {self.namespace!r}: use letters, digits, '_' and ':' only, and no digit first"
             raise ValueError(msg)
 
 
-def view(
+def apply_options(
     readings: Iterable[Reading],
     options: ExporterOptions,
     *,
@@ -59,10 +62,10 @@ def view(
     utf8: bool,
     complain: Callable[[str], None],
 ) -> list[Reading]:
-    """``readings`` as ``options`` show them, to a scraper that takes names in UTF-8 or not.
+    """Return ``readings`` as ``options`` show them. ``utf8``: the scraper accepts names in UTF-8.
 
-    Of two metrics whose names are the same with these options, as those of two units without their units, only one can
-    be shown: ``complain`` is told which one is not. ``resource`` are the attributes of what the metrics are of.
+    If two metrics get the same name, such as two that differ in the omitted unit, only one is shown, and ``complain``
+    is called with a message about the other. ``resource`` are the attributes of the measured program.
     """
     readings = list(readings)
     sources = {reading.name: reading for reading in readings if not reading.original}
@@ -76,8 +79,8 @@ def view(
             held = sources.setdefault(named.name, reading)
             if held is not reading:
                 complain(
-                    f"metric {reading.name!r} is not shown: its name with the exporter's options, {named.name!r}, is"
-                    f" that of {held.name!r}"
+                    f"metric {reading.name!r} is not shown: with the exporter's options its name is {named.name!r},"
+                    f" like that of {held.name!r}; rename one or change the options"
                 )
                 continue
         shown.append(named)
@@ -88,14 +91,14 @@ def view(
 
 
 def _named(reading: Reading, options: ExporterOptions, constant: Labels, *, utf8: bool) -> Reading:
-    """The same reading with the name, the unit and the labels that it is shown with."""
+    """Return the reading with the name, unit and labels that it is shown with."""
     bare = reading.type == "counter" and options.without_counter_suffixes
     unit = "" if options.without_units else reading.unit
     name = (utf8_name if utf8 else exposed_name)(reading.type, reading.original, unit)
     if options.namespace:
         name = f"{options.namespace}_{name}"
     label = _Labelling(options.without_scope_labels, constant, utf8)
-    # OpenMetrics wants a name to end with its unit.
+    # In OpenMetrics a name must end with its unit.
     made = Reading(
         name,
         reading.type,
@@ -124,7 +127,7 @@ class _Labelling(NamedTuple):
     utf8: bool
 
     def shown(self, labels: Labels) -> Labels:
-        """These labels as they are shown."""
+        """Return these labels as they are shown."""
         if self.without_scope:
             labels = tuple(pair for pair in labels if pair[0] not in _SCOPE_LABELS)
         if self.constant:
@@ -134,11 +137,11 @@ class _Labelling(NamedTuple):
 
 
 def _grid(grid: Grid | None, label: _Labelling, *, is_bare: bool) -> Grid | None:
-    """The same grid with labels as they are shown; None where samples have to be put together."""
+    """Return the grid with labels as they are shown; None if its series must be merged."""
     constant = {name for name, _ in label.constant}
     if grid is None or any(ending and ending.label and ending.label[0] in constant for ending in grid.endings):
         return None
-    rows = grid.rows.view(label, label.shown)
+    rows = grid.rows.relabelled(label, label.shown)
     if rows is None:
         return None
     if not is_bare:
@@ -148,9 +151,10 @@ def _grid(grid: Grid | None, label: _Labelling, *, is_bare: bool) -> Grid | None
 
 
 def _renamed(labels: Labels, rename: Callable[[str], str]) -> Labels:
-    """Labels with names that Prometheus takes; of those that become one, the values in the order of the names.
+    """Return labels with names that Prometheus accepts. Values of names that become equal are joined by ``;``.
 
-    Source: the page above, "metric attributes": values are joined by ``;``.
+    The values are in the order of the original names. Source: the page named in ``names/translation.py``, "metric
+    attributes".
     """
     if all(rename(name) == name for name, _ in labels):
         return labels
@@ -161,7 +165,7 @@ def _renamed(labels: Labels, rename: Callable[[str], str]) -> Labels:
 
 
 def _combined(samples: list[Sample], reading: Reading) -> list[Sample]:
-    """One sample for each suffix and set of labels: sums add up, of gauges the last counts, of creations the first."""
+    """Merge samples of equal suffix and labels: totals add up; the last gauge and the first creation time count."""
     values: dict[tuple[str, Labels], float] = {}
     adds = reading.adds or reading.type != "gauge"
     for suffix, labels, value in samples:

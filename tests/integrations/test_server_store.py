@@ -1,4 +1,4 @@
-"""Which store a server uses, and which it removes: one of its own, at once if it came to nothing; never a given one."""
+"""Which store a server uses, and which one it removes: only a default store, at once if the start fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN = {"MPMETRICS_DIR": ""}
 
 
 def config(directory: str | None = None, *, fails: str = "") -> str:
-    """A configuration with the store ``directory``, or the server's own; the step ``fails`` fails once."""
+    """Return a configuration with the store ``directory``, or a default store; the step ``fails`` fails once."""
     install = f"from mpmetrics.integrations.gunicorn import install\ninstall(globals(), directory={directory!r})\n"
     return (FAIL_ONCE.format(f"mpmetrics.storage.{fails}") if fails else "") + install
 
@@ -41,7 +41,7 @@ setattr(owner, name, fail)
 
 
 def reload(server: Any, config: str) -> None:
-    """Have it read this configuration, and wait for its new workers."""
+    """Let the server read this configuration, and wait for its new workers."""
     (server.home / "conf.py").write_text(config)
     old = set(server.workers())
     server.signal(signal.SIGHUP)
@@ -50,7 +50,7 @@ def reload(server: Any, config: str) -> None:
 
 
 def with_dead_epoch(path: Path) -> str:
-    """Makes the store in which a server has been that is gone."""
+    """Make a store whose server is dead."""
     Store(path).begin().close()
     return str(path)
 
@@ -58,8 +58,8 @@ def with_dead_epoch(path: Path) -> str:
 @pytest.mark.parametrize(
     "step", ["store._secure_directory", "store.Store._begin", "store.create_shared", "memory.Memory.attach"]
 )
-def test_a_store_of_its_own_that_comes_to_nothing_is_gone_at_once(serve: Serve, step: str) -> None:
-    """Whichever step of the start fails. After a reload there is one, which goes with the server."""
+def test_a_default_store_is_removed_at_once_if_the_start_fails(serve: Serve, step: str) -> None:
+    """Whichever step fails, the store is removed; a reload makes one, which is removed when the server ends."""
     server = serve("-w", "1", config=config(fails=step), env=OWN).start()
     assert 0 == server.value("mpmetrics_store_up")
     failed = re.search(r"(/dev/shm/mpmetrics-\d+-[0-9a-f]+)\S* cannot be", server.log.read_text())
@@ -75,8 +75,8 @@ def test_a_store_of_its_own_that_comes_to_nothing_is_gone_at_once(serve: Serve, 
     assert not store.exists()
 
 
-def test_a_given_store_stays_after_one_of_its_own_that_failed(serve: Serve) -> None:
-    """The reload that names it is the one that succeeds; what was tried before says nothing about it."""
+def test_a_given_store_stays_after_a_default_one_that_failed(serve: Serve) -> None:
+    """A store that a reload names is not removed, although a default store had failed before."""
     server = serve("-w", "1", config=config(fails="store.Store._begin"), env=OWN).start()
     reload(server, config(str(server.home / "given")))
     assert 1 == server.value("mpmetrics_store_up")
@@ -84,8 +84,8 @@ def test_a_given_store_stays_after_one_of_its_own_that_failed(serve: Serve) -> N
     assert (server.home / "given").is_dir()
 
 
-def test_a_given_store_stays_before_one_of_its_own_that_failed(serve: Serve) -> None:
-    """The start fails in the given one, and after a reload one of the server's own cannot even be made."""
+def test_a_given_store_stays_before_a_default_one_that_failed(serve: Serve) -> None:
+    """A given store in which the start failed is not removed, although a default store fails after a reload."""
     server = serve("-w", "1", env=OWN)
     given = with_dead_epoch(server.home / "given")
     (server.home / "conf.py").write_text(config(given, fails="store.Store._begin"))
@@ -97,8 +97,8 @@ def test_a_given_store_stays_before_one_of_its_own_that_failed(serve: Serve) -> 
     assert Path(given).is_dir()
 
 
-def test_a_given_store_stays_after_an_upgrade_from_one_of_its_own(serve: Serve, tmp_path: Path) -> None:
-    """The new master counts in the store that its configuration names now; each leaves what is not its own."""
+def test_a_given_store_stays_after_an_upgrade_from_a_default_one(serve: Serve, tmp_path: Path) -> None:
+    """The new master counts in the store that its configuration names now; neither master removes the other's store."""
     pidfile = tmp_path / "pid.2"
     server = serve("-w", "1", "--pid", str(tmp_path / "pid"), config=config(), env=OWN).start()
     given = with_dead_epoch(server.home / "given")

@@ -1,4 +1,4 @@
-"""The modules that the configuration names because they register callbacks: imported in the collector's process."""
+"""CallbackModules: imports, in the collector's process, the configured modules that register callbacks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger("mpmetrics")
 
 
 class CallbackModules:
-    """Imports modules once, on a thread: one that hangs must not keep the collector from serving the rest.
+    """Imports modules once, on a thread, so that a module which hangs does not stop the collector.
 
-    ``watch`` is told which one is being imported: one that ends the process each time is left out.
+    ``watch`` is told which module is being imported; it suspends a module that ends the process each time.
     """
 
     def __init__(self, names: Sequence[str], watch: Watch | None = None) -> None:
@@ -33,13 +33,13 @@ class CallbackModules:
         self._thread: threading.Thread | None = None
 
     def load(self) -> None:
-        """Begin to import them, in their order."""
+        """Start to import the modules in their order, once."""
         if self._names and self._thread is None:
             thread = threading.Thread(target=self._import, name="mpmetrics-modules", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the system gives us no thread
-                log.error("the modules %s cannot be imported: %s", self._names, error)
+            except RuntimeError as error:  # the system has no thread for us
+                log.error("the modules %s cannot be imported, so their callbacks do not run: %s", self._names, error)
             else:
                 self._thread = thread
 
@@ -52,8 +52,8 @@ class CallbackModules:
             start = time.monotonic()
             try:
                 importlib.import_module(name)
-            except BaseException:  # whatever it raises, the others are imported
-                log.exception("the module %r cannot be imported; callbacks that it registers do not run", name)
+            except BaseException:  # whatever a module raises, the others are imported
+                log.exception("the module %r cannot be imported, so its callbacks do not run", name)
             else:
                 self._imported.add(name)
                 log.debug("imported %r for its callbacks in %.3f s", name, time.monotonic() - start)
@@ -61,30 +61,30 @@ class CallbackModules:
                 self._watch.ended(f"import {name}")
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all are done, for at most so long; whether they are."""
+        """Wait at most ``seconds`` until all imports have ended; True if they have."""
         if self._thread is not None:
             self._thread.join(seconds)
             return not self._thread.is_alive()
         return True
 
     def readings(self) -> list[Reading]:
-        """Which of them are there."""
+        """Return the self-metric that tells which modules are imported."""
         samples = [Sample("", (("module", name),), float(name in self._imported)) for name in self._names]
         text = "Whether a module that registers callbacks could be imported."
         return [Reading("mpmetrics_callback_module_up", "gauge", text, samples=samples)] if samples else []
 
 
 def parse_modules(given: str | Sequence[str]) -> list[str]:
-    """Module names from a comma-separated str or a sequence; TypeError and ValueError for what is no module's name."""
+    """Return the module names in a comma-separated str or a sequence; TypeError and ValueError for an invalid name."""
     names = given.split(",") if isinstance(given, str) else list(given)
     found = []
     for name in names:
         if not isinstance(name, str):
-            msg = f"callbacks are names of modules, not {name!r}"
+            msg = f"callbacks must be names of modules, not {name!r}"
             raise TypeError(msg)
         stripped = name.strip()
         if stripped and not all(part.isidentifier() for part in stripped.split(".")):
-            msg = f"callbacks: {name!r} is no module's name, such as 'shop.callbacks'"
+            msg = f"callbacks: {name!r} is not a module's name; give one such as 'shop.callbacks'"
             raise ValueError(msg)
         if stripped:
             found.append(stripped)

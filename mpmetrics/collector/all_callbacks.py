@@ -1,18 +1,22 @@
-"""The asynchronous part of a collection: every callback that there is, wherever it runs, before the words are read."""
+"""AllCallbacks: the part of a collection that runs callbacks, here and in workers, and merges what they observed.
+
+Host callbacks run in this process, worker callbacks in the workers. All run before the words are read, because workers
+put what they observe into their words.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
 from mpmetrics import fork
+from mpmetrics.collector.asked_workers import AskedWorkers, WorkerAnswers
+from mpmetrics.collector.host_callbacks import HostCallbacks, Observed
 from mpmetrics.collector.merge import merge, worker_label
-from mpmetrics.collector.observed import HostCallbacks, Observed
 from mpmetrics.collector.reading import Reading, Sample
-from mpmetrics.collector.workers import Refreshed, Workers
+from mpmetrics.log_once import LogOnce
 from mpmetrics.names.naming import RESERVED_PREFIX
-from mpmetrics.serving.self_metrics import ANNOUNCED
+from mpmetrics.serving.callback_metrics import ANNOUNCED
 
 if TYPE_CHECKING:
     from mpmetrics.callbacks.runner import Watch
@@ -20,56 +24,54 @@ if TYPE_CHECKING:
     from mpmetrics.provider import Provider
     from mpmetrics.storage.shapes import Shape
 
-__all__ = ["Asynchronous"]
-
-log = logging.getLogger("mpmetrics")
+__all__ = ["AllCallbacks"]
 
 _LEAST = 0.05
-"""Seconds that other workers have in any case, however long this process's own callbacks took."""
+"""Seconds that the workers always have, however long the callbacks of this process took."""
 
 
-class Asynchronous:
-    """Runs the callbacks of ``provider``, None when there is none in this process, and asks workers for theirs.
+class AllCallbacks:
+    """Runs the callbacks of ``provider``, if this process has one, and asks workers to run theirs.
 
-    The workers' may take ``worker_timeout`` seconds, all together.
+    The workers may take ``worker_timeout`` seconds, all together.
 
-    For one collection at a time: :meth:`run`, then :meth:`merge` with the snapshot that was taken after it. Only
-    :meth:`merge_aside` may interrupt that; it shares nothing with it but what was said in the log.
+    One collection at a time calls :meth:`run`, takes a snapshot, and calls :meth:`merge` with it. Only
+    :meth:`merge_aside` may be called in between; it shares no state with them.
     """
 
     def __init__(self, provider: Provider | None, watch: Watch | None, worker_timeout: float) -> None:
         self._provider = provider
         self._worker_timeout = worker_timeout
         self._host = None if provider is None else HostCallbacks(provider, watch)
-        self._workers = Workers()
+        self._asked_workers = AskedWorkers()
         self._observed = Observed()
-        self._refreshed = Refreshed()
-        self._said: set[tuple[str, str]] = set()
+        self._answers = WorkerAnswers()
+        self._log = LogOnce()
         fork.register(self)
 
     def run(self, path: str | None, end: float, max_age: float) -> None:
-        """Run them all by ``end``, on the monotonic clock, those of the workers of the epoch at ``path``, too."""
+        """Run all callbacks by ``end``, on the monotonic clock, also those of the workers of the epoch at ``path``."""
         self._observed = Observed()
         left = end - time.monotonic()
-        # Without a store there is one process, and nobody else to wait for.
+        # Without a store, this process is the only one.
         for_workers = left if path is None else min(self._worker_timeout, left / 2)
         if self._host is not None:
             self._observed = self._host.observe(left if path is None else left - for_workers, max_age)
         start = time.monotonic()
         mine = self._run_own(for_workers if path is not None else max(0.0, end - start), max_age)
-        self._refreshed = Refreshed()
+        self._answers = WorkerAnswers()
         if path is not None:
             rest = max(_LEAST, for_workers - (time.monotonic() - start))
-            self._refreshed = self._workers.refresh(path, rest, max_age, mine)
+            self._answers = self._asked_workers.refresh(path, rest, max_age, mine)
 
     def ask(self, path: str | None) -> None:
-        """Have this process, if it is a worker, and the others of the epoch at ``path`` run their worker callbacks."""
+        """Run the worker callbacks of this process, if it is a worker, and of the workers of the epoch at ``path``."""
         mine = self._run_own(self._worker_timeout, 0.0)
         if path is not None:
-            self._workers.refresh(path, self._worker_timeout, 0.0, mine)
+            self._asked_workers.refresh(path, self._worker_timeout, 0.0, mine)
 
     def _run_own(self, seconds: float, max_age: float) -> str:
-        """Run this process's own worker callbacks, if it is a worker; returns the identity of its slab."""
+        """Run this process's worker callbacks, if it is a worker; return the identity of its slab, or ""."""
         provider = self._provider
         if provider is None or not provider.service.is_on:
             return ""
@@ -79,34 +81,34 @@ class Asynchronous:
         return "" if slab is None else slab.identity
 
     def merge(self, snapshot: Snapshot) -> list[Reading]:
-        """The metrics of a snapshot, with what was observed for it."""
-        refreshed, observed = self._refreshed, self._observed
+        """Return the metrics of a snapshot, with what the callbacks of :meth:`run` observed."""
+        answers, observed = self._answers, self._observed
 
         def shown_rows(shape: Shape) -> set[int]:
-            return refreshed.rows(shape.table, snapshot.columns) | observed.rows(shape)
+            return answers.rows(shape.table, snapshot.columns) | observed.rows(shape)
 
-        return self._with_observed(merge(snapshot, shown_rows, refreshed.stale), snapshot, observed)
+        return self._with_observed(merge(snapshot, shown_rows, answers.stale), snapshot, observed)
 
     def merge_aside(self, snapshot: Snapshot) -> list[Reading]:
-        """The metrics of a snapshot for which no callback was run; may be called in the middle of a collection."""
+        """Return the metrics of a snapshot for which no callback ran. May be called in the middle of a collection."""
         return self._with_observed(merge(snapshot, lambda _shape: ()), snapshot, Observed())
 
     def _with_observed(self, readings: list[Reading], snapshot: Snapshot, observed: Observed) -> list[Reading]:
         merged = []
         for reading in readings:
             shape = snapshot.shapes[reading.name][0]
-            # Values of another shape of the metric are no values of this one.
+            # What was observed of a hidden shape of the metric does not count.
             samples = observed.samples(shape)
             if samples:
                 reading.samples = samples
             if reading.name == ANNOUNCED:
-                self._say_served(reading)
+                self._show_served(reading)
             if not shape.family.scope or reading.samples:
                 merged.append(reading)
         return sorted(merged, key=lambda reading: reading.name.startswith(RESERVED_PREFIX))
 
-    def _say_served(self, reading: Reading) -> None:
-        """Of each callback that a process has registered: 1 if it is run here, else 0, and the log says what to do."""
+    def _show_served(self, reading: Reading) -> None:
+        """Set the announcements to 1 if the callback runs here, else to 0; then the log names the way out."""
         callbacks = [] if self._provider is None else self._provider.callbacks.of("host")
         served = {(target.family.original, callback.module) for callback in callbacks for target in callback.targets}
         samples = []
@@ -114,28 +116,24 @@ class Asynchronous:
             labels = dict(sample.labels)
             instrument, module = labels.get("instrument", ""), labels.get("module", "")
             samples.append(Sample("", sample.labels, float((instrument, module) in served)))
-            is_new = (instrument, module) not in served and (instrument, module) not in self._said
-            if is_new and self._provider is not None:
-                self._said.add((instrument, module))
-                log.warning(
+            if (instrument, module) not in served and self._provider is not None:
+                self._log.warn(
+                    (instrument, module),
                     "the callback of %r does not run here: workers have registered it, but the collector has not"
-                    " imported it; name its module, callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the"
-                    " application",
+                    " imported its module; set callbacks=[%r] or MPMETRICS_CALLBACKS=%s, or preload the application",
                     instrument,
                     module,
                     module,
                 )
         reading.samples = samples
 
-    def figures(self) -> list[Reading]:
-        """Which workers did not answer."""
-        samples = [
-            Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._refreshed.late))
-        ]
+    def self_metrics(self) -> list[Reading]:
+        """Return the self-metric that names the workers which did not answer in time."""
+        samples = [Sample("", (("worker", worker_label(ordinal)),), 1.0) for ordinal in sorted(set(self._answers.late))]
         text = "Workers that did not run their callbacks in time for this scrape."
         return [Reading("mpmetrics_late_workers", "gauge", text, samples=samples)] if samples else []
 
     def after_fork_in_child(self) -> None:
-        """What runs, runs in the parent."""
+        """Forget the runs, which are the parent's."""
         if self._host is not None:
             self._host.reset()
