@@ -54,7 +54,7 @@ torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, 
 asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all
 	rm -rf build/asan
 	mkdir -p build/asan
-	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE README.md CHANGELOG.md Makefile build/asan/
+	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE *.md Makefile build/asan/
 	cd build/asan && find . -name '*.so' -delete && \
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
