@@ -161,7 +161,7 @@ class Provider(ProviderBase):
 
     def force_flush(self) -> None:
         """Move the values that wait for room into the store, if it has room. No other values are ever buffered."""
-        self.memory.settle()
+        self.memory.move_in()
 
     def shutdown(self) -> None:
         """Leave the store and forget all callbacks. Calling it again does nothing.

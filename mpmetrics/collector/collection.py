@@ -210,7 +210,7 @@ class Collection(PrometheusCollector):
     def _current_path(self) -> str | None:
         """Return the epoch to read. If another epoch has replaced this process's own, the process moves there first."""
         if self._provider is not None and self._provider.memory.process.is_due:
-            self._provider.memory.notice()
+            self._provider.memory.catch_up()
         return self._epoch_path()
 
     def _epoch_path(self) -> str | None:

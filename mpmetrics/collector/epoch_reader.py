@@ -33,7 +33,7 @@ __all__ = ["EpochReader"]
 
 ATTEMPTS = 10
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-_IDLE = fmt.BESIDE + 99_999_999
+_IDLE = fmt.AUXILIARY + 99_999_999
 """The ordinal in columns of processes that have none."""
 
 
@@ -66,9 +66,9 @@ class EpochReader:
         """Read all files from their beginning into new tables, also files that are unlinked by now."""
         self._shapes.forget()
         self._own = {}
-        self._slabs = {inode: SlabReader.again(reader) for inode, reader in self._slabs.items()}
+        self._slabs = {inode: SlabReader.of_same_map(reader) for inode, reader in self._slabs.items()}
         if retired is not None:
-            self.retired = SlabReader.again(retired)
+            self.retired = SlabReader.of_same_map(retired)
             self.retired.read(self._shapes.declare)
 
     def snapshot(self) -> Snapshot:
@@ -95,7 +95,7 @@ class EpochReader:
     def _attempt(self, *, is_last: bool = False) -> Snapshot | None:
         """Return a snapshot; None if a fold came in between and this is not the last attempt."""
         snapshot = Snapshot()
-        moves = 0 if self._memory is None else self._memory.moves
+        moves = 0 if self._memory is None else self._memory.moved_count
         maps = [] if self._memory is None else list(self._memory.private_maps())
         if self.path is not None:
             try:
@@ -106,7 +106,7 @@ class EpochReader:
                 snapshot = Snapshot(unreadable={".": str(error)})
                 self._read_known(snapshot)
         self._read_memory(snapshot, maps)
-        if self._memory is not None and self._memory.moves != moves and not is_last:
+        if self._memory is not None and self._memory.moved_count != moves and not is_last:
             return None  # a waiting value has moved into a slab meanwhile
         self._shapes.apply([column.source for column in snapshot.columns], self._known_removals(snapshot))
         snapshot.shapes, snapshot.hidden = self._choice.choose(self._shapes, self._readers())
@@ -228,7 +228,7 @@ class EpochReader:
                 reader = self._slabs.get((status.st_dev, status.st_ino))
                 if reader is None:
                     return SlabReader(descriptor, f"{self.path}/{name.file}")
-                reader.look(descriptor)
+                reader.refresh(descriptor)
         except OSError as error:
             # Without descriptors the lease cannot be tested; the owner counts as alive then.
             known = [reader for reader in self._slabs.values() if reader.ordinal == name.ordinal]

@@ -229,7 +229,7 @@ def _chosen(present: bytes, rows: Collection[int]) -> bytes:
 
 def worker_label(ordinal: int) -> str:
     """Return the ``worker`` label of a process: its ordinal, or ``beside-0``, ... of a process beside the workers."""
-    return str(ordinal) if ordinal < fmt.BESIDE else f"beside-{ordinal - fmt.BESIDE}"
+    return str(ordinal) if ordinal < fmt.AUXILIARY else f"beside-{ordinal - fmt.AUXILIARY}"
 
 
 def bound_text(bound: float) -> str:

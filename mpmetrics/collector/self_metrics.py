@@ -15,7 +15,7 @@ __all__ = ["self_metrics"]
 
 def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
     """Return the self-metrics of a collection that has taken ``seconds`` so far."""
-    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
+    workers = [column for column in snapshot.columns if column.ordinal < fmt.AUXILIARY and not column.is_retired]
     # A process whose values wait for room in the store has a second column, so ordinals are counted.
     live = len({column.ordinal for column in workers if column.alive})
     dead = sum(not column.alive for column in workers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 from prometheus_client import delete_from_gateway, push_to_gateway
 from prometheus_client.exposition import default_handler
@@ -12,7 +14,7 @@ from mpmetrics.drivers.driver import Driver, check_interval
 from mpmetrics.drivers.sent_metrics import SentMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mpmetrics.collector.collection import Collection
     from mpmetrics.drivers.prometheus import PrometheusDriver
@@ -70,16 +72,31 @@ class PushgatewayDriver(Driver):
         # Set before the push: one that times out may have arrived.
         self._is_out = True
         registry: Any = _Fixed(list(self._source.collect()))
-        push_to_gateway(self._gateway, self._job, registry, self._key, self._timeout, self._handler)
+        with _refusals_closed():
+            push_to_gateway(self._gateway, self._job, registry, self._key, self._timeout, self._handler)
 
     def stop(self, timeout: float = 5.0) -> None:
         """End, wait for the push in progress, and delete what was pushed; a failure of that is logged."""
         super().stop(timeout)
         if self._delete_on_stop:
-            self._take_back(lambda: delete_from_gateway(self._gateway, self._job, self._key, timeout, self._handler))
+            self._take_back(lambda: self._delete(timeout))
+
+    def _delete(self, timeout: float) -> None:
+        with _refusals_closed():
+            delete_from_gateway(self._gateway, self._job, self._key, timeout, self._handler)
 
     def __repr__(self) -> str:
         return f"PushgatewayDriver({self._gateway!r}, job={self._job!r})"
+
+
+@contextlib.contextmanager
+def _refusals_closed() -> Iterator[None]:
+    """Close the answer of a gateway that refuses: an HTTPError holds its connection until then."""
+    try:
+        yield
+    except HTTPError as error:
+        error.close()
+        raise
 
 
 class _Fixed:

@@ -47,7 +47,7 @@ class _FunctionGauge:
         """True if any process has removed the series."""
         process = self._children.process
         if process.is_due:
-            process.owner.notice()
+            process.owner.catch_up()
         return self._children.get(self.key) is not self._series
 
     def calling(self, f: Callable[[], float], gone: Callable[[], None]) -> Callable[[InstrumentObserver], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell, uncollected
+from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell, without_gc
 from mpmetrics.instruments.contexts import (
     ExceptionCounter,
     Exceptions,
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-@uncollected
+@without_gc
 class CounterSeries(CounterCell):
     """One series of a counter."""
 
@@ -46,7 +46,7 @@ class CounterSeries(CounterCell):
         return exception_counter(self, exception)
 
 
-@uncollected
+@without_gc
 class UpDownSeries(GaugeCell):
     """One series of an up-down counter."""
 
@@ -59,7 +59,7 @@ class UpDownSeries(GaugeCell):
         return inprogress(self)
 
 
-@uncollected
+@without_gc
 class GaugeSeries(GaugeCell):
     """One series of a gauge."""
 
@@ -82,7 +82,7 @@ class GaugeSeries(GaugeCell):
         serve_function(self, f)
 
 
-@uncollected
+@without_gc
 class RecentSeries(RecentCell):
     """One series of a gauge of mode mostrecent: it can be set, but not incremented."""
 
@@ -104,7 +104,7 @@ class RecentSeries(RecentCell):
         raise AssertionError
 
 
-@uncollected
+@without_gc
 class DistributionSeries(DistributionCell):
     """One series of a histogram or summary."""
 
@@ -115,14 +115,14 @@ class DistributionSeries(DistributionCell):
         return timer(self, "observe")
 
 
-@uncollected
+@without_gc
 class ObservedSeries(GaugeCell):
     """One series of an observable counter or up-down counter: the total so far is set, not incremented."""
 
     __slots__ = ()
 
 
-@uncollected
+@without_gc
 class EnumSeries(RecentCell):
     """One series of an enum."""
 

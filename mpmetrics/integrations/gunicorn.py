@@ -144,7 +144,7 @@ class _Server:
         self._settings: Settings
         self._crashed = CrashedCallbacks()
         self._started = False
-        self.provider.memory.stand_beside()
+        self.provider.memory.be_auxiliary()
         set_provider(self.provider)
 
     @property
@@ -224,7 +224,7 @@ class _Server:
             election = os.path.join(epoch.path, "collector.lock")
             path = os.path.join(epoch.path, "metrics.sock")
             unix = Address(path=path) if len(os.fsencode(path)) <= _UNIX_PATH_MAX else None
-        self.provider.memory.stand_beside()
+        self.provider.memory.be_auxiliary()
         self._crashed.take_over()
         modules = CallbackModules(self._settings.modules, self._crashed)
         collector = Collector(

@@ -59,7 +59,7 @@ class RegistryMetric(Metric[Any]):
     def is_registered(self) -> bool:
         """True unless a process has unregistered it."""
         if self._memory.process.is_due:
-            self._memory.notice()
+            self._memory.catch_up()
         # Past the cap, its series is the overflow series.
         return any(self._series is one for one in (self._children.get(self._key()), self._children.get(None)))
 

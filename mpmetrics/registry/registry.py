@@ -244,7 +244,7 @@ class _Shared:
         """Raise ConflictError if this process has a metric of another kind with this name."""
         memory = provider.memory
         if memory.process.is_due:
-            memory.notice()
+            memory.catch_up()
         for role in (other.role for other in _KINDS if other is not kind):
             if memory.find(family_name(role, self.name, name)):
                 msg = f"metric {name!r} cannot be a {kind.role}: it is registered as a {role}; give it another name"

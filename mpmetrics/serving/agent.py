@@ -102,7 +102,7 @@ class Agent:
         except TimeoutError:
             memory = self._memory
             if memory.process.is_due:
-                memory.notice()
+                memory.catch_up()
             slab = memory.slab_name
             if slab is not None and slab.identity != self._slab:
                 self._listener = None

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -135,11 +136,12 @@ def test_an_outage(gateway: Any, registry: Registry, caplog: pytest.LogCaptureFi
 
 
 def test_a_refusal_is_a_failure(gateway: Any, registry: Registry) -> None:
-    """A status other than success raises in ``once``, and is counted as a failure in the background."""
+    """A status other than success raises, closes the connection, and is counted as a failure in the background."""
     gateway.status = 500
     driver = PushgatewayDriver(registry, gateway.address, "shop", interval=60)
-    with pytest.raises(OSError, match="500"):
+    with pytest.raises(HTTPError, match="500") as refusal:
         driver.once()
+    assert refusal.value.closed
     driver.start()
     wait_until(lambda: driver.failures)
     driver.stop()

@@ -104,7 +104,7 @@ def test_demo(start: Start, *, plain: bool) -> None:
 
         assert 200 == status
         assert expected == [line for line in text.splitlines() if "demo_" in line]
-        assert "somebody looks\n" == demo.stdout.readline()
+        assert "the callback runs\n" == demo.stdout.readline()
 
 
 @pytest.mark.parametrize("how", ["callbacks", "preload"])

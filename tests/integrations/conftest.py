@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -44,14 +43,7 @@ def app(environ, start_response):
 
 
 PATIENCE = 60.0
-"""Seconds that a test waits for something that takes one or two seconds on an idle machine."""
-
-
-def free_port() -> int:
-    """Return a port at which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+"""Seconds to wait for what takes one or two on a quiet machine: the limit only ends what hangs."""
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE, what: str = "") -> object:
@@ -76,12 +68,18 @@ def wait_for_fixture() -> Callable[..., object]:
 
 
 class Server:
-    """gunicorn with the endpoint, in its own directory."""
+    """gunicorn on ``port`` with the endpoint on ``metrics_port``, in the directory ``home`` of its own."""
 
     def __init__(
-        self, home: Path, *arguments: str, config: str | None = None, env: dict[str, str] | None = None
+        self,
+        home: Path,
+        port: int,
+        metrics_port: int,
+        *arguments: str,
+        config: str | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port, self.metrics_port = port, metrics_port
         self.home = home
         self.log = home / "log"
         (home / "shopapp.py").write_text(APPLICATION)
@@ -105,7 +103,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
-        """Start it and wait until application and endpoint answer."""
+        """Start it and wait until the application and the endpoint answer."""
         self.launch()
         self.wait()
         return self
@@ -118,9 +116,9 @@ class Server:
             )
 
     def wait(self) -> None:
-        """Wait until application and endpoint answer."""
-        wait_for(lambda: self.get("/ready"), what=f"the application:\n{self.log.read_text()}")
-        wait_for(self.scrape, what="the endpoint")
+        """Wait until the application and the endpoint answer."""
+        self.wait_for(lambda: self.get("/ready"), what="the application")
+        self.wait_for(self.scrape, what="the endpoint")
 
     @property
     def pid(self) -> int:
@@ -130,7 +128,7 @@ class Server:
 
     def fetch(self, port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Return status and body of a request on a new connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 2)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
@@ -199,24 +197,24 @@ class Server:
         """End it with SIGTERM; return its exit status."""
         assert self.process is not None
         self.signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
     def kill_everything(self) -> None:
         """Kill the processes that are left of it."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
 
 
 @pytest.fixture
-def port() -> int:
+def port(free_port: Callable[[], int]) -> int:
     """Return a port at which no process listens."""
     return free_port()
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
+def serve(free_port: Callable[[], int]) -> Iterator[Callable[..., Server]]:
     """Make servers, which end with the test."""
     servers: list[Server] = []
     homes: list[Path] = []
@@ -225,7 +223,7 @@ def serve() -> Iterator[Callable[..., Server]]:
         home = Path(tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm"))
         home.chmod(0o755)
         homes.append(home)
-        servers.append(Server(home, *arguments, **options))  # type: ignore[arg-type]
+        servers.append(Server(home, free_port(), free_port(), *arguments, **options))  # type: ignore[arg-type]
         return servers[-1]
 
     yield make

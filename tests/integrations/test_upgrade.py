@@ -104,7 +104,7 @@ def test_no_scrape_is_refused(bound: tuple[Any, Path | None], upgrade: Upgrade, 
     with Scraper(server, path) as scraper:
         new = upgrade(server)
         server.signal(number)
-        assert 0 == server.process.wait(30)
+        assert 0 == server.process.wait(60)
         seen = scraper.answers
         server.wait_for(lambda: scraper.answers > seen + 5)
     assert 0 == scraper.refused

@@ -38,9 +38,19 @@ def application(environ, start_response):
 pytestmark = pytest.mark.skipif(not UWSGI.exists(), reason="needs uwsgi: pip install pyuwsgi")
 
 
+no_hooks = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="uWSGI 2.0.30 calls the hooks without their lock, and its workers end"
+)
+
+
 @pytest.mark.parametrize(
     "options",
-    [[], ["--py-call-osafterfork"], ["--lazy-apps"], ["--enable-threads", "--threads", "2"]],
+    [
+        [],
+        pytest.param(["--py-call-osafterfork"], marks=no_hooks),
+        ["--lazy-apps"],
+        ["--enable-threads", "--threads", "2"],
+    ],
     ids=["plain", "hooks", "lazy", "threads"],
 )
 def test_uwsgi_counts_exactly(

@@ -157,13 +157,13 @@ def test_the_variance_of_large_values_that_differ_little(registry: Registry) -> 
 
 def test_the_range_of_a_timer(registry: Registry) -> None:
     """The percentile of each value from 1 ns to 1 day is within 1 %."""
-    for power in range(-90, 49):
+    for power in range(-90, 49, 3):
         value = 10 ** (power / 10)
         timer = registry.get_or_register_timer(f"timer {power}")
         for amount in (value / 2, value, value * 2):
             timer.update(amount)
         assert abs(timer.percentile(0.5) / value - 1) <= 0.01
-    assert 139 == Collector(timer._provider).value("mpmetrics_series")
+    assert 47 == Collector(timer._provider).value("mpmetrics_series")
 
 
 @pytest.mark.skipif(TWIN != "pure", reason="the compiled core leaves nothing of an operation between two stores")

@@ -383,7 +383,7 @@ def test_private_memory_has_no_threads(scrape: Seen) -> None:
 def test_a_process_beside_the_workers(shared: Provider, child: Start, scrape: Seen) -> None:
     """The value of a process beside the workers is shown as ``beside-0``; the workers' ordinals begin at 0."""
     gauge = Gauge("g", "", provider=shared)
-    shared.memory.stand_beside()
+    shared.memory.be_auxiliary()
     gauge.set(1)
     child(lambda: gauge.set(2))
     shown = scrape(shared)

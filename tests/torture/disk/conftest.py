@@ -1,4 +1,4 @@
-"""Processes of an ordinary user that do as they are told, one thing after the other."""
+"""Processes of an ordinary user that carry out one order after the other."""
 
 from __future__ import annotations
 
