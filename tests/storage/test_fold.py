@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpmetrics
-from mpmetrics.collector import epoch as epoch_module
+from mpmetrics.collector import epoch_reader as epoch_module
 from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpmetrics
-from mpmetrics.integrations.server_store import Home
+from mpmetrics.integrations.server_store import ServerStore
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.store import Store
 
@@ -48,7 +48,7 @@ def master(fast_dir: Path) -> Iterator[mpmetrics.Provider]:
     fast_dir.chmod(0o755)
     made = mpmetrics.Provider.deferred()
     mpmetrics.Counter("early", "x", provider=made)
-    Home({}).enter(made, str(fast_dir / "store"), SimpleNamespace(uid=NOBODY, gid=NOBODY))
+    ServerStore({}).enter(made, str(fast_dir / "store"), SimpleNamespace(uid=NOBODY, gid=NOBODY))
     yield made
     made.shutdown()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector import epoch
+from mpmetrics.collector import epoch_reader
 from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage.slab import list_slabs
 
@@ -86,6 +86,6 @@ def test_a_slab_that_is_set_aside_while_slabs_are_read(
         return names if looks_again else listings[0]
 
     assert world.child(count).status == 0
-    monkeypatch.setattr(epoch, "list_slabs", interfere)
+    monkeypatch.setattr(epoch_reader, "list_slabs", interfere)
 
     assert world.peek()["h"] == (2 if looks_again else 1)
