@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# `make wheel` builds a wheel with the compiled core for each of these.
+PYTHONS ?= $(BIN)/python
 
 # SECONDS counts only when given to make itself (`make run SECONDS=10`): shells keep a variable of that name too.
 RUN_ARGS :=
@@ -19,15 +23,16 @@ ASAN_TESTS := tests/cells tests/collector tests/instruments tests/formats tests/
     tests/torture/corruption/test_hostile.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pure torture asan lint types docs bench clean python-check
+.PHONY: help run test test-pure torture asan lint format types nox docs bench wheel smoke clean python-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s  %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make run SECONDS=10   ends by itself after 10 seconds"
 	@echo "  make torture SECONDS=60   goes on for about 60 seconds where a test has no end of its own"
 	@echo "  make test ARGS='-k name'   passes ARGS on to pytest"
+	@echo "  make wheel PYTHONS='python3.11 python3.12'   builds the compiled core for each of them"
 	@echo "  PYTHON=python3.12     chooses the interpreter for a new $(VENV)"
 
 run: $(VENV)/.installed ## start the example shop under gunicorn, send it requests, show its metrics
@@ -49,7 +54,7 @@ torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, 
 asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all
 	rm -rf build/asan
 	mkdir -p build/asan
-	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE README.md CHANGELOG.md Makefile build/asan/
+	cp -r mpmetrics gunicorn_conf tests examples docs pyproject.toml setup.py MANIFEST.in LICENSE *.md Makefile build/asan/
 	cd build/asan && find . -name '*.so' -delete && \
 	    MPMETRICS_REQUIRE_EXT=1 MPMETRICS_BUILD_FLAGS='-fsanitize=address -fno-omit-frame-pointer -g' \
 	    ../../$(BIN)/python setup.py --quiet build_ext --inplace
@@ -57,8 +62,12 @@ asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with A
 	    ASAN_OPTIONS=detect_leaks=0:allow_user_segv_handler=0 MPMETRICS_PATIENCE=250 ASAN_IS_THERE=1 MPMETRICS_REQUIRE_EXT=1 \
 	    ../../$(BIN)/python -m pytest -p no:faulthandler -p no:cacheprovider -o timeout=300 -n auto $(or $(ARGS),$(ASAN_TESTS))
 
-lint: $(VENV)/.installed-dev ## check the code with ruff
+lint: $(VENV)/.installed-dev ## check the code and its format with ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev ## write the code as ruff formats it
+	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed ## write what the documentation takes from the code
 	$(BIN)/python docs/storage_format.py
@@ -69,19 +78,46 @@ bench: $(VENV)/.installed ## measure it all, against others in the same run; ARG
 types: $(VENV)/.installed-dev ## check the types with mypy
 	$(BIN)/mypy
 
+nox: $(VENV)/.installed-dev ## test with other versions of Python, gunicorn and prometheus_client; ARGS='-l' lists the sessions
+	$(BIN)/nox $(ARGS)
+
+# What an earlier build left in build/ would land in the wheel.
+wheel: $(VENV)/.installed-dev ## build wheels into dist/: manylinux with the compiled core, and a pure one
+	rm -rf dist build/wheel build/lib build/lib.* build/bdist.*
+	for python in $(PYTHONS); do \
+	    MPMETRICS_REQUIRE_EXT=1 $(PIP) --python "$$python" wheel --quiet --no-deps --wheel-dir build/wheel . || exit 1; \
+	done
+	MPMETRICS_REQUIRE_EXT= MPMETRICS_BUILD_PURE=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
+
+smoke: $(VENV)/.made ## install each wheel of dist/ for this Python in a new environment, count and scrape there
+	@tag=$$($(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])'); \
+	for core in compiled pure; do \
+	    case $$core in compiled) wheel=$$(echo dist/*-$$tag-*manylinux*.whl);; pure) wheel=$$(echo dist/*-py3-none-any.whl);; esac; \
+	    test -f "$$wheel" || { echo "make: there is no $$wheel; run make wheel first" >&2; exit 1; }; \
+	    $(BIN)/python -m venv --clear --without-pip build/smoke || exit 1; \
+	    $(PIP) --python build/smoke/bin/python install --quiet "$$wheel" || exit 1; \
+	    (cd build/smoke && env -u PYTHONPATH -u MPMETRICS_DISABLE_EXT bin/python -I ../../tests/wheel/smoke.py $$core) || exit 1; \
+	done
+
 clean: ## remove the environment and what the tools left behind
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# The stamps are newer than pyproject.toml while what it asks for is installed.
-$(VENV)/.installed: pyproject.toml setup.py $(wildcard mpmetrics/_cells/src/*)
+# The stamps are newer than pyproject.toml while what it asks for is installed. Either of them is one build of the project.
+BUILT_FROM := pyproject.toml setup.py $(wildcard mpmetrics/_cells/src/*)
+
+$(VENV)/.made:
 	@$(MAKE) --no-print-directory python-check
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.installed: $(BUILT_FROM) | $(VENV)/.made
+	$(PIP) install --quiet --editable .
 	@touch $@
+
+$(VENV)/.installed-dev: $(BUILT_FROM) | $(VENV)/.made
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $(VENV)/.installed $@
 
 python-check:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { \

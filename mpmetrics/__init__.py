@@ -1,7 +1,7 @@
 """Exact metrics of prefork servers: every process counts into memory-mapped files, one collector merges them."""
 
 from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
-from mpmetrics.collector.view import ExporterOptions
+from mpmetrics.collector.exporter_options import ExporterOptions
 from mpmetrics.endpoint.app import make_asgi_app, make_wsgi_app
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.endpoint.thread import start_http_server

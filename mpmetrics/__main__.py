@@ -1,4 +1,4 @@
-"""``python -m mpmetrics``."""
+"""``python -m mpmetrics``: the same as the command ``mpmetrics``."""
 
 import sys
 

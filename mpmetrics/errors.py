@@ -1,7 +1,7 @@
-"""Errors that mpmetrics raises, all below one base class.
+"""The errors that mpmetrics raises, with one base class.
 
-Construction and configuration raise; the hot path (``inc``, ``set``, ``observe``) raises for a wrong argument only and
-never for storage: when the store cannot take a value, the value stays in the process and the trouble is counted.
+Construction and configuration raise. The hot path (``inc``, ``set``, ``observe``) raises for a wrong argument only,
+never for storage: if the store cannot take a value, the value stays in the process and a self-metric counts it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ class MpmetricsError(Exception):
 
 
 class ConflictError(MpmetricsError, ValueError):
-    """A metric's name is already in use with another kind, other labels, other buckets or another mode."""
+    """A metric's name is already used by this process, with another kind, labels, buckets or mode."""
 
 
 class SecurityError(MpmetricsError, ValueError):
-    """A file that is to protect the endpoint cannot be used: it is missing, malformed, or does not fit another one."""
+    """A file that protects the endpoint cannot be used: it is missing, malformed, or does not fit another one."""
 
 
 class ShutdownError(MpmetricsError):
-    """The provider whose metrics were asked for was shut down: they cannot be shown, which is not to show none."""
+    """The provider was shut down, so its metrics cannot be collected. An empty answer would look like no metrics."""
 
 
 class StoreError(MpmetricsError):
-    """Something about a store, the directory that processes share."""
+    """Base class of the errors about a store, the directory that processes share."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store cannot be created, opened or written: a wrong owner or mode, no space, a directory that is gone."""
+    """The store cannot be created, opened or written: wrong owner or mode, no space, or the directory is gone."""
 
 
 class FormatError(StoreError):
-    """A file of a store is not what it should be: foreign, cut short, damaged, or of another format version."""
+    """A file of a store is foreign, cut short, damaged, or of another format version."""
 
 
 class LockTimeoutError(StoreError):
-    """A lock of the store was not to be had within its bounded wait; whoever holds it may be stopped."""
+    """A lock of the store could not be taken in time. The process that holds it may be stopped."""

@@ -1,13 +1,14 @@
-"""The one place that handles forks.
+"""Fork handling: the only module that registers a fork hook with Python.
 
-Objects that hold something a forked child must not share register here: their ``after_fork_in_child`` is called in the
-child, before the application's code goes on there, in no particular order. Once all have put themselves right, those
-that have a ``resume_in_child`` may start what is to go on in the child. We lock nothing before a fork, so a fork never
-waits for us; each object replaces its own locks instead. Children that were started in another way (spawn, forkserver,
-exec) come with fresh memory and need no hook.
+An object that holds something a forked child must not share (a lock, a thread, a socket) registers here. In the child,
+before the application's code continues, this module calls ``after_fork_in_child`` of each registered object, in no
+particular order. Then it calls ``resume_in_child`` of those that have it, which may start threads.
 
-What a process writes to does not depend on this: some servers fork without Python's hooks. There a child notices by
-itself that it is one, see ``mpmetrics._cells``.
+Nothing is locked before a fork, so a fork never waits; each object replaces its own locks in the child. Children that
+are started in another way (spawn, forkserver, exec) begin with fresh memory and need no hook.
+
+Where a process counts does not depend on this module, because some servers fork without Python's hooks (uWSGI). There
+the cells notice the fork themselves, see ``mpmetrics._cells``.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ __all__ = ["ForkAware", "blind", "register"]
 
 
 class ForkAware(Protocol):
-    """An object that puts itself right in a forked child."""
+    """An object that must change something in a forked child."""
 
     def after_fork_in_child(self) -> None:
-        """Replace locks, drop leases and maps; must not raise, log or wait."""
+        """Replace locks, drop leases and maps. Must not raise, log or wait."""
 
 
 _registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def register(item: ForkAware) -> None:
-    """Have ``item.after_fork_in_child()`` called in each forked child for as long as ``item`` lives."""
+    """Call ``item.after_fork_in_child()`` in each forked child, as long as ``item`` lives."""
     _registered.add(item)
 
 
 def blind(path: str, dir_fd: int | None = None) -> None:
-    """In a forked child: have whatever descriptors lead to ``path`` lead nowhere; OSError when there is no such file.
+    """In a forked child: point each descriptor of the file ``path`` to /dev/null. OSError if there is no such file.
 
-    They stay open: code that was interrupted while opening one, and goes on here, closes it.
+    The descriptors stay open: the fork may have interrupted code that opened one, continues here, and closes it.
     """
     status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):  # that of the listing is closed by now
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
                 if os.path.samestat(os.fstat(int(name)), status):
                     os.dup2(nowhere, int(name), inheritable=False)
     finally:

@@ -1,6 +1,6 @@
-"""Meters: makers of instruments that share a name, a version and attributes, as in OpenTelemetry and GoFrame's gmetric.
+"""Meters make instruments that share a name, a version and attributes, as in OpenTelemetry and GoFrame's gmetric.
 
-https://opentelemetry.io/docs/specs/otel/metrics/api/. A meter belongs to one provider; any thread may use it.
+Source: https://opentelemetry.io/docs/specs/otel/metrics/api/. A meter belongs to one provider. Any thread may use it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from mpmetrics.callbacks.callback import DEFAULT_TIMEOUT, Callback, Scope, check_callback, check_limits
 from mpmetrics.callbacks.registration import Registration, origin
-from mpmetrics.instruments.attributed import (
+from mpmetrics.instruments.gauge import GaugeMode, check_mode
+from mpmetrics.instruments.histogram import check_bounds
+from mpmetrics.instruments.meter_instruments import (
     Description,
     MeterCounter,
     MeterGauge,
     MeterHistogram,
+    MeterScope,
     MeterUpDownCounter,
-    Owner,
 )
-from mpmetrics.instruments.gauge import GaugeMode, check_mode
-from mpmetrics.instruments.histogram import check_bounds
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES
 from mpmetrics.instruments.observable import (
     Observable,
@@ -33,40 +33,40 @@ if TYPE_CHECKING:
     from mpmetrics.callbacks.observer import InstrumentObserver, MeterObserver
     from mpmetrics.names.attributes import Attributes
 
-__all__ = ["DEFAULT_BUCKETS", "Meter", "Owner"]
+__all__ = ["DEFAULT_BUCKETS", "Meter", "MeterScope"]
 
 Temporality = Literal["cumulative", "delta"]
 Function = TypeVar("Function", bound="Callable[[MeterObserver], object]")
 
 DEFAULT_BUCKETS = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000)
-"""Bounds of a meter's histograms unless told otherwise: OpenTelemetry's."""
+"""Default bounds of a meter's histograms: those of OpenTelemetry."""
 
 
 class Meter:
-    """Makes instruments. Get one from :func:`mpmetrics.get_meter` or :meth:`mpmetrics.Provider.meter`.
+    """Makes instruments. :func:`mpmetrics.get_meter` and :meth:`mpmetrics.Provider.meter` return one.
 
-    What the methods have in common: ``name`` starts with a letter and goes on with letters, digits and ``_.-/``, at
-    most 255 characters; two names of a provider may not differ in case alone. ``help`` is shown with the metric.
-    ``unit`` is a UCUM unit, such as ``s``, ``By`` or ``1``, and becomes part of the name in Prometheus. ``attributes``
-    go on each measurement, which can override them. ``max_series`` is how many series the metric may have. Making the
-    same instrument again gives another object for the same metric.
+    The arguments that the methods share: ``name`` is a letter, then letters, digits and ``_.-/``, at most 255
+    characters; two names of a provider must not differ in case alone. ``help`` is shown with the metric. ``unit`` is a
+    UCUM unit, such as ``s``, ``By`` or ``1``, and becomes part of the name in Prometheus. ``attributes`` are added to
+    each measurement, and a measurement can override them. ``max_series`` is how many series the metric may have in a
+    process. The same arguments again make another object of the same metric.
 
-    They raise TypeError and ValueError for an argument that makes no sense, and
-    :class:`~mpmetrics.errors.ConflictError` when the name in Prometheus belongs to a different metric already.
+    The methods raise TypeError and ValueError for an invalid argument, and
+    :class:`~mpmetrics.errors.ConflictError` if this process uses the name in Prometheus for a different metric.
     """
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self, scope: MeterScope) -> None:
+        self._scope = scope
 
     @property
     def name(self) -> str:
-        """The name that it was asked for with."""
-        return self._owner.name
+        """The name that was given to ``get_meter``."""
+        return self._scope.name
 
     @property
     def version(self) -> str:
-        """The version that it was asked for with, or an empty str."""
-        return self._owner.version
+        """The version that was given to ``get_meter``, by default an empty str."""
+        return self._scope.version
 
     def counter(
         self,
@@ -77,8 +77,8 @@ class Meter:
         attributes: Attributes | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> MeterCounter:
-        """A total that only grows, with ``add`` and ``inc``."""
-        return MeterCounter(self._owner, "counter", Description(name, help, unit, attributes, max_series))
+        """Make a counter, a total that only grows. It has ``add`` and ``inc``."""
+        return MeterCounter(self._scope, "counter", Description(name, help, unit, attributes, max_series))
 
     def up_down_counter(
         self,
@@ -90,12 +90,12 @@ class Meter:
         multiprocess_mode: Literal["sum", "livesum"] = "sum",
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> MeterUpDownCounter:
-        """A total that goes up and down, with ``add``, ``inc`` and ``dec``; mode as in :class:`UpDownCounter`."""
+        """Make a total that goes up and down. It has ``add``, ``inc`` and ``dec``; modes as :class:`UpDownCounter`."""
         if multiprocess_mode not in ("sum", "livesum"):
-            msg = f"up-down counter {name!r}: multiprocess_mode is 'sum' or 'livesum', not {multiprocess_mode!r}"
+            msg = f"up-down counter {name!r}: multiprocess_mode must be 'sum' or 'livesum', not {multiprocess_mode!r}"
             raise ValueError(msg)
         description = Description(name, help, unit, attributes, max_series)
-        return MeterUpDownCounter(self._owner, "updowncounter", description, mode=multiprocess_mode)
+        return MeterUpDownCounter(self._scope, "updowncounter", description, mode=multiprocess_mode)
 
     def gauge(
         self,
@@ -107,10 +107,10 @@ class Meter:
         multiprocess_mode: GaugeMode = "liveall",
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> MeterGauge:
-        """A value of the moment, with ``set``; mode as in :class:`Gauge`."""
+        """Make a gauge, a current value. It has ``set``; modes as in :class:`Gauge`."""
         check_mode(name, multiprocess_mode)
         description = Description(name, help, unit, attributes, max_series)
-        return MeterGauge(self._owner, "gauge", description, mode=multiprocess_mode)
+        return MeterGauge(self._scope, "gauge", description, mode=multiprocess_mode)
 
     def histogram(
         self,
@@ -122,9 +122,9 @@ class Meter:
         buckets: Iterable[float] = DEFAULT_BUCKETS,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> MeterHistogram:
-        """A distribution, with ``record``; ``buckets`` are upper bounds, in the unit of what is recorded."""
+        """Make a histogram. It has ``record``; ``buckets`` are upper bounds, in the unit of the recorded values."""
         description = Description(name, help, unit, attributes, max_series)
-        return MeterHistogram(self._owner, "histogram", description, bounds=check_bounds(name, buckets))
+        return MeterHistogram(self._scope, "histogram", description, bounds=check_bounds(name, buckets))
 
     def observable_counter(
         self,
@@ -140,22 +140,21 @@ class Meter:
         max_age: float | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> ObservableCounter:
-        """A total that only grows, observed by callbacks.
+        """Make a counter whose values callbacks observe.
 
-        ``callback`` is called as ``callback(observer)`` when somebody looks, reports with
-        ``observer.observe(value, attributes)``, and may be a coroutine function, or a generator that yields the
-        arguments of ``observe``. What is observed is the total so far (``temporality="cumulative"``), or what came on
-        top of it (``"delta"``): that total is kept in the store. A series that is not observed is absent from that
-        collection.
+        Each collection calls ``callback(observer)``, which reports with ``observer.observe(value, attributes)``. It may
+        be a coroutine function, or a generator that yields the arguments of ``observe``. With
+        ``temporality="cumulative"`` it reports the total so far. With ``"delta"`` it reports the increase since its
+        last call, and the store keeps the total. A series that it does not report is absent from that collection.
 
-        ``scope="host"``: it runs once for the whole server, in the collector. ``"worker"``: in each worker, whose
-        totals add up; those of dead workers stay. It may take ``timeout`` seconds, and less when the scraper says so.
-        What it observed is used again for ``max_age`` seconds; None leaves that to the collector.
+        ``scope="host"``: the callback runs once for the whole server, in the collector. ``"worker"``: it runs in each
+        worker, and the totals add up; those of dead workers stay. It may take ``timeout`` seconds, or less if the
+        scraper waits less. Its values are used again for ``max_age`` seconds; None: for the collector's ``max_age``.
         """
         description = Description(name, help, unit, attributes, max_series)
         fields = self._fields(name, scope, temporality, mode="")
         self._check_own(name, callback, timeout, max_age)
-        made = ObservableCounter(self._owner, "counter", description, **fields)
+        made = ObservableCounter(self._scope, "counter", description, **fields)
         self._register_own(made, callback, timeout, max_age)
         return made
 
@@ -173,15 +172,14 @@ class Meter:
         max_age: float | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> ObservableUpDownCounter:
-        """A total that goes up and down, observed by callbacks; as :meth:`observable_counter`.
+        """Make a total that goes up and down, whose values callbacks observe; as :meth:`observable_counter`.
 
-        Over workers, cumulative totals of the living ones add up, and what ``delta`` observations moved adds up for
-        ever.
+        With scope ``worker``, cumulative totals add up over living workers, and deltas over all workers, dead ones too.
         """
         description = Description(name, help, unit, attributes, max_series)
         fields = self._fields(name, scope, temporality, mode="livesum" if temporality == "cumulative" else "sum")
         self._check_own(name, callback, timeout, max_age)
-        made = ObservableUpDownCounter(self._owner, "updowncounter", description, **fields)
+        made = ObservableUpDownCounter(self._scope, "updowncounter", description, **fields)
         self._register_own(made, callback, timeout, max_age)
         return made
 
@@ -199,21 +197,24 @@ class Meter:
         max_age: float | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> ObservableGauge:
-        """A value of the moment, observed by callbacks; as :meth:`observable_counter`.
+        """Make a gauge whose values callbacks observe; as :meth:`observable_counter`.
 
-        ``multiprocess_mode``, of scope ``worker`` only, says how the workers' values are put together, as in
+        ``multiprocess_mode``, for scope ``worker`` only, says how the values of the workers merge, as in
         :class:`Gauge`; by default each living worker has a series.
         """
         if multiprocess_mode is not None:
             check_mode(name, multiprocess_mode)
             if scope == "host":
-                msg = f"gauge {name!r}: a callback of scope 'host' gives one value: no mode {multiprocess_mode!r}"
+                msg = (
+                    f"gauge {name!r}: multiprocess_mode {multiprocess_mode!r} needs scope='worker'; a callback of scope"
+                    " 'host' runs in one process"
+                )
                 raise ValueError(msg)
         description = Description(name, help, unit, attributes, max_series)
         mode = "" if scope == "host" else multiprocess_mode or "liveall"
         fields = self._fields(name, scope, "cumulative", mode)
         self._check_own(name, callback, timeout, max_age)
-        made = ObservableGauge(self._owner, "gauge", description, **fields)
+        made = ObservableGauge(self._scope, "gauge", description, **fields)
         self._register_own(made, callback, timeout, max_age)
         return made
 
@@ -224,31 +225,34 @@ class Meter:
         timeout: float = DEFAULT_TIMEOUT,
         max_age: float | None = None,
     ) -> Registration:
-        """Have ``function(observer)`` observe ``instruments``: ``observer.observe(instrument, value, attributes)``.
+        """Call ``function(observer)`` at each collection; it reports values of ``instruments``.
 
-        Meters' callbacks run after those of instruments, in the order of registration. ``timeout`` and ``max_age`` as
-        in :meth:`observable_counter`. TypeError unless ``function`` can be called and ``instruments`` are asynchronous
-        ones; ValueError when there are none, when they are of another meter, or when their scopes differ.
+        It reports with ``observer.observe(instrument, value, attributes)``. The callbacks of meters run after those of
+        single instruments, in the order of registration. ``timeout`` and ``max_age`` as in :meth:`observable_counter`.
+
+        TypeError if ``function`` cannot be called or an instrument is not observable. ValueError if ``instruments`` is
+        empty, if one belongs to another meter, or if their scopes differ.
         """
         what = f"meter {self.name!r}"
         check_callback(function, what)
         check_limits(timeout, max_age, what)
         if not instruments:
-            msg = f"{what}: a callback needs the instruments that it is going to observe"
+            msg = f"{what}: register_callback() needs the observable instruments that the callback reports"
             raise ValueError(msg)
         for instrument in instruments:
             if not isinstance(instrument, Observable):
-                msg = f"{what}: a callback observes asynchronous instruments, and {instrument!r} is none"
+                msg = f"{what}: {instrument!r} is not observable; make it with one of the meter's observable_ methods"
                 raise TypeError(msg)
-            if instrument.owner != self._owner:
-                msg = f"{what}: {instrument!r} is of the meter {instrument.owner.name!r}; a callback has one meter"
+            if instrument.meter_scope != self._scope:
+                other = instrument.meter_scope.name
+                msg = f"{what}: {instrument!r} belongs to the meter {other!r}; register one callback for each meter"
                 raise ValueError(msg)
             if instrument.scope != instruments[0].scope:
-                msg = f"{what}: {instrument!r} and {instruments[0]!r} differ in scope; a callback has one scope"
+                msg = f"{what}: {instrument!r} and {instruments[0]!r} differ in scope; register one callback for each"
                 raise ValueError(msg)
         module, name = origin(function)
         callback = Callback(
-            self._owner.provider.callbacks.free_name(f"{module}.{name}"),
+            self._scope.provider.callbacks.free_name(f"{module}.{name}"),
             function,
             instruments,
             is_single=False,
@@ -257,13 +261,13 @@ class Meter:
             max_age=max_age,
             module=module,
         )
-        self._owner.provider.callbacks.add(callback)
-        return Registration(self._owner.provider.callbacks, callback)
+        self._scope.provider.callbacks.add(callback)
+        return Registration(self._scope.provider.callbacks, callback)
 
     def callback(
         self, *instruments: Observable, timeout: float = DEFAULT_TIMEOUT, max_age: float | None = None
     ) -> Callable[[Function], Function]:
-        """The same as a decorator, which leaves the function as it is."""
+        """:meth:`register_callback` as a decorator, which returns the function unchanged."""
 
         def register(function: Function) -> Function:
             self.register_callback(function, *instruments, timeout=timeout, max_age=max_age)
@@ -272,15 +276,15 @@ class Meter:
         return register
 
     def _fields(self, name: str, scope: Scope, temporality: Temporality, mode: str) -> dict[str, str]:
-        """The fields of an asynchronous instrument's family; ValueError for a scope or temporality that is none."""
+        """Return the fields of an observable instrument's family; ValueError for a bad scope or temporality."""
         for what, value, known in (("scope", scope, get_args(Scope)), ("temporality", temporality, _TEMPORALITIES)):
             if value not in known:
-                msg = f"instrument {name!r}: {what} is one of {', '.join(known)}, not {value!r}"
+                msg = f"instrument {name!r}: {what} must be one of {', '.join(known)}, not {value!r}"
                 raise ValueError(msg)
         return {"scope": scope, "temporality": temporality, "mode": mode}
 
     def _check_own(self, name: str, function: object, timeout: float, max_age: float | None) -> None:
-        """Before anything is made: TypeError and ValueError for a callback and limits that are none."""
+        """Check a callback and its limits before anything is made: TypeError and ValueError."""
         what = f"instrument {name!r}"
         if function is not None:
             check_callback(function, what)
@@ -301,8 +305,8 @@ class Meter:
                 max_age=max_age,
                 module=module,
             )
-            # In the place of the one of an equal instrument: both would observe the same.
-            self._owner.provider.callbacks.add(own, instrument.token)
+            # It replaces the callback of an equal instrument, because both would observe the same series.
+            self._scope.provider.callbacks.add(own, instrument.token)
 
 
 _TEMPORALITIES = get_args(Temporality)

@@ -1,7 +1,7 @@
-"""Providers: where the values of a set of instruments go.
+"""Providers: where a set of instruments puts its values, in a store or in private memory; and the default provider.
 
-A provider belongs to one process and is inherited by its forked children, in which it goes on by itself. It is the one
-thing that knows both the store and the memory of the process.
+A provider belongs to one process. A forked child inherits it, and it continues there on its own: the child writes a
+slab of its own. Any thread may call its methods.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, cast
 
 from mpmetrics import fork
-from mpmetrics.destination import Destination, default
 from mpmetrics.errors import MpmetricsError, StoreError
 from mpmetrics.instruments.overflow import OverflowCount
-from mpmetrics.meter import Meter, Owner
+from mpmetrics.meter import Meter, MeterScope
 from mpmetrics.names.attributes import check_attributes
 from mpmetrics.names.naming import text
-from mpmetrics.serving.service import CallbackService
+from mpmetrics.provider_base import ProviderBase, default_provider
+from mpmetrics.serving.callback_service import CallbackService
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.store import Store
 from mpmetrics.turns import Turns
@@ -35,19 +35,19 @@ __all__ = ["Provider", "get_meter", "get_provider", "set_provider"]
 log = logging.getLogger("mpmetrics")
 
 FOLD_AT = 64
-"""Dead slabs that a process finds before it folds them itself."""
+"""Dead slabs at which a process folds them itself, at its start and its end."""
 
 
-class Provider(Destination):
-    """Instruments' values, in the store in ``directory`` or, without one, in the memory of this process.
+class Provider(ProviderBase):
+    """Keeps the values of instruments in the store at ``directory``; without one, in the memory of this process.
 
-    The store is created when it is not there; its current epoch is joined, or the first one begun. ``epoch`` joins a
-    certain epoch instead. ``attributes`` go on each measurement of the instruments of all meters; ``resource``
-    describes what the metrics are of, and is shown as ``target_info``. ``clock`` tells the Unix time in seconds, at
-    which series are made.
+    A store that does not exist is created. The provider joins the store's current epoch, or begins the first one;
+    ``epoch`` is the number of another epoch to join. ``attributes`` are added to each measurement of all meters.
+    ``resource`` describes the measured program, shown as ``target_info``. ``clock`` returns the Unix time in seconds,
+    which becomes the creation time of series.
 
-    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when the store cannot be created, opened or trusted;
-    TypeError and ValueError for attributes that are none.
+    Raises :class:`~mpmetrics.errors.StoreUnavailableError` if the store cannot be created, opened or trusted;
+    TypeError and ValueError for invalid attributes.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Provider(Destination):
 
     @classmethod
     def deferred(cls) -> Provider:
-        """A provider whose store is attached later: until then values wait in this process.
+        """Return a provider whose store :meth:`attach` adds later; until then, values wait in this process.
 
-        Its callbacks run in no process that has not started its :attr:`service`.
+        Its worker callbacks run only in processes that start its :attr:`service`.
         """
         provider = cls()
         provider.memory.expect_store()
@@ -86,49 +86,49 @@ class Provider(Destination):
 
     @property
     def epoch(self) -> Epoch | None:
-        """The epoch of the store that this process is part of."""
+        """The epoch that this process counts in; None without a store."""
         return self.memory.epoch
 
     @property
     def directory(self) -> str | None:
-        """The store's directory, or None without one."""
+        """The directory of the store; None without a store."""
         return None if self.epoch is None else os.path.dirname(self.epoch.path)
 
     def attach(self, epoch: Epoch) -> None:
-        """Move everything into ``epoch`` and write there from now on.
+        """Move all values into ``epoch`` and write there from now on.
 
-        Raises :class:`~mpmetrics.errors.StoreError` when that cannot be done; values stay here then.
+        Raises :class:`~mpmetrics.errors.StoreError` if this fails; then the values stay in this process.
         """
         try:
             self.memory.attach(epoch)
         except OSError as error:
-            msg = f"the epoch {epoch.path} cannot be used: {error}"
+            msg = f"the epoch {epoch.path} cannot be used, so values stay in this process: {error}"
             raise StoreError(msg) from error
         self._fold(epoch)
         self.service.resume()
 
     def _fold(self, epoch: Epoch) -> None:
-        """At the start and at the end of a process, none of which a request waits for: fold the dead if they are many.
+        """Fold the dead processes if they are many, so that they do not pile up where no collector runs.
 
-        Else they would pile up where nobody collects.
+        Called at the start and the end of a process, because no request waits for these.
         """
         try:
             fold(epoch.path, at_least=FOLD_AT)
         except (StoreError, OSError) as error:
-            log.warning("the dead of %s stay for the next process: %s", epoch.path, error)
+            log.warning("dead processes of %s are not folded, the next process will try: %s", epoch.path, error)
 
     def meter(self, name: str, version: str = "", attributes: Mapping[str, object] | None = None) -> Meter:
-        """The meter of this name, version and attributes, which go on each measurement of its instruments.
+        """Return the meter with this name, version and attributes; the same object each time.
 
-        Asked for again, it is the same one. Global attributes are those that hold when it is first asked for.
-        TypeError and ValueError for a name, version or attributes that are none.
+        ``attributes`` are added to each measurement of its instruments, and so are the provider's attributes as they
+        are at the first call. TypeError and ValueError for an invalid name, version or attribute.
         """
         for what, value in (("name", name), ("version", version)):
             if not isinstance(value, str):
-                msg = f"a meter's {what} is a str, not {value!r}"
+                msg = f"a meter's {what} must be a str, not {value!r}"
                 raise TypeError(msg)
         if not name:
-            msg = "a meter needs a name, such as that of the library or the application it is for"
+            msg = "a meter's name is empty; give the name of the library or application that it measures"
             raise ValueError(msg)
         own = check_attributes(attributes, f"meter {name!r}")
         with self._lock:
@@ -138,36 +138,36 @@ class Provider(Destination):
                 for names, versions, given in self._attributes:
                     if fnmatchcase(name, names) and fnmatchcase(version, versions):
                         fixed.update(given)
-                made = Meter(Owner(self, text(name), text(version), fixed | own))
+                made = Meter(MeterScope(self, text(name), text(version), fixed | own))
                 meter = self._meters.setdefault((name, version, *sorted(own.items())), made)
             return meter
 
     def describe(self, attributes: Mapping[str, object] | None, resource: Mapping[str, object] | None) -> None:
-        """Have these global attributes, for meters that are made from now on, and this resource, and no others."""
+        """Replace the global attributes, for meters that are made from now on, and the resource."""
         checked, described = check_attributes(attributes, "global attributes"), check_attributes(resource, "resource")
         self._attributes, self.resource = [("*", "*", checked)], described
 
     def add_attributes(self, attributes: Mapping[str, object] | None, *, meter: str = "*", version: str = "*") -> None:
-        """Put ``attributes`` on each measurement of meters that are made from now on; later ones win.
+        """Add ``attributes`` to each measurement of the meters that are made from now on; later calls win.
 
-        Only of those whose name and version match the patterns ``meter`` and ``version``, in which ``*`` stands for
-        anything (:mod:`fnmatch`). TypeError and ValueError for attributes that are none.
+        Only meters whose name and version match the patterns ``meter`` and ``version`` of :mod:`fnmatch` get them.
+        TypeError and ValueError for invalid attributes.
         """
         self._attributes.append((meter, version, check_attributes(attributes, "global attributes")))
 
     def after_fork_in_child(self) -> None:
-        """A thread that was making a meter is not here."""
+        """The thread that held the lock does not exist here."""
         self._lock.after_fork_in_child()
 
     def force_flush(self) -> None:
-        """Move what waits for room into the store now, as far as it has any. Values are never buffered else."""
-        self.memory.settle()
+        """Move the values that wait for room into the store, if it has room. No other values are ever buffered."""
+        self.memory.move_in()
 
     def shutdown(self) -> None:
-        """Give up the store; calling it again does nothing. What is written later stays in this process.
+        """Leave the store and forget all callbacks. Calling it again does nothing.
 
-        The values written so far remain in the store, as a dead process's do. Callbacks are forgotten. Collecting from
-        a provider that was shut down raises :class:`~mpmetrics.errors.ShutdownError`.
+        Values written so far remain in the store, like those of a dead process; later ones stay in this process.
+        Collecting from this provider raises :class:`~mpmetrics.errors.ShutdownError` from now on.
         """
         if not self._closed:
             self._closed = True
@@ -180,16 +180,16 @@ class Provider(Destination):
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`shutdown` was called."""
+        """True once :meth:`shutdown` was called."""
         return self._closed
 
 
 def get_provider(environ: Mapping[str, str] = os.environ) -> Provider:
-    """The default provider, made at the first call: in the store that ``MPMETRICS_DIR`` names, else in private memory.
+    """Return the default provider. The first call makes it: in the store ``MPMETRICS_DIR``, else in private memory.
 
-    A store that cannot be used is said once in the log, and values stay private: the application goes on.
+    If the store cannot be used, the log says so, values stay private to this process, and the application continues.
     """
-    return cast("Provider", default.get(environ))
+    return cast("Provider", default_provider.get(environ))
 
 
 def _from_environment(environ: Mapping[str, str]) -> Provider:
@@ -200,20 +200,20 @@ def _from_environment(environ: Mapping[str, str]) -> Provider:
     try:
         return Provider(directory, epoch=int(epoch) if epoch and epoch.isdecimal() else None)
     except MpmetricsError as error:
-        log.error("%s; metrics of process %d stay private", error, os.getpid())
+        log.error("%s; the metrics of process %d stay private to it", error, os.getpid())
         provider = Provider()
         provider.unavailable = str(error)
         return provider
 
 
-default.make = _from_environment
+default_provider.make = _from_environment
 
 
 def set_provider(provider: Provider | None) -> None:
-    """Make ``provider`` the default one for instruments made from now on; None: decide anew at the next use."""
-    default.set(provider)
+    """Make ``provider`` the default one of instruments made from now on. None: the next use makes a new one."""
+    default_provider.set(provider)
 
 
 def get_meter(name: str, version: str = "", attributes: Attributes | None = None) -> Meter:
-    """A meter of the default provider; arguments and errors as in :meth:`Provider.meter`."""
+    """Return a meter of the default provider; arguments and errors as in :meth:`Provider.meter`."""
     return get_provider().meter(name, version, attributes)

@@ -1,4 +1,4 @@
-"""A lock that orders what threads do, and that none of them waits for longer than a moment."""
+"""A lock with a bounded wait, for work that tolerates a second thread beside it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import time
 __all__ = ["Turns"]
 
 PATIENCE = 0.25
-"""Seconds to wait for one's turn."""
+"""Seconds that a thread waits for its turn."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.0001, 0.005
-"""Seconds between two looks at a turn that another thread has."""
+"""Seconds between two looks at the turn of another thread."""
 
 
 class Turns:
-    """``with turns:`` one thread after the other, as long as that takes no time.
+    """``with turns:`` runs one thread after the other, unless the wait takes longer than ``patience`` seconds.
 
-    A lock that is waited for without end deadlocks with whatever else the application's code holds: a thread that logs
-    while it has ours waits for a log handler's, whose own thread makes a metric, and so waits for ours. Here the wait
-    ends after ``patience`` seconds, and the thread goes on beside the other one. What is done under it has to bear
-    that; it has to anyway, as a signal handler or finaliser has its turn within that of what it interrupted.
+    A lock without a time limit deadlocks with locks of the application: thread A holds our lock and logs, so it waits
+    for a log handler; thread B runs in that log handler and makes a metric, so it waits for our lock. Here the wait
+    ends, and the thread runs beside the other one. The work under the lock must tolerate this. It must anyway: a signal
+    handler or finaliser takes a turn within the turn that it interrupts.
 
-    A turn that was waited for in vain is ended, as an exception out of a signal handler may have ended the code that
-    had it. So nobody waits for it a second time.
+    A thread that waited in vain ends the other's turn, so an abandoned turn delays only one thread. A turn is abandoned
+    if a signal handler raises between the two steps of taking and using it.
     """
 
     def __init__(self, patience: float | None = None) -> None:
@@ -36,7 +36,7 @@ class Turns:
         mine: object = (thread, object())
         end = time.monotonic() + (PATIENCE if self._patience is None else self._patience)
         pause = SHORTEST_PAUSE
-        # Taken in one step, with the name of its holder: there is no moment at which nobody knows whose it is.
+        # One step takes the turn and stores its holder, so at no moment is the turn taken without a known holder.
         while (held := self._taken.setdefault(None, mine)) is not mine:
             if held[0] == thread:  # type: ignore[index]  # a pair, as above
                 break
@@ -57,5 +57,5 @@ class Turns:
             self._taken.pop(None, None)
 
     def after_fork_in_child(self) -> None:
-        """A thread that had its turn is not here."""
+        """The thread that had its turn does not exist here."""
         self._taken = {}

@@ -7,9 +7,11 @@ import faulthandler
 import math
 import os
 import pickle
+import random
 import select
 import shutil
 import signal
+import socket
 import ssl
 import sys
 import tempfile
@@ -32,17 +34,20 @@ if TYPE_CHECKING:
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+# In CPython 3.12 a trace function gets no instructions unless a frame asked for them before `sys.settrace` was called.
+sys._getframe().f_trace_opcodes = True
+
 PATIENCE = 150.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
 """Seconds after which a child hangs; never a measure of speed."""
 
 ANSWERS = float(os.environ.get("MPMETRICS_PATIENCE", "150"))
-"""Seconds in which one that is waited for has to answer."""
+"""Seconds in which a process must answer."""
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Child:
-    """A forked process that does some work, says so, and then waits to be ended or killed."""
+    """A forked process that does some work, reports it, and then waits to be ended or killed."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         done, done_in = os.pipe()
@@ -118,7 +123,8 @@ class Forked:
         """What the function returned, in so many seconds; fails with its traceback when it raised."""
         if not _ready(self._reader, seconds):
             pytest.fail("the child gives no answer")
-        with os.fdopen(self._reader, "rb", closefd=False) as stream:
+        reader, self._reader = self._reader, -1
+        with os.fdopen(reader, "rb") as stream:
             done, value = pickle.load(stream)  # noqa: S301 (our own child's)
         assert done, value
         self.wait()
@@ -140,8 +146,9 @@ class Forked:
     def close(self) -> None:
         """End it, if it has not."""
         self.stop()
-        with contextlib.suppress(OSError):
+        if self._reader >= 0:
             os.close(self._reader)
+            self._reader = -1
 
 
 class Gate:
@@ -157,7 +164,7 @@ class Gate:
     def wait(self, count: int = 1) -> None:
         """Wait for ``count`` openings."""
         for _ in range(count):
-            assert _ready(self._reader, ANSWERS), "nobody opened the gate"
+            assert _ready(self._reader, ANSWERS), "the gate was not opened"
             os.read(self._reader, 1)
 
     @property
@@ -166,9 +173,11 @@ class Gate:
         return _ready(self._reader, 0)
 
     def close(self) -> None:
-        """Close its pipe."""
-        os.close(self._reader)
-        os.close(self._writer)
+        """Close its pipe, if it is open."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
 
 
 class Certificates:
@@ -178,7 +187,7 @@ class Certificates:
         self.home = home
         self.authority = self._new()
         self.stranger = self._new()
-        """Somebody else's authority."""
+        """An authority that no server trusts."""
         self.ca = self._write("ca.pem", self.authority.cert_pem.bytes())
 
     @staticmethod
@@ -211,6 +220,23 @@ class Certificates:
 def certificates(tmp_path: Path) -> Certificates:
     """Certificates in the test's directory."""
     return Certificates(tmp_path)
+
+
+def find_free_port() -> int:
+    """A port on which no process listens, and which the system gives to no client or server that asks for any port."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    chance = random.SystemRandom()  # the test runner seeds the other one in all its workers alike
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            port = chance.randrange(max(1024, lowest - 20_000), lowest)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds ports of 127.0.0.1 on which no process listens."""
+    return find_free_port
 
 
 @pytest.fixture
@@ -335,6 +361,11 @@ def sums() -> Callable[[Any], dict[str, float]]:
     return add
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """With ``-n auto``, two workers a processor: half of the time a test waits for processes that it started."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_report_header() -> str:
     """Which of the two cores is tested."""
     return f"core: {_cells.TWIN} ({_cells.WHY})"
@@ -350,9 +381,9 @@ def pytest_configure() -> None:
         )
 
 
-# A table of what the tests in the folder ``torture`` tried, how often, and what was lost. A line is a file, named by
-# the first line of its docstring. A test that tries one thing many times says so with ``tally``; else it has tried one.
-# It is printed from here, since a run of all tests in parallel reads the conftest of that folder in its workers only.
+# A table of what the tests in the directory ``torture`` tried, how often, and what was lost. A line stands for a file,
+# whose docstring begins with it. A test that tries one thing many times reports that with ``tally``; the others count
+# as one try. This conftest prints the table, since a parallel run reads the one of ``torture`` in its workers only.
 
 TORTURE = Path(__file__).parent / "torture"
 TITLE = "line of the table"
@@ -363,7 +394,7 @@ HEADS = ("tests", "skipped", "tried", "lost", "failed")
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Have each report of a test in this folder say which line of the table it belongs to; what lost, failed."""
+    """Put the line of the table into each report of a torture test; a test that lost something has failed."""
     if call.when == "setup" and TORTURE in item.path.parents:
         module = getattr(item, "module", None)
         title = (getattr(module, "__doc__", None) or item.path.stem).strip().splitlines()[0]
@@ -373,6 +404,18 @@ def pytest_runtest_makereport(
     if call.when == "call" and report.passed and lost > 0:
         report.outcome, report.longrepr = "failed", f"{lost:g} were lost of what had to be kept"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Fail a test that leaves an exception which the interpreter takes for one that is still being handled.
+
+    A trace function that raises while an ``except`` clause ends does that. The exception would be the context of all
+    exceptions of later tests, and keep the frames of this test alive.
+    """
+    before = sys.exc_info()[1]
+    yield
+    assert sys.exc_info()[1] is before, "the test leaves an exception that is still being handled"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,7 +1,7 @@
-"""The tree tells the architecture, and these tests hold the code to it by reading its imports.
+"""The layers of the code: these tests read the imports of all modules and check them against the layers.
 
-Nothing is imported here: the rules are functions from source text to complaints, so each can be shown, on a
-made-up piece of code, to complain when it should.
+A rule is a function from a path and a source text to complaints. No module is imported, so each rule has a control: an
+invented piece of code that breaks it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Lowest first, one layer a room. A module may import modules of its own room and of lower ones.
+# Lowest first; a room is a package or a module. A module may import from its own room and from lower ones.
 LAYERS = (
     "errors",
     "fork",
@@ -25,7 +25,7 @@ LAYERS = (
     "names",
     "storage",
     "callbacks",
-    "destination",
+    "provider_base",
     "instruments",
     "meter",
     "serving",
@@ -44,7 +44,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 TOP = RANK["integrations"]
-FRONT_DOOR = "__init__"  # mpmetrics/__init__.py gathers the public names and may import anything
+FRONT_DOOR = "__init__"  # mpmetrics/__init__.py collects the public names and may import everything
 
 ONLY_IN = {
     "fcntl": ("mpmetrics/storage/locks.py", "mpmetrics/_cells/files.py"),
@@ -53,19 +53,19 @@ ONLY_IN = {
 }
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 TWINS = "mpmetrics/_cells/__init__.py"
-"""Which of the two twins is in use is decided when it is imported: a class cannot change its base later."""
+"""May read the environment at import: it chooses the twin then, because a class cannot change its base later."""
 
 Rule = Callable[[str, str], Iterator[str]]
 
 
 def unit(path: str) -> str:
-    """Return the top-level name that a file belongs to: `storage` for `mpmetrics/storage/slab.py`."""
+    """Return the room of a file: `storage` for `mpmetrics/storage/slab.py`."""
     package, *rest = path.removesuffix(".py").split("/")
     return rest[0] if package == "mpmetrics" else package
 
 
 def imported(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield each imported name with its line, absolute and as far as it goes: `mpmetrics.storage.slab.Slab`.
+    """Yield each imported name with its line, absolute and complete: `mpmetrics.storage.slab.Slab`.
 
     Imports inside functions count, and so do those for type checkers only, and `import_module("...")`.
     """
@@ -89,7 +89,7 @@ def imports_point_down(path: str, source: str) -> Iterator[str]:
     """Complain about each import that points up."""
     here = unit(path)
     if here == FRONT_DOOR or here not in RANK:
-        return  # an unknown name is `names_are_known`'s complaint
+        return  # `names_are_known` complains about an unknown name
     for line, name in imported(path, ast.parse(source)):
         package, *rest = name.split(".")
         if package == "gunicorn_conf":
@@ -102,21 +102,21 @@ def imports_point_down(path: str, source: str) -> Iterator[str]:
             continue
         if there == FRONT_DOOR:
             if RANK[here] < TOP:
-                yield f"{path}:{line}: {here} imports {name} through the front door, mpmetrics/__init__.py"
+                yield f"{path}:{line}: {here} imports {name} from mpmetrics/__init__.py; import it from its own module"
         elif RANK[there] > RANK[here]:
-            yield f"{path}:{line}: {here} imports {name}, which does not stand below it"
+            yield f"{path}:{line}: {here} imports {name}, which is in a higher layer"
 
 
 def names_are_known(path: str, _source: str) -> Iterator[str]:
-    """Complain about a file whose top-level name has no place in the layers."""
+    """Complain about a file whose room has no place in the layers."""
     if unit(path) not in RANK and unit(path) != FRONT_DOOR:
-        yield f"{path}: {unit(path)} has no place in the layers yet; give it one in this test"
+        yield f"{path}: {unit(path)} is not in the layers; add it to LAYERS in this test"
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what is evaluated when a module is imported: everything but the bodies of functions.
+    """Yield what is evaluated when a module is imported: everything except the bodies of functions.
 
-    A default that is `os.environ` itself is left out: it names the mapping and reads nothing from it.
+    A default that is `os.environ` itself is left out: it refers to the mapping and reads nothing from it.
     """
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -130,7 +130,7 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def import_reads_no_environment(path: str, source: str) -> Iterator[str]:
-    """Complain about environment variables that are read while a module is imported."""
+    """Complain about a module that reads environment variables while it is imported."""
     for node in at_import(ast.parse(source)):
         match node:
             case ast.Attribute(attr=name) | ast.Name(id=name) if name in ENVIRONMENT and path != TWINS:
@@ -149,14 +149,14 @@ def mentioned(path: str, source: str) -> Iterator[tuple[int, str]]:
 
 
 def specialities_stay_home(path: str, source: str) -> Iterator[str]:
-    """Complain about locks and fork handlers outside the modules that deal with them."""
+    """Complain about locks and fork handlers outside the modules in ONLY_IN."""
     for line, name in mentioned(path, source):
         if name in ONLY_IN and path not in ONLY_IN[name]:
             yield f"{path}:{line}: {name} belongs in {' or '.join(ONLY_IN[name])}"
 
 
 def nothing_packs_into(path: str, source: str) -> Iterator[str]:
-    """Complain about `struct.pack_into`: it zeroes a word before it writes it, and readers see the zero."""
+    """Complain about `struct.pack_into`: it writes zeros before the value, and readers see the zeros."""
     for line, name in mentioned(path, source):
         if name == "pack_into":
             yield f"{path}:{line}: pack_into lets readers of shared memory see zeros"
@@ -172,7 +172,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def shipped() -> Iterator[tuple[str, str]]:
-    """Yield the path and the source of each module that is shipped."""
+    """Yield path and source of each module of the packages."""
     for package in ("mpmetrics", "gunicorn_conf"):
         for path in sorted((ROOT / package).rglob("*.py")):
             yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
@@ -180,14 +180,14 @@ def shipped() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_code_keeps_the_rule(rule: Rule) -> None:
-    """No shipped module breaks it."""
+    """No module of the packages breaks the rule."""
     complaints = [complaint for path, source in shipped() for complaint in rule(path, source)]
 
     assert [] == complaints
 
 
 def module_imports(path: str, source: str, modules: set[str]) -> set[str]:
-    """The modules among ``modules`` that a file imports when it runs, by path; not those for type checkers only."""
+    """Return the paths among ``modules`` that a file imports when it runs, without imports for type checkers only."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -206,7 +206,7 @@ def module_imports(path: str, source: str, modules: set[str]) -> set[str]:
 
 
 def circle(sources: dict[str, str]) -> list[str]:
-    """A circle of imports among these files, by path; an empty list when there is none."""
+    """Return a circle of imports among these files, by path; an empty list if there is none."""
     graph = {path: module_imports(path, source, set(sources)) - {path} for path, source in sources.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
@@ -216,12 +216,12 @@ def circle(sources: dict[str, str]) -> list[str]:
 
 
 def test_no_circle_of_imports() -> None:
-    """Also within a room, and also by imports inside functions."""
+    """No modules import each other in a circle, neither within a room nor by imports inside functions."""
     assert [] == circle(dict(shipped()))
 
 
 def test_a_circle_of_imports_is_found() -> None:
-    """The control: one that goes through a function is one, too."""
+    """The control: a circle through an import inside a function is found."""
     sources = {
         "mpmetrics/storage/a.py": "from mpmetrics.storage import b",
         "mpmetrics/storage/b.py": "def late():\n    from mpmetrics.storage.a import A",
@@ -231,12 +231,12 @@ def test_a_circle_of_imports_is_found() -> None:
 
 
 def test_the_code_is_found() -> None:
-    """The rules are not kept merely because they were shown nothing."""
+    """The control: the rules are applied to both packages."""
     assert {"mpmetrics", "gunicorn_conf"} == {path.split("/")[0] for path, _ in shipped()}
 
 
 BAD = [
-    # up, by each way of writing it
+    # upwards, in each way to write it
     (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics.collector.merge import merge"),
     (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics import collector"),
     (imports_point_down, "mpmetrics/storage/slab.py", "import mpmetrics.collector.merge as merge"),
@@ -257,7 +257,7 @@ BAD = [
     (imports_point_down, "mpmetrics/storage/slab.py", "importlib.import_module('mpmetrics.collector')"),
     (imports_point_down, "mpmetrics/http/server.py", "from mpmetrics.drivers import PrometheusDriver"),
     (imports_point_down, "mpmetrics/integrations/gunicorn.py", "from mpmetrics.cli import main"),
-    # each layer on the next
+    # from each layer to the one above
     (imports_point_down, "mpmetrics/errors.py", "from mpmetrics._cells import add"),
     (imports_point_down, "mpmetrics/_cells/pure.py", "from mpmetrics.storage import slab"),
     (imports_point_down, "mpmetrics/storage/slab.py", "from mpmetrics.instruments import counter"),
@@ -268,7 +268,7 @@ BAD = [
     (imports_point_down, "mpmetrics/formats/text.py", "from mpmetrics.cli import main"),
     (imports_point_down, "mpmetrics/drivers/flush.py", "from mpmetrics.integrations import gunicorn"),
     (imports_point_down, "mpmetrics/integrations/gunicorn.py", "import gunicorn_conf"),
-    # the front door
+    # mpmetrics/__init__.py
     (imports_point_down, "mpmetrics/collector/merge.py", "from mpmetrics import Counter"),
     (imports_point_down, "mpmetrics/collector/merge.py", "from .. import Counter"),
     (imports_point_down, "mpmetrics/collector/merge.py", "import mpmetrics"),
@@ -310,7 +310,7 @@ BAD = [
 
 @pytest.mark.parametrize(("rule", "path", "source"), BAD)
 def test_the_rule_reports_what_breaks_it(rule: Rule, path: str, source: str) -> None:
-    """The control: each rule complains, and names the file, when it is shown code that breaks it."""
+    """The control: each rule complains about code that breaks it, and names the file."""
     complaints = list(rule(path, source))
 
     assert complaints
@@ -332,7 +332,7 @@ GOOD = [
         "mpmetrics/provider.py",
         "from mpmetrics.meter import Meter\nfrom .storage.slab import Slab\nimport os, struct",
     ),
-    ("mpmetrics/instruments/counter.py", "from mpmetrics.destination import default"),
+    ("mpmetrics/instruments/counter.py", "from mpmetrics.provider_base import default_provider"),
     (
         "mpmetrics/integrations/gunicorn.py",
         "import mpmetrics\nfrom mpmetrics import get_provider\nimport gunicorn",
@@ -349,5 +349,5 @@ GOOD = [
 
 @pytest.mark.parametrize(("path", "source"), GOOD)
 def test_the_rules_let_good_code_pass(path: str, source: str) -> None:
-    """What the design allows draws no complaint from any rule."""
+    """No rule complains about code that the design allows."""
     assert [] == [complaint for rule in RULES for complaint in rule(path, source)]

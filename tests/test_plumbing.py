@@ -1,4 +1,4 @@
-"""What the tests stand on: a run that lost something, or that tests another core than it says, is no success."""
+"""Tests of the test plumbing: a run that lost an operation, or that tests another core than required, must fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_that_fails_anyway(tally):
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "1"]], ids=["alone", "in a worker"])
 def test_what_is_lost_fails_the_run(tmp_path: Path, arguments: list[str]) -> None:
-    """A test that looks at nothing else fails by the figure in the table, and one that fails anyway does so once."""
+    """A test fails if its tally has losses, although it asserts nothing; a test that fails anyway fails once."""
     torture = tmp_path / "torture"
     torture.mkdir()
     shutil.copy(TESTS / "conftest.py", tmp_path)
@@ -64,7 +64,7 @@ sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", {tests!r
 def test_a_core_that_was_not_built_fails_the_run(
     required: str, disabled: str, status: pytest.ExitCode, *, is_missing: bool
 ) -> None:
-    """Where it is required, unless the one in Python is what is to be tested."""
+    """A run that requires the compiled core fails without it, unless the run tests the pure core."""
     if not is_missing:
         pytest.importorskip("mpmetrics._cells._native")
     environ = os.environ | {"MPMETRICS_REQUIRE_EXT": required, "MPMETRICS_DISABLE_EXT": disabled}
@@ -80,7 +80,7 @@ def test_a_core_that_was_not_built_fails_the_run(
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 @pytest.mark.parametrize(("seconds", "limit"), [("1.5", "75"), ("600", "6060")])
 def test_torture_takes_any_number_of_seconds(seconds: str, limit: str) -> None:
-    """A test's time limit grows with them."""
+    """``make torture SECONDS=n`` accepts fractions, and the time limit of a test grows with n."""
     command = ["make", "--no-print-directory", "-n", "torture", f"SECONDS={seconds}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent)
 

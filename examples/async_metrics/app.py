@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 MAX_RECIPIENT = 200
 
-mails = metrics.meter.counter("mail.requests", help="Requests by what became of them", unit="{request}")
+mails = metrics.meter.counter("mail.requests", help="Requests by response status", unit="{request}")
 
-# What only the worker itself knows, and nobody should compute all the time: asked of each worker at scrape time.
+# Only the worker itself knows this. Each worker computes it at scrape time, and not for every request.
 memory = Gauge("mail_worker_peak_memory_bytes", "Largest resident size that each worker has had")
 memory.set_function(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Queue a mail, send one, or say how it is done."""
+    """Queue a mail, send one, or explain how to do so."""
     status, text = answer(environ)
     mails.inc({"status": status.value})
     start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])

@@ -1,4 +1,4 @@
-"""gunicorn's configuration for the mails: the collector imports the module that knows how to look."""
+"""gunicorn's configuration for the mails: the collector imports the module with the callbacks."""
 
 from mpmetrics.integrations.gunicorn import install
 

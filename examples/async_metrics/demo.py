@@ -1,6 +1,6 @@
-"""The three asynchronous instruments, one callback for all of them, and an endpoint to look at.
+"""The three asynchronous instruments, one callback for all of them, and an endpoint that shows them.
 
-The callback runs when somebody looks, and only then: each request for the metrics prints a line here.
+The callback runs when a scrape comes, and only then: each request for the metrics prints a line here.
 
     python -m examples.async_metrics.demo
     curl http://127.0.0.1:8000/metrics
@@ -30,8 +30,8 @@ gauge = meter.observable_gauge("demo.observable_gauge", help="A value of the mom
 
 @meter.callback(counter, up_down_counter, gauge)
 def read(observer: MeterObserver) -> None:
-    """Report all three; what is observed here is the total so far, so that each look shows the same."""
-    print("somebody looks", flush=True)
+    """Report all three. The observed values are totals so far, so each scrape shows the same."""
+    print("the callback runs", flush=True)
     observer.observe(counter, 10)
     observer.observe(up_down_counter, 20)
     observer.observe(gauge, 30)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to serve at (default: %(default)s; 0: any)")
     parser.add_argument("--plain", action="store_true", help="show names without units and counter suffixes")
     arguments = parser.parse_args()
-    # From here on, in all threads, a Ctrl-C waits until main() asks for it, whatever it comes in between.
+    # From here on, in all threads, a Ctrl-C is held back until sigwait() below takes it. It interrupts nothing.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     options = mpmetrics.ExporterOptions(without_counter_suffixes=arguments.plain, without_units=arguments.plain)
     server = mpmetrics.start_http_server(arguments.port, source=mpmetrics.Collector(options=options))

@@ -1,7 +1,7 @@
-"""What the queue of mails looks like, asked of the database when somebody looks: once for the whole server.
+"""The state of the mail queue, read from the database at scrape time, once for the whole server.
 
-Each worker registers this, too, since the application imports it, but no worker runs it: the collector does.
-``conf.py`` names this module for that.
+The application imports this module, so each worker registers the callbacks too, but no worker runs them. The collector
+does; ``conf.py`` names this module for it.
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ if TYPE_CHECKING:
 
 meter = mpmetrics.get_meter("examples.async_metrics", version="1.0")
 
-queued = meter.observable_up_down_counter("mail.queue.depth", help="Mails that wait", unit="{mail}")
-sent = meter.observable_counter("mail.sent", help="Mails that were sent", unit="{mail}")
+queued = meter.observable_up_down_counter("mail.queue.depth", help="Waiting mails", unit="{mail}")
+sent = meter.observable_counter("mail.sent", help="Sent mails", unit="{mail}")
 
 
 @meter.callback(queued, sent)
 def count_mails(observer: MeterObserver) -> None:
-    """One query for two instruments."""
+    """Observe two instruments with one query."""
     mails = outbox.count()
     observer.observe(queued, mails["waiting"])
     observer.observe(sent, mails["sent"])
 
 
 def oldest_mail(_observer: InstrumentObserver) -> Iterator[float]:
-    """Nothing is observed, and the series is absent, while no mail waits."""
+    """Observe nothing while no mail waits; the series is then absent."""
     age = outbox.oldest()
     if age is not None:
         yield age
 
 
-meter.observable_gauge(
-    "mail.queue.age", help="How long the oldest mail has been waiting", unit="s", callback=oldest_mail
-)
+meter.observable_gauge("mail.queue.age", help="Waiting time of the oldest mail", unit="s", callback=oldest_mail)

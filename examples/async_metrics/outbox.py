@@ -1,4 +1,4 @@
-"""A queue of mails in a SQLite table, which all processes of the server share."""
+"""A mail queue in a SQLite table, shared by all processes of the server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS mails (
 
 @contextlib.contextmanager
 def connect() -> Iterator[sqlite3.Connection]:
-    """A connection for one piece of work, which is committed unless it raises; ``MAIL_DB`` names the file."""
+    """Yield a connection and commit at the end, unless the block raises; ``MAIL_DB`` names the file."""
     connection = sqlite3.connect(os.environ.get("MAIL_DB", "mails.sqlite3"), timeout=5)
     try:
         connection.execute(_SCHEMA)
@@ -42,7 +42,7 @@ def add(recipient: str) -> None:
 
 
 def send() -> bool:
-    """Send the oldest mail that waits, or say that there is none. In this example, nothing really is sent."""
+    """Send the oldest waiting mail; return False if none waits. This example only pretends to send it."""
     with connect() as connection:
         taken = connection.execute(
             "UPDATE mails SET state = 'sent' WHERE id = "
@@ -52,14 +52,14 @@ def send() -> bool:
 
 
 def count() -> dict[str, int]:
-    """How many mails there are, by state."""
+    """Return the number of mails by state."""
     with connect() as connection:
         found = dict(connection.execute("SELECT state, COUNT(*) FROM mails GROUP BY state"))
     return {state: found.get(state, 0) for state in STATES}
 
 
 def oldest() -> float | None:
-    """Seconds that the oldest mail has been waiting; None when none waits."""
+    """Return how many seconds the oldest mail has waited; None if none waits."""
     with connect() as connection:
         (queued,) = connection.execute("SELECT MIN(queued) FROM mails WHERE state = 'waiting'").fetchone()
     return None if queued is None else max(0.0, time.time() - queued)

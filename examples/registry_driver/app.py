@@ -1,4 +1,4 @@
-"""A WSGI application that thinks in timers, meters and percentiles.
+"""A WSGI application with timers, meters and percentiles.
 
 gunicorn -c examples/registry_driver/conf.py examples.registry_driver.app:app
 curl http://127.0.0.1:8000/
@@ -23,7 +23,7 @@ lengths = default_registry.get_or_register_histogram("query.length")
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Take a moment, and say how long all workers took."""
+    """Take a random moment to answer, and measure it."""
     with took.time():
         time.sleep(random.expovariate(200))
     served.mark()

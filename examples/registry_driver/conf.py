@@ -1,6 +1,7 @@
-"""gunicorn's configuration: one driver for the whole server, and if it is asked for, a Pushgateway and a file.
+"""gunicorn's configuration: one driver for the whole server, and on request a Pushgateway and a text file.
 
-``PUSHGATEWAY=127.0.0.1:9091`` pushes all metrics there, ``TEXTFILE=/var/lib/node_exporter/shop.prom`` writes them.
+``PUSHGATEWAY=127.0.0.1:9091`` pushes all metrics there; ``TEXTFILE=/var/lib/node_exporter/shop.prom`` writes them to
+that file.
 """
 
 import os

@@ -18,12 +18,12 @@ from mpmetrics.registry import default_registry
 
 
 def main() -> None:
-    """Register some metrics, and serve them until Ctrl-C."""
+    """Register some metrics and serve them until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Serve a registry's metrics.")
     parser.add_argument("--port", type=int, default=8080, help="port to serve at (default: %(default)s; 0: any)")
     parser.add_argument("--style", choices=("native", "gauges"), default="native", help="default: %(default)s")
     arguments = parser.parse_args()
-    # From here on, in all threads, a Ctrl-C waits until main() asks for it, whatever it comes in between.
+    # From here on, in all threads, a Ctrl-C is held back until sigwait() below takes it. It interrupts nothing.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
     default_registry.get_or_register_timer("myTimer").update(1.0)

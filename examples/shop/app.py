@@ -1,13 +1,13 @@
 """A small shop as a plain WSGI application, counted with mpmetrics.
 
-It has what a real application has to get right about its metrics: labels that a client cannot make up (route
+It shows what a real application must get right about its metrics: labels that a client cannot make up (route
 templates and known methods, never raw paths), failures that are counted like everything else, and state that
-does not live in one process. The cart travels in a cookie, so that any worker can answer any request; a cart
-may then be opened in one worker and paid for in another, and `shop_carts_open` is right because it adds up
-over all of them. (A client that shows an old cookie again is believed, and pays twice. A real shop keeps its
-carts in a database.)
+does not live in one process. A cookie holds the cart, so any worker can answer any request. One worker may open
+a cart and another take the payment; `shop_carts_open` is right because it adds up over all workers. (The shop
+believes an old cookie that a client sends again, which pays twice. A real shop keeps its carts in a database.)
 
-A response is counted before its body is handed to the server: whoever has read one finds it in the scrape.
+The application counts a response before it hands the body to the server. So a client that has read a response
+finds it in the next scrape.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a handler needs to know: the product that the path names, if any, the form and the cart."""
+    """What a handler needs: the product in the path, if any, the form and the cart."""
 
     sku: str
     form: dict[str, str]
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What a handler answers; `cart` is the new cart where it changes."""
+    """A handler's answer; `cart` is the new cart, or None if it does not change."""
 
     body: str
     status: HTTPStatus = HTTPStatus.OK
@@ -77,7 +77,7 @@ class Response:
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the client, not an error of the shop
-    """The request cannot be served; the client is told why."""
+    """The request cannot be served; the response tells the client why."""
 
     def __init__(self, status: HTTPStatus, message: str, headers: list[tuple[str, str]] | None = None) -> None:
         super().__init__(message)
@@ -85,24 +85,24 @@ class Refused(Exception):  # noqa: N818 - an answer to the client, not an error 
 
 
 def page(title: str, content: str) -> str:
-    """Return a whole HTML page; `content` is HTML already, `title` is not."""
+    """Return a whole HTML page; `content` is HTML, `title` is plain text."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>"
     return f"{head}<h1>{escape(title)}</h1>{content}<p><a href=/>Catalogue</a> <a href=/cart>Cart</a></p>\n"
 
 
 def euros(cents: int) -> str:
-    """Return an amount the way it is printed on a price tag."""
+    """Return an amount as on a price tag."""
     return f"€ {cents // 100}.{cents % 100:02d}"
 
 
 def show_catalogue(_request: Request) -> Response:
-    """List what is for sale."""
+    """List the products."""
     rows = (f"<li><a href=/products/{sku}>{escape(p.name)}</a>, {euros(p.cents)}" for sku, p in CATALOGUE.items())
     return Response(page("Tea shop", f"<ul>{''.join(rows)}</ul>"))
 
 
 def show_product(request: Request) -> Response:
-    """Show one product, with a form that puts it in the cart."""
+    """Show one product, with a form to put it in the cart."""
     product = find(request.sku)
     form = (
         f"<form method=post action=/cart><input type=hidden name=sku value={request.sku}>"
@@ -112,7 +112,7 @@ def show_product(request: Request) -> Response:
 
 
 def show_cart(request: Request) -> Response:
-    """Show what the cart holds, with a button that pays for it."""
+    """Show the cart, with a button to pay."""
     if not request.cart:
         return Response(page("Cart", "<p>It is empty.</p>"))
     rows = "".join(f"<li>{count} x {escape(CATALOGUE[sku].name)}" for sku, count in request.cart.items())
@@ -134,7 +134,7 @@ def add_to_cart(request: Request) -> Response:
 
 
 def check_out(request: Request) -> Response:
-    """Sell what the cart holds. No money moves: this is an example."""
+    """Sell the contents of the cart. No money moves: this is an example."""
     if not request.cart:
         raise Refused(HTTPStatus.CONFLICT, "There is nothing in the cart.")
     cents = total(request.cart)
@@ -147,7 +147,7 @@ def check_out(request: Request) -> Response:
 
 
 def be_slow(_request: Request) -> Response:
-    """Take a while, as a page with a slow database behind it would; watch `shop_requests_in_progress`."""
+    """Take half a second, like a page with a slow database; watch `shop_requests_in_progress`."""
     time.sleep(SLOW_SECONDS)
     return Response(page("Slow", f"<p>This took {SLOW_SECONDS} seconds.</p>"))
 
@@ -190,7 +190,7 @@ app = application
 
 
 def match(path: str) -> tuple[str, str]:
-    """Return the route template that a path belongs to, and the product it names."""
+    """Return the route template of a path, and the product in it."""
     prefix, _, sku = path.rpartition("/")
     if prefix == "/products" and sku:
         return "/products/{sku}", sku
@@ -198,7 +198,7 @@ def match(path: str) -> tuple[str, str]:
 
 
 def answer(environ: WSGIEnvironment, method: str, route: str, sku: str) -> Response:
-    """Run the handler of a route; whatever goes wrong in it becomes a response too."""
+    """Run the handler of a route; a failure in it becomes a response too."""
     try:
         handlers = ROUTES.get(route)
         if handlers is None:
@@ -225,7 +225,7 @@ def read_form(environ: WSGIEnvironment) -> dict[str, str]:
 
 
 def read_cart(environ: WSGIEnvironment) -> dict[str, int]:
-    """Return the cart that the client brought; what the shop does not sell is left out of it."""
+    """Return the cart that the client sent, without products that the shop does not sell."""
     try:
         cookie = SimpleCookie(environ.get("HTTP_COOKIE", "")).get("cart")
     except CookieError:
@@ -240,25 +240,25 @@ def read_cart(environ: WSGIEnvironment) -> dict[str, int]:
 
 
 def cart_cookie(cart: dict[str, int]) -> str:
-    """Return the cookie that `read_cart` reads, or one that ends it when the cart is empty."""
+    """Return the cookie that `read_cart` reads; for an empty cart, one that deletes it."""
     value = "|".join(f"{sku}:{count}" for sku, count in cart.items())
     return f"cart={value}; Path=/; HttpOnly; SameSite=Lax" + ("" if cart else "; Max-Age=0")
 
 
 def number(text: str, most: int) -> int | None:
-    """Return the number that a client wrote, or None where it is not a plain one from 0 to `most`."""
+    """Return the number in a client's text, or None unless it is a plain one from 0 to `most`."""
     if not (text.isascii() and text.isdigit()) or len(text) > len(str(most)):
         return None
     return value if (value := int(text)) <= most else None
 
 
 def find(sku: str) -> Product:
-    """Return the product with this number, or refuse the request."""
+    """Return the product with this number; refuse the request if none has it."""
     if sku not in CATALOGUE:
         raise Refused(HTTPStatus.NOT_FOUND, "There is no such product.")
     return CATALOGUE[sku]
 
 
 def total(cart: dict[str, int]) -> int:
-    """Return what a cart costs, in euro cents."""
+    """Return the price of a cart, in euro cents."""
     return sum(CATALOGUE[sku].cents * count for sku, count in cart.items())

@@ -1,8 +1,8 @@
 """Run the shop under gunicorn, send it requests, and check that the scrape accounts for every one of them.
 
-This is what `make run` starts. It talks to its user by printing; gunicorn's own messages go to the same
-terminal. The exit status is 0 when the numbers agreed and gunicorn ended cleanly, 1 with a message on stderr
-when something went wrong, 130 when it was interrupted before there was anything to check.
+`make run` starts this program. It prints to the terminal, where gunicorn's own messages go too. The exit status
+is 0 if the numbers agreed and gunicorn ended cleanly, 1 with a message on stderr if something went wrong, and 130
+if it was interrupted before it had checked anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HOST = "127.0.0.1"
 CLIENTS = 8
 READY_SECONDS = 20
 ANSWER_SECONDS = 10
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # whoever ends this program ends gunicorn with it
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end this program, and gunicorn with it
 STOP_SECONDS = 40  # gunicorn itself gives its workers 30 seconds to finish
 TRICKLE_SECONDS = 0.5
 SEE_ABOVE = "gunicorn's messages above may say why"
@@ -49,7 +49,7 @@ SHOWN = (
 
 
 class Failure(Exception):  # noqa: N818 - the end of the program, told to its user
-    """Something that the user has to know; the message says what, where and what to do."""
+    """An error for the user; the message says what happened, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ ROUND = (
 
 
 def visits() -> Iterator[Visit]:
-    """Yield requests without end: rounds through the shop, now and then with a slow one."""
+    """Yield requests without end: rounds through the shop, with a slow page after each fifth."""
     for number in itertools.count(1):
         yield from ROUND
         if number % 5 == 0:
@@ -85,7 +85,7 @@ def visits() -> Iterator[Visit]:
 
 
 def fetch(port: int, visit: Visit) -> tuple[int, str]:
-    """Make one request and return status and body; `OSError` or `HTTPException` where there is no answer."""
+    """Make one request and return status and body; raise `OSError` or `HTTPException` if no answer comes."""
     headers = {"Connection": "close"}
     if visit.method == "POST":
         headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -102,7 +102,7 @@ def fetch(port: int, visit: Visit) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Have signals that end this program wait until the block is done."""
+    """Hold back the signals that end this program until the block is done."""
     came: list[int] = []
     for number in ENDS:
         signal.signal(number, lambda number, _: came.append(number))
@@ -131,8 +131,8 @@ class Shop:
         command = [sys.executable, "-m", "gunicorn", "-c", "python:gunicorn_conf", "-w", str(self.workers)]
         command += ["-b", f"{HOST}:{self.port}", "examples.shop.app:app"]
         print("$", " ".join(["gunicorn", *command[3:]]), flush=True)
-        # A process group of its own: Ctrl-C reaches this program, which then stops gunicorn in good order.
-        with uninterrupted():  # else it might run without this program knowing of it
+        # gunicorn gets its own process group: Ctrl-C reaches only this program, which then stops gunicorn in order.
+        with uninterrupted():  # else gunicorn could start and this program not have its process id
             self.process = subprocess.Popen(  # noqa: S603 - the command is the one above
                 command,
                 cwd=ROOT,
@@ -148,7 +148,7 @@ class Shop:
             time.sleep(0.1)
 
     def missing(self) -> str | None:
-        """Return what does not answer yet. The shop is only connected to: a request would count."""
+        """Return what does not answer yet. It only connects to the shop, because a request would count."""
         try:
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError:
@@ -160,12 +160,12 @@ class Shop:
         return None if status == 200 else f"the metrics endpoint (it says {status})"
 
     def require_alive(self) -> None:
-        """Raise `Failure` when gunicorn has ended by itself."""
+        """Raise `Failure` if gunicorn has ended by itself."""
         if self.process is not None and (status := self.process.poll()) is not None:
             raise Failure(f"gunicorn ended by itself, with exit status {status}; {SEE_ABOVE}")
 
     def visit(self, visit: Visit) -> None:
-        """Make one request; `Failure` when it is not answered, or answered with a server error."""
+        """Make one request; raise `Failure` if no answer comes, or a server error."""
         try:
             status, _ = fetch(self.port, visit)
         except (OSError, HTTPException) as error:
@@ -175,7 +175,7 @@ class Shop:
             raise Failure(f"{visit.method} {visit.path} was answered with {status}; {SEE_ABOVE}")
 
     def scrape(self) -> str:
-        """Return what the endpoint answers."""
+        """Return the text of a scrape."""
         try:
             status, text = fetch(self.metrics_port, Visit("/metrics"))
         except (OSError, HTTPException) as error:
@@ -186,7 +186,7 @@ class Shop:
         return text
 
     def stop(self) -> None:
-        """End gunicorn with SIGTERM and wait for it; kill what does not end in time."""
+        """End gunicorn with SIGTERM and wait for it; kill it if it does not end in time."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -198,25 +198,25 @@ class Shop:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
-        if status not in (0, -signal.SIGTERM):  # the signal itself ends it where it comes before gunicorn listens to it
+        if status not in (0, -signal.SIGTERM):  # the signal itself ends gunicorn before that has installed its handler
             raise Failure(f"gunicorn ended with exit status {status} after SIGTERM; {SEE_ABOVE}")
 
 
 def require_free(port: int, what: str, option: str) -> None:
-    """Raise `Failure` when something already listens on a port that is about to be needed."""
+    """Raise `Failure` if another program listens on a port that we need."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does: a port just left is free
         try:
             probe.bind((HOST, port))
         except OSError as error:
             raise Failure(
-                f"port {port} on {HOST}, which {what} needs, cannot be had: {error.strerror}. "
+                f"port {port} on {HOST}, which {what} needs, is not available: {error.strerror}. "
                 f"End what listens there, or choose another: python -m examples.shop.run {option} PORT"
             ) from error
 
 
 def send_burst(shop: Shop, plan: Iterator[Visit], count: int) -> None:
-    """Send `count` requests, a few at a time, with a line that shows how far it is."""
+    """Send `count` requests, a few at a time, and show the progress."""
     live = sys.stdout.isatty()
     pool = ThreadPoolExecutor(CLIENTS)
     try:
@@ -236,12 +236,12 @@ def check(text: str, sent: int) -> None:
     samples = [sample for family in families for sample in family.samples]
     counted = sum(sample.value for sample in samples if sample.name == "shop_requests_total")
     if counted != sent:
-        raise Failure(f"{sent} requests were sent, but the scrape counts {counted:g} (did somebody else send some?)")
+        raise Failure(f"{sent} requests were sent, but the scrape counts {counted:g} (did another client send some?)")
     print(f"\nthe scrape counts {counted:g} requests: all of them, over all workers")
 
 
 def show(text: str) -> None:
-    """Print the series of a scrape that tell the story."""
+    """Print the interesting series of a scrape."""
     print("\nfrom the scrape:")
     for line in text.splitlines():
         if line.startswith(SHOWN):
@@ -249,7 +249,7 @@ def show(text: str) -> None:
 
 
 def trickle(shop: Shop, plan: Iterator[Visit], deadline: float | None) -> None:
-    """Send a request now and then, until the deadline (of the monotonic clock) or for ever."""
+    """Send a request now and then, until the deadline (on the monotonic clock) or for ever."""
     while deadline is None or time.monotonic() < deadline:
         shop.visit(next(plan))
         left = TRICKLE_SECONDS if deadline is None else deadline - time.monotonic()
@@ -257,7 +257,7 @@ def trickle(shop: Shop, plan: Iterator[Visit], deadline: float | None) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start, send, check, go on, stop; return the exit status."""
+    """Start, send, check, trickle, stop; return the exit status."""
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     shop = Shop(options.port, options.metrics_port, options.workers)
     plan = visits()
@@ -311,7 +311,7 @@ def main() -> int:
         try:
             return run(options)
         except Failure as failure:
-            for each in (failure.__context__, failure):  # what went wrong first, then what went wrong in the end
+            for each in (failure.__context__, failure):  # the first failure, then the last one
                 if isinstance(each, Failure):
                     print(f"\nfailed: {each}", file=sys.stderr)
             return 1

@@ -1,31 +1,33 @@
-"""The hot words: what ``inc``, ``set`` and ``observe`` come down to, and what a scrape does with all of them.
+"""The hot path: what ``inc``, ``set`` and ``observe`` do to words, and how a scrape reads and merges them.
 
-The contract, which both twins of this package keep. The writing part:
+Both twins of this package keep this contract. The writing part:
 
-* A :class:`Map` maps a file, or memory, for as long as anything refers to it, and keeps no descriptor.
+* A :class:`Map` maps a file or memory while anything refers to it, and keeps no descriptor.
 * A :class:`Process` is the state of one provider in this process. Its words ``counting`` and ``begun`` are in memory
-  that a forked child finds wiped, whoever forked. For what is rare it has an ``owner``
-  (:class:`~mpmetrics._cells.process.Owner`): the first write of a process, a declaration, growth, removals.
-* A :class:`Slab` writes records into the process's slab, and gives its words to series.
-* :class:`Children` are the series of one metric in this process, by their keys. A series' first use writes its record;
-  when it returns, other processes see it. An ended series' words are another's only after its END is committed.
+  that the kernel wipes in a forked child, however it was forked. Its ``owner``
+  (:class:`~mpmetrics._cells.process.Owner`) does the rare work: the first write of a process, a declaration, growth,
+  removals.
+* A :class:`Slab` writes records into the process's slab and gives words to series.
+* :class:`Children` are the series of one metric in this process, by key. The first use of a series writes its record;
+  when it returns, other processes see the series. The words of an ended series are reused only after the commit of its
+  END.
 * A cell is one series: :class:`CounterCell`, :class:`GaugeCell`, :class:`RecentCell`, :class:`DistributionCell`,
-  :class:`SketchCell`. Its words mean what ``mpmetrics.storage.format`` says. An operation compares the cell's stamp
-  with ``counting``; while they are equal, the words are this process's, and the operation writes to them. Else the cell
-  gets words first: those of a forked child are its own. A cell that was ended has memory of its own, that nobody sees.
-* :class:`Labelled` finds a series by its label values, once the removals of other processes are taken in.
+  :class:`SketchCell`. ``mpmetrics.storage.format`` says what its words mean. An operation compares the cell's stamp
+  with ``counting``. If they are equal, the words belong to this process, and the operation writes to them. If not, the
+  cell first gets words of this process. An ended cell writes to private memory that no reader sees.
+* :class:`Labelled` finds a series by its label values, after it has applied the removals of other processes.
 
-Each operation is one step among the threads of the process, signal handlers, finalisers and forks, without a lock: in C
-one stretch that calls nothing in Python, in Python a straight line that calls nothing at all. A process that is killed
-anywhere leaves a series as before the operation or as after it.
+Each operation is atomic for the threads, signal handlers, finalisers and forks of its process, without a lock: in C it
+is a stretch that calls no Python code, in Python a straight line without any call. A kill at any point leaves a series
+as before the operation or as after it.
 
-The reading part: a :class:`Table` has the rows of a metric, a :class:`Source` follows one slab, and the functions of
-:mod:`mpmetrics._cells.merging` merge what many processes counted, and write it down as lines. Both twins give the same
-numbers to the last bit, and the same bytes.
+The reading part: a :class:`Table` holds the rows of a metric, a :class:`Source` reads one slab, and the functions of
+:mod:`mpmetrics._cells.merging` and :mod:`mpmetrics._cells.text` merge the sources and write the result as lines. Both
+twins give the same bytes, and the same numbers to the last bit.
 
-``compiled`` is the twin in C; the other modules are the one in Python. The compiled one is used where it was built,
-unless ``MPMETRICS_DISABLE_EXT=1`` was set when this package was imported: that is the one variable which is read at
-import, since a class cannot change its base later.
+``compiled`` is the twin in C; the other modules are the twin in Python. The compiled twin is used if it was built and
+``MPMETRICS_DISABLE_EXT=1`` was not set when this package was imported. That is the only variable read at import: a
+class cannot change its base later.
 """
 
 from __future__ import annotations
@@ -74,20 +76,20 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
-    "uncollected",
+    "without_gc",
 ]
 
 TWIN = "compiled"
 """Which twin is in use: compiled or pure."""
 
 WHY = "it was built when the package was installed"
-"""Why it is."""
+"""Why this twin is in use."""
 
 if os.environ.get("MPMETRICS_DISABLE_EXT", "") not in ("", "0"):
     TWIN, WHY = "pure", "MPMETRICS_DISABLE_EXT is set"
 else:
     try:
-        from mpmetrics._cells import compiled as _  # noqa: F401 (whether there is one)
+        from mpmetrics._cells import compiled as _  # noqa: F401 (to find out whether it was built)
     except ImportError as error:
         TWIN, WHY = "pure", f"the extension cannot be imported: {error}"
 
@@ -108,7 +110,7 @@ if TYPE_CHECKING or TWIN == "pure":
         sums_and_rests,
     )
     from mpmetrics._cells.process import Process
-    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, uncollected
+    from mpmetrics._cells.pure import Cell, CounterCell, DistributionCell, GaugeCell, RecentCell, without_gc
     from mpmetrics._cells.removals import find_removals
     from mpmetrics._cells.rows import created, pack_rows, present
     from mpmetrics._cells.sketch import SketchCell
@@ -148,5 +150,5 @@ else:
         retired_ordinals,
         sums,
         sums_and_rests,
-        uncollected,
+        without_gc,
     )

@@ -1,8 +1,8 @@
-"""Sums and choices over the words of several processes. Pure functions of numbers; no files.
+"""Sums, extremes and sketches over the words of several processes. Pure functions of numbers; no files.
 
-Sums are exact and rounded once (``math.fsum``), so they do not depend on the order of the addends, and a total neither
-drops nor jumps by a rounding error when a dead process's share moves into the retired file: what rounding leaves over
-is kept there beside the value.
+Sums are exact and rounded once (``math.fsum``), so they do not depend on the order of the addends. A total does not
+change by a rounding error when a dead process's share moves into the retired file: that file also keeps the rest that
+rounding leaves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["distribution_sum", "extreme", "is_set", "merged_sketch", "sketch_rec
 
 
 def total(addends: Iterable[float]) -> float:
-    """The exact sum, rounded once; infinities and NaN add up as IEEE 754 has it."""
+    """The exact sum, rounded once; infinities and NaN add up as in IEEE 754."""
     addends = list(addends)
     try:
         return math.fsum(addends)
@@ -32,19 +32,19 @@ def total(addends: Iterable[float]) -> float:
 
 
 def total_and_rest(addends: Sequence[float]) -> tuple[float, float]:
-    """The exact sum in two doubles: rounded, and what the rounding left over."""
+    """The exact sum in two doubles: the rounded sum, and the rest that rounding left."""
     value = total(addends)
     rest = total([*addends, -value]) if math.isfinite(value) else 0.0
     return value, rest
 
 
 def is_set(value: float) -> bool:
-    """Whether a gauge's word was ever set: all bits zero say no, and a set zero is stored as -0.0."""
+    """Whether a gauge's word was ever set. All bits zero: never set. A value of zero is stored as -0.0."""
     return value != 0.0 or math.copysign(1.0, value) < 0.0
 
 
 def extreme(mode: str, values: Sequence[float]) -> float:
-    """The ``min`` or ``max``, by ``mode``, of one or more values; NaN counts only where there is nothing else."""
+    """The ``min`` or ``max``, by ``mode``, of one or more values; NaN only if all are NaN."""
     numbers = [value for value in values if not math.isnan(value)]
     if not numbers:
         return math.nan
@@ -52,24 +52,24 @@ def extreme(mode: str, values: Sequence[float]) -> float:
 
 
 def distribution_sum(words: Sequence[float]) -> float:
-    """The sum that counts, of the words ``sum, sum, bucket, ...`` of a live or dead slab."""
+    """The sum that counts, of a slab's words ``sum, sum, bucket, ...``."""
     count = sum(words[2:])
-    # What is no number can only come from a damaged file: then one word is as good as the other.
+    # A count that is not finite comes from a damaged file: then either word will do.
     return words[int(count) & 1 if math.isfinite(count) else 0]
 
 
 def sketch_record(words: Sequence[float]) -> Sequence[float]:
-    """The record that counts, of the words of a sketch in a live or dead slab."""
+    """The record that counts, of the words of a sketch in a slab."""
     count = sum(words[2 * RECORD :])
     first = RECORD * (int(count) & 1) if math.isfinite(count) else 0
     return words[first : first + RECORD]
 
 
 def merged_sketch(table: Table, row: int, sources: Iterable[Source], size: int) -> tuple[list[float], list[float]]:
-    """The record of a row over all sources, and its ``size`` buckets, not cumulative.
+    """The record of a row, merged over all sources, and its ``size`` buckets, not cumulative.
 
-    In the record a sum and the sum of squares are exact in two words each. Minimum and maximum are 0.0 where nothing
-    was counted.
+    In the record, sum and sum of squares are exact, in two words each. Minimum and maximum are 0.0 when nothing was
+    counted.
     """
     records: list[Sequence[float]] = []
     columns: list[Sequence[float]] = []

@@ -1,7 +1,7 @@
-"""One attempt to have a series written, for the pure-Python twin: what has to be seen to before, and after.
+"""One attempt to write a series, in the pure-Python twin: the preparations before the write, and the check after it.
 
-What is rare (a beginning, a declaration, growth) is seen to one step at a time. After each, everything is looked at
-again: what ran in it may have done the same.
+Each preparation (beginning, declaring, growing) is a step of its own. After each step the caller checks everything
+again, since code that ran during the step may have changed it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Key = tuple[str, ...] | None
 
 
 class Attempt:
-    """One attempt to have a series written."""
+    """One attempt to write the series of ``key``. With ``counts``, the process also needs an ordinal."""
 
     __slots__ = (
         "_children",
@@ -45,7 +45,7 @@ class Attempt:
         self.key = key
         self.counts = counts
         self.texts = _texts(key)
-        """None when it fits into no record."""
+        """The key as a record holds it; None if it does not fit into a record."""
         self.size = size_of(key)
         length = SERIES_HEAD.size + len(self.texts or b"")
         self.record_size = RECORD_HEAD.size + length + -length % WORD
@@ -56,7 +56,7 @@ class Attempt:
         self._noticed = children.process.seen
 
     def begin(self) -> None:
-        """Keep under which token, and when the series is made, in whole milliseconds."""
+        """Note the present token and time, the creation of the series, in whole milliseconds."""
         self.token, clock = self._children.process.token, self._children.process.clock
         self.created = time.time_ns() // 1_000_000 / 1e3 if clock is None else math.floor(clock() * 1e3) / 1e3
 
@@ -65,8 +65,8 @@ class Attempt:
         """Whether the process has a slab, under the token of this attempt."""
         return self.token != 0 and self._children.process.begun == self.token
 
-    def look(self) -> bool:
-        """Whether the process has begun, and there are no removals to take in; else that was seen to."""
+    def ready_process(self) -> bool:
+        """True if the process has begun and has no new removals to apply. Otherwise does that work: check again."""
         process = self._children.process
         self.begin()
         if not self.has_begun or (self.counts and process.counting != self.token):
@@ -76,11 +76,11 @@ class Attempt:
         if generation in (process.seen, self._noticed):
             return True
         self._noticed = generation
-        process.owner.notice()
+        process.owner.catch_up()
         return False
 
-    def prepare(self) -> bool:
-        """Whether the slab has room for the series, or it has to wait; else that was seen to."""
+    def ready_slab(self) -> bool:
+        """True if the slab has room for the series, or the series must wait. Otherwise makes room: check again."""
         children = self._children
         process = children.process
         if children.stamp != process.token:
@@ -96,7 +96,7 @@ class Attempt:
 
     @property
     def is_past_the_cap(self) -> bool:
-        """Whether there is no place for one more series of this key."""
+        """Whether the metric's cap leaves no room for a series of this key."""
         children = self._children
         if self.key is None:
             return False
@@ -104,22 +104,22 @@ class Attempt:
         return self.texts is None or count >= children.limit or children._bytes + self.size > children.budget
 
     def is_removed(self, cell: Any) -> bool:
-        """Whether a series that was just written has been removed at the same moment."""
+        """Whether another process removed the series while it was written."""
         process = self._children.process
         if self.waits:
-            process.owner.waits(cell)
+            process.owner.move_later(cell)
             return False
-        # A remover stores the generation, then readers look at the slabs: one of us sees the other. To take a lock that
-        # nobody has is a full fence.
+        # A remover first stores the generation, and readers read the slabs after that. So either we see the generation
+        # here, or they see our record. Acquiring a free lock is a full fence.
         allocate_lock().acquire()
         if _generation(process) != self.generation:
-            process.owner.notice()
+            process.owner.catch_up()
         gone: bool = cell.gone
         return gone
 
 
 def _texts(key: Key) -> bytes | None:
-    """The texts of a key, as a record holds them; None when there is none that can."""
+    """The texts of a key as a record holds them; None if no record can."""
     try:
         packed = pack_texts(key)
     except ValueError:
@@ -128,5 +128,5 @@ def _texts(key: Key) -> bytes | None:
 
 
 def size_of(key: Key) -> int:
-    """Bytes of its label values."""
+    """Bytes of the key's label values."""
     return sum(len(text.encode()) for text in key or ())

@@ -1,6 +1,6 @@
 """The series of one metric in this process; the pure-Python twin.
 
-What is rare is seen to in :mod:`mpmetrics._cells.attempt`. What is left then is one straight line without calls, as in
+:mod:`mpmetrics._cells.attempt` prepares a write. The write itself is one straight line without calls, as in
 :mod:`mpmetrics._cells.slab`.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mpmetrics._cells.attempt import Attempt, Key, size_of
 from mpmetrics._cells.offsets import END, SERIES, SERIES_HEAD, WORD
 from mpmetrics._cells.process import _generation
-from mpmetrics._cells.pure import DistributionCell, heap
+from mpmetrics._cells.pure import DistributionCell, private_words
 from mpmetrics._cells.sketch import LAYOUTS, SketchCell
 from mpmetrics._cells.slab import END_SIZE, Plan
 
@@ -26,10 +26,10 @@ __all__ = ["Children"]
 
 
 class Children:
-    """The series of one metric in this process, by their keys; ``None`` is the key of the overflow series.
+    """The series of one metric in this process, by key; ``None`` is the key of the overflow series.
 
-    A series has ``width`` words. There may be ``limit`` of them, whose keys have ``budget`` bytes at most; what is past
-    that goes to the overflow series. ``context`` is whatever the owner wants.
+    A series has ``width`` words. The cap is ``limit`` series whose keys have ``budget`` bytes together; beyond it, the
+    overflow series counts. ``context`` is for the owner's use.
     """
 
     __slots__ = (
@@ -70,9 +70,9 @@ class Children:
         self.budget = budget
         self.context = context
         self.number = 0
-        """The family's in the slab; -1: it could not be declared there."""
+        """The family's number in the slab; -1: it could not be declared there."""
         self.stamp = 0
-        """The token under which it was declared."""
+        """The process's token when it was declared."""
         self.bounds = DistributionCell.bounds_of(family) if issubclass(cell_type, DistributionCell) else None
         self.layout = LAYOUTS[family.mode] if issubclass(cell_type, SketchCell) else None
         if width != (words := cell_type.words_of(family)):
@@ -81,7 +81,7 @@ class Children:
         self._cells: dict[Key, Any] = {}
         self._bytes = 0
         self._changes = 0
-        """How often a series came or went."""
+        """How often a series was made, moved or ended."""
 
     def get(self, key: Key) -> Any:
         """The series of this key, or None."""
@@ -109,7 +109,7 @@ class Children:
         return list(self._cells.items())
 
     def make(self, key: Key) -> Any:
-        """The series of this key, made at its first use; past the cap, the overflow series."""
+        """The series of this key, made at its first use; beyond the cap, the overflow series."""
         if key is not None and any(text.__class__ is not str for text in key):
             msg = f"a key is a tuple of str, or None, not {key!r}"
             raise TypeError(msg)
@@ -121,7 +121,7 @@ class Children:
         cell = None
         while True:
             changes = self._changes
-            if not attempt.look():
+            if not attempt.ready_process():
                 continue
             found = self._cells.get(key)
             if found is not None:
@@ -130,31 +130,31 @@ class Children:
                 return process.owner.overflow(self)
             if cell is None or cell.gone:
                 cell = self.cell_type.new(self, key)
-            if attempt.prepare() and self._settle(cell, attempt, changes) and not attempt.is_removed(cell):
+            if attempt.ready_slab() and self._commit_first_use(cell, attempt, changes) and not attempt.is_removed(cell):
                 return cell
 
     def bind(self, cell: Any) -> None:
-        """Give a series words of this process, which has begun anew, or is a child of the one that it was made in."""
+        """Give a series words of this process, which has begun anew or is a child of the process that made it."""
         attempt = Attempt(self, cell._key, counts=True)
         while True:
             changes = self._changes
-            if not attempt.look():
+            if not attempt.ready_process():
                 continue
             if cell.gone or cell._stamp == self.process.token:
                 return
-            if attempt.prepare() and self._settle(cell, attempt, changes):
+            if attempt.ready_slab() and self._commit_first_use(cell, attempt, changes):
                 attempt.is_removed(cell)
                 return
 
-    def _settle(self, cell: Any, attempt: Attempt, changes: int) -> bool:
-        """Give the cell words: in the slab, or while it waits, its own. False: look at everything again."""
+    def _commit_first_use(self, cell: Any, attempt: Attempt, changes: int) -> bool:
+        """Give the cell words: in the slab or, if it must wait, private ones. False: something changed, check again."""
         if not attempt.waits:
             return self._write(cell, attempt, changes)
         process, token, key = self.process, attempt.token, attempt.key
-        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: freeing them may run code
+        words, bits = private_words(self.width)
         is_new, total = cell._words is None, self._bytes + attempt.size
-        # From here on nothing comes in between.
+        # From here on nothing can interrupt.
         if (
             self._changes != changes
             or process.token != token
@@ -173,16 +173,16 @@ class Children:
         return True
 
     def _write(self, cell: Any, attempt: Attempt, changes: int, *, moves: bool = False) -> bool:
-        """Write the series into the slab, with its values if it ``moves``. False: look at everything again."""
+        """Write the series into the slab; with ``moves``, its values, too. False: something changed, check again."""
         process, token, key, slab = self.process, attempt.token, attempt.key, self.process.slab
         if slab is None or attempt.texts is None:
             return False
         flips, committed = slab.flips, slab.committed
         if not slab.room_for(self.width, attempt.record_size):
             return False
-        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: letting go may run code
+        before = cell._words, cell._bits, cell._slab, cell._stamp  # kept until the end: freeing them may run code
         is_new, total = cell._words is None, self._bytes + attempt.size
-        # A series that is moved is as old as what was taken in when it was made, at least.
+        # A moved series was made before now: it gets the last applied generation, not a later one.
         generation = attempt.generation = process.seen if moves else _generation(process)
         runs = slab.free.get(self.width) or ()
         first = runs[-1] if runs else slab.next_word
@@ -193,7 +193,7 @@ class Children:
         plan = Plan(flips, committed, SERIES, head + attempt.texts)
         known = plan.start, plan.end - plan.start
         counts = attempt.counts
-        # From here on nothing comes in between.
+        # From here on nothing can interrupt.
         if (
             slab.committed != plan.start
             or slab.flips != plan.flips
@@ -215,7 +215,7 @@ class Children:
             del runs[-1]
         else:
             slab.next_word = following
-        # The commit. Readers take it for: all up to here are whole records, whose words are the series' own.
+        # The commit. It tells readers: all bytes up to here are whole records, whose words belong to their series.
         slab.bits[plan.word] = slab.committed = plan.end
         cell._words, cell._bits = slab.words, slab.bits
         cell._slab, cell._stamp = slab, token
@@ -229,7 +229,7 @@ class Children:
         return True
 
     def move(self, cell: Any) -> bool:
-        """Give a series that is elsewhere words in the slab. False when it has no room."""
+        """Move a series from elsewhere into the slab. False when the slab has no room."""
         attempt = Attempt(self, cell._key, counts=False)
         while True:
             changes, slab = self._changes, self.process.slab
@@ -244,28 +244,28 @@ class Children:
                 return False
 
     def end(self, key: Key) -> bool:
-        """End a series of this process. False when its END could not be written."""
+        """End a series of this process. False when its END record could not be written."""
         can_grow = True
         while True:
             changes, cell = self._changes, self._cells.get(key)
             if cell is None:
                 return True
-            # A series of the parent of this process, or of a slab that is given up, is ended by nobody.
+            # No END for a series of the parent process or of an abandoned slab.
             slab = None if cell.place is None else self.process.slab
             if slab is None or not can_grow:
-                if self._let_go(cell, changes):
+                if self._detach(cell, changes):
                     return slab is None
             elif not slab.room_for(0, END_SIZE):
                 can_grow = self.process.owner.grow(0, END_SIZE)
             elif self._write_end(cell, slab, changes):
                 return True
 
-    def _let_go(self, cell: Any, changes: int) -> bool:
-        """Take the series out of the mapping, and have it write to memory of its own. False: look again."""
-        before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+    def _detach(self, cell: Any, changes: int) -> bool:
+        """Remove the series from the mapping; its cell writes to private memory then. False: check again."""
+        before = cell._words, cell._bits, cell._slab  # kept until the end: freeing them may run code
+        words, bits = private_words(self.width)
         key, total = cell._key, self._bytes - size_of(cell._key)
-        # From here on nothing comes in between.
+        # From here on nothing can interrupt.
         if self._changes != changes or cell._words is not before[0]:
             return False
         del self._cells[key]
@@ -278,21 +278,21 @@ class Children:
         return True
 
     def _write_end(self, cell: Any, slab: Slab, changes: int) -> bool:
-        """The same, and write its END. False: look again."""
+        """Detach the series and write its END. False: check again."""
         process = self.process
         flips, committed, first = slab.flips, slab.committed, cell._at
         known = slab.records.get(first)
         if known is None or not slab.room_for(0, END_SIZE):
             return False
-        before = cell._words, cell._bits, cell._slab  # kept until the end: letting go may run code
-        words, bits = heap(self.width)
+        before = cell._words, cell._bits, cell._slab  # kept until the end: freeing them may run code
+        words, bits = private_words(self.width)
         key, total = cell._key, self._bytes - size_of(cell._key)
         plan = Plan(flips, committed, END, struct.pack("=Q", first))
         where = slice(first * WORD, (first + self.width) * WORD)
         zeros, more = bytes(self.width * WORD), (first,)
         garbage = slab.garbage + known[1] + END_SIZE
         runs = slab.free.setdefault(self.width, [])
-        # From here on nothing comes in between.
+        # From here on nothing can interrupt.
         if (
             slab.committed != plan.start
             or slab.flips != plan.flips
@@ -305,7 +305,7 @@ class Children:
             return False
         slab.data[plan.where] = plan.record
         slab.bits[plan.word] = slab.committed = plan.end
-        # Only now: until END is committed, readers take the words for the series'.
+        # Only now: until the END is committed, readers count the words as the series'.
         slab.data[where] = zeros
         slab.garbage = garbage
         del slab.records[first]

@@ -1,8 +1,8 @@
-"""The compiled twin of the hot words; its sources are in ``src``. ImportError where it was not built."""
+"""The compiled twin; its sources are in ``src``. ImportError if it was not built."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from mpmetrics._cells import _native
 
 __all__ = [
     "Cell",
@@ -36,16 +36,14 @@ __all__ = [
     "retired_ordinals",
     "sums",
     "sums_and_rests",
-    "uncollected",
+    "without_gc",
 ]
 
-CONTRACT = 6
-"""What this package expects of the extension: one that was built for another is not used."""
-
-_native = import_module("mpmetrics._cells._native")
+CONTRACT = 7
+"""Version of the contract with the extension: an extension built for another version is not used."""
 
 if _native.CONTRACT != CONTRACT:
-    msg = f"{_native.__file__} was built from other sources than these: install the package anew"
+    msg = f"{_native.__file__} was built from other sources than this package: install the package again"
     raise ImportError(msg)
 
 Cell = _native.Cell
@@ -79,4 +77,4 @@ recents = _native.recents
 retired_ordinals = _native.retired_ordinals
 sums = _native.sums
 sums_and_rests = _native.sums_and_rests
-uncollected = _native.uncollected
+without_gc = _native.without_gc

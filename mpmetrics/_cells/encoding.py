@@ -1,4 +1,4 @@
-"""Records and texts as bytes; what they mean stands in ``mpmetrics.storage.format``."""
+"""Encode records, and encode and decode texts, as ``mpmetrics.storage.format`` specifies."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def encode_record(kind: int, body: bytes) -> bytes:
 
 
 def pack_texts(texts: Sequence[str] | None) -> bytes:
-    """Texts as records hold them, None of the overflow series; ValueError when no record can hold them."""
+    """Texts as records hold them; None stands for the overflow series. ValueError when no record can hold them."""
     if texts is None:
         return _COUNT.pack(OVERFLOW)
     encoded = [text.encode() for text in texts]
     try:
         lengths = struct.pack(f"={len(encoded) + 1}H", len(encoded), *map(len, encoded))
     except struct.error as error:
-        msg = f"{len(encoded)} texts of up to {max(map(len, encoded))} bytes are no texts of a record"
+        msg = f"{len(encoded)} texts of up to {max(map(len, encoded))} bytes do not fit into a record"
         raise ValueError(msg) from error
     return lengths + b"".join(encoded)
 
 
 def unpack_texts(data: bytes, offset: int) -> list[str]:
-    """The texts at ``offset`` to the end of ``data``; ValueError when there are none."""
+    """The texts from ``offset`` to the end of ``data``; ValueError when these bytes are no texts."""
     try:
         (count,) = _COUNT.unpack_from(data, offset)
         lengths = struct.unpack_from(f"={count}H", data, offset + _COUNT.size)

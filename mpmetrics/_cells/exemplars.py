@@ -1,15 +1,15 @@
-"""Exemplars: accepted, since prometheus_client's instruments take them, and not kept."""
+"""Exemplars: accepted, since prometheus_client's instruments accept them, but not kept."""
 
 from __future__ import annotations
 
 import functools
 import logging
 
-__all__ = ["say_not_kept"]
+__all__ = ["warn_exemplar_dropped"]
 
 
 @functools.cache
-def say_not_kept() -> None:
-    """Say so in the log, the first time."""
+def warn_exemplar_dropped() -> None:
+    """Log a warning, at the first call only."""
     log = logging.getLogger("mpmetrics")
     log.warning("exemplars are not kept across processes: the value counts, the exemplar does not")

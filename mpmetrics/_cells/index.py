@@ -1,8 +1,8 @@
-"""The pure-Python twin of tables: the different sets of labels of one metric, over all processes.
+"""Tables: the different label sets of one metric, over all processes; the pure-Python twin.
 
-A *key* is what a SERIES record says of its labels: u16 count, u16 length of each text, the texts in UTF-8. It holds
-the values of the family's labels, in their order; where the family is open, then the name and the value of each
-further label. A count of 65535 alone is the key of the overflow series.
+A *key* is the texts of a SERIES record: u16 count, u16 length of each text, the texts in UTF-8. They are the values of
+the family's labels, in their order; in an open family, name and value of each further label follow. A count of 65535
+without lengths is the key of the overflow series.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ _OVERFLOW_KEY: Final = pack_texts(None)
 
 
 class Texts(list[bytes]):
-    """The text of the labels of each row of a table, as it was when these were asked for, or longer."""
+    """The text of the labels of each row of a table; it grows when the table does."""
 
     __slots__ = ()
 
     def are_distinct(self, mask: bytes) -> bool:
-        """Whether no two rows whose byte in ``mask`` is not zero have the same text."""
+        """Whether all rows whose byte in ``mask`` is not zero have different texts."""
         shown = list(compress(self, mask))
         return len(set(shown)) == len(shown)
 
 
 class Table:
-    """Rows: label sets that are not equal. Their order does not count, nor do labels whose value is empty.
+    """Rows: different label sets. The order of labels does not matter, nor do labels with empty values.
 
-    Rows are numbered as they come, and never go. The label names and values of a row are those of the series that
-    came first. One thread at a time, but for reading what is there.
+    Rows are numbered in the order in which they come and are never deleted. A row has the labels of its first series.
+    Only one thread at a time may write; others may read existing rows meanwhile.
     """
 
     def __init__(self) -> None:
         self.families: list[tuple[tuple[str, ...], bool]] = []
-        """Label names and ``is_open`` of the declarations whose series came, each once, in that order."""
+        """Label names and ``is_open`` of the declarations, each once, in the order in which they came."""
         self.overflow = NONE
         """The row of the overflow series, or -1."""
         self.keys: list[tuple[int, bytes]] = []
-        """Of each row: the index of its family, and its key."""
+        """For each row, the index of its family and its key."""
         self.removed: dict[int, int] = {}
-        """Of rows that were removed: series of a lower generation are gone."""
+        """By row, the generation of its last removal: series of a lower generation have ended."""
         self.removals = 0
-        self.kept: dict[Any, Any] = {}
-        """What merging left for the next time."""
+        self.cache: dict[Any, Any] = {}
+        """Results of merging, kept for the next merge."""
         self._family_index: dict[tuple[tuple[str, ...], bool], int] = {}
         self._known: dict[tuple[int, bytes], int] = {}
         self._by_pairs: dict[Pairs, int] = {}
@@ -67,11 +67,11 @@ class Table:
 
     @property
     def present(self) -> int:
-        """How many rows have a series in a source that exists."""
+        """How many rows have a series in a living source."""
         return len(self._uses)
 
     def labels(self, row: int) -> Pairs:
-        """Names and values, in the order of the family that brought the row; of the overflow row one label."""
+        """Label names and values of a row, in the order of its family; the overflow row has one label."""
         self._check(row)
         return self._labels[row]
 
@@ -82,16 +82,16 @@ class Table:
 
     def find(self, pairs: Iterable[tuple[str, str]]) -> int:
         """The row with these labels, or -1. Never the overflow row."""
-        return self._by_pairs.get(_essence(pairs), NONE)
+        return self._by_pairs.get(_canonical(pairs), NONE)
 
     def remove(self, pairs: Iterable[tuple[str, str]], subset: bool, generation: int, first_row: int = 0) -> None:  # noqa: FBT001 (as in C)
-        """Mark the rows with these labels, or with ``subset`` those whose labels include these: see ``Source.sweep``.
+        """Mark rows as removed: those with these labels or, with ``subset``, all whose labels include them.
 
-        In a subset an empty value stands for a label that is not there, or empty. No pairs at all: all rows, that of
-        the overflow series, too, which nothing else matches. Rows before ``first_row`` are left alone.
+        In a subset, an empty value asks for a missing or empty label. A subset without pairs matches all rows; only it
+        matches the overflow row. Rows before ``first_row`` are skipped. ``Source.sweep`` then drops the series.
         """
         pairs = list(pairs)
-        wanted = _essence(pairs)
+        wanted = _canonical(pairs)
         if not subset:
             row = self._by_pairs.get(wanted, NONE)
             if row >= max(first_row, 0):
@@ -110,18 +110,18 @@ class Table:
             self.removals += 1
 
     def texts(self, key: object, make: Callable[[Pairs], bytes] | None) -> Texts:
-        """What ``make`` makes of the labels of each row; ``key`` stands for ``make``, which is called once a row.
+        """The text of each row's labels, which ``make`` returns; it is called once for each row and ``key``.
 
-        None makes ``name="value",...`` of them, escaped as the text formats have it.
+        Without ``make`` the text is ``name="value",...``, escaped as in the text formats.
         """
         texts = self._texts.setdefault(key, Texts())
         make = make or _plain
         while (row := len(texts)) < len(self):
-            # Another thread, or ``make``, may have put the same there meanwhile: this is no append.
+            # Not append(): another thread, or ``make``, may have added the same row meanwhile.
             texts[row : row + 1] = [make(self._labels[row])]
         return texts
 
-    # What sources do.
+    # Methods for sources.
 
     def family(self, labels: tuple[str, ...], is_open: bool) -> int:  # noqa: FBT001 (as in C)
         """The index of a family."""
@@ -131,7 +131,7 @@ class Table:
         return index
 
     def row(self, family: int, key: bytes) -> int:
-        """The row of a key, made if it is new. ValueError when a family like this has no such series."""
+        """The row of a key, made if it is new. ValueError when the key does not fit the family."""
         row = self._known.get((family, key))
         if row is not None:
             return row
@@ -140,10 +140,10 @@ class Table:
                 self.overflow = self._add(family, key, OVERFLOW_LABELS)
             return self.overflow
         labels = _decode(key, *self.families[family])
-        essence = _essence(labels)
-        row = self._by_pairs.get(essence)
+        pairs = _canonical(labels)
+        row = self._by_pairs.get(pairs)
         if row is None:
-            row = self._by_pairs[essence] = self._add(family, key, labels)
+            row = self._by_pairs[pairs] = self._add(family, key, labels)
         self._known[family, key] = row
         return row
 
@@ -153,27 +153,27 @@ class Table:
         return len(self._labels) - 1
 
     def use(self, rows: Iterable[int]) -> None:
-        """A source has one series more of each of these rows."""
+        """Count one more series for each of these rows."""
         self._uses.update(rows)
 
     def release(self, rows: Iterable[int]) -> None:
-        """A source has one series less of each of these rows."""
+        """Count one series less for each of these rows."""
         for row in rows:
             self._uses[row] -= 1
             if not self._uses[row]:
                 del self._uses[row]
 
 
-def _essence(pairs: Iterable[tuple[str, str]]) -> Pairs:
+def _canonical(pairs: Iterable[tuple[str, str]]) -> Pairs:
     return tuple(sorted(pair for pair in pairs if pair[1]))
 
 
 def _decode(key: bytes, labels: tuple[str, ...], is_open: bool) -> Pairs:  # noqa: FBT001 (as in C)
-    """The names and values of a key; ValueError when it is none."""
+    """The label names and values of a key; ValueError when it is not a key of this family."""
     texts = unpack_texts(key, 0)
     more = texts[len(labels) :]
     if len(texts) < len(labels) or (more and not is_open) or len(more) % 2 or "" in more[::2]:
-        raise ValueError("its texts are not those of this family")
+        raise ValueError("its texts do not fit this family")
     return (*zip(labels, texts, strict=False), *zip(more[::2], more[1::2], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The pure-Python twin of the look-up of a series by its label values."""
+"""The look-up of a series by its label values; the pure-Python twin."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Labelled"]
 
 
 class Labelled:
-    """Finds a series by its label values: what instruments with label names are made from.
+    """Finds a series by its label values: the base class of instruments with labels.
 
-    ``_children`` are its series. The subclass has ``_resolve(values, named)`` for what takes longer than looking it up.
+    ``_children`` are its series. A subclass has ``_resolve(values, named)``, called when the look-up finds nothing.
     """
 
     __slots__ = ("_children",)
@@ -21,20 +21,20 @@ class Labelled:
     _children: Children
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Any:
-        """The series with these label values, in the order of the label names or by name; made at its first use.
+        """The series with these label values, by position or by name; made at its first use.
 
-        Values are taken as ``str``, those that are one as the text they hold. The result may be kept: its methods are
-        the fast path. ValueError when the number or names of the labels are not the metric's.
+        Values are converted with ``str``. Keep the result where you can: its methods are the fast path. ValueError
+        when the number or the names of the labels are not the metric's.
         """
         children = self._children
         process = children.process
         generation = process._generation
         if generation is not None and generation[process._at] != process.seen:
-            process.owner.notice()
+            process.owner.catch_up()
         if labelvalues and not labelkwargs:
             try:
                 child = children._cells.get(labelvalues)  # type: ignore[arg-type]
-            except TypeError:  # a value that cannot be hashed, to be taken as str
+            except TypeError:  # a value without a hash; _resolve converts it to str
                 child = None
             if child is not None:
                 return child

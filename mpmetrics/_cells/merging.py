@@ -1,11 +1,11 @@
-"""The pure-Python twin of merging the values of the series of many sources.
+"""Merge the values of the series of many sources; the pure-Python twin.
 
-Every function takes a table and the sources to merge, and works on all rows of the table at once. What it returns is
-row-major: the values of the first row, of the second, and so on. A *mask* says by a byte that is not zero that there is
-a value. What it returns is never changed, and may be the same object again.
+Each function takes a table and the sources to merge, and works on all rows at once. Results are row-major: the values
+of the first row, then of the second, and so on. In a *mask*, a byte that is not zero says that there is a value. Never
+change a result: a later call may return the same object.
 
-Between two scrapes most words of most processes stay as they were, and comparing bytes is a hundred times quicker here
-than adding numbers. So results are made anew by blocks of rows in which something changed.
+Between two scrapes, most words of most processes do not change, and comparing bytes is a hundred times faster here than
+adding numbers. So only blocks of rows in which a word changed are computed again.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ __all__ = [
 ]
 
 Vector = Sequence[float]
-"""Doubles, in a buffer of them: here an array, in the compiled twin a memoryview."""
+"""A buffer of doubles: here an array, in the compiled twin a memoryview."""
 
 _Group = list["array[float]"]
-"""A word of each row, or several: columns."""
+"""Columns: each holds one word of each row."""
 
 _PAIR: Final = 2
 _RECENT: Final = 4
 
 
-def _anew(
+def _recompute_changed(
     table: Table, key: object, groups: list[_Group], compute: Callable[[list[_Group], int], tuple[Any, ...]]
 ) -> tuple[Any, ...]:
-    """``compute(groups, rows)``: arrays with the same number of items for each row. Rows that did not change are kept.
+    """Call ``compute(groups, rows)`` for the rows that changed since the last call; keep the results of the others.
 
-    ``key`` stands for ``compute`` and for what the groups are.
+    ``compute`` returns arrays with the same number of items for each row. ``key`` identifies the cached results.
     """
     rows = len(table)
     shape = rows, [len(group) for group in groups]
-    kept = table.kept.get(key)
+    cached = table.cache.get(key)
     results: tuple[Any, ...]
-    if kept is None or kept[0] != shape:
+    if cached is None or cached[0] != shape:
         results = compute(groups, rows)
     else:
-        results = kept[2]
+        results = cached[2]
         changed: set[tuple[int, int]] = set()
-        for now, before in zip(chain.from_iterable(groups), chain.from_iterable(kept[1]), strict=True):
+        for now, before in zip(chain.from_iterable(groups), chain.from_iterable(cached[1]), strict=True):
             if now is not before:
                 changed.update(differing(now.tobytes(), before.tobytes()))
         if changed:
@@ -75,11 +75,11 @@ def _anew(
             for result, part in zip(results, parts, strict=True):
                 width = len(result) // rows
                 result[low * width : high * width] = part
-    table.kept[key] = shape, groups, results
+    table.cache[key] = shape, groups, results
     return results
 
 
-def _added(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
+def _row_sums(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
     """The exact sum of each row, rounded once."""
     if not columns:
         return array("d", bytes(8 * rows))
@@ -90,7 +90,7 @@ def _added(columns: Sequence[Sequence[float]], rows: int) -> array[float]:
 
 
 def _addends(table: Table, sources: Iterable[Source], position: int, width: int) -> list[_Group]:
-    """Of each word its columns: of a retired sum value and rest, of a retired sketch the word that is the same."""
+    """For each word, the columns to add: of a retired sum, value and rest; of a retired sketch, the equivalent word."""
     groups: list[_Group] = [[] for _ in range(width)]
     for _, source, part in parts_of(table, sources):
         offset = position - RECORD if source.is_retired and part.width > _PAIR else position
@@ -105,10 +105,10 @@ def _addends(table: Table, sources: Iterable[Source], position: int, width: int)
 
 
 def sums(table: Table, sources: Iterable[Source], position: int = 0, width: int = 1) -> Vector:
-    """The exact sum, rounded once, of each of ``width`` words from ``position`` on, over all series of a row.
+    """The exact sums, rounded once, of ``width`` words from ``position`` on, over all series of each row.
 
-    A retired sum has a value and a rest, which both are addends; a retired sketch has one record less than others, and
-    ``position`` is that of others.
+    Of a retired sum, both value and rest are addends. A retired sketch has one record, others have two; ``position``
+    refers to the others.
     """
     if position < 0 or width < 1:
         msg = f"{width} words at {position}"
@@ -117,15 +117,15 @@ def sums(table: Table, sources: Iterable[Source], position: int = 0, width: int 
     def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
         values = array("d", bytes(8 * rows * width))
         for at, group in enumerate(groups):
-            values[at::width] = _added(group, rows)
+            values[at::width] = _row_sums(group, rows)
         return (values,)
 
     groups = _addends(table, sources, position, width)
-    return cast("Vector", _anew(table, ("sums", position, width), groups, compute)[0])
+    return cast("Vector", _recompute_changed(table, ("sums", position, width), groups, compute)[0])
 
 
 def sums_and_rests(table: Table, sources: Iterable[Source], position: int = 0) -> Vector:
-    """Two values a row: the same sum, and what rounding it left over."""
+    """Two values a row: the sum of the word at ``position``, and the rest that rounding left."""
     (columns,) = _addends(table, sources, position, 1)
     addends = zip(*columns, strict=True) if columns else repeat((), len(table))
     return array("d", chain.from_iterable(map(total_and_rest, addends)))
@@ -134,7 +134,7 @@ def sums_and_rests(table: Table, sources: Iterable[Source], position: int = 0) -
 def _distribution_groups(
     table: Table, sources: Iterable[Source], buckets: int
 ) -> tuple[list[_Group], tuple[bool, ...]]:
-    """The columns of each layer of series, and whether it is retired."""
+    """The columns of each layer of series, and whether each layer is from a retired file."""
     if buckets < 1:
         msg = f"{buckets} buckets"
         raise ValueError(msg)
@@ -149,7 +149,7 @@ def _distribution_groups(
 
 
 def _sums_that_count(groups: list[_Group], retired: tuple[bool, ...]) -> list[Sequence[float]]:
-    """The columns of addends of the sums of distributions."""
+    """The columns to add for the sums of distributions."""
     columns: list[Sequence[float]] = []
     for group, is_retired in zip(groups, retired, strict=True):
         columns += group[:2] if is_retired else [list(map(distribution_sum, zip(*group, strict=True)))]
@@ -157,32 +157,32 @@ def _sums_that_count(groups: list[_Group], retired: tuple[bool, ...]) -> list[Se
 
 
 def distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vector:
-    """Cumulative counts, the count, and the sum, of each row: of the words ``sum, sum, bucket, ...``.
+    """Cumulative counts, count and sum of each row, from the words ``sum, sum, bucket, ...``.
 
-    Of a retired one these are ``sum, rest, bucket, ...``; of the others the count says which sum counts.
+    In a retired file the words are ``sum, rest, bucket, ...``. In a slab the count tells which sum counts.
     """
     groups, retired = _distribution_groups(table, sources, buckets)
 
     def compute(groups: list[_Group], rows: int) -> tuple[array[float]]:
         values = array("d", bytes(8 * rows * (buckets + 2)))
-        counts = [_added([group[at + 2] for group in groups], rows) for at in range(buckets)]
+        counts = [_row_sums([group[at + 2] for group in groups], rows) for at in range(buckets)]
         cumulative = list(chain.from_iterable(map(accumulate, zip(*counts, strict=True))))
         for at in range(buckets):
             values[at :: buckets + 2] = array("d", cumulative[at::buckets])
         values[buckets :: buckets + 2] = array("d", cumulative[buckets - 1 :: buckets])
-        values[buckets + 1 :: buckets + 2] = _added(_sums_that_count(groups, retired), rows)
+        values[buckets + 1 :: buckets + 2] = _row_sums(_sums_that_count(groups, retired), rows)
         return (values,)
 
-    return cast("Vector", _anew(table, ("distributions", buckets, retired), groups, compute)[0])
+    return cast("Vector", _recompute_changed(table, ("distributions", buckets, retired), groups, compute)[0])
 
 
 def folded_distributions(table: Table, sources: Iterable[Source], buckets: int) -> Vector:
-    """Sum, rest and buckets, not cumulative, of each row: what a retired file has of it."""
+    """Sum, rest and buckets of each row, as a retired file has them. Buckets are not cumulative."""
     groups, retired = _distribution_groups(table, sources, buckets)
     rows, width = len(table), buckets + 2
     values = array("d", bytes(8 * rows * width))
     for at in range(2, width):
-        values[at::width] = _added([group[at] for group in groups], rows)
+        values[at::width] = _row_sums([group[at] for group in groups], rows)
     columns = _sums_that_count(groups, retired)
     both = [total_and_rest(addends) for addends in zip(*columns, strict=True)] if columns else [(0.0, 0.0)] * rows
     values[0::width] = array("d", [value for value, _ in both])
@@ -191,9 +191,9 @@ def folded_distributions(table: Table, sources: Iterable[Source], buckets: int) 
 
 
 def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vector, bytes]:  # noqa: FBT001 (as in C)
-    """The largest, or the smallest, word of each row that was ever set; NaN counts where there is nothing else.
+    """The largest or smallest set word of each row, and a mask; NaN only if all words are NaN.
 
-    Of a retired source all are set.
+    All words of a retired source are set.
     """
     mode = "max" if is_max else "min"
     groups: list[_Group] = []
@@ -213,15 +213,15 @@ def extremes(table: Table, sources: Iterable[Source], is_max: bool) -> tuple[Vec
                 values[row], mask[row] = extreme(mode, numbers) + 0.0, 1
         return values, mask
 
-    values, mask = _anew(table, ("extremes", mode, tuple(retired)), groups, compute)
+    values, mask = _recompute_changed(table, ("extremes", mode, tuple(retired)), groups, compute)
     return values, bytes(mask)
 
 
 def levels(table: Table, sources: Iterable[Source], ordinals: array[int], columns: array[int]) -> tuple[Vector, bytes]:
-    """The words that were ever set, by the ordinals of their processes: a value for each row and column.
+    """The levels: the set words of a gauge, one for each row and ordinal, and a mask.
 
-    ``ordinals`` are those of the sources, ``columns`` those that are wanted, in ascending order. A retired source
-    brings pairs of an ordinal and a value. Of two values in one place, that of the later source counts.
+    ``ordinals`` are those of the sources; ``columns`` are the wanted ordinals, ascending. A retired source has pairs of
+    ordinal and value. If two sources have the same row and ordinal, the later source counts.
     """
     sources = list(sources)
     if len(ordinals) != len(sources):
@@ -248,22 +248,22 @@ def levels(table: Table, sources: Iterable[Source], ordinals: array[int], column
 
 
 def _pairs(words: array[float]) -> list[tuple[int, float]]:
-    """Ordinals and values."""
+    """The pairs of ordinal and value in the words of a retired series."""
     numbers = array("q", words.tobytes())
     return list(zip(numbers[0::2], words[1::2], strict=False))
 
 
 def retired_ordinals(table: Table, sources: Iterable[Source]) -> set[int]:
-    """The ordinals in the pairs of retired sources."""
+    """All ordinals that retired sources have values of."""
     parts = (part for _, source, part in parts_of(table, sources) if source.is_retired)
     return {ordinal for part in parts for at in part.members() for ordinal, _ in _pairs(part.words_of(at))}
 
 
 def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[int], Sequence[int]]:
-    """What was set last in each row, when, and by which source; 0.0, 0 and -1 where nothing was.
+    """The last set value of each row, its time and its source; 0.0, 0 and -1 where none was set.
 
-    The words are ``value, time, value, time``, of a retired source ``value, time`` and the 16 bytes of an identity. Of
-    equal times that of the greater identity counts.
+    The words are ``value, time, value, time``, in a retired source ``value, time`` and 16 bytes of identity. Of equal
+    times, the greater identity counts.
     """
     groups: list[_Group] = []
     layers: list[tuple[int, bool, bytes]] = []
@@ -277,17 +277,17 @@ def recents(table: Table, sources: Iterable[Source]) -> tuple[Vector, Sequence[i
         values, times, winners = array("d", bytes(8 * rows)), array("Q", bytes(8 * rows)), array("q", [-1]) * rows
         identities = [b""] * rows
         for group, (number, is_retired, own) in zip(groups, layers, strict=True):
-            for row, (identity, value, time) in enumerate(_said(group, is_retired, own)):
+            for row, (identity, value, time) in enumerate(_recent_entries(group, is_retired, own)):
                 if time > times[row] or (time == times[row] and time and identity > identities[row]):
                     values[row], times[row], winners[row], identities[row] = value + 0.0, time, number, identity
         return values, times, winners
 
-    values, times, winners = _anew(table, ("recents", tuple(layers)), groups, compute)
+    values, times, winners = _recompute_changed(table, ("recents", tuple(layers)), groups, compute)
     return values, times, winners
 
 
-def _said(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[bytes, float, int]]:  # noqa: FBT001
-    """By whom, what and when of each row."""
+def _recent_entries(group: _Group, is_retired: bool, identity: bytes) -> Iterable[tuple[bytes, float, int]]:  # noqa: FBT001
+    """Identity, value and time of each row."""
     values, first, others, second = group
     times, later = array("Q", first.tobytes()), array("Q", second.tobytes())
     if is_retired:

@@ -1,4 +1,4 @@
-"""Numbers of the slab's format for the twins in Python; what they mean stands in ``mpmetrics.storage.format``."""
+"""The numbers of the slab's format that the twin in Python needs; ``mpmetrics.storage.format`` explains them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ RECORD_MAGIC: Final = 0x4D50524B
 RECORD_HEAD: Final = struct.Struct("=IIII")
 """Magic, length of the body, CRC-32, kind."""
 FAMILY_HEAD: Final = struct.Struct("=IIQ")
-"""What stands before the fields of a metric: its number, zero, when it was declared."""
+"""The body of a FAMILY record before the metric's fields: number, zero, time of the declaration."""
 SERIES_HEAD: Final = struct.Struct("=IIQdQ")
-"""What stands before the texts of a series: family, words, first word, created, generation."""
+"""The body of a SERIES record before the texts: family, words, first word, creation, generation."""
 FAMILY: Final = 1
 SERIES: Final = 2
 END: Final = 3

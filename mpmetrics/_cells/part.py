@@ -1,4 +1,4 @@
-"""The series of one table in one source; for the pure-Python twin of sources."""
+"""The series of one table in one source; part of the pure-Python twin of sources."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["CREATED", "FIRST", "GENERATION", "GONE", "WORDS", "Part"]
 GONE: Final = -1
 
 SeriesHead = tuple[int, int, int, float, int]
-"""What stands before the texts in a SERIES record."""
+"""The fields before the texts in a SERIES record."""
 
 WORDS: Final = 1
 FIRST: Final = 2
 CREATED: Final = 3
 GENERATION: Final = 4
-"""Positions in it: the number of words, the first one, the time of creation, the generation."""
+"""Positions of its fields: number of words, first word, time of creation, generation."""
 
 
 class Layer(NamedTuple):
-    """Series of different rows: by row the place of its values, 0 where there is none.
+    """Series of different rows. ``places`` has the place of each row's values, 0 for a row without a series.
 
-    ``run`` is the first row, the first place, and the number of rows, where both go on in steps.
+    If rows and places are consecutive, ``run`` is the first row, the first place and the number of rows.
     """
 
     places: list[int]
     run: tuple[int, int, int] | None
     getters: dict[int, itemgetter[Any]]
-    """By the offset of a word in its series, what gets it from values for each row."""
+    """For each offset of a word in its series, the getter that picks this word of each row from the values."""
 
 
 class Part:
@@ -46,21 +46,21 @@ class Part:
     def __init__(self, table: Table, width: int) -> None:
         self.table = table
         self.width = width
-        """Words of each series; 0: each has its own number."""
+        """Words of each series; 0: the numbers differ."""
         self.heads: list[SeriesHead] = []
         self.rows: list[int] = []
-        """GONE where it has ended, or was removed."""
+        """The row of each series; GONE if it has ended or was removed."""
         self.used = 0
-        """How many of them the table counts as uses of its rows."""
+        """How many of the series the table counts as uses of its rows."""
         self.loaded = 0
-        """How many of them have values."""
+        """How many of the series have values."""
         self.gone = 0
         self.stamp: object = object()
-        """Another one whenever series that have values come or go."""
+        """A new object whenever series with values come or go."""
         self.swept = 0
         self.swept_removals = 0
         self.values = array("d", (0.0,))
-        """The values of the source, from the place of its first word on; at place 0 there is a zero."""
+        """The values of the source. Place 0 holds a zero, place 1 the first word."""
         self._layers: tuple[object, int, list[Layer]] | None = None
         self._columns: dict[tuple[int, int], tuple[object, array[float], list[array[float]]]] = {}
         self._members: tuple[object, dict[int, int]] = (None, {})
@@ -84,27 +84,27 @@ class Part:
         return members.get(row)
 
     def columns(self, offset: int, rows: int) -> list[array[float]]:
-        """The word at ``offset`` of each of so many rows, 0.0 where there is none.
+        """Columns with the word at ``offset`` of each of ``rows`` rows, 0.0 for a row without a series.
 
-        They are the same objects as before where nothing has changed. A row that has more than one series here takes
-        more than one column.
+        An unchanged column is the same object as before. If a row has more than one series here, there is more than one
+        column.
         """
-        kept = self._columns.get((offset, rows))
-        if kept is not None and kept[0] is self.stamp and kept[1] is self.values:
-            return kept[2]
+        cached = self._columns.get((offset, rows))
+        if cached is not None and cached[0] is self.stamp and cached[1] is self.values:
+            return cached[2]
         columns = [_column(self.values, layer, offset, self.width, rows) for layer in self._layered(rows)]
-        if kept is not None:
+        if cached is not None:
             columns = [
                 before if before == now and before.tobytes() == now.tobytes() else now
-                for before, now in zip(kept[2], columns, strict=False)
-            ] + columns[len(kept[2]) :]
+                for before, now in zip(cached[2], columns, strict=False)
+            ] + columns[len(cached[2]) :]
         else:
             self._columns = {key: value for key, value in self._columns.items() if key[1] == rows}
         self._columns[offset, rows] = self.stamp, self.values, columns
         return columns
 
     def shown(self, rows: int) -> list[array[float]]:
-        """To each of those columns one that is 1.0 where there is a series."""
+        """For each of these columns, a column that is 1.0 where the row has a series."""
         return [array("d", map(float, map(bool, layer.places))) for layer in self._layered(rows)]
 
     def _layered(self, rows: int) -> list[Layer]:
@@ -122,14 +122,14 @@ class Part:
         return made
 
     def spans(self, end: int) -> Iterator[tuple[int, int]]:
-        """First and last place of words before the word ``end`` that belong together and may change."""
+        """Start and end of the places of each series of several words that ends before the word ``end``."""
         if self.width > 1:
             for head in self.heads:
                 if head[FIRST] + self.width <= end:
                     yield place(head[FIRST]), place(head[FIRST]) + self.width
 
     def removed(self) -> list[int]:
-        """The series that were removed from the table after they were made, since this was asked last."""
+        """The series that removals of the table have ended since the last call."""
         removals, removed = self.table.removals, self.table.removed
         first = self.swept if self.swept_removals == removals else 0
         self.swept, self.swept_removals = len(self.rows), removals
@@ -140,12 +140,12 @@ class Part:
         return [at for at in found if self.heads[at][GENERATION] < removed.get(self.rows[at], 0)]
 
     def use(self) -> None:
-        """Have the table count the rows of new series."""
+        """Let the table count the rows of new series."""
         self.table.use(self.rows[self.used :])
         self.used = len(self.rows)
 
-    def take(self, values: array[float]) -> None:
-        """Have the values of all series, as they are in the source."""
+    def set_values(self, values: array[float]) -> None:
+        """Set the values of all series."""
         self.values = values
         if self.loaded != len(self.rows):
             self.loaded = len(self.rows)
@@ -155,13 +155,13 @@ class Part:
         """Heads and rows of the series that have values."""
         return {(self.heads[at], self.rows[at]) for at in self.members()}
 
-    def keep(self, known: set[tuple[SeriesHead, int]], values: array[float]) -> None:
-        """Have the first series, as far as they are ``known``, keep the values that they had."""
+    def keep_values(self, known: set[tuple[SeriesHead, int]], values: array[float]) -> None:
+        """After a flip: let the leading series that are in ``known`` keep their values."""
         self.values = values
         self.loaded = sum(1 for _ in takewhile(known.__contains__, zip(self.heads, self.rows, strict=True)))
 
     def compact(self) -> None:
-        """Leave out the series that are gone."""
+        """Forget the series that are gone."""
         kept = [at for at, row in enumerate(self.rows) if row != GONE]
         self.swept = sum(at < self.swept for at in kept)
         self.heads = [self.heads[at] for at in kept]
@@ -172,7 +172,7 @@ class Part:
 
 
 def place(word: int) -> int:
-    """Where a word's value stands in ``Part.values``."""
+    """The index of a word's value in ``Part.values``."""
     return word - FIRST_WORD + 1
 
 
@@ -195,7 +195,7 @@ def _column(values: array[float], layer: Layer, offset: int, width: int, rows: i
         return array("d", bytes(8 * first)) + found + array("d", bytes(8 * (rows - first - count)))
     getter = layer.getters.get(offset)
     if getter is None:
-        # The last one is got twice: a getter of one item gives no tuple.
+        # The last item twice: an itemgetter of one item returns no tuple.
         wanted = [at + offset if at else 0 for at in layer.places]
         getter = layer.getters[offset] = itemgetter(*wanted, wanted[-1])
     return array("d", getter(values)[:rows])

@@ -18,33 +18,33 @@ __all__ = ["Owner", "Process"]
 
 
 class Owner(Protocol):
-    """What the cells come to for what is rare."""
+    """Does the rare work for cells; ``mpmetrics.storage.owner`` implements it."""
 
     def begin(self, counting: bool, /) -> None:  # noqa: FBT001 (called from C)
-        """Have a slab, and if this process is ``counting``, an ordinal."""
+        """Make a slab and, if ``counting``, claim an ordinal."""
 
-    def notice(self) -> None:
-        """Take in what other processes removed."""
+    def catch_up(self) -> None:
+        """Apply what other processes removed."""
 
     def declare_in(self, children: Children, /) -> None:
         """Write the FAMILY record of a metric into the slab."""
 
     def grow(self, words: int, size: int, /) -> bool:
-        """Have room for a series of so many words and records of so many bytes; False when there is none."""
+        """Make room for a series of ``words`` words and ``size`` bytes of records; False when that is impossible."""
 
     def overflow(self, children: Children, /) -> Any:
-        """The series of what is past the metric's cap."""
+        """The series that counts what exceeds the metric's cap."""
 
-    def waits(self, cell: Any, /) -> None:
-        """Have a series, whose words are in memory, moved into the slab when that has room."""
+    def move_later(self, cell: Any, /) -> None:
+        """Move a series whose words are in private memory into the slab once that has room."""
 
 
 class Process:
-    """The state of one provider in this process, for whose rare needs there is ``owner``.
+    """The state of one provider in this process. ``owner`` does its rare work.
 
-    ``counting`` and ``begun`` are the ``token`` while this process counts, and has a slab; in a forked child they are
-    zero. ``seen`` is the generation of removals that has been taken in. ``clock`` tells the Unix time; None: the
-    system's does. ``time_offset`` is by how many nanoseconds the monotonic clock is ahead of the machine's.
+    ``begun`` equals ``token`` while this process has a slab, ``counting`` while it counts under an ordinal; in a forked
+    child both are zero. ``seen`` is the last applied generation of removals. ``clock`` returns the Unix time; None: the
+    system's. ``time_offset`` is by how many nanoseconds the monotonic clock is ahead of the machine's.
     """
 
     __slots__ = (
@@ -77,7 +77,7 @@ class Process:
 
     @property
     def counting(self) -> int:
-        """The token, while it counts under an ordinal."""
+        """The token, while the process counts under an ordinal."""
         return self._counting[0]
 
     @counting.setter
@@ -86,7 +86,7 @@ class Process:
 
     @property
     def begun(self) -> int:
-        """The token, while it has a slab."""
+        """The token, while the process has a slab."""
         return self._begun[0]
 
     @begun.setter
@@ -94,30 +94,30 @@ class Process:
         self._begun[0] = token
 
     def watch(self, map: Map | None, index: int) -> None:
-        """From now on the u64 at word ``index`` of ``map`` is the generation; of None, nothing is."""
+        """Use the u64 at word ``index`` of ``map`` as the generation; with None, no longer watch any."""
         words = None if map is None else memoryview(map).cast("B").cast("Q")
         if words is not None and not 0 <= index < len(words):
-            msg = f"there is no word {index} in {map!r}"
+            msg = f"{map!r} has no word {index}"
             raise ValueError(msg)
         self._at = index
         self._generation = words
 
     def follow(self, where: Where, metrics: dict[str, Children]) -> None:
-        """Pass over the removals in this epoch that end no series of ``metrics``: here the owner does that."""
+        """In C: skip removals of this epoch that end no series of ``metrics``. In Python the owner does that."""
 
     @property
     def generation(self) -> int:
-        """The generation of removals now; 0 where none is watched."""
+        """The present generation of removals; 0 if none is watched."""
         words = self._generation
         return 0 if words is None else words[self._at]
 
     @property
     def is_due(self) -> bool:
-        """Whether there were removals that this process has not taken in."""
+        """Whether removals were made that this process has not applied."""
         return _generation(self) != self.seen
 
 
 def _generation(process: Process) -> int:
-    """The generation that a series made now carries."""
+    """The generation for a series that is made now."""
     words = process._generation
     return process.seen if words is None else words[process._at]

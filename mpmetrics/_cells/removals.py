@@ -1,4 +1,4 @@
-"""Finding the removals that matter to a process among all that others have appended; the pure-Python twin."""
+"""Find the removals that may end a series of this process; the pure-Python twin."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def find_removals(
 ) -> tuple[int, int, list[bytes]]:
     """Where the removals up to generation ``upto`` end, how many gaps there were, and the bodies that matter.
 
-    Those are the ones of a generation past ``after``; with ``metrics``, only those of a metric of which this process
-    has series, by its name, and where that can be told at once, of a series that it has.
+    A body matters if its generation is above ``after``. With ``metrics`` (by name), its metric must also have series in
+    this process; the compiled twin checks for the very series where that is cheap.
     """
     at = end = gaps = gap = 0
     bodies: list[bytes] = []

@@ -1,6 +1,6 @@
-"""The rows of a table over many sources, and the series of a retired file that are made of them; the pure-Python twin.
+"""Which rows many sources have, and the series of a retired file made from them; the pure-Python twin.
 
-What functions return is never changed, and may be the same object again.
+Never change a result: a later call may return the same object.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ __all__ = ["created", "pack_rows", "parts_of", "present"]
 
 
 def parts_of(table: Table, sources: Iterable[Source]) -> list[tuple[int, Source, Part]]:
-    """The sources that have series of the table, with their numbers."""
+    """Number, source and part of each source that has series of the table."""
     found = ((at, source, source.parts.get(table)) for at, source in enumerate(sources))
     return [(at, source, part) for at, source, part in found if part is not None and part.loaded > 0]
 
 
-def _kept(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
-    """``make(parts)``, kept for as long as no series come or go."""
+def _cached(table: Table, name: str, sources: Iterable[Source], make: Callable[[list[Part]], Any]) -> Any:
+    """``make(parts)``; the result is cached until series come or go."""
     parts = [part for _, _, part in parts_of(table, sources)]
     stamps = len(table), [part.stamp for part in parts]
-    kept = table.kept.get(name)
-    if kept is None or kept[0] != stamps:
-        kept = table.kept[name] = stamps, make(parts)
-    return kept[1]
+    cached = table.cache.get(name)
+    if cached is None or cached[0] != stamps:
+        cached = table.cache[name] = stamps, make(parts)
+    return cached[1]
 
 
 def present(table: Table, sources: Iterable[Source]) -> bytes:
-    """A byte for each row: 1 where one of the sources has a series of it."""
+    """A byte for each row: 1 if a source has a series of it."""
 
     def make(parts: list[Part]) -> bytes:
         mask = bytearray(len(table))
@@ -49,12 +49,12 @@ def present(table: Table, sources: Iterable[Source]) -> bytes:
                 mask[part.rows[at]] = 1
         return bytes(mask)
 
-    return cast("bytes", _kept(table, "present", sources, make))
+    return cast("bytes", _cached(table, "present", sources, make))
 
 
 def created(table: Table, sources: Iterable[Source]) -> Sequence[float]:
-    """When the first series of each row was made, Unix time in seconds; 0.0 where there is none."""
-    return cast("Sequence[float]", _kept(table, "created", sources, lambda parts: array("d", _created(table, parts))))
+    """When the first series of each row was made, Unix time in seconds; 0.0 if it has no series."""
+    return cast("Sequence[float]", _cached(table, "created", sources, lambda parts: array("d", _created(table, parts))))
 
 
 def _created(table: Table, parts: Iterable[Part]) -> list[float]:
@@ -74,11 +74,11 @@ def pack_rows(
     first_word: int,
     numbers: Sequence[int],
 ) -> tuple[bytes, bytes]:
-    """The rows whose byte in ``mask`` is not zero as series of a retired file: their words, and their records.
+    """Words and SERIES records for a retired file, of the rows whose byte in ``mask`` is not zero.
 
-    ``values`` are ``width`` of each row of the table. The words begin at ``first_word`` and stand one behind the other.
-    ``numbers`` are those that the families of the table have in the file. A series has the earliest creation and the
-    greatest generation of those that the sources have of its row.
+    ``values`` has ``width`` values for each row of the table. The words begin at ``first_word``, without gaps.
+    ``numbers`` are the numbers of the table's families in the file. A series gets the earliest creation and the
+    greatest generation of the row's series in the sources.
     """
     if len(numbers) < len(table.families):
         msg = f"{len(numbers)} numbers of {len(table.families)} families"

@@ -1,12 +1,13 @@
-"""A distribution of which any percentile can be told: log-scale buckets, exact sums, smallest and largest value.
+"""A sketch: a distribution that gives any percentile. Log-scale buckets, exact sums, smallest and largest value.
 
 Source of the buckets: Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error
-guarantees" (VLDB 2019). Bucket i holds the values in (L * g^(i-1), L * g^i] with g = (1 + a) / (1 - a), so the value
-2 * L * g^i / (g + 1) is at most the share a away from each of them. Sketches of the same layout merge by adding up.
+guarantees" (VLDB 2019). Bucket i holds the values in (L * g^(i-1), L * g^i] with g = (1 + a) / (1 - a); the value
+2 * L * g^i / (g + 1) differs from each of them by at most the relative error a. Sketches of one layout merge by adding
+their buckets.
 
 Source of the sums: Ogita, Rump, Oishi: "Accurate sum and dot product" (2005), and Dekker: "A floating-point technique
-for extending the available precision" (1971). A sum and a sum of squares are kept in two words each, value and what
-rounding left over: a variance does not drown in the difference of two large sums.
+for extending the available precision" (1971). Sum and sum of squares take two words each, the rounded value and the
+rest: a variance, the difference of two large sums, stays accurate.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ RECORD: Final = 6
 """Words of a record: sum, its rest, sum of squares, its rest, minimum, maximum."""
 
 BUCKETS: Final = 2 * RECORD
-"""Where the buckets start: behind two records, of which one counts."""
+"""Where the buckets start: behind two records. One of these counts."""
 
 ERROR: Final = 0.0098
-"""Relative error of a value that is taken for another of its bucket; with rounding it stays below 1 %."""
+"""Relative error of the value that stands for a bucket; with rounding it stays below 1 %."""
 
 LARGEST: Final = 1e150
-"""Magnitude of a value whose square still is a number."""
+"""Largest accepted magnitude: its square is still finite."""
 
 _GROWTH: Final = (1 + ERROR) / (1 - ERROR)
 _LOG_GROWTH: Final = math.log(_GROWTH)
@@ -37,10 +38,10 @@ _SPLIT: Final = 134217729.0  # 2^27 + 1, halves a double's digits
 
 
 class Layout:
-    """Which bucket a value falls into: from ``lowest`` to ``highest``, and the same below zero if ``signed``.
+    """The buckets of a sketch: for magnitudes from ``lowest`` to ``highest``, of negative values, too, if ``signed``.
 
-    Values nearer to zero than ``lowest`` count as ``lowest``, or as zero if ``signed``; those beyond ``highest`` as
-    ``highest``.
+    Values nearer to zero than ``lowest`` count as ``lowest`` or, if ``signed``, as zero; values beyond ``highest``
+    count as ``highest``.
     """
 
     def __init__(self, lowest: float, highest: float, *, signed: bool) -> None:
@@ -62,7 +63,7 @@ class Layout:
         return self.zero + 1 + step if value > 0 else self.zero - 1 - step
 
     def value(self, index: int) -> float:
-        """What stands for the values of a bucket."""
+        """The value that stands for all values of a bucket."""
         if index == self.zero:
             return 0.0
         step = index - self.zero - 1 if index > self.zero else self.zero - 1 - index
@@ -78,7 +79,7 @@ LAYOUTS: Final = {
 
 
 class SketchCell(Cell):
-    """Two records and the buckets of a layout; the number of values tells which record counts."""
+    """Two records and the buckets of a layout. The number of values tells which record counts."""
 
     __slots__ = ()
 
@@ -90,13 +91,13 @@ class SketchCell(Cell):
     def update(self, value: float) -> None:
         """Count ``value``. Safe from any thread, signal handler or finaliser.
 
-        Raises ValueError, with nothing changed, for what is no finite number, for one beyond 1e150 either way, and for
-        a negative one where the layout has no place for it.
+        Raises ValueError, and changes nothing, for NaN, for a magnitude above 1e150, and for a negative value if the
+        layout is not signed.
         """
         value = float(value)
         layout: Any = self._children.layout
         if not -LARGEST <= value <= LARGEST or (value < 0 and not layout.signed):
-            what = "a duration is not negative" if -LARGEST <= value < 0 else "it takes numbers up to 1e150"
+            what = "a duration is not negative" if -LARGEST <= value < 0 else "it accepts magnitudes up to 1e150"
             msg = f"{self._name!r} cannot count {value!r}: {what}"
             raise ValueError(msg)
         bucket = BUCKETS + layout.index(value)
@@ -108,7 +109,7 @@ class SketchCell(Cell):
             old += RECORD
         else:
             new += RECORD
-        # What rounding leaves over of a sum: Knuth's two-sum. Written out twice: nothing is called here.
+        # The rest that rounding leaves: Knuth's two-sum. Written out twice, since nothing may be called here.
         before = words[old]
         total = before + value
         part = total - before
@@ -122,13 +123,13 @@ class SketchCell(Cell):
         total = before + square
         part = total - before
         words[new + 2] = total
-        # Of the square, too: Dekker's product.
+        # The rest of the square: Dekker's product.
         left = low * low - ((square - high * high) - 2 * high * low)
         words[new + 3] = words[old + 3] + ((before - (total - part)) + (square - part)) + left
-        # All bits zero: there is none yet, so zero is stored as -0.0.
+        # All bits zero mean no value yet, so zero is stored as -0.0.
         least, most = words[old + 4], words[old + 5]
         words[new + 4] = least if count and least < value else value or -0.0
         words[new + 5] = most if count and most > value else value or -0.0
-        # The commit: with one value more, the other record counts.
+        # The commit: with one more value, the other record counts.
         words[self._at + bucket] += 1.0
         self._count = count + 1

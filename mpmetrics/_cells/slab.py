@@ -1,9 +1,8 @@
 """The writer of a slab; the pure-Python twin. Format: ``mpmetrics.storage.format``.
 
-What has to be one step stands in a straight line without calls: neither threads nor signal handlers, finalisers nor
-forks come in between there (see :mod:`mpmetrics._cells.pure`). All that it needs is made ready before. That may take
-long, so the line begins by looking whether the slab is still as it was: ``flips`` and ``committed`` change with each
-record.
+Each atomic step is a straight line without calls, which threads, signal handlers, finalisers and forks cannot interrupt
+(see :mod:`mpmetrics._cells.pure`). Everything that the line needs is prepared before it. The slab may change meanwhile,
+so the line first compares ``flips`` and ``committed``, which change with each record.
 """
 
 from __future__ import annotations
@@ -42,9 +41,10 @@ _LEAST_GARBAGE = 64 << 10
 
 
 class Plan:
-    """A record that is ready to be written: where it goes, if the slab is still as it was.
+    """A record that is ready to be written, and where it goes.
 
-    ``flips`` and ``committed`` are those of when its maker began to look at the slab.
+    ``flips`` and ``committed`` are the values that the slab had when the preparations began. If they have changed, the
+    plan is void.
     """
 
     __slots__ = ("end", "flips", "record", "start", "where", "word")
@@ -63,7 +63,7 @@ class Plan:
 class Slab:
     """The writer of the slab in ``map``, which is new and has its head.
 
-    What decides where the next store goes is kept here, not read back from the file.
+    It never reads back from the file where to write next: the file could be damaged.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Slab:
     def __init__(self, map: Map) -> None:
         self.data = memoryview(map).cast("B")
         if len(self.data) < SLAB_SIZE:
-            msg = f"a slab has {SLAB_SIZE} bytes, not {len(self.data)}"
+            msg = f"a slab must have {SLAB_SIZE} bytes, not {len(self.data)}"
             raise ValueError(msg)
         self.words = self.data.cast("d")
         self.bits = self.data.cast("Q")
@@ -96,30 +96,30 @@ class Slab:
         self.garbage = 0
         self.next_word = FIRST_WORD
         self.free: dict[int, list[int]] = {}
-        """By width, first words of runs that ended series left."""
+        """By width, the first words of the runs that ended series have freed."""
         self.records: dict[int, tuple[int, int]] = {}
-        """By first word, where the SERIES record of the series that lives there stands, and its size."""
+        """By first word of a living series, offset and size of its SERIES record."""
         self._where: Where | None = None
         self.file = ""
-        """Name of its file."""
+        """Name of the slab's file."""
         self.lowest = 0
-        """Ordinal that it may claim, at least."""
+        """The lowest ordinal that it may claim."""
         self.ordinal: int | None = None
         """The ordinal that it has claimed."""
 
-    def settle(self, where: Where, file: str, number: int, lowest: int, sets_aside: bool) -> None:  # noqa: FBT001 (as in C)
-        """Say which file it is, and the lowest ordinal that it may claim."""
+    def attach_file(self, where: Where, file: str, number: int, lowest: int, sets_aside: bool) -> None:  # noqa: FBT001 (as in C)
+        """Attach the slab to its file, with inode ``number``, and set the lowest ordinal that it may claim."""
         self._where, self.file, self._number = where, file, number
         self.lowest, self._sets_aside = lowest, sets_aside
 
     def claim(self) -> None:
-        """Take the smallest ordinal that no living process has. OSError."""
+        """Claim the smallest ordinal that no living process has. OSError when that fails."""
         if self._where is not None and self.ordinal is None:
             ordinal = claim_ordinal(self._where, self.file, self.lowest, self._sets_aside)
             self.file, self.ordinal = f"slab-{ordinal}", ordinal
 
     def grow(self, words: int, size: int) -> bool:
-        """Have room for so many words and bytes of records. False when it is as large as it may be; OSError."""
+        """Make room for ``words`` words and ``size`` bytes of records. False at the maximal size; OSError."""
         if self.needs_flip:
             area = self.flips & 1
             room = self.bits[ROOM + area]
@@ -136,13 +136,13 @@ class Slab:
         return True
 
     def _grow_part(self, word: int, base: int, start: int, limit: int) -> bool:
-        """Have more words, or more room for records."""
+        """Extend the words or the area of records; False at the maximal size."""
         end = self.bits[word]
         new = end + max(PAGE, min(end - start, MAX_GROWTH))
         if new > limit:
             return False
         self._have_blocks(base + end, new - end)
-        # Readers take it for: so many bytes have blocks, and are zero where nothing was written yet.
+        # It tells readers: bytes up to here have blocks, and are zero where nothing was written yet.
         self.bits[word] = max(new, self.bits[word])
         return True
 
@@ -151,7 +151,7 @@ class Slab:
             allocate_blocks(self._where, self.file, self._number, offset, size)
 
     def room_for(self, words: int, size: int) -> bool:
-        """Whether there is room for a series of so many words, and for so many bytes of records."""
+        """Whether the slab has room for a series of ``words`` words and ``size`` bytes of records."""
         is_free = not words or self.free.get(words)
         if not is_free and self.next_word + words > min(self.bits[WORDS_END], AREA_0) // WORD:
             return False
@@ -159,7 +159,7 @@ class Slab:
         return end <= min(self.bits[ROOM + (self.flips & 1)], AREA_SIZE)
 
     def append(self, kind: int, body: bytes) -> bool:
-        """Write and commit a record; False when there is no room for it."""
+        """Write and commit a record; False when the slab has no room for it."""
         while True:
             flips, committed = self.flips, self.committed
             if len(body) > MAX_BODY or not self.room_for(0, RECORD_HEAD.size + len(body)):
@@ -172,11 +172,11 @@ class Slab:
 
     @property
     def needs_flip(self) -> bool:
-        """Whether more than half of the records are of no use any more."""
+        """Whether more than half of the records are garbage."""
         return self.garbage > _LEAST_GARBAGE and 2 * self.garbage > self.committed
 
     def flip(self) -> bool:
-        """Go on in the other area, with the records that are needed; False when it has no room for them."""
+        """Copy the needed records to the other area and continue there; False when it has no room for them."""
         while True:
             flips, committed = self.flips, self.committed
             other = 1 - (flips & 1)
@@ -191,15 +191,15 @@ class Slab:
                 self.bits[COMMITTED + other] = self.committed = size
                 self.records = records
                 self.garbage = 0
-                # The commit. Readers that see it begin with this slab again.
+                # The commit. Readers that see it start over with this slab.
                 self.bits[FLIPS] = self.flips = flips + 1
                 return True
 
     def _needed(self, area: int, committed: int) -> tuple[bytes, dict[int, tuple[int, int]]]:
-        """The records that readers need, one behind the other: those of living series, and those of metrics."""
+        """The records that readers need, concatenated: those of metrics and of living series."""
         base = AREA_0 + area * AREA_SIZE
         data = self.data[base : base + committed].tobytes()
-        kept: list[bytes] = []
+        needed: list[bytes] = []
         size = offset = 0
         records = {}
         while offset < committed:
@@ -212,7 +212,7 @@ class Slab:
                 if is_needed:
                     records[first] = (size, end - offset)
             if is_needed:
-                kept.append(data[offset:end])
+                needed.append(data[offset:end])
                 size += end - offset
             offset = end
-        return b"".join(kept), records
+        return b"".join(needed), records

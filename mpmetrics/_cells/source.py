@@ -1,7 +1,7 @@
-"""The pure-Python twin of sources: one slab or retired file, read. The format: ``mpmetrics/storage/format.py``.
+"""Sources: parse the records and copy the words of one slab or retired file; the pure-Python twin.
 
-Whatever the bytes are, they cost this source alone, and memory in proportion to the file. They may change at any time:
-what was checked is a copy.
+Format: ``mpmetrics/storage/format.py``. Invalid bytes affect only their own source, and memory use is proportional to
+the file's size. The bytes may change at any time, so each check is made on a copy.
 """
 
 from __future__ import annotations
@@ -42,16 +42,15 @@ MAX_WIDTH: Final = 1 << 17
 
 
 class Source:
-    """The records and words of one slab or ``retired`` file, in a buffer; follows its writer from call to call.
+    """The records and words of one slab, or with ``retired`` of a retired file, in a buffer.
 
-    ``parse`` reads records up to what is committed. It stops at each family, which is answered by ``family``, and
-    returns None in the end. ``load`` copies the words of the series that are known then; ``parse`` again takes the
-    series out that ended meanwhile. What is merged are the series that were there at the last ``load`` and have not
-    ended since. One thread at a time. ValueError when the buffer is no whole head.
+    ``parse`` reads the committed records. It returns each new family, for which the caller calls ``family``, and None
+    at the end. ``load`` copies the words of the series that are known then. A further ``parse`` drops the series that
+    ended meanwhile. Merging uses the series that existed at the last ``load`` and have not ended since. One thread at a
+    time. ValueError when the buffer is shorter than a head.
 
-    Copying records takes a thousandth of the time that it takes to read them here, in which a writer may well flip. So
-    what is read is a copy, whatever the writer does meanwhile, and after a flip the series that are in the new copy as
-    they were in the one before keep the words of the last ``load``.
+    Parsing records here takes a thousand times as long as copying them, and the writer may flip meanwhile. So records
+    are copied first. After a flip, series that are the same in the new copy keep the words of the last ``load``.
     """
 
     def __init__(self, buffer: Any, *, retired: bool = False) -> None:
@@ -65,15 +64,15 @@ class Source:
         self._words = whole.cast("d")
         self.is_retired = retired
         self.identity = bytes(view[16:32])
-        """Of two values of the same time that of the greater identity counts."""
+        """Of two values with the same time, the one of the greater identity counts."""
         self._limit = len(view)
         self._flips: int | None = None
         self._values = array("d", (0.0,))
         self.parts: dict[Table, Part] = {}
         self._copied: Copy | None = None
-        """Records that are being read."""
-        self._had: dict[Table, set[tuple[SeriesHead, int]]] | None = None
-        """After a flip, until all is read: heads and rows of the series that had words."""
+        """The copy of the records that are being parsed."""
+        self._loaded_before: dict[Table, set[tuple[SeriesHead, int]]] | None = None
+        """After a flip, until all records are parsed: heads and rows of the series that had values."""
         self._forget()
 
     def _forget(self) -> None:
@@ -84,20 +83,20 @@ class Source:
         self.folded: set[bytes] = set()
         """Identities of the slabs that a retired file contains."""
         self.damaged = 0
-        """Stretches of the file that could not be read, and records that made no sense."""
+        """How many gaps between valid records, and how many invalid records, were found."""
         self._families: dict[int, tuple[Part, int] | None] = {}
         self._announced: dict[int, bytes] = {}
         """Bodies of FAMILY records, by number."""
         self._places: dict[int, tuple[Part, int]] | None = None
-        """The series by their first words; None until somebody asks, and when they are numbered anew."""
+        """The series by their first words; None until needed, and after the series were renumbered."""
         self._used = bytearray()
-        """A byte for each word, 1 where a series has it."""
+        """A byte for each word: 1 if a series has the word."""
         self._words_end = FIRST_WORD
-        """Where the last word ends that a series has had."""
+        """Where the last word of any series ends."""
         self._position = 0
         self._records = Records()
         self._wanted = 0
-        """Where the records end that were committed, in the file; it may have grown since its size was looked at."""
+        """Where the committed records end in the file. The file may have grown since its size was checked."""
         self._is_cut = False
 
     def __del__(self) -> None:
@@ -105,7 +104,7 @@ class Source:
             self._forget()
 
     def limit(self, size: int) -> None:
-        """The file has so many bytes: nothing behind them is touched."""
+        """Set the file's size in bytes: nothing beyond it is read."""
         self._limit = max(0, min(size, len(self._bytes)))
         if self._wanted > self._limit and not self._is_cut:
             self.damaged += 1
@@ -113,11 +112,11 @@ class Source:
 
     @property
     def series(self) -> int:
-        """How many series there are."""
+        """How many series the source has."""
         return sum(len(part.rows) - part.gone for part in self.parts.values())
 
     def parse(self) -> FamilyRecord | None:
-        """Read on; returns a family that came, or None when all is read."""
+        """Parse further records; returns the next new family, or None when all records are parsed."""
         if self._limit < PAGE:
             return None
         copied = self._copied or self._copy()
@@ -126,16 +125,16 @@ class Source:
             part.use()
         if record is None:
             self._copied = None
-            self._take_over()
+            self._keep_values()
         return record
 
     def _copy(self) -> Copy | None:
-        """Copy the records that came, or all where they were moved; None when that cannot be done."""
+        """Copy the new records, or all if the writer has moved them; None when the copy fails."""
         self._copied = copied = copy_records(self._bytes, self._head, self._limit, self._flips, self._position)
-        if copied is None or copied.is_other:
-            had = {table: part.loaded_series() for table, part in self.parts.items()}
+        if copied is None or copied.is_restart:
+            before = {table: part.loaded_series() for table, part in self.parts.items()}
             self._forget()
-            self._had = had
+            self._loaded_before = before
         if copied is None:
             self._flips = None
             self.damaged += 1
@@ -143,14 +142,14 @@ class Source:
             self._flips, self._wanted = copied.flips, copied.wanted
         return copied
 
-    def _take_over(self) -> None:
-        """After a flip: the first series that had words, and are there as they were, have them still."""
-        had, self._had = self._had or {}, None
-        for table in had.keys() & self.parts.keys():
-            self.parts[table].keep(had[table], self._values)
+    def _keep_values(self) -> None:
+        """After a flip: let the leading series that are unchanged keep their values."""
+        before, self._loaded_before = self._loaded_before or {}, None
+        for table in before.keys() & self.parts.keys():
+            self.parts[table].keep_values(before[table], self._values)
 
     def _walk(self, copied: Copy) -> FamilyRecord | None:
-        """Take the records of the copy from the position on, up to the first family."""
+        """Apply the records of the copy from the position on, up to the first new family."""
         data, start = copied.data, copied.start
         limit = min(self._head[WORDS_END], AREA_0, self._limit) // WORD
         self._used.extend(bytes(max(0, limit - len(self._used))))
@@ -158,7 +157,7 @@ class Source:
         while at < len(data):
             found = self._records.record(data, at)
             if found is None:
-                if copied.is_partial and self._records.goes_on(data, at):
+                if copied.is_partial and self._records.is_incomplete(data, at):
                     break
                 self.damaged += 1
                 at = self._records.find(data, at)
@@ -167,7 +166,7 @@ class Source:
             kind, body, at = found
             self._position = start + at
             try:
-                family = self._take(kind, body, limit)
+                family = self._apply(kind, body, limit)
             except (ValueError, struct.error):
                 self.damaged += 1
                 continue
@@ -175,12 +174,12 @@ class Source:
                 return family
         return None
 
-    def _take(self, kind: int, body: bytes, limit: int) -> FamilyRecord | None:
-        """One record; ValueError or struct.error when it makes no sense."""
+    def _apply(self, kind: int, body: bytes, limit: int) -> FamilyRecord | None:
+        """Apply one record; ValueError or struct.error when it is invalid."""
         if kind == FAMILY:
-            return self._take_family(body)
+            return self._apply_family(body)
         if kind == SERIES:
-            self._take_series(body, limit)
+            self._apply_series(body, limit)
         elif kind == END:
             (first,) = struct.unpack("=Q", body)
             found = self._find(first)
@@ -190,12 +189,12 @@ class Source:
             self.folded.add(struct.unpack("=16s", body)[0])
         return None
 
-    def _take_family(self, body: bytes) -> FamilyRecord | None:
+    def _apply_family(self, body: bytes) -> FamilyRecord | None:
         number, _, declared = FAMILY_HEAD.unpack_from(body)
         if self._announced.get(number) == body:
-            return None  # an interrupted declaration was made again
+            return None  # an interrupted declaration, repeated by the writer
         if number >= MAX_FAMILIES or number in self._announced:
-            msg = f"family {number} is there already, or past the limit"
+            msg = f"family {number} exists already, or is beyond the limit"
             raise ValueError(msg)
         self._announced[number] = body
         return FamilyRecord(number, declared, body[FAMILY_HEAD.size :])
@@ -208,31 +207,31 @@ class Source:
         labels: tuple[str, ...],
         is_open: bool,  # noqa: FBT001
     ) -> None:
-        """The family that ``parse`` has returned: its series go to ``table``; None: nowhere.
+        """Put the series of a family that ``parse`` has returned into ``table``; None: ignore them.
 
-        A series has ``width`` words, or with 0 any number; all families of one table have the same.
+        A series has ``width`` words, or any number if that is 0. All families of one table have the same width.
         """
         if number not in self._announced or number in self._families:
-            msg = f"family {number} was not asked for"
+            msg = f"parse() has not returned family {number}"
             raise ValueError(msg)
         if table is None:
             self._families[number] = None
             return
         if not isinstance(table, Table) or not 0 <= width <= MAX_WIDTH:
-            msg = f"family() takes a Table and a width of at most {MAX_WIDTH}"
+            msg = f"family() needs a Table and a width of at most {MAX_WIDTH}"
             raise TypeError(msg)
         index = table.family(labels, is_open)
         part = self.parts.setdefault(table, Part(table, width))
         if part.width != width:
-            msg = f"a table of {part.width} words a series, not {width}"
+            msg = f"the table has {part.width} words a series, not {width}"
             raise ValueError(msg)
         self._families[number] = part, index
 
-    def _take_series(self, body: bytes, limit: int) -> None:
+    def _apply_series(self, body: bytes, limit: int) -> None:
         head = SERIES_HEAD.unpack_from(body)
         number, width, first, created, _ = head
         if number not in self._families:
-            msg = f"there is no family {number}"
+            msg = f"family {number} is unknown"
             raise ValueError(msg)
         known = self._families[number]
         if known is None:
@@ -241,7 +240,7 @@ class Source:
         end = first + width
         is_right = width and first >= FIRST_WORD and end <= limit and math.isfinite(created)
         if not is_right or (part.width and width != part.width) or self._used.find(1, first, end) >= 0:
-            msg = f"no series has {width} words from {first} on"
+            msg = f"a series cannot have {width} words from {first} on"
             raise ValueError(msg)
         part.rows.append(part.table.row(family, body[SERIES_HEAD.size :]))
         part.heads.append(head)
@@ -277,11 +276,11 @@ class Source:
             part.stamp = object()
 
     def load(self) -> None:
-        """Copy the words of all series, each whole; those that belong together as they were at one moment.
+        """Copy the words of all series, each word whole, and the words of one series as they were at one moment.
 
-        If that cannot be had in a bounded number of attempts, they are taken as they are.
+        If that fails in a bounded number of attempts, the words are accepted as they are.
         """
-        self._copied = self._had = None
+        self._copied = self._loaded_before = None
         if self._limit < PAGE:
             return
         parts = list(self.parts.values())
@@ -293,14 +292,14 @@ class Source:
         there = max(FIRST_WORD, min(wanted, self._limit // WORD))
         spans = () if self.is_retired else chain.from_iterable(part.spans(there) for part in parts)
         values = load(self._words[FIRST_WORD:there], spans, self._values)
-        if there < wanted:  # the file was cut
+        if there < wanted:  # the file was truncated
             values = values + array("d", bytes(8 * (wanted - there)))
         self._values = values
         for part in parts:
-            part.take(values)
+            part.set_values(values)
 
     def sweep(self, table: Table) -> set[int]:
-        """Drop the series that were removed from ``table``; returns the generations of the removals that ended them."""
+        """Drop the removed series of ``table``; returns the generations of the removals that ended them."""
         part = self.parts.get(table)
         dropped = [] if part is None else [(part, member) for member in part.removed()]
         removals = {table.removed[part.rows[member]] for part, member in dropped}
@@ -309,12 +308,12 @@ class Source:
         return removals
 
     def words(self, table: Table, row: int) -> list[float] | None:
-        """The words of the last series of a row; None when there is none."""
+        """The words of the last series of a row; None if the row has no series."""
         part = self.parts.get(table)
         member = None if part is None else part.member(row)
         return None if part is None or member is None else part.words_of(member).tolist()
 
     def rows_at(self, table: Table, firsts: Iterable[int]) -> list[int]:
-        """The rows of the series of ``table`` that begin at these words."""
+        """The rows of the series of ``table`` whose first words these are."""
         found = [self._find(word) for word in firsts]
         return [part.rows[member] for part, member in filter(None, found) if part.table is table]

@@ -1,4 +1,4 @@
-"""The values of a gauge of mode ``all``, where a table of all rows and all processes would be mostly empty."""
+"""The levels of a gauge of mode ``all``, one by one: a table of all rows and ordinals would be mostly empty."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["single_levels"]
 def single_levels(
     table: Table, sources: Sequence[Source], own: array[int], wanted: array[int], most: int
 ) -> Iterator[tuple[int, int, float]]:
-    """Row, ordinal and value of all that were ever set, of one row in the order of the ordinals.
+    """Row, ordinal and value of each set level; those of one row in the order of the ordinals.
 
-    ``own`` are the ordinals of the sources, ``wanted`` those to look for, in ascending order: a few at a time, so that
-    no more than about ``most`` values are looked at together.
+    ``own`` are the ordinals of the sources, ``wanted`` the ordinals to look for, ascending. They are processed in
+    batches of about ``most`` values.
     """
     step = max(1, most // len(table))
     for start in range(0, len(wanted), step):

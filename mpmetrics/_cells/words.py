@@ -1,4 +1,4 @@
-"""Words that others write to while they are copied, and where two copies differ; for the twins in Python."""
+"""Copy words while their owner writes to them, and compare copies; part of the pure-Python twin."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ if TYPE_CHECKING:
 __all__ = ["differing", "load", "runs"]
 
 RETRIES: Final = 256
-"""How often words that belong together are read again before they are taken as they are."""
+"""How often to read words that belong together again before accepting them as they are."""
 
 BLOCK: Final = 64
-"""Words that are compared as bytes, and loaded or merged anew together."""
+"""Words in a block: blocks are compared as bytes, and loaded and merged as a whole."""
 
 
-def load(words: memoryview[Any], spans: Iterable[tuple[int, int]], held: array[float]) -> array[float]:
-    """A zero, and a copy of the words of a map that others write to, each loaded whole.
+def load(words: memoryview[Any], spans: Iterable[tuple[int, int]], previous: array[float]) -> array[float]:
+    """A zero followed by a copy of the words of a map that another process writes to, each word loaded whole.
 
-    ``spans`` are the places of words that belong together. ``held`` is what the last call for these words returned; it
-    is returned again when nothing has changed.
+    ``spans`` are the places of words that belong together. ``previous`` is what the last call for these words returned;
+    it is returned again if nothing has changed.
     """
-    # A copy of bytes may tear a word. One that is torn differs from what is held, or has the bytes of the old word.
+    # A copy of bytes may tear a word. A torn word either differs from the previous one or has its bytes.
     seen = words.tobytes()
-    before = held.tobytes()[8:]
+    before = previous.tobytes()[8:]
     if seen == before:
-        return held
+        return previous
     if len(seen) != len(before):
-        values = array("d", [0.0, *words.tolist()])  # of a view in native format this loads item by item
+        values = array("d", [0.0, *words.tolist()])  # tolist() of a view in native format loads each item whole
     else:
-        values = held[:]
+        values = previous[:]
         for low, high in runs(differing(seen, before)):
             values[low + 1 : high + 1] = array("d", words[low:high].tolist())
     if words.tobytes() != memoryview(values)[1:].tobytes():
-        again = array("d", [0.0, *words.tolist()])
+        second = array("d", [0.0, *words.tolist()])
         for low, high in spans:
-            if values[low:high] != again[low:high]:
-                values[low:high] = array("d", _settle(words, low - 1, high - 1))
+            if values[low:high] != second[low:high]:
+                values[low:high] = array("d", _take_stable(words, low - 1, high - 1))
     return values
 
 
-def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
-    """Words from start to end, read until two readings agree, a bounded number of times.
+def _take_stable(words: memoryview[Any], start: int, end: int) -> list[float]:
+    """Read the words from start to end until two readings agree, a bounded number of times.
 
-    The readings are copies of bytes, which are so quick that a busy writer pauses for long enough: as numbers, the
-    words of a sketch take ten times as long as its writer does. Such a copy may tear a word, but the next one then
-    differs from it; if none ever agree, each word is loaded whole, at least.
+    A reading is a copy of bytes. That is fast enough to fit between two writes of a busy writer; reading a sketch as
+    numbers takes ten times as long as a write. Such a copy may tear a word, but then it differs from the next copy. If
+    no two readings agree, each word is at least loaded whole.
     """
     earlier = words[start:end].tobytes()
     for _ in range(RETRIES):
@@ -61,14 +61,14 @@ def _settle(words: memoryview[Any], start: int, end: int) -> list[float]:
 
 
 def differing(some: bytes, others: bytes) -> list[tuple[int, int]]:
-    """First word and end of each block in which these words, as many here as there, are not the same."""
+    """First word and end of each block in which the two, of equal length, differ."""
     width = WORD * BLOCK
     starts = [at for at in range(0, len(some), width) if some[at : at + width] != others[at : at + width]]
     return [(at // WORD, min(at // WORD + BLOCK, len(some) // WORD)) for at in starts]
 
 
 def runs(blocks: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Blocks in ascending order, those put together that touch each other."""
+    """Join adjacent blocks. ``blocks`` are in ascending order."""
     found: list[tuple[int, int]] = []
     for start, end in blocks:
         if found and found[-1][1] == start:

@@ -1,1 +1,1 @@
-"""Callbacks of asynchronous instruments: which there are, how they are run, and how workers are asked to run theirs."""
+"""Callbacks of observable instruments: registration, order, deadlines, and what they report."""

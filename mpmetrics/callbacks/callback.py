@@ -1,11 +1,12 @@
-"""Callbacks that are to be run when somebody looks, and the registry of those of one provider."""
+"""A callback that runs at each collection, and the list of the callbacks of one provider."""
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,51 +23,49 @@ __all__ = [
     "check_limits",
 ]
 
-log = logging.getLogger("mpmetrics")
-
 Scope = Literal["host", "worker"]
 """Where a callback runs: once for the whole server, in its collector, or in every worker."""
 
 DEFAULT_TIMEOUT = 5.0
-"""Seconds that a callback may take unless told otherwise."""
+"""Default of the seconds that a callback may take."""
 
 
 class Target(Protocol):
-    """A metric that callbacks observe; the methods are called by one thread at a time."""
+    """A metric that callbacks observe. One thread at a time calls the methods."""
 
     @property
     def family(self) -> Family:
-        """The metric as all processes agree on it."""
+        """The declaration of the metric."""
 
     @property
     def max_series(self) -> int:
-        """Series that it may have."""
+        """How many series the metric may have in a process."""
 
     def key_of(self, attributes: Mapping[str, object] | None) -> Key:
-        """Label values of the series with these attributes; TypeError or ValueError when they are none."""
+        """Return the label values of the series with these attributes; TypeError or ValueError if they are invalid."""
 
     def add(self, key: Key, amount: float) -> Key:
-        """Move the stored total of a series; returns which one, which past the cap is the overflow series."""
+        """Add to the stored total of a series; return its key. Past the cap that is the overflow series."""
 
     def resolve(self, key: Key) -> Key:
-        """The series that takes what is observed of this one: itself, or past the cap the overflow series."""
+        """Return the key of the series that stores this one's value: itself, or past the cap the overflow series."""
 
     def put(self, key: Key, value: float) -> None:
-        """Store what this process observed of a series."""
+        """Store the value that this process observed of a series."""
 
     def withdraw(self, key: Key) -> None:
-        """That series is observed here no more: take the value back, unless it is a total that has to stay."""
+        """Remove this process's value of a series that it no longer observes, unless it is a total that must stay."""
 
     def place(self, key: Key) -> int | None:
-        """First word of a series in this process's slab, None when it is not there."""
+        """Return the index of the first word of a series in this process's slab; None if it is not in the slab."""
 
 
 @dataclass(eq=False)
 class Callback:
-    """A function that observes ``targets``, one if it is an instrument's own (``is_single``).
+    """A function that observes ``targets``. ``is_single``: it is the callback of one instrument, its only target.
 
-    ``name`` tells it apart in figures and messages. It may take ``timeout`` seconds. What it observed is used again for
-    ``max_age`` seconds; None leaves that to the collector. ``module`` is where the function was defined.
+    ``name`` identifies it in self-metrics and messages. It may take ``timeout`` seconds. Its values are used again for
+    ``max_age`` seconds; None: for the collector's ``max_age``. ``module`` is where the function was defined.
     """
 
     name: str
@@ -77,33 +76,31 @@ class Callback:
     timeout: float = DEFAULT_TIMEOUT
     max_age: float | None = None
     module: str = ""
-    _said: set[str] = field(default_factory=set)
+    _log: LogOnce = field(default_factory=LogOnce)
 
-    def say(self, cause: str, message: str, error: BaseException | None = None) -> None:
-        """Log a message about this callback, once for each cause."""
-        if cause not in self._said:
-            self._said.add(cause)
-            log.warning("callback %s: %s", self.name, message, exc_info=error)
+    def warn(self, cause: str, message: str, error: BaseException | None = None) -> None:
+        """Log a warning about this callback, once for each cause."""
+        self._log.warn(cause, "callback %s: %s", self.name, message, error=error)
 
 
 class Callbacks:
-    """The callbacks of one provider in this process. Any thread may call its methods."""
+    """The callbacks of one provider in this process. Any thread may call the methods."""
 
     def __init__(self) -> None:
         self._callbacks: dict[object, Callback] = {}
         self.on_added: Callable[[Callback], object] | None = None
-        """Called with each new one."""
+        """Called with each callback that is added."""
         self.on_removed: Callable[[Callback], object] | None = None
-        """Called with each that was taken back."""
+        """Called with each callback that is removed."""
 
     def add(self, callback: Callback, token: object = None) -> None:
-        """Have it run from the next collection on, in the place of the one that was added with this token, if any."""
+        """Run it from the next collection on. It replaces the callback that was added with the same token."""
         self._callbacks[callback if token is None else token] = callback
         if self.on_added is not None:
             self.on_added(callback)
 
     def free_name(self, name: str) -> str:
-        """``name``, or with a number behind it when another callback has it already."""
+        """Return ``name``, with ``#2``, ``#3``, ... behind it if other callbacks have that name."""
         taken = {callback.name for callback in self}
         number = 2
         free = name
@@ -113,7 +110,7 @@ class Callbacks:
         return free
 
     def remove(self, callback: Callback) -> None:
-        """Do not run it any more; nothing happens when it is not there."""
+        """Stop running it. Does nothing if it was not added."""
         for token, held in list(self._callbacks.items()):
             if held is callback:
                 self._callbacks.pop(token, None)
@@ -121,11 +118,11 @@ class Callbacks:
                     self.on_removed(callback)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Stop running all of them."""
         self._callbacks.clear()
 
     def of(self, scope: Scope) -> list[Callback]:
-        """In the order in which they run: instruments' own first, each kind in the order of registration."""
+        """Return those of a scope in the order in which they run: of instruments, then of meters, oldest first."""
         callbacks = [callback for callback in list(self._callbacks.values()) if callback.scope == scope]
         return sorted(callbacks, key=lambda callback: not callback.is_single)
 
@@ -134,19 +131,19 @@ class Callbacks:
 
 
 def check_callback(function: object, what: str) -> None:
-    """TypeError unless ``function`` can be called."""
+    """Raise TypeError unless ``function`` can be called. ``what`` begins the message."""
     if not callable(function):
-        msg = f"{what}: a callback is a function, not {function!r}"
+        msg = f"{what}: the callback must be a function, not {function!r}"
         raise TypeError(msg)
 
 
 def check_limits(timeout: float, max_age: float | None, what: str) -> None:
-    """ValueError unless ``timeout`` is a positive number of seconds and ``max_age`` one that is not negative."""
+    """Raise ValueError unless ``timeout`` is above 0 s and ``max_age`` at least 0 s. ``what`` begins the message."""
     if not (_is_number(timeout) and 0 < timeout < math.inf):
-        msg = f"{what}: timeout is a positive number of seconds, not {timeout!r}"
+        msg = f"{what}: timeout must be a number of seconds above 0, not {timeout!r}"
         raise ValueError(msg)
     if max_age is not None and not (_is_number(max_age) and 0 <= max_age < math.inf):
-        msg = f"{what}: max_age is a number of seconds from 0, not {max_age!r}"
+        msg = f"{what}: max_age must be a number of seconds, at least 0, not {max_age!r}"
         raise ValueError(msg)
 
 

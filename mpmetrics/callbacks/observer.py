@@ -1,6 +1,6 @@
-"""What a callback is given to report with, and what becomes of its reports.
+"""Observers: a callback receives one and reports its values with it. Observations: the valid reports of one run.
 
-A report that makes no sense is dropped, counted and logged once: a callback's mistake never costs more than itself.
+An invalid report is dropped, counted and logged once for each cause. The other reports of the callback count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["InstrumentObserver", "MeterObserver", "Observations", "Observer", "o
 class Observations:
     """What one run of a callback observed.
 
-    Once closed, which is when the run is past its deadline, late observations count for nothing; but what a late
-    ``delta`` observation adds to a stored total still is added: the callback is not going to say it again.
+    A run that is past its deadline is closed: later observations are ignored. A late ``delta`` is still added to its
+    stored total, because the callback will not report it again.
     """
 
     def __init__(self, callback: Callback) -> None:
@@ -31,11 +31,11 @@ class Observations:
         self.is_closed = False
 
     def take(self, target: object, value: object, attributes: Mapping[str, object] | None) -> None:
-        """Take one observation, or drop it."""
+        """Take one observation, or drop it if it is invalid."""
         number = _number(value)
         found = self._registered(target)
         if found is None:
-            self.drop("target", f"observed {target!r}, which it is not registered for")
+            self.drop("target", f"observed {target!r}, for which it is not registered")
         elif number is None:
             self.drop("number", f"observed {value!r} of {found!r}, which is not a number")
         elif (problem := _problem(found, number)) is not None:
@@ -49,7 +49,7 @@ class Observations:
                 self._keep(found, key, number)
 
     def _registered(self, target: object) -> Target | None:
-        """Ours of the targets that is the same metric: two instruments of one name are one metric."""
+        """Return the target that is the same metric as ``target``: two instruments of one name are one metric."""
         family = getattr(target, "family", None)
         return next((known for known in self._callback.targets if known is target or known.family == family), None)
 
@@ -60,14 +60,14 @@ class Observations:
             self.taken.append((target, key, value))
 
     def drop(self, cause: str, message: str) -> None:
-        """Count an observation that is of no use, and say why, once."""
+        """Count an invalid observation, and log why, once for each cause."""
         self.drops += 1
-        self._callback.say(cause, f"{message}; dropped")
+        self._callback.warn(cause, f"{message}; dropped")
 
 
 def _number(value: object) -> float | None:
     if isinstance(value, (str, bytes, bytearray)):
-        return None  # float() would read them
+        return None  # float() would parse them
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -77,54 +77,55 @@ def _number(value: object) -> float | None:
 def _problem(target: Target, value: float) -> str | None:
     family = target.family
     if family.kind != "gauge" and not math.isfinite(value):
-        return "a sum has to be finite"
+        return "a total must be finite"
     if family.kind == "counter" and value < 0:
         return "a counter can only go up"
     return None
 
 
 class Observer:
-    """Reports for the instruments that a callback is registered for."""
+    """Base class of what a callback reports with."""
 
     def __init__(self, observations: Observations) -> None:
         self._observations = observations
 
     def take(self, item: object) -> None:
-        """What a generator yields: the arguments of ``observe``, as a tuple unless it is one alone."""
+        """Take what a generator yields: the arguments of ``observe`` as a tuple, or the only argument."""
         arguments = item if isinstance(item, tuple) else (item,)
         try:
             self.observe(*arguments)  # type: ignore[attr-defined]
         except TypeError:
-            self._observations.drop("yield", f"yielded {item!r}, which are not the arguments of observe()")
+            self._observations.drop("yield", f"yielded {item!r}, which are not arguments of observe()")
 
 
 class InstrumentObserver(Observer):
-    """What an instrument's own callback reports with."""
+    """What the callback of one instrument reports with."""
 
     def __init__(self, observations: Observations, target: Target) -> None:
         super().__init__(observations)
         self._target = target
 
     def observe(self, value: float, attributes: Mapping[str, object] | None = None) -> None:
-        """Report a value for the series with these attributes.
+        """Report a value of the series with these attributes.
 
-        Twice in one collection: of counters both add up, of a gauge the last one counts. A value that is not a number,
-        or not one that the instrument can have, and attributes that make no sense are dropped, logged once and counted.
+        If a series is reported twice in one collection, the values of a total add up and the last value of a gauge
+        counts. A value that is no number or that the instrument cannot have, and invalid attributes, are dropped,
+        logged once and counted.
         """
         self._observations.take(self._target, value, attributes)
 
 
 class MeterObserver(Observer):
-    """What a meter's callback reports with."""
+    """What the callback of a meter reports with."""
 
     def observe(self, instrument: object, value: float, attributes: Mapping[str, object] | None = None) -> None:
         """Report a value of ``instrument``; as :meth:`InstrumentObserver.observe`.
 
-        An instrument that the callback is not registered for is dropped, logged once and counted.
+        An instrument for which the callback is not registered is dropped, logged once and counted.
         """
         self._observations.take(instrument, value, attributes)
 
 
 def observer_of(callback: Callback, observations: Observations) -> Observer:
-    """The observer that ``callback`` is called with."""
+    """Return the observer that ``callback`` is called with."""
     return InstrumentObserver(observations, callback.targets[0]) if callback.is_single else MeterObserver(observations)

@@ -1,4 +1,4 @@
-"""Where a callback comes from, and how to take it back."""
+"""The registration of a callback, which can be undone, and the module and name of its function."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Registration:
         self._callback = callback
 
     def unregister(self) -> None:
-        """Do not run it any more; again does nothing."""
+        """Stop running the callback. Calling it again does nothing."""
         self._callbacks.remove(self._callback)
 
 
 def origin(function: object) -> tuple[str, str]:
-    """Module and qualified name of a function, a method, a partial of one, or of the class of an object to call."""
+    """Return module and qualified name of a function, a method, a partial, or the class of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function) if callable(function) else function

@@ -1,11 +1,12 @@
-"""Runs callbacks: one after another, each with a deadline, on a thread of their own.
+"""Runs callbacks one after another on a thread of their own, each with a deadline.
 
-Who asks for a run watches that thread. When a callback is past its deadline, the thread is left to it, and another one
-goes on with the callbacks behind it; the late one is not started again beside itself. Coroutines are cancelled at their
-deadline instead. No thread outlives a run, except for a callback that hangs: a process that forks later has none.
+The caller waits for that thread. When a callback passes its deadline, the caller abandons the thread and starts
+another one for the remaining callbacks. A late callback is not started again while it still runs. A coroutine is
+cancelled at its deadline instead. Only the thread of a callback that hangs outlives a run, so a process that forks
+between runs has no thread of ours.
 
-A run as a whole is bounded, too: a callback gets at most half of the time that is left for all, unless it is the last
-one, so that slow ones never keep those behind them from being run.
+The time of all callbacks together is bounded, too. Each callback gets at most half of the time that is left, the last
+one all of it, so slow callbacks cannot take all the time of those behind them.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ __all__ = ["Run", "Runner", "Watch", "at_work_for"]
 
 
 class _AtWork:
-    """The threads of this process that run callbacks, and who waits for each of them."""
+    """The threads of this process that run callbacks, and for each the thread that waits for it."""
 
     def __init__(self) -> None:
         self.callers: dict[int, int] = {}
         fork.register(self)
 
     def after_fork_in_child(self) -> None:
-        """They are at work in the parent; here, the next new thread is likely to be known by what one of them was."""
+        """Forget them: they run in the parent, and the next new thread here is likely to get the ident of one."""
         self.callers = {}
 
 
@@ -44,25 +45,25 @@ _at_work = _AtWork()
 
 
 def at_work_for() -> int | None:
-    """The thread that waits for the callback in which this is asked; None when this is in none."""
+    """Return the ident of the thread that waits for the callback that calls this; None outside of callbacks."""
     return _at_work.callers.get(threading.get_ident())
 
 
 class Watch(Protocol):
-    """Is told which callbacks are running, so that one that ends its process can be found out."""
+    """Is told which callbacks run, so that a callback that ends its process can be identified afterwards."""
 
     def is_suspended(self, name: str) -> bool:
-        """Whether this callback is not to be run."""
+        """True if this callback must not run."""
 
     def began(self, name: str) -> None:
-        """It is about to run."""
+        """The callback is about to run."""
 
     def ended(self, name: str) -> None:
-        """It has returned or raised."""
+        """The callback has returned or raised."""
 
 
 class Run:
-    """One run of a callback: what it observed, how long it took in seconds, and how it went wrong, if it did."""
+    """One run of a callback: its observations, its duration in seconds, and its error, if any."""
 
     def __init__(self, callback: Callback) -> None:
         self.callback = callback
@@ -72,27 +73,27 @@ class Run:
         self.is_suspended = False
         self.seconds = 0.0
         self.finished_at: float | None = None
-        """On the runner's clock."""
+        """Time on the runner's clock; None until then."""
         self.is_counted = False
-        """Whether the figures have it: what is used again is not run again."""
+        """True once the self-metrics have counted this run, which later collections may use again."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether what was observed is what the callback has to say: it returned, or raised, in time."""
+        """True if the callback returned or raised in time, so its observations are all that it has to report."""
         return not self.timed_out and not self.is_suspended
 
     def leave(self) -> None:
-        """It is past its deadline: what it still observes comes too late."""
+        """Give up on the run, which is past its deadline: later observations are ignored."""
         self.timed_out = True
         self.observations.is_closed = True
 
     def execute(self, seconds: float) -> None:
-        """Call the function, within a thread of its own; coroutines within an event loop of their own."""
+        """Call the function on this thread; a coroutine in an event loop of its own, for at most ``seconds``."""
         try:
             _call(self.callback, observer_of(self.callback, self.observations), seconds)
         except _LateError:
             self.leave()
-        except BaseException as error:  # noqa: BLE001 (it may not end the thread that runs the others)
+        except BaseException as error:  # noqa: BLE001 (it must not end the thread that runs the others)
             self.error = error
 
 
@@ -104,7 +105,7 @@ def _call(callback: Callback, observer: Observer, seconds: float) -> None:
         for item in said:
             observer.take(item)
     elif said is not None:
-        msg = f"a callback reports with observer.observe(...) or yields, but this one returned {said!r}"
+        msg = f"a callback must report with observer.observe(...) or by yielding, not return {said!r}"
         raise TypeError(msg)
 
 
@@ -132,7 +133,7 @@ def _name(run: Run) -> str:
 
 
 class Runner:
-    """Runs callbacks for one caller at a time. ``watch`` is told what is running."""
+    """Runs callbacks for one caller at a time. ``watch`` is told which callback runs."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, watch: Watch | None = None) -> None:
         self._clock = clock
@@ -141,10 +142,10 @@ class Runner:
         self._running: dict[Callback, Run] = {}
 
     def run(self, callbacks: Sequence[Callback], seconds: float, max_age: float = 0.0) -> list[Run]:
-        """Run ``callbacks`` within ``seconds``; one run for each, in their order.
+        """Run ``callbacks`` within ``seconds``; return a run for each, in their order.
 
-        What a callback observed less than its ``max_age`` seconds ago is used again; ``max_age`` here is for those that
-        say nothing about it.
+        A complete run that ended less than the callback's ``max_age`` seconds ago is returned again; ``max_age`` here
+        is for callbacks that have none.
         """
         end = self._clock() + seconds
         runs = [self._fresh(callback, max_age) or Run(callback) for callback in callbacks]
@@ -164,10 +165,10 @@ class Runner:
         return latest if age < (max_age if callback.max_age is None else callback.max_age) else None
 
     def _is_barred(self, run: Run) -> bool:
-        """Whether a callback may not be started: it still runs, or is suspended."""
+        """True if a callback must not be started: its last run has not ended, or it is suspended."""
         if run.callback in self._running:
             run.leave()
-            run.callback.say("running", "is still running since an earlier collection; not started again beside itself")
+            run.callback.warn("running", "still runs since an earlier collection, so it is not started again")
         elif self.watch is not None and self.watch.is_suspended(_name(run)):
             run.is_suspended = True
         return run.timed_out or run.is_suspended
@@ -183,13 +184,13 @@ class Runner:
             self.watch.ended(_name(run))
 
     def reset(self) -> None:
-        """In a forked child: what runs, runs in the parent."""
+        """In a forked child: forget all runs, which are the parent's."""
         self._latest = {}
         self._running = {}
 
 
 class _Lane:
-    """One thread and the runs that it carries out in order, until it is left to one that hangs."""
+    """One thread that carries out runs in order, until a run passes its deadline and the caller abandons the thread."""
 
     def __init__(
         self,
@@ -212,18 +213,18 @@ class _Lane:
         self._is_left = False
 
     def watch(self) -> Sequence[Run]:
-        """Carry the runs out; returns when all have ended, or one is past its deadline: then those behind it."""
+        """Start the thread and wait. Return the runs that are left: none, or those behind a run that is too late."""
         self._advance()
         thread = threading.Thread(target=self._work, name="mpmetrics-callbacks", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the system gives us no thread
+        except RuntimeError as error:  # the system has no thread for us
             for run in self._runs:
                 run.error = error
             return ()
         while True:
             if self._finished.wait(max(0.0, self._deadline - self._clock())):
-                thread.join()  # it has nothing left to do
+                thread.join()  # it is about to end
                 return ()
             with self._lock:
                 if not self._finished.is_set() and self._clock() >= self._deadline:
@@ -232,7 +233,7 @@ class _Lane:
                     return self._runs[self._current + 1 :]
 
     def _advance(self) -> bool:
-        """Make the next run the current one; False when there is none."""
+        """Make the next run the current one and set its deadline; False if no run is left."""
         self._current += 1
         if self._current == len(self._runs):
             self._finished.set()
@@ -250,7 +251,7 @@ class _Lane:
         try:
             self._carry_out()
         finally:
-            _at_work.callers.pop(me, None)  # gone where a callback forked, and this is the child
+            _at_work.callers.pop(me, None)  # already gone in a child that the callback forked
 
     def _carry_out(self) -> None:
         going = True

@@ -1,4 +1,4 @@
-"""What the runs of one collection come to, by metric and series."""
+"""Totals: the observations of one collection put together, by metric and series. A pure function of its runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Total", "totals"]
 
 
 class Total:
-    """The value of a series in one collection, and who observed it last."""
+    """The value of a series in one collection, and the callback that observed it last."""
 
     __slots__ = ("callback", "target", "value")
 
@@ -26,9 +26,9 @@ class Total:
 
 
 def totals(runs: Iterable[Run]) -> dict[str, dict[Key, Total]]:
-    """By metric and series what ``runs`` observed, in their order: of a gauge what came last, else the sum.
+    """Return the value of each series that ``runs`` observed, by metric: the last one of a gauge, else the sum.
 
-    A metric has at most its ``max_series`` series; what comes past them is its overflow series.
+    A metric has at most ``max_series`` series; further ones are its overflow series. Incomplete runs do not count.
     """
     found: dict[str, dict[Key, Total]] = {}
     for run in runs:

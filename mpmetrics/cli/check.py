@@ -1,4 +1,4 @@
-"""``mpmetrics check``: what is in use here, and whether the store can be used."""
+"""``mpmetrics check``: shows which core and Python are in use, and the state of a store. Changes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from mpmetrics import _cells
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.errors import MpmetricsError
 from mpmetrics.storage.store import Store
 
@@ -17,11 +17,11 @@ __all__ = ["check"]
 
 
 def check(store: str | None, say: Callable[[str], object]) -> int:
-    """Say what there is, a line each; returns 0, or 1 when the store cannot be used as it should."""
+    """Print the facts, one a line, with ``say``; return 0, or 1 if the store is unusable or damaged."""
     say(f"core: {_cells.TWIN} ({_cells.WHY})")
     say(f"python: {platform.python_implementation()} {platform.python_version()}")
     if not store:
-        say("store: none; set MPMETRICS_DIR, or name its directory, to have it checked")
+        say("store: none; to check one, give its directory or set MPMETRICS_DIR")
         return 0
     try:
         path = Store(store).current()
@@ -29,9 +29,9 @@ def check(store: str | None, say: Callable[[str], object]) -> int:
         say(f"store: cannot be used: {error}")
         return 1
     if path is None:
-        say(f"store: {store}: no server has begun to use it")
+        say(f"store: {store}: no server has used it yet")
         return 1
-    reader = EpochReader(path)  # which only looks: it folds nobody
+    reader = EpochReader(path)  # reads only, and folds nothing
     snapshot = reader.snapshot()
     reader.close()
     live = sum(column.alive for column in snapshot.columns)

@@ -1,4 +1,4 @@
-"""Takes the command line apart and runs the command that it names."""
+"""Parses the command line and runs its command."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 when all is well, 1 when something is not, 2 for a bad command line."""
+    """Run the command; return the exit code: 0 for success, 1 for a problem that it found, 2 for a bad command line."""
     parser = argparse.ArgumentParser(prog="mpmetrics", description="Metrics of all processes of a prefork server.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     checking = commands.add_parser(
         "check",
-        help="say what is in use here, and whether the store can be used",
-        description="Says which core is in use, compiled or pure, and whether the store can be read.",
+        help="show the core in use and the state of a store",
+        description="Shows which core is in use, compiled or pure, and whether the store can be read.",
     )
-    checking.add_argument("store", nargs="?", help="directory of the store (default: what MPMETRICS_DIR says)")
+    checking.add_argument("store", nargs="?", help="directory of the store (default: $MPMETRICS_DIR)")
     options = parser.parse_args(arguments)
     return check(options.store or os.environ.get("MPMETRICS_DIR"), print)
 
@@ -33,5 +33,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _version() -> str:
     try:
         return version("mpmetrics-toolkit")
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # running from a source tree that is not installed
         return "unknown"

@@ -1,1 +1,1 @@
-"""Reading a store: a consistent snapshot of all processes' words, their merge, and the figures about it."""
+"""The collector: a consistent snapshot of the words of all processes, their merge, callbacks, and self-metrics."""

@@ -1,9 +1,11 @@
-"""Collecting: take a snapshot, fold the dead, merge it, add the figures. One at a time, shared by all who ask."""
+"""Collection: runs callbacks, takes a snapshot, folds dead processes, merges, and adds self-metrics.
+
+One collection runs at a time; all threads that ask meanwhile share the next one.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from typing import TYPE_CHECKING
@@ -13,15 +15,16 @@ from prometheus_client.registry import Collector as PrometheusCollector
 from mpmetrics import fork
 from mpmetrics.callbacks.callback import check_limits
 from mpmetrics.callbacks.runner import at_work_for
-from mpmetrics.collector.asynchronous import Asynchronous
-from mpmetrics.collector.epoch import EpochReader
-from mpmetrics.collector.families import families
-from mpmetrics.collector.modules import CallbackModules
-from mpmetrics.collector.self_metrics import figures
+from mpmetrics.collector.all_callbacks import AllCallbacks
+from mpmetrics.collector.asked_workers import WORKER_TIMEOUT
+from mpmetrics.collector.callback_modules import CallbackModules
+from mpmetrics.collector.epoch_reader import EpochReader
+from mpmetrics.collector.exporter_options import ExporterOptions, apply_options
+from mpmetrics.collector.prometheus_families import prometheus_families
+from mpmetrics.collector.self_metrics import self_metrics
 from mpmetrics.collector.shared_call import SharedCall
-from mpmetrics.collector.view import ExporterOptions, view
-from mpmetrics.collector.workers import WORKER_TIMEOUT
 from mpmetrics.errors import ShutdownError, StoreError, StoreUnavailableError
+from mpmetrics.log_once import LogOnce
 from mpmetrics.provider import Provider, get_provider
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.store import Store
@@ -37,42 +40,40 @@ if TYPE_CHECKING:
 
 __all__ = ["Collected", "Collection"]
 
-log = logging.getLogger("mpmetrics")
-
 _LONGEST = 20.0
 _SHORTEST = 0.25
 _SHARE = 0.8
-"""Seconds that callbacks have, at most and at least, and the share of the scraper's patience.
+"""Most and fewest seconds that callbacks get, and their share of the time that the scraper waits.
 
-The least is for all who share a collection: one that says it cannot wait at all does not take the time from the others.
+The minimum protects the others that share a collection from a scraper that says it cannot wait at all.
 """
 
 
 class Collected:
-    """The result of one collection, which everybody who asked for it shares."""
+    """The result of one collection, which all callers that waited for it share."""
 
     def __init__(self, readings: list[Reading]) -> None:
         self.readings = readings
         self.bodies: dict[object, tuple[str, bytes]] = {}
-        """What has been made of the readings so far, by format: a content coding or "", and the bytes."""
+        """What was made of the readings, by format: a content coding or "", and the bytes."""
 
 
 class Collection(PrometheusCollector):
     """Collects the metrics of ``source``: a provider, the directory of a store, or by default the default provider.
 
-    Of a directory, the current epoch is collected, whichever that is at the time. Of a provider, the callbacks of its
-    asynchronous instruments are run, each once a collection; a store's workers are asked to run theirs.
+    Of a directory, it collects the epoch that is current at the time. Of a provider, it runs the host callbacks, each
+    once a collection. In both cases it asks the store's workers to run their worker callbacks.
 
-    ``options`` say how instruments of the Meter API are shown. What callbacks observed less than ``max_age`` seconds
-    ago is used again, so that a pair of scrapers costs no more than one; callbacks may have a ``max_age`` of their own.
-    ``worker_timeout`` is how many seconds a collection waits for the callbacks of all workers. ``modules`` register
-    callbacks, ``watch`` is told which of them run. ``sources`` have more metrics to show, as a registry's driver does.
+    ``options`` decide how instruments of the Meter API are shown. What callbacks observed less than ``max_age`` seconds
+    ago is used again, so two scrapers cost no more than one; a callback may have a ``max_age`` of its own. A collection
+    waits ``worker_timeout`` seconds for the callbacks of all workers. ``modules`` register callbacks, ``watch`` is told
+    which callback runs. Each of ``sources`` returns further metrics, as a registry's driver does.
 
-    Follows the Collector protocol of prometheus_client, so it can be registered with one of its registries. May be used
-    from any thread.
+    It follows the Collector protocol of prometheus_client, so it can be registered with a prometheus_client registry.
+    Any thread may call its methods.
 
-    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when ``source`` is a directory that is not there or that is
-    not to be trusted; ValueError for a ``max_age`` or ``worker_timeout`` that is none.
+    Raises :class:`~mpmetrics.errors.StoreUnavailableError` if ``source`` is a directory that does not exist or cannot
+    be trusted; ValueError for an invalid ``max_age`` or ``worker_timeout``.
     """
 
     def __init__(
@@ -100,114 +101,118 @@ class Collection(PrometheusCollector):
         elif os.path.isdir(source):
             self._store = Store(source)
         else:
-            msg = f"there is no store at {os.fspath(source)!r}; is MPMETRICS_DIR the one that the server uses?"
+            msg = f"no store exists at {os.fspath(source)!r}; use the MPMETRICS_DIR of the server"
             raise StoreUnavailableError(msg)
         self._reader: EpochReader | None = None
-        self._said: set[str] = set()
-        self._asynchronous = Asynchronous(self._provider, watch, worker_timeout)
+        self._log = LogOnce()
+        self._callbacks = AllCallbacks(self._provider, watch, worker_timeout)
         self._ends: list[float] = []
-        """By when those who wait for a collection want to have it, on the monotonic clock."""
+        """For each caller that waits for a collection, the time on the monotonic clock by which it wants one."""
         self._shared = SharedCall(self._collect, self._collect_aside, at_work_for)
         fork.register(self)
 
     def readings(self, timeout: float | None = None) -> list[Reading]:
-        """The merged metrics, in the order of their names, and then the collector's figures about itself.
+        """Return the merged metrics in the order of their names, then the self-metrics.
 
-        What cannot be read is missing and counted in ``mpmetrics_unreadable_files``. ``timeout`` is how many seconds
-        the caller is going to wait: callbacks get most of that, and never more than 20 s in all.
+        Files that cannot be read are missing and counted in ``mpmetrics_unreadable_files``. ``timeout`` is how many
+        seconds the caller will wait: callbacks get 80 % of that, and never more than 20 s in all.
 
-        Raises :class:`~mpmetrics.errors.ShutdownError` once the provider was shut down.
+        Raises :class:`~mpmetrics.errors.ShutdownError` if the provider was shut down.
         """
         return self.collected(timeout).readings
 
     def collected(self, timeout: float | None = None) -> Collected:
-        """The result of a collection that begins after this call; the rest as in :meth:`readings`."""
+        """Return the result of a collection that begins after this call; arguments and errors as in ``readings``."""
         if self._provider is not None and self._provider.closed:
-            raise ShutdownError("there are no metrics to show: their provider was shut down")
+            raise ShutdownError("no metrics can be shown: their provider was shut down; collect from a new one")
         end = time.monotonic() + _budget(timeout)
         self._ends.append(end)
         try:
             return self._shared()
         finally:
-            with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
+            with contextlib.suppress(ValueError):  # a child that was forked meanwhile has an empty list
                 self._ends.remove(end)
 
     def exported(self, readings: list[Reading], *, utf8: bool = False) -> list[Reading]:
-        """``readings`` as the options show them; with names in UTF-8 only to a scraper that asked for them."""
+        """Return ``readings`` as the options show them. ``utf8``: the scraper accepts names in UTF-8."""
         resource = {} if self._provider is None else self._provider.resource
 
         def complain(message: str) -> None:
-            self._say(message, message)
+            self._log.warn(message, "%s", message)
 
-        return view(readings, self._options, resource=resource, utf8=utf8, complain=complain)
+        return apply_options(readings, self._options, resource=resource, utf8=utf8, complain=complain)
 
     def collect(self) -> Iterator[Metric]:
-        """The same as prometheus_client's metric families."""
-        return families(self.exported(self.readings()))
+        """Return the same as prometheus_client's metric families."""
+        return prometheus_families(self.exported(self.readings()))
 
     def close(self) -> None:
-        """Close the files that are kept open between collections; collecting again opens them again."""
+        """Close the files that stay open between collections. The next collection opens them again."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
 
     def describe(self) -> list[Metric]:
-        """Nothing: what there is shows when it is collected. A registry asks this when the collector is registered."""
+        """Return nothing. A registry of prometheus_client calls this at registration, to check for equal names."""
         return []
 
     def _collect(self) -> Collected:
         start = time.monotonic()
         path = self._current_path()
-        # One who has been waiting for the last collection may be out of patience; the others are not.
+        # A caller that has waited through the last collection may be past its time; the others still have theirs.
         ends = [end for end in list(self._ends) if end > start]
-        self._asynchronous.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
+        self._callbacks.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
         snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
-            self._say(name, problem)
+            self._log.warn(name, "%s", problem)
         for why in (*snapshot.problems, *(why for _, why in snapshot.hidden)):
-            self._say(why, why)
-        merged = self._asynchronous.merge(snapshot)
+            self._log.warn(why, "%s", why)
+        merged = self._callbacks.merge(snapshot)
         self._add_sources(merged)
-        merged += self._asynchronous.figures() + self._modules.readings()
-        return Collected(merged + figures(snapshot, seconds=time.monotonic() - start))
+        merged += self._callbacks.self_metrics() + self._modules.readings()
+        return Collected(merged + self_metrics(snapshot, seconds=time.monotonic() - start))
 
     def _collect_aside(self) -> Collected:
-        """What there is without waiting; the caller may be what keeps up the collection that is going on.
+        """Return what is available without waiting; the caller may be blocking the running collection.
 
-        What that one has half done is left alone: files are opened anew, and no callbacks or sources are asked.
+        Nothing of the running collection is used: files are opened anew, and no callbacks or sources are called.
         """
         start = time.monotonic()
         reader = self._new_reader(self._epoch_path())
         snapshot = reader.snapshot()
-        merged = self._asynchronous.merge_aside(snapshot) + self._modules.readings()
+        merged = self._callbacks.merge_aside(snapshot) + self._modules.readings()
         reader.close()
-        return Collected(merged + figures(snapshot, seconds=time.monotonic() - start))
+        return Collected(merged + self_metrics(snapshot, seconds=time.monotonic() - start))
 
     def _add_sources(self, merged: list[Reading]) -> None:
-        """Add what the other sources have; a name that is taken is not shown twice."""
+        """Add the metrics of the other sources, without those whose names are already in use."""
         names = {reading.name for reading in merged}
         for source in self._sources:
             for reading in source():
                 if reading.name in names:
-                    self._say(f"twice {reading.name}", f"metric {reading.name!r} of a driver is not shown: it is taken")
+                    self._log.warn(
+                        ("twice", reading.name),
+                        "metric %r of a driver is not shown: another metric has this name; give one another namespace",
+                        reading.name,
+                    )
                     continue
                 names.add(reading.name)
                 merged.append(reading)
 
     def snapshot(self, *, ask: bool = False) -> Snapshot:
-        """What there is at this moment; ``ask`` the workers to run their callbacks first, and no other callbacks.
+        """Return the state at this moment. With ``ask``, workers run their callbacks first; no other callbacks run.
 
-        One thread at a time, and not beside :meth:`readings`.
+        For one thread at a time, and not together with :meth:`readings`.
         """
         path = self._current_path()
         if ask:
-            self._asynchronous.ask(path)
+            self._callbacks.ask(path)
         return self._read(path)
 
     def _current_path(self) -> str | None:
-        """The epoch to read; this process itself moves over first, when another epoch took the place of its own."""
+        """Return the epoch to read. If another epoch has replaced this process's own, the process moves there first."""
         if self._provider is not None and self._provider.memory.process.is_due:
-            self._provider.memory.notice()
+            self._provider.memory.catch_up()
         return self._epoch_path()
 
     def _epoch_path(self) -> str | None:
@@ -216,28 +221,27 @@ class Collection(PrometheusCollector):
         try:
             return self._store.current() if self._store is not None else None
         except OSError as error:
-            self._say("store", f"the store cannot be read: {error}")
-            reader = self._reader  # which another thread may close
+            self._log.warn("store", "the store cannot be read: %s", error)
+            reader = self._reader  # another thread may close it
             if reader is None or isinstance(error, FileNotFoundError):
                 return None
-            return reader.path  # of which files are open
+            return reader.path  # its files are open
 
     def fold(self) -> int:
-        """Fold the dead of the current epoch, up to a batch of them; returns how many were folded.
+        """Fold dead processes of the current epoch, at most a batch; return how many were folded.
 
-        A retired file that was read here and that somebody has removed since is written again. What keeps it from doing
-        so is said once in the log.
+        If the retired file was read here and is gone since, it is written again. A failure is logged once.
         """
-        path, reader = self._epoch_path(), self._reader  # which another thread may close
+        path, reader = self._epoch_path(), self._reader  # another thread may close it
         try:
             known = None if reader is None or reader.path != path else reader.retired
             return 0 if path is None else fold(path, retired=known)
         except (OSError, StoreError) as error:
-            self._say("fold", f"the dead cannot be folded: {error}")
+            self._log.warn("fold", "dead processes cannot be folded, the next scrape will try again: %s", error)
             return 0
 
     def _read(self, path: str | None) -> Snapshot:
-        reader = self._reader  # which another thread may close
+        reader = self._reader  # another thread may close it
         if reader is None or reader.path != path:
             if reader is not None:
                 reader.close()
@@ -251,18 +255,13 @@ class Collection(PrometheusCollector):
     def _new_reader(self, path: str | None) -> EpochReader:
         return EpochReader(path, None if self._provider is None else self._provider.memory)
 
-    def _say(self, cause: str, message: str) -> None:
-        if cause not in self._said:
-            self._said.add(cause)
-            log.warning("%s", message)
-
     def after_fork_in_child(self) -> None:
-        """Whoever was collecting is collecting in the parent. Files are opened anew: locks are not to be shared."""
+        """Forget the running collection, which is the parent's, and open files anew, so that no lock is shared."""
         self._shared.reset()
         self._ends = []
         self._reader = None
 
 
 def _budget(timeout: float | None) -> float:
-    """Seconds that a collection may take for callbacks when its caller waits for so long."""
+    """Return the seconds that callbacks may take in a collection whose caller waits for ``timeout`` seconds."""
     return _LONGEST if timeout is None else min(_LONGEST, max(_SHORTEST, timeout * _SHARE))

@@ -1,9 +1,9 @@
-"""Merging the words of many processes into one truth: pure functions of a snapshot.
+"""Merge of the words of all processes: pure functions of a snapshot.
 
-Counters, up-down counters, histograms and summaries add up over live processes, dead ones and the retired file. Gauges
-merge by their mode, over live processes alone in the ``live`` modes. A stateset or info shows what was set last.
+Counters, up-down counters, histograms and summaries add up over living processes, dead ones and the retired file.
+Gauges merge by their mode; the ``live`` modes use living processes only. A stateset or info shows what was set last.
 
-A metric is merged as a whole, by functions that give a vector of all its rows; there is no object for each sample.
+A metric is merged as a whole: each function returns a vector of the values of all rows, without an object a sample.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mpmetrics.storage.shapes import Shape
 
     Values = tuple[Sequence[Ending | None], Vector, bytes | None]
-    """Endings of the columns of a grid, its values, and its mask."""
+    """The endings, values and mask of a grid."""
 
 __all__ = ["OVERFLOW", "Merger", "bound_text", "merge", "worker_label"]
 
@@ -51,16 +51,16 @@ _TOTAL = (Ending("_total"),)
 _WITH_CREATED = frozenset({"counter", "histogram", "summary"})
 
 MOST_CELLS = 1 << 22
-"""Values in the grid of a gauge of mode ``all``; one with more, most of which do not exist, is made bit by bit."""
+"""Most values in the grid of a gauge of mode ``all``. A larger grid is mostly empty, so it is made in pieces."""
 
 ShownRows = Callable[["Shape"], Collection[int]]
 
 
 def merge(snapshot: Snapshot, shown_rows: ShownRows | None = None, stale: Collection[str] = ()) -> list[Reading]:
-    """The metrics of a snapshot, by name, without registries'.
+    """Return the metrics of a snapshot, by name, without those of registries.
 
-    Of asynchronous ones the rows that are shown now, if ``shown_rows`` says which. What the callbacks of the workers
-    whose slabs are ``stale`` have set does not count; their totals do.
+    ``shown_rows`` returns the rows of an observable metric that are shown; None: all rows are shown. Workers whose
+    slabs are ``stale`` did not answer: the gauges that their callbacks have set do not count, but their totals do.
     """
     readings = []
     for _, (shape, *_) in sorted(snapshot.shapes.items()):
@@ -76,7 +76,7 @@ def merge(snapshot: Snapshot, shown_rows: ShownRows | None = None, stale: Collec
 
 
 def _is_set_by_workers(family: Family) -> bool:
-    """Whether its values, which are no totals, come from callbacks of workers."""
+    """True if callbacks of workers set its values, and these are no totals."""
     return family.scope == "worker" and family.kind != "counter" and family.temporality != "delta"
 
 
@@ -92,7 +92,7 @@ class Merger:
         self.rows = Rows(shape.table, self._sources)
 
     def reading(self, only: Collection[int] | None = None) -> Reading:
-        """The metric with the samples of all rows, or of ``only`` these."""
+        """Return the metric with the samples of all rows, or of the rows ``only``."""
         family, present = self.family, self.rows.present
         shown = present if only is None else _chosen(present, only)
         samples: list[Sample] | None = None
@@ -119,11 +119,11 @@ class Merger:
         )
 
     def sums(self) -> Vector:
-        """What each row of a counter or gauge adds up to."""
+        """Return the sum of each row of a counter or gauge."""
         return sums(self._table, self._sources)
 
     def sketch(self, row: int) -> tuple[Sequence[float], Sequence[float]]:
-        """The record of a sketch, its sums exact in two words each, and its buckets, not cumulative."""
+        """Return the record of a sketch, whose sums are exact in two words each, and its non-cumulative buckets."""
         return merged_sketch(self._table, row, self._sources, LAYOUTS[self.family.mode].size)
 
     def _values(self) -> Values:  # noqa: PLR0911 (one for each kind)
@@ -152,7 +152,7 @@ class Merger:
         if self.family.kind == "summary":
             return (None, count, sum_), values, None
         buckets = [Ending("_bucket", ("le", bound_text(bound))) for bound in bounds]
-        # With negative observations a sum may fall, which a scraper takes for a restart: OpenMetrics leaves it out.
+        # With negative observations a sum may fall, which a scraper takes for a restart. So OpenMetrics omits it.
         return (*buckets, count, sum_ if bounds[0] >= 0 else None), values, None
 
     def _states(self) -> Values:
@@ -169,18 +169,18 @@ class Merger:
         return [Ending("", ("worker", worker_label(ordinal))) for ordinal in ordinals], values, mask
 
     def _ordinals(self, columns: Sequence[Column]) -> array[int]:
-        """The ordinals of all who may have set something, in their order."""
+        """Return the ordinals of all processes that may have set a value, sorted."""
         retired = [column.source for column in columns if column.is_retired]
         own = {column.ordinal for column in columns if not column.is_retired}
         return array("q", sorted(own.union(retired_ordinals(self._table, retired))))
 
     def _is_sparse(self) -> bool:
-        """Whether the grid of all workers that ever were would be too large, and for the most part empty."""
+        """True if a grid of all workers that ever lived would be too large, and mostly empty."""
         places = len(self._ordinals(self._columns))
         return places > len(self._columns) and places * len(self.rows) > MOST_CELLS
 
     def _single_levels(self, shown: bytes) -> Iterable[Sample]:
-        """The values of a gauge of mode ``all``, one by one, made from grids of a few workers at a time."""
+        """Yield the values of a gauge of mode ``all`` one by one, from grids of a few workers at a time."""
         ordinals, own = self._ordinals(self._columns), _ordinals(self._columns)
         found: dict[int, list[tuple[int, float]]] = {}
         for row, ordinal, value in single_levels(self._table, self._sources, own, ordinals, MOST_CELLS):
@@ -192,7 +192,7 @@ class Merger:
                     yield Sample("", (*labels, ("worker", worker_label(ordinal))), value)
 
     def _info(self, shown: bytes) -> Iterable[Sample]:
-        """What was said last about each set of label values."""
+        """Yield the pairs that were set last for each set of label values."""
         _, times, winners = recents(self._table, self._sources)
         said: dict[object, tuple[int, bytes, int]] = {}
         for row in compress(range(len(shown)), shown):
@@ -204,7 +204,7 @@ class Merger:
             yield Sample("_info", self.rows.labels(row), 1.0)
 
     def _identity(self, row: int, column: Column) -> bytes:
-        """Identity of the slab that said last what a row has, which breaks ties in time."""
+        """Return the identity of the slab that set a row last. It breaks ties in time."""
         if not column.is_retired:
             return column.source.identity
         words = column.source.words(self._table, row)
@@ -220,7 +220,7 @@ def _ordinals(columns: Iterable[Column]) -> array[int]:
 
 
 def _chosen(present: bytes, rows: Collection[int]) -> bytes:
-    """``present`` with these rows alone."""
+    """Return ``present`` limited to these rows."""
     chosen = bytearray(len(present))
     for row in rows:
         chosen[row] = present[row]
@@ -228,12 +228,12 @@ def _chosen(present: bytes, rows: Collection[int]) -> bytes:
 
 
 def worker_label(ordinal: int) -> str:
-    """How the owner of the slab of this ordinal is called: by it, or ``beside-0``, ... of those beside the workers."""
-    return str(ordinal) if ordinal < fmt.BESIDE else f"beside-{ordinal - fmt.BESIDE}"
+    """Return the ``worker`` label of a process: its ordinal, or ``beside-0``, ... of a process beside the workers."""
+    return str(ordinal) if ordinal < fmt.AUXILIARY else f"beside-{ordinal - fmt.AUXILIARY}"
 
 
 def bound_text(bound: float) -> str:
-    """A bucket's upper bound as the ``le`` label has it, the same as prometheus_client's."""
+    """Return a bucket's upper bound as the ``le`` label shows it, like prometheus_client."""
     return _go_string(bound)
 
 

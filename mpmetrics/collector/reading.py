@@ -1,4 +1,4 @@
-"""The merged values of one metric, as everything outward takes them: renderers, drivers, prometheus_client."""
+"""Reading: the merged values of one metric, which renderers, drivers and prometheus_client's families are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Ending", "Grid", "Labels", "Reading", "Sample"]
 
 Labels = tuple[tuple[str, str], ...]
-"""Label names and values, in the order they are shown."""
+"""Label names and values, in the order in which they are shown."""
 
 
 class Sample(NamedTuple):
@@ -23,18 +23,18 @@ class Sample(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What the samples of a column of a grid have in common: the suffix of their name, and the last label, if any."""
+    """What the samples of one column of a grid share: the suffix of their name, and their last label, if any."""
 
     suffix: str
     label: tuple[str, str] | None = None
 
 
 class Grid(NamedTuple):
-    """Samples of many series without an object for each: a row for each series, a value for each row and ending.
+    """Samples of many series without an object for each: a row for each series, a column for each ending.
 
-    A value whose ending is None is no sample, nor is one whose byte in ``mask`` is zero. A mask has a byte for each
-    value, or for each row; None stands for that of the rows that are present. Behind the samples of a row comes the
-    time at which its series was made, if ``has_created`` and the row has any sample.
+    ``values`` has one value for each row and ending, row by row. A value is a sample unless its ending is None or its
+    byte in ``mask`` is zero. A mask has a byte for each value or for each row; None means the present rows. With
+    ``has_created``, the creation time of the series follows the samples of each row that has samples.
     """
 
     rows: Rows
@@ -45,11 +45,11 @@ class Grid(NamedTuple):
 
     @property
     def shown(self) -> bytes:
-        """The mask, with a byte for each value or for each row."""
+        """The mask, never None: a byte for each value or for each row."""
         return self.rows.present if self.mask is None else self.mask
 
     def samples(self) -> list[Sample]:
-        """The same as objects."""
+        """Return the samples as objects."""
         samples: list[Sample] = []
         rows, width, shown = self.rows, len(self.endings), self.shown
         mask = shown if len(shown) == len(rows) * width else rows.spread(width, shown)
@@ -68,12 +68,12 @@ class Grid(NamedTuple):
 
 
 class Reading:
-    """A metric family and its samples; those of one series stand together.
+    """A metric family and its samples; the samples of one series are adjacent.
 
-    ``type`` is OpenMetrics': counter, gauge, histogram, summary, info or stateset. ``name`` is without suffixes.
-    ``original`` is the name in the Meter API, of a metric that has one: its labels are attributes, by their own names.
-    ``adds`` says of a gauge that values of the same labels add up. A ``bare`` counter is shown without ``_total``.
-    Samples are given as such, or as a ``grid``, of which they are made when somebody asks for them.
+    ``type`` is that of OpenMetrics: counter, gauge, histogram, summary, info or stateset. ``name`` has no suffixes.
+    ``original`` is the name in the Meter API, if the metric has one; its labels are then attributes with their original
+    names. ``adds``: if two series of this gauge become equal, their values add up. A ``bare`` counter is shown without
+    ``_total``. Samples are given as objects or as a ``grid``; the objects of a grid are made when they are first used.
     """
 
     __slots__ = ("_samples", "adds", "bare", "grid", "help", "name", "original", "type", "unit")

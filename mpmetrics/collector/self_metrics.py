@@ -1,4 +1,4 @@
-"""The collector's figures about itself and its store, so that a partial answer never looks like a whole one."""
+"""Self-metrics: the collector's metrics about itself and its store. They show if an answer is incomplete."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mpmetrics.storage import format as fmt
 if TYPE_CHECKING:
     from mpmetrics.collector.snapshot import Snapshot
 
-__all__ = ["figures"]
+__all__ = ["self_metrics"]
 
 
-def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
-    """Readings about a collection that took ``seconds`` so far."""
-    workers = [column for column in snapshot.columns if column.ordinal < fmt.BESIDE and not column.is_retired]
-    # What waits for room in the store is another column of its process.
+def self_metrics(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
+    """Return the self-metrics of a collection that has taken ``seconds`` so far."""
+    workers = [column for column in snapshot.columns if column.ordinal < fmt.AUXILIARY and not column.is_retired]
+    # A process whose values wait for room in the store has a second column, so ordinals are counted.
     live = len({column.ordinal for column in workers if column.alive})
     dead = sum(not column.alive for column in workers)
     return [
@@ -25,7 +25,7 @@ def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         _one(
             "drops",
             "counter",
-            "Series that a process had to keep to itself because the store could not take them.",
+            "Series that a process kept in private memory because the store could not take them.",
             snapshot.trouble,
         ),
         _one(
@@ -43,7 +43,7 @@ def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         Reading(
             "mpmetrics_processes",
             "gauge",
-            "Workers with values of their own in the store; the dead are to be folded.",
+            "Workers whose values are in the store; dead ones wait to be folded.",
             samples=[
                 Sample("", (("state", "live"),), float(live)),
                 Sample("", (("state", "dead"),), float(dead)),
@@ -55,13 +55,13 @@ def figures(snapshot: Snapshot, *, seconds: float) -> list[Reading]:
         _one(
             "store_up",
             "gauge",
-            "Whether there is a store: 0 means that every process counts for itself, unseen.",
+            "1 if the store can be read, 0 if each process counts in private memory, which a scrape does not show.",
             snapshot.up,
         ),
         _one(
             "unreadable_files",
             "gauge",
-            "Files of the store that could not be read and are missing here.",
+            "Files of the store that could not be read, so their values are missing.",
             len(snapshot.unreadable),
         ),
     ]

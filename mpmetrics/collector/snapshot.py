@@ -1,4 +1,4 @@
-"""A consistent view of an epoch, as it was read at one moment. No input or output."""
+"""Snapshot: an epoch as it was read at one moment. Data only, but for :meth:`Snapshot.measure`."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ class Column:
 
 @dataclass
 class Snapshot:
-    """What an epoch held at one moment. ``columns``: the retired file, then by ordinal, and by age within one."""
+    """An epoch at one moment. ``columns``: the retired file first, then by ordinal, then by age."""
 
     shapes: dict[str, list[Shape]] = field(default_factory=dict)
-    """The shapes of each metric, the one that is shown first."""
+    """The shapes of each metric, the shown one first."""
     hidden: list[tuple[Shape, str]] = field(default_factory=list)
-    """What is not shown, and why."""
+    """The shapes that are not shown, and why."""
     columns: list[Column] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    """Files that can be read in part."""
+    """Messages about files that can only be read in part."""
     damaged: int = 0
     trouble: float = 0.0
     files: int = 0
     size: int = 0
-    """Bytes of the files on the disk."""
+    """Bytes that the files take on the disk."""
     folded: int = 0
     up: bool = False
     has_leftovers: bool = False
-    """Whether slabs are there that the retired file contains: a folder was killed before it removed them."""
+    """True if slabs exist that the retired file contains: a process that folded was killed before it removed them."""
     lacks_retired: bool = False
-    """Whether somebody has removed the retired file, which is shown as it was read last."""
+    """True if the retired file is gone, and is shown as it was read last."""
 
     def measure(self, folder: int) -> None:
-        """Count the files in the directory that is open as ``folder``, and their bytes."""
-        # One may vanish: then those that were seen before it count.
+        """Count the files, and their bytes, in the directory that is open as ``folder``."""
+        # A file may vanish meanwhile; then only the files before it count.
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 self.size += entry.stat(follow_symlinks=False).st_blocks * 512
@@ -60,5 +60,5 @@ class Snapshot:
 
     @property
     def series(self) -> int:
-        """How many different series there are, over all processes."""
+        """How many different series exist, over all processes."""
         return sum(shape.table.present for shapes in self.shapes.values() for shape in shapes)

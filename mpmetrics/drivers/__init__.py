@@ -1,7 +1,7 @@
-"""Drivers: metrics outward, every few seconds. Of a registry into Prometheus; to a Pushgateway; into a file."""
+"""Drivers send metrics out every few seconds: from a registry into Prometheus, to a Pushgateway, or into a file."""
 
 from mpmetrics.drivers.config import Config
-from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.driver import Driver
 from mpmetrics.drivers.prometheus import PrometheusDriver
 from mpmetrics.drivers.pushgateway import PushgatewayDriver
 from mpmetrics.drivers.textfile import TextfileDriver

@@ -1,4 +1,4 @@
-"""Flushes a registry's metrics into a Prometheus registry, every few seconds."""
+"""PrometheusDriver: flushes a registry's metrics into a prometheus_client registry every few seconds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector as PrometheusCollector
 
-from mpmetrics.collector.families import families
+from mpmetrics.collector.prometheus_families import prometheus_families
 from mpmetrics.drivers.config import Config
-from mpmetrics.drivers.periodic import FIRST_PAUSE, Driver
-from mpmetrics.drivers.series import readings
+from mpmetrics.drivers.driver import FIRST_PAUSE, Driver
+from mpmetrics.drivers.registry_readings import registry_readings
 from mpmetrics.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ __all__ = ["PrometheusDriver"]
 
 
 class PrometheusDriver(Driver):
-    """Shows the metrics of ``registry``, over all processes, as they were at the last flush.
+    """Shows the metrics of ``registry``, merged over all processes, as they were at the last flush.
 
-    They show in ``prometheus_registry``, which can be served or pushed; without one, in :meth:`readings`, which
-    ``Collector(sources=[driver.readings])`` serves. Several drivers may have one ``prometheus_registry``: a name that
-    another of them shows already is not shown twice. While it runs, the driver also ticks the rates, when they are due.
+    ``prometheus_registry`` shows them and can be served or pushed. Without it, :meth:`readings` returns them, which
+    ``Collector(sources=[driver.readings])`` serves. Several drivers may share a ``prometheus_registry``; a name that
+    two of them have is shown once. While the driver runs, it also ticks the rates when they are due.
 
-    One driver a host is enough: start it beside the server, not in each worker. Other arguments and errors as in
+    One driver for each host is enough: start it beside the server, not in each worker. Other arguments and errors as in
     :class:`Config`.
     """
 
@@ -59,7 +59,7 @@ class PrometheusDriver(Driver):
 
     @classmethod
     def with_config(cls, config: Config, prometheus_registry: CollectorRegistry | None = None) -> PrometheusDriver:
-        """A driver that does what ``config`` says."""
+        """Return a driver with the arguments in ``config``."""
         return cls(
             config.registry,
             config.flush_interval,
@@ -74,22 +74,22 @@ class PrometheusDriver(Driver):
     def once(self) -> None:
         """Flush now.
 
-        Raises :class:`~mpmetrics.errors.ConflictError` when two metrics would have one name; the others are flushed
-        nevertheless. ShutdownError once the registry's provider was shut down.
+        Raises :class:`~mpmetrics.errors.ConflictError` if two metrics would have one name; the others are flushed
+        nevertheless. ShutdownError if the registry's provider was shut down.
         """
         problems: list[str] = []
-        views = self.config.registry.read(ask=True)
-        self._flushed = readings(views, self.config, problems.append)
+        metrics = self.config.registry.read(ask=True)
+        self._flushed = registry_readings(metrics, self.config, problems.append)
         if problems:
             raise ConflictError("; ".join(problems))
 
     def readings(self) -> list[Reading]:
-        """What was flushed last."""
+        """Return what was flushed last."""
         return self._flushed
 
     def collect(self) -> Iterator[Metric]:
-        """What was flushed last as prometheus_client's metric families."""
-        return families(self._flushed)
+        """Return what was flushed last as prometheus_client's metric families."""
+        return prometheus_families(self._flushed)
 
     def _wait_until(self, due: float, stop: Stop) -> None:
         registry = self.config.registry
@@ -107,21 +107,21 @@ class PrometheusDriver(Driver):
 
 
 class Publisher(PrometheusCollector):
-    """What the drivers of one Prometheus registry have flushed."""
+    """The collector of one prometheus_client registry that shows what its drivers have flushed."""
 
     def __init__(self) -> None:
         self._drivers: list[PrometheusDriver] = []
 
     def add(self, driver: PrometheusDriver) -> None:
-        """Show what ``driver`` flushes."""
+        """Show what ``driver`` flushes, from now on."""
         self._drivers.append(driver)
 
     def describe(self) -> list[Metric]:
-        """Nothing: what there is shows when it is collected."""
+        """Return nothing. The registry calls this at registration, to check for equal names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The families of all drivers; of those with one name, the first driver's."""
+        """Yield the families of all drivers; of families with one name, that of the first driver."""
         seen: set[str] = set()
         for driver in list(self._drivers):
             for family in driver.collect():
@@ -131,7 +131,7 @@ class Publisher(PrometheusCollector):
 
 
 _publishers: weakref.WeakKeyDictionary[CollectorRegistry, Publisher] = weakref.WeakKeyDictionary()
-"""One for each Prometheus registry that a driver was made for."""
+"""The publisher of each prometheus_client registry that a driver was made for."""
 
 
 def _publisher(registry: CollectorRegistry) -> Publisher:

@@ -1,4 +1,4 @@
-"""An end that is waited for."""
+"""Stop: a flag that ends a driver's wait, and that a signal handler may set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """Is set once, by any thread or signal handler, and waited for by one thread.
+    """Any thread or signal handler sets it, once; one thread waits for it.
 
-    Not a ``threading.Event``: a signal handler that interrupts the waiting thread at the wrong moment, and sets it,
-    waits there for the lock that this thread holds.
+    Not a ``threading.Event``: if a signal handler interrupts the waiting thread while it holds the event's lock, and
+    sets the event, it waits for that lock without end.
     """
 
     def __init__(self) -> None:
@@ -21,20 +21,20 @@ class Stop:
         self._lock.acquire()
 
     def is_set(self) -> bool:
-        """Whether it was set."""
+        """True once it was set."""
         return self._is_set
 
     def set(self) -> None:
-        """Have the waiting thread go on."""
+        """Set it, which wakes the waiting thread."""
         self._is_set = True
         self._open()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is set, at most so long; whether it is."""
+        """Wait at most ``seconds`` until it is set; True if it is."""
         if not self._is_set and self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
             self._open()
         return self._is_set
 
     def _open(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is open already
+        with contextlib.suppress(RuntimeError):  # the lock is released already
             self._lock.release()

@@ -1,4 +1,4 @@
-"""Writes metrics to a file that node_exporter's textfile collector reads."""
+"""TextfileDriver: writes metrics to a file for node_exporter's textfile collector every few seconds."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import write_to_textfile
 
-from mpmetrics.drivers.periodic import Driver, check_interval
-from mpmetrics.drivers.source import Source
+from mpmetrics.drivers.driver import Driver, check_interval
+from mpmetrics.drivers.sent_metrics import SentMetrics
 
 if TYPE_CHECKING:
     from mpmetrics.collector.collection import Collection
     from mpmetrics.drivers.prometheus import PrometheusDriver
-    from mpmetrics.drivers.source import Collectable
+    from mpmetrics.drivers.sent_metrics import Collectable
     from mpmetrics.registry import Registry
 
 __all__ = ["TextfileDriver"]
 
 
 class TextfileDriver(Driver):
-    """Writes ``source`` to the file ``path``, whose name ends with ``.prom``, as a whole or not at all.
+    """Writes ``source`` to the file ``path``, whose name must end with ``.prom``. The file is replaced atomically.
 
-    ``source`` as in :class:`PushgatewayDriver`. ``interval`` is in seconds. On :meth:`stop` the file is removed, unless
-    ``delete_on_stop`` is false: node_exporter would show its values for ever.
+    ``source`` as in :class:`PushgatewayDriver`. ``interval`` is in seconds. :meth:`stop` removes the file, unless
+    ``delete_on_stop`` is false, because node_exporter would show its values without end.
 
-    Raises TypeError and ValueError for arguments that are none.
+    Raises TypeError and ValueError for invalid arguments.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class TextfileDriver(Driver):
         super().__init__(check_interval("interval", interval))
         self._path = os.fspath(path)
         if not self._path.endswith(".prom"):
-            msg = f"node_exporter reads files whose names end with '.prom', not {self._path!r}"
+            msg = f"the path must end with '.prom', as node_exporter reads no other files, but it is {self._path!r}"
             raise ValueError(msg)
-        self._source = Source(source)
+        self._source = SentMetrics(source)
         self._delete_on_stop = delete_on_stop
 
     def use(self, collection: Collection) -> None:
@@ -49,7 +49,7 @@ class TextfileDriver(Driver):
         self._source.use(collection)
 
     def once(self) -> None:
-        """Write now; OSError when the file cannot be written."""
+        """Write now; OSError if the file cannot be written."""
         registry: Any = self._source
         write_to_textfile(self._path, registry)
         self._is_out = True

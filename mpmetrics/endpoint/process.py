@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from mpmetrics.collector.modules import CallbackModules
+from mpmetrics.collector.callback_modules import CallbackModules
 from mpmetrics.endpoint.app import MetricsApp
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.http.server import HttpServer

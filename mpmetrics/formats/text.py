@@ -15,7 +15,7 @@ from mpmetrics._cells import lines, number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from mpmetrics._cells.text import Around
+    from mpmetrics._cells.text import Template
     from mpmetrics.collector.reading import Grid, Labels, Reading
 
 __all__ = ["render_openmetrics", "render_text"]
@@ -86,7 +86,7 @@ def _grid_lines(reading: Reading, grid: Grid, shows: Callable[[str], bool]) -> b
     is_plain = is_legacy and not _may_be_quoted(reading)
     pairs = _pairs if is_plain else _quoted_pairs
 
-    def around(suffix: str, label: tuple[str, str] | None = None) -> Around:
+    def around(suffix: str, label: tuple[str, str] | None = None) -> Template:
         before = f"{name}{suffix}{{" if is_legacy else f'{{"{_escape(name + suffix)}"'
         comma = "" if is_legacy else ","
         last = pairs((label,)) if label else ""

@@ -27,7 +27,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
-import logging
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +35,7 @@ from mpmetrics.http.connection import Connection
 from mpmetrics.http.eviction import Eviction
 from mpmetrics.http.limits import Limits
 from mpmetrics.http.threads import HandlerThreads
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from mpmetrics.http.security.protection import Protection
 
 __all__ = ["HttpServer"]
-
-logger = logging.getLogger("mpmetrics")
 
 _SHARE = 8  # the part of the places that is given away in one turn of the loop; see HttpServer._accept
 _FULL = 1.0  # seconds that new connections wait in the listen queue while all places or threads are taken
@@ -83,7 +81,7 @@ class HttpServer:
         self._full_since = 0.0
         self._sockets: dict[socket.socket, asyncio.TimerHandle | None] = {}
         self._doors: dict[socket.socket, _Door] = {}
-        self._complained = -_COMPLAINTS
+        self._log = LogOnce(again_after=_COMPLAINTS)
 
     async def start(self) -> None:
         """Begin. Raises RuntimeError if this server was started before."""
@@ -173,10 +171,7 @@ class HttpServer:
 
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
         """Accept again later: the socket stays readable, and the loop would spin."""
-        now = loop.time()
-        if now - self._complained >= _COMPLAINTS:
-            self._complained = now
-            logger.error("cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
+        self._log.error("accept", "cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
         short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
         # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
         delay = 0.01 if short and self._eviction.evict() else _RETRY

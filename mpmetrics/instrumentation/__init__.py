@@ -1,4 +1,4 @@
-"""Ready-made metrics: of HTTP servers, of calls to others, and of the processes themselves."""
+"""Ready-made metrics: of HTTP servers, of HTTP calls to other servers, and of the process."""
 
 from mpmetrics.instrumentation.asgi import ASGIMiddleware
 from mpmetrics.instrumentation.http_client import HTTPClientMetrics

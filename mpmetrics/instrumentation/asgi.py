@@ -1,4 +1,4 @@
-"""Metrics of an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+"""Metrics of an ASGI application. Source: https://asgi.readthedocs.io/en/latest/specs/www.html."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 __all__ = ["ASGIMiddleware"]
 
 ROUTE = "mpmetrics.route"
-"""Key of the scope under which an application may leave the template of its route."""
+"""Key of the scope at which an application may store the template of its route."""
 
 
 def _found_route(scope: Scope) -> str | None:
-    """What the application left, or the route that Starlette and FastAPI have found."""
+    """Return the route that the application stored, or that Starlette or FastAPI matched."""
     route = scope.get(ROUTE) or getattr(scope.get("route"), "path", None)
     return route if isinstance(route, str) else None
 
 
 class ASGIMiddleware:
-    """``app``, with its HTTP requests counted: durations, sizes, and how many are being answered.
+    """Wraps ``app`` and measures its HTTP requests: durations, body sizes, and how many are in progress.
 
-    ``route(scope)`` as in :class:`~mpmetrics.instrumentation.wsgi.WSGIMiddleware`; by default it is what the
-    application left in ``scope["mpmetrics.route"]``, or the path of the route that Starlette or FastAPI has found. A
-    request is counted before the last of its answer leaves. ``provider`` is the default one unless given.
+    ``route(scope)`` as in :class:`~mpmetrics.instrumentation.wsgi.WSGIMiddleware`; by default it is
+    ``scope["mpmetrics.route"]`` if the application has set that, or the path of the route that Starlette or FastAPI
+    matched. A request is counted before the last part of its answer is sent. ``provider``: by default the default one.
     """
 
     def __init__(self, app: App, *, route: Route = _found_route, provider: Provider | None = None) -> None:
@@ -44,7 +44,7 @@ class ASGIMiddleware:
         self._metrics = HTTPServerMetrics(provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; whatever is no HTTP request passes through."""
+        """Answer a request. Anything but an HTTP request passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,10 +75,10 @@ class ASGIMiddleware:
             exchange.status = 500
             raise
         finally:
-            exchange.end(self._name(scope))  # of an answer that was never finished
+            exchange.end(self._name(scope))  # if the answer was never completed
 
     def _name(self, scope: Scope) -> str | None:
         try:
             return self._route(scope)
-        except Exception:  # noqa: BLE001 (a request is not to fail for want of a name)
+        except Exception:  # noqa: BLE001 (a request must not fail because its route is unknown)
             return None

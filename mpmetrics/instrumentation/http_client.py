@@ -1,6 +1,6 @@
-"""Metrics of calls to other servers, whatever library makes them.
+"""Metrics of HTTP calls to other servers, independent of the library that makes them.
 
-https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#http-client
+Source of names and attributes: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/#http-client
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["Call", "HTTPClientMetrics"]
 
 
 class Call:
-    """A call that is being made; set ``status`` once it is known."""
+    """A call in progress. Set ``status`` once it is known."""
 
     def __init__(self) -> None:
         self.status: int | None = None
 
 
 class HTTPClientMetrics:
-    """How long calls take, by method, server and status.
+    """Measures durations of calls, by method, server and status. Any thread may use it.
 
-    Like this::
+    Example::
 
         CALLS = HTTPClientMetrics()
 
@@ -38,7 +38,7 @@ class HTTPClientMetrics:
             response = httpx.get("https://api.example.org/items")
             call.status = response.status_code
 
-    ``provider`` is the default one unless given. Any thread may use it.
+    ``provider`` is by default the default one.
     """
 
     def __init__(self, provider: Provider | None = None) -> None:
@@ -49,7 +49,7 @@ class HTTPClientMetrics:
 
     @contextlib.contextmanager
     def request(self, method: str, server: str, port: int | None = None) -> Iterator[Call]:
-        """Measure the code within, which calls ``server``; what it raises is counted by its type, and goes on."""
+        """Measure the code within, which calls ``server``. An exception is counted by its type and raised again."""
         call = Call()
         attributes: dict[str, object] = {"http.request.method": method_of(method), "server.address": server}
         if port is not None:

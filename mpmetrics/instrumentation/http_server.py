@@ -1,11 +1,11 @@
-"""What is measured of requests to a server, whatever brings them in.
+"""The metrics of an HTTP server that WSGI and ASGI middleware share.
 
 Names, units, buckets and attributes are those of the OpenTelemetry semantic conventions for HTTP servers:
-https://opentelemetry.io/docs/specs/semconv/http/http-metrics/. How many requests there were, and how many bytes, are
-the counts and sums of the histograms.
+https://opentelemetry.io/docs/specs/semconv/http/http-metrics/. The counts and sums of the histograms are the numbers of
+requests and bytes.
 
-Every attribute has few values, whatever clients send: methods that are not known count as ``_OTHER``, and the route is
-a template or absent.
+No attribute has many values, whatever clients send: an unknown method counts as ``_OTHER``, and the route is a template
+or absent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mpmetrics.provider import get_provider
 
 if TYPE_CHECKING:
-    from mpmetrics.instruments.attributed import MeterHistogram
+    from mpmetrics.instruments.meter_instruments import MeterHistogram
     from mpmetrics.provider import Provider
 
 __all__ = ["DURATION_BUCKETS", "Exchange", "HTTPServerMetrics", "method_of"]
@@ -31,19 +31,19 @@ _SCHEMES = frozenset({"http", "https"})
 
 
 def method_of(method: str) -> str:
-    """A method as an attribute: one of those that are known, or ``_OTHER``."""
+    """Return a method as an attribute: a known one, or ``_OTHER``."""
     return method if method in _METHODS else "_OTHER"
 
 
 class HTTPServerMetrics:
-    """The instruments of one provider, the default one unless given. Any thread may use them."""
+    """The instruments of one provider, by default the default one. Any thread may use them."""
 
     def __init__(self, provider: Provider | None = None) -> None:
         meter = (provider or get_provider()).meter(SCOPE)
         self._duration = meter.histogram(
             "http.server.request.duration", "Time from a request to its answer.", "s", buckets=DURATION_BUCKETS
         )
-        # What a killed worker was doing is not being done any more.
+        # livesum: requests of a killed worker are not in progress any more.
         self._active = meter.up_down_counter(
             "http.server.active_requests", "Requests being answered.", "{request}", multiprocess_mode="livesum"
         )
@@ -55,7 +55,7 @@ class HTTPServerMetrics:
         }
 
     def begin(self, method: str, scheme: str) -> Exchange:
-        """A request came in."""
+        """Count a request that begins."""
         attributes = {
             "http.request.method": method_of(method),
             "url.scheme": scheme if scheme in _SCHEMES else "other",
@@ -64,7 +64,7 @@ class HTTPServerMetrics:
         return Exchange(self, attributes)
 
     def end(self, exchange: Exchange, route: str | None) -> None:
-        """It was answered."""
+        """Count a request that was answered; :meth:`Exchange.end` calls this once."""
         self._active.dec(exchange.attributes)
         attributes: dict[str, object] = {**exchange.attributes, "http.response.status_code": exchange.status}
         if route:
@@ -77,7 +77,7 @@ class HTTPServerMetrics:
 
 
 class Exchange:
-    """One request and its answer: the status, bytes received and sent, and the type of what was raised, if anything."""
+    """One request and its answer: status, bytes received and sent, and the type of the exception, if any."""
 
     __slots__ = ("_is_over", "_metrics", "attributes", "error", "received", "sent", "start", "status")
 
@@ -92,12 +92,12 @@ class Exchange:
         self.error = ""
 
     def end(self, route: str | None) -> None:
-        """Count it, under the template of its route where that is known; again does nothing."""
+        """Count it, with the template of its route if that is known. Calling it again does nothing."""
         if not self._is_over:
             self._is_over = True
             self._metrics.end(self, route)
 
 
 def declared_size(value: str | None) -> int | None:
-    """What a ``Content-Length`` says; None when it says nothing, as for a chunked body, or nonsense."""
+    """Return the number in a ``Content-Length``; None if the header is absent, as with a chunked body, or invalid."""
     return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 16 else None

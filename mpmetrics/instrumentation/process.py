@@ -1,7 +1,7 @@
-"""Figures of the processes: CPU, memory, descriptors, garbage collection. Asked of each worker when somebody looks.
+"""Metrics of the process: CPU, memory, descriptors, garbage collection. Each worker observes them at each collection.
 
-The names are those of prometheus_client, which dashboards know. What is a total adds up over all workers, the dead
-included, so that it never decreases; all else is a series for each living worker.
+The names are those of prometheus_client, which dashboards know. Totals add up over all workers, dead ones included, so
+they never decrease. All other metrics have a series for each living worker.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ SCOPE = "mpmetrics.instrumentation.process"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS, _VSIZE, _START = 21, 20, 19
-"""Fields of ``/proc/PID/stat`` behind the name (proc(5)): they come after the two that are cut off here."""
+"""Indices of fields of ``/proc/PID/stat`` behind the process's name; proc(5) numbers them 3 higher."""
 
 
 def observe_process(provider: Provider | None = None) -> None:
-    """Have each process of ``provider``, the default one unless given, tell its figures; again does nothing new.
+    """Observe the metrics of each process of ``provider``, by default the default one. Calling it again does nothing.
 
-    Those of the kernel come from ``/proc``; where there is none, they are absent.
+    The kernel's numbers come from ``/proc``; without it they are absent.
     """
     provider = provider or get_provider()
     if any(callback.module == __name__ for callback in provider.callbacks):
-        return  # observed twice, totals would add up twice
+        return  # a second callback would count the totals twice
     meter = provider.meter(SCOPE)
     gauges = {
         function: meter.observable_gauge(name, text, unit, scope="worker") for name, text, unit, function in _GAUGES
@@ -56,13 +56,13 @@ def observe_process(provider: Provider | None = None) -> None:
 
     def observe(observer: MeterObserver) -> None:
         for function, gauge in gauges.items():
-            with contextlib.suppress(OSError):  # no /proc here
+            with contextlib.suppress(OSError):  # this system has no /proc
                 observer.observe(gauge, function())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         observer.observe(cpu, usage.ru_utime + usage.ru_stime)
-        for generation, figures in enumerate(gc.get_stats()):
+        for generation, counts in enumerate(gc.get_stats()):
             for what, counter in garbage.items():
-                observer.observe(counter, figures[what], {"generation": generation})
+                observer.observe(counter, counts[what], {"generation": generation})
         observer.observe(info, 1, python)
 
     meter.register_callback(observe, *gauges.values(), cpu, *garbage.values(), info)
@@ -87,13 +87,13 @@ def _started() -> float:
 
 @functools.lru_cache(maxsize=1)
 def _start_of(_pid: int) -> float:
-    """The kernel tells it in ticks since the machine was started; asked once, so that it is the same each time."""
+    """Return the start of this process. The kernel has it in ticks since boot, so it is computed once a process."""
     since_boot = float(_stat()[_START]) / _TICKS
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
 
 
 def _descriptors() -> float:
-    return len(os.listdir("/proc/self/fd")) - 1  # but for the one that lists them
+    return len(os.listdir("/proc/self/fd")) - 1  # without the descriptor that lists them
 
 
 def _most_descriptors() -> float:

@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 __all__ = ["WSGIMiddleware"]
 
 ROUTE = "mpmetrics.route"
-"""Key of the environment under which an application may leave the template of its route."""
+"""Key of the environment at which an application may store the template of its route."""
 
 
-def _left_route(environ: WSGIEnvironment) -> str | None:
+def _stored_route(environ: WSGIEnvironment) -> str | None:
     route = environ.get(ROUTE)
     return route if isinstance(route, str) else None
 
 
 class WSGIMiddleware:
-    """``app``, with its requests counted: durations, sizes, and how many are being answered.
+    """Wraps ``app`` and measures its requests: durations, body sizes, and how many are in progress.
 
-    ``route(environ)``, called once the application is done, names the template of the route, such as
-    ``/orders/{id}``; never the path itself, which would be a series for whatever clients make up. By default it is what
-    the application left in ``environ["mpmetrics.route"]``. With Flask::
+    ``route(environ)`` is called after the application, and returns the template of the route, such as
+    ``/orders/{id}``. It must not return the path, since each path that a client invents would be a series. By default
+    it is ``environ["mpmetrics.route"]``, if the application has set that. With Flask::
 
         WSGIMiddleware(app.wsgi_app, route=lambda environ: str(environ["werkzeug.request"].url_rule or ""))
 
-    A request is counted before the last of its answer leaves where its size is known beforehand, else with the end of
-    its body. ``provider`` is the default one unless given.
+    A request whose body is a list or a file is counted before the body is sent, any other when its body ends.
+    ``provider`` is by default the default one.
     """
 
-    def __init__(self, app: WSGIApplication, *, route: Route = _left_route, provider: Provider | None = None) -> None:
+    def __init__(self, app: WSGIApplication, *, route: Route = _stored_route, provider: Provider | None = None) -> None:
         self._app = app
         self._route = route
         self._metrics = HTTPServerMetrics(provider)
@@ -70,7 +70,7 @@ class WSGIMiddleware:
             raise
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(body, wrapper):
-            # The server sends the file itself, if it finds it as it is.
+            # The server sends a file itself, but only if it gets the wrapper unchanged.
             self._end(exchange, environ)
             return body
         if isinstance(body, (list, tuple)):
@@ -82,7 +82,7 @@ class WSGIMiddleware:
     def _end(self, exchange: Exchange, environ: WSGIEnvironment) -> None:
         try:
             route = self._route(environ)
-        except Exception:  # noqa: BLE001 (a request is not to fail for want of a name)
+        except Exception:  # noqa: BLE001 (a request must not fail because its route is unknown)
             route = None
         exchange.end(route)
 
@@ -93,7 +93,7 @@ class WSGIMiddleware:
 
 
 class _Body:
-    """A body that is made while it is sent: its bytes are counted, and with its end the request."""
+    """A body that is produced while it is sent: counts its bytes, and the request when the body ends."""
 
     def __init__(
         self, middleware: WSGIMiddleware, exchange: Exchange, environ: WSGIEnvironment, body: Iterable[bytes]
@@ -116,7 +116,7 @@ class _Body:
         self._middleware._end(self._exchange, self._environ)  # noqa: SLF001
 
     def close(self) -> None:
-        """The server calls this in any case, also when the client has gone."""
+        """Close the body. The server calls this in any case, also if the client has gone."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
@@ -126,7 +126,7 @@ class _Body:
 
 
 class _Counted:
-    """The body of a request whose length nobody told, such as a chunked one: what is read of it is counted."""
+    """The body of a request without Content-Length, such as a chunked one: counts the bytes that are read."""
 
     def __init__(self, stream: Any, exchange: Exchange) -> None:
         self._stream = stream
@@ -137,15 +137,15 @@ class _Counted:
         return data
 
     def read(self, *size: Any) -> bytes:
-        """As the stream's."""
+        """As the method of the stream."""
         return self._count(self._stream.read(*size))
 
     def readline(self, *size: Any) -> bytes:
-        """As the stream's."""
+        """As the method of the stream."""
         return self._count(self._stream.readline(*size))
 
     def readlines(self, *hint: Any) -> list[bytes]:
-        """As the stream's."""
+        """As the method of the stream."""
         return [self._count(line) for line in self._stream.readlines(*hint)]
 
     def __iter__(self) -> Iterator[bytes]:

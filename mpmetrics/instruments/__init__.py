@@ -1,4 +1,4 @@
-"""What applications hold: instruments with prometheus_client's signatures."""
+"""Instruments that applications hold: with prometheus_client's signatures, and those of the Meter API."""
 
 from mpmetrics.instruments.counter import Counter
 from mpmetrics.instruments.enum import Enum

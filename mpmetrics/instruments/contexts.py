@@ -1,4 +1,4 @@
-"""prometheus_client's context managers and decorators, which carry no types, with types."""
+"""prometheus_client's context managers and decorators with type annotations, which prometheus_client lacks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
 
 def exception_counter(series: Any, exception: Exceptions) -> ExceptionCounter:
-    """Calls ``series.inc()`` for each such exception that leaves the code."""
+    """Return a context manager that calls ``series.inc()`` for each such exception that leaves the code."""
     return ExceptionCounter(series, exception)
 
 
 def inprogress(series: Any) -> InprogressTracker:
-    """Calls ``series.inc()`` on entry and ``series.dec()`` on exit."""
+    """Return a context manager that calls ``series.inc()`` on entry and ``series.dec()`` on exit."""
     return _Inprogress(series)
 
 
 def timer(series: Any, method: str) -> Timer:
-    """Calls ``series.method(seconds)`` with the time that the code took."""
+    """Return a context manager that calls ``series.method(seconds)`` with the duration of the code."""
     return _Timer(series, method)
 
 

@@ -1,26 +1,26 @@
-"""Enum: which one of a set of states something is in; what any process said last counts."""
+"""Enum: which one of a set of states is true. The state that any process set last counts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
+from mpmetrics.instruments.instrument import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.series import EnumSeries
 from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["Enum"]
 
 
 class Enum(Instrument[EnumSeries]):
-    """Which one of ``states`` is true; the first one until another is set. Exposed with a series a state.
+    """Which one of ``states`` is true: the first one until another is set. Exposed as one series for each state.
 
-    Over processes, the state that was set last counts, whoever set it. Other arguments as in
-    :class:`~mpmetrics.instruments.base.Instrument`. ValueError when there are no states or one stands twice.
+    The state that any process set last counts. Other arguments as in
+    :class:`~mpmetrics.instruments.instrument.Instrument`. ValueError if ``states`` is empty or has one twice.
     """
 
     _kind = "enum"
@@ -36,11 +36,11 @@ class Enum(Instrument[EnumSeries]):
         registry: None = None,
         *,
         states: Sequence[str] | None = None,
-        provider: Destination | None = None,
+        provider: ProviderBase | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if not states or isinstance(states, str):
-            msg = f"enum {name!r} needs a sequence of states, not {states!r}"
+            msg = f"enum {name!r}: states must be a sequence of at least one str, not {states!r}"
             raise ValueError(msg)
         self._states = tuple(map(text, states))
         if len(set(self._states)) != len(self._states):
@@ -60,7 +60,7 @@ class Enum(Instrument[EnumSeries]):
 
     def _reserved_labels(self, name: str) -> tuple[str, ...]:
         if ":" in name:
-            msg = f"enum {name!r}: the name is also the label of its states, and a label name has no ':'"
+            msg = f"enum {name!r}: the name is also the label of its states, and no label name may contain ':'"
             raise ValueError(msg)
         return (name,)
 
@@ -68,5 +68,5 @@ class Enum(Instrument[EnumSeries]):
         return {"states": self._states}
 
     def state(self, state: str) -> None:
-        """Say that this is the state now; ValueError when it is none of the metric's states."""
+        """Set the current state. ValueError if it is not one of the metric's states."""
         self._only().state(state)

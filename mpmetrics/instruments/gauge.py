@@ -1,17 +1,17 @@
-"""Gauge: a value of the moment, merged over processes by a mode."""
+"""Gauge: a current value, merged over processes by a mode."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import InprogressTracker, Timer, timer
+from mpmetrics.instruments.instrument import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.series import GaugeSeries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["Gauge", "GaugeMode", "check_mode"]
 
@@ -23,15 +23,15 @@ GaugeMode = Literal[
 class Gauge(Instrument[GaugeSeries]):
     """A value that goes up and down: a temperature, a pool's size.
 
-    ``multiprocess_mode`` says what one scrape shows of the values of many processes:
+    ``multiprocess_mode`` decides what a scrape shows of the values of many processes:
 
-    * ``all``, ``liveall``: a series a process, labelled ``worker="0"``, ``"1"``, ...
+    * ``all``, ``liveall``: one series for each process, labelled ``worker="0"``, ``"1"``, ...
     * ``min``, ``livemin``, ``max``, ``livemax``, ``sum``, ``livesum``: the smallest, the largest, the sum
-    * ``mostrecent``, ``livemostrecent``: what was set last
+    * ``mostrecent``, ``livemostrecent``: the value that was set last
 
-    The ``live`` modes forget a process as soon as it ends; the others keep its last value. The default is ``liveall``.
-    A process that never set the gauge has no value of it. Other arguments as in
-    :class:`~mpmetrics.instruments.base.Instrument`.
+    The ``live`` modes drop the value of a process when it ends; the others keep it. The default is ``liveall``. A
+    process that never set the gauge has no value. Other arguments as in
+    :class:`~mpmetrics.instruments.instrument.Instrument`.
     """
 
     _kind = "gauge"
@@ -48,7 +48,7 @@ class Gauge(Instrument[GaugeSeries]):
         registry: None = None,
         *,
         multiprocess_mode: GaugeMode = "liveall",
-        provider: Destination | None = None,
+        provider: ProviderBase | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         check_mode(name, multiprocess_mode)
@@ -88,27 +88,27 @@ class Gauge(Instrument[GaugeSeries]):
         self._only().set_to_current_time()
 
     def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
+        """Return a context manager and decorator that adds 1 on entry and subtracts 1 on exit."""
         return self._only().track_inprogress()
 
     def set_function(self, f: Callable[[], float]) -> None:
-        """Have the value be what ``f()`` returns in each process, whenever somebody looks, merged by the mode.
+        """Make the value of this process what ``f()`` returns at each scrape; values merge by the mode.
 
-        With a store, each process that has called this runs ``f`` at scrape time, on a thread of its own. A process
-        that does not answer within the collector's time keeps its last value for one scrape, then has none.
+        With a store, each process that called this runs ``f`` at scrape time on a thread of its own. A process that
+        does not answer within the collector's time limit keeps its last value for one scrape, and has none after that.
         TypeError unless ``f`` can be called.
         """
         self._only().set_function(f)
 
     def time(self) -> Timer:
-        """A context manager and decorator that sets the gauge to the seconds that the code took."""
-        # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
+        """Return a context manager and decorator that sets the gauge to the duration of the code in seconds."""
+        # As in prometheus_client, labels can also be given to the timer while it runs.
         return timer(self, "set")
 
 
 def check_mode(name: str, mode: str) -> None:
-    """ValueError unless ``mode`` is a :data:`GaugeMode`."""
+    """Raise ValueError unless ``mode`` is a :data:`GaugeMode`."""
     if mode not in get_args(GaugeMode):
         modes = ", ".join(get_args(GaugeMode))
-        msg = f"gauge {name!r}: multiprocess_mode is one of {modes}, not {mode!r}"
+        msg = f"gauge {name!r}: multiprocess_mode must be one of {modes}, not {mode!r}"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Histogram: how often values fell into buckets, and their sum."""
+"""Histogram: how many values fell into each bucket, and their sum."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.contexts import Timer, timer
+from mpmetrics.instruments.instrument import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.series import DistributionSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["Histogram", "check_bounds"]
 
@@ -21,9 +21,9 @@ __all__ = ["Histogram", "check_bounds"]
 class Histogram(Instrument[DistributionSeries]):
     """Counts observations, such as durations or sizes, by buckets.
 
-    ``buckets`` are the upper bounds, which must strictly increase; an infinite one is added at the end when missing.
-    The default ones suit durations of web requests in seconds, as in prometheus_client. Other arguments as in
-    :class:`~mpmetrics.instruments.base.Instrument`. ValueError for bounds that are NaN, do not increase, or are none.
+    ``buckets`` are the upper bounds, which must strictly increase; an infinite one is added if it is missing. The
+    default bounds suit durations of web requests in seconds, as in prometheus_client. Other arguments as in
+    :class:`~mpmetrics.instruments.instrument.Instrument`. ValueError for bounds that are NaN or do not increase.
     """
 
     _kind = "histogram"
@@ -41,7 +41,7 @@ class Histogram(Instrument[DistributionSeries]):
         registry: None = None,
         *,
         buckets: Iterable[float | str] = DEFAULT_BUCKETS,
-        provider: Destination | None = None,
+        provider: ProviderBase | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         self._bounds = check_bounds(name, buckets)
@@ -64,27 +64,27 @@ class Histogram(Instrument[DistributionSeries]):
         return {"bounds": self._bounds}
 
     def observe(self, amount: float, exemplar: object = None) -> None:
-        """Count ``amount``; ValueError when it is NaN."""
+        """Count ``amount``. ValueError, and nothing changes, if it is NaN."""
         self._only().observe(amount, exemplar)
 
     def time(self) -> Timer:
-        """A context manager and decorator that observes the seconds that the code took."""
-        # With labels, prometheus_client lets the labels be chosen on the timer, before it ends.
+        """Return a context manager and decorator that observes the duration of the code in seconds."""
+        # As in prometheus_client, labels can also be given to the timer while it runs.
         return timer(self, "observe")
 
 
 def check_bounds(name: str, buckets: Iterable[float | str]) -> tuple[float, ...]:
-    """The bounds as numbers, the last one infinite; ValueError as in :class:`Histogram`."""
+    """Return the bounds as numbers, the last one infinite; ValueError as in :class:`Histogram`."""
     try:
         bounds = [float(bound) for bound in buckets]
     except (TypeError, ValueError) as error:
-        msg = f"histogram {name!r}: buckets are numbers: {error}"
+        msg = f"histogram {name!r}: buckets must be numbers: {error}"
         raise ValueError(msg) from error
     if any(map(math.isnan, bounds)):
-        msg = f"histogram {name!r}: buckets cannot be NaN: {bounds}"
+        msg = f"histogram {name!r}: buckets must not be NaN, but are {bounds}"
         raise ValueError(msg)
     if any(low >= high for low, high in pairwise(bounds)):
-        msg = f"histogram {name!r}: buckets must strictly increase: {bounds}"
+        msg = f"histogram {name!r}: buckets must strictly increase, but are {bounds}"
         raise ValueError(msg)
     if not bounds or bounds == [math.inf]:
         msg = f"histogram {name!r} needs at least one finite bucket, not {bounds}"

@@ -1,67 +1,64 @@
-"""What all instruments have in common: a family, and the series that this process has of it."""
+"""Metric: the base of all instruments, a family and the series that this process has of it."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mpmetrics.instruments.series import cell_type
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from mpmetrics._cells import Children
-    from mpmetrics.destination import Destination
     from mpmetrics.names.family import Family, Key
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["DEFAULT_MAX_SERIES", "Context", "Metric", "check_max_series"]
-
-log = logging.getLogger("mpmetrics")
 
 Child = TypeVar("Child")
 
 MAX_VALUE = 1024
-"""Characters of a label value that are kept; the compiled look-up has the same number."""
+"""Most characters of a label value; the compiled look-up has the same number."""
 
 DEFAULT_MAX_SERIES = 10_000
-"""Series a metric may have; what comes past it goes to one series labelled ``otel_metric_overflow="true"``."""
+"""How many series a metric may have in a process; further ones count in its overflow series."""
 
 LEAST_BUDGET = 4 << 20
 BYTES_A_SERIES = 128
-"""Bytes that a metric's label values may have in a process: so many for each series, and no less than the least."""
+"""Bytes that the label values of a metric may take in a process: so many for each of ``max_series``, at least 4 MiB."""
 
 
 class Context:
-    """What the instruments of one family and process share: their provider, and what was said of the metric."""
+    """What all instruments of one family in this process share: the provider, and what was logged of the metric."""
 
-    def __init__(self, provider: Destination) -> None:
+    def __init__(self, provider: ProviderBase) -> None:
         self.provider = provider
-        self._has_cut = False
+        self._log = LogOnce()
 
     def cut(self, metric: str, value: str) -> str:
-        """A label value of at most :data:`MAX_VALUE` characters: an ellipsis stands for what is cut off."""
+        """Return a label value of at most :data:`MAX_VALUE` characters; a longer one is cut and ends in an ellipsis."""
         if len(value) <= MAX_VALUE:
             return value
-        if not self._has_cut:
-            self._has_cut = True
-            log.warning(
-                "metric %r: a label value of %d characters is cut to %d; the first ones are %r",
-                metric,
-                len(value),
-                MAX_VALUE,
-                value[:40],
-            )
+        self._log.warn(
+            "cut",
+            "metric %r: a label value of %d characters is cut to %d; it begins with %r",
+            metric,
+            len(value),
+            MAX_VALUE,
+            value[:40],
+        )
         return value[: MAX_VALUE - 1] + "…"
 
 
 class Metric(Generic[Child]):
-    """The series of ``family`` in this process; ``provider`` is where their values go.
+    """The series of ``family`` in this process. ``provider`` is where their values go.
 
-    Any number of objects may stand for one family; ``max_series`` is that of the first. All methods may be called from
-    any thread.
+    A family may have any number of these objects; ``max_series`` of the first one counts. All methods may be called
+    from any thread.
 
-    Raises :class:`~mpmetrics.errors.ConflictError` when this process has declared the family's name differently.
+    Raises :class:`~mpmetrics.errors.ConflictError` if this process has declared a different family of this name.
     """
 
-    def __init__(self, family: Family, provider: Destination, max_series: int) -> None:
+    def __init__(self, family: Family, provider: ProviderBase, max_series: int) -> None:
         self._family = family
         self._provider = provider
         self._memory = memory = provider.memory
@@ -73,11 +70,11 @@ class Metric(Generic[Child]):
 
     @property
     def family(self) -> Family:
-        """The family."""
+        """The declaration of the metric."""
         return self._family
 
     def series(self, key: Key) -> Child:
-        """The series with these label values, made unless it is there; past the cap, the overflow series."""
+        """Return the series with these label values; make it if it is new. Past the cap: the overflow series."""
         child: Child = self._children.make(key)
         return child
 
@@ -94,7 +91,7 @@ class Metric(Generic[Child]):
 
 
 def check_max_series(metric: str, max_series: int) -> None:
-    """ValueError unless ``max_series`` is a number of series that a metric may have."""
+    """Raise ValueError unless ``max_series`` is a whole number, at least 1."""
     if not isinstance(max_series, int) or max_series < 1:
-        msg = f"metric {metric!r}: max_series is a whole number from 1, not {max_series!r}"
+        msg = f"metric {metric!r}: max_series must be a whole number, at least 1, not {max_series!r}"
         raise ValueError(msg)

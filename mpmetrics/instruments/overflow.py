@@ -1,4 +1,4 @@
-"""The count of label sets that went to a metric's overflow series."""
+"""The self-metric that counts uses of overflow series, by metric."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.names.family import Family
 
 if TYPE_CHECKING:
-    from mpmetrics.destination import Destination
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["OverflowCount"]
 
@@ -16,16 +16,16 @@ _FAMILY = Family("mpmetrics_series_overflows", "counter", "Uses of label sets pa
 
 
 class OverflowCount:
-    """Counts uses of label sets that a metric of ``provider`` has no room for; the counter comes with the first one."""
+    """Counts the uses of label sets for which a metric of ``provider`` has no room. The first use makes the counter."""
 
-    def __init__(self, provider: Destination) -> None:
+    def __init__(self, provider: ProviderBase) -> None:
         self._provider = provider
         self._counter: Metric[Any] | None = None
 
     def __call__(self, metric: str) -> None:
         """Count one use for the metric of this name."""
         if metric == _FAMILY.name:
-            return  # it would count itself for ever
+            return  # this counter's own overflow would count itself without end
         if self._counter is None:
             self._counter = Metric(_FAMILY, self._provider, DEFAULT_MAX_SERIES)
         self._counter.series((metric,)).inc()

@@ -1,11 +1,11 @@
-"""One series of each kind of instrument: the cells of the hot path, with what is convenient to have on them."""
+"""The series of each kind of instrument: a cell, which does the hot path, and convenience methods."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell, uncollected
+from mpmetrics._cells import CounterCell, DistributionCell, GaugeCell, RecentCell, SketchCell, without_gc
 from mpmetrics.instruments.contexts import (
     ExceptionCounter,
     Exceptions,
@@ -15,7 +15,7 @@ from mpmetrics.instruments.contexts import (
     inprogress,
     timer,
 )
-from mpmetrics.instruments.watched import watch
+from mpmetrics.instruments.gauge_function import serve_function
 from mpmetrics.names.naming import text
 
 if TYPE_CHECKING:
@@ -35,31 +35,31 @@ __all__ = [
 ]
 
 
-@uncollected
+@without_gc
 class CounterSeries(CounterCell):
     """One series of a counter."""
 
     __slots__ = ()
 
     def count_exceptions(self, exception: Exceptions = Exception) -> ExceptionCounter:
-        """A context manager and decorator that counts exceptions of these types that leave the code."""
+        """Return a context manager and decorator that counts the exceptions of these types that leave the code."""
         return exception_counter(self, exception)
 
 
-@uncollected
+@without_gc
 class UpDownSeries(GaugeCell):
     """One series of an up-down counter."""
 
     __slots__ = ()
 
-    set = None  # type: ignore[assignment]  # a sum over processes cannot be set by one of them
+    set = None  # type: ignore[assignment]  # one process cannot set a sum over processes
 
     def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
+        """Return a context manager and decorator that adds 1 on entry and subtracts 1 on exit."""
         return inprogress(self)
 
 
-@uncollected
+@without_gc
 class GaugeSeries(GaugeCell):
     """One series of a gauge."""
 
@@ -70,27 +70,27 @@ class GaugeSeries(GaugeCell):
         self.set(time.time())
 
     def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
+        """Return a context manager and decorator that adds 1 on entry and subtracts 1 on exit."""
         return inprogress(self)
 
     def time(self) -> Timer:
-        """A context manager and decorator that sets the gauge to the seconds that the code took."""
+        """Return a context manager and decorator that sets the gauge to the duration of the code in seconds."""
         return timer(self, "set")
 
     def set_function(self, f: Callable[[], float]) -> None:
         """As :meth:`mpmetrics.Gauge.set_function`, for this series."""
-        watch(self, f)
+        serve_function(self, f)
 
 
-@uncollected
+@without_gc
 class RecentSeries(RecentCell):
-    """One series of a gauge of which the latest value of any process counts: it can be set, not moved."""
+    """One series of a gauge of mode mostrecent: it can be set, but not incremented."""
 
     __slots__ = ()
 
     def inc(self, amount: float = 1) -> None:
-        """Not for this mode: RuntimeError."""
-        msg = f"gauge {self._name!r} of mode mostrecent can only be set, not moved by {amount!r}; mode sum adds up"
+        """Raise RuntimeError: this mode has no increments."""
+        msg = f"gauge {self._name!r} of mode mostrecent can be set, but not moved by {amount!r}; use mode sum for that"
         raise RuntimeError(msg)
 
     dec = inc
@@ -99,44 +99,44 @@ class RecentSeries(RecentCell):
     set_function = GaugeSeries.set_function
 
     def track_inprogress(self) -> InprogressTracker:
-        """Not for this mode: RuntimeError."""
+        """Raise RuntimeError: this mode has no increments."""
         self.inc()
         raise AssertionError
 
 
-@uncollected
+@without_gc
 class DistributionSeries(DistributionCell):
     """One series of a histogram or summary."""
 
     __slots__ = ()
 
     def time(self) -> Timer:
-        """A context manager and decorator that observes the seconds that the code took."""
+        """Return a context manager and decorator that observes the duration of the code in seconds."""
         return timer(self, "observe")
 
 
-@uncollected
+@without_gc
 class ObservedSeries(GaugeCell):
-    """One series of an asynchronous counter or up-down counter: its total so far is set, not moved."""
+    """One series of an observable counter or up-down counter: the total so far is set, not incremented."""
 
     __slots__ = ()
 
 
-@uncollected
+@without_gc
 class EnumSeries(RecentCell):
     """One series of an enum."""
 
     __slots__ = ()
 
     def state(self, state: str) -> None:
-        """Say that this is the state now; ValueError when it is none of the metric's states."""
+        """Set the current state. ValueError if it is not one of the metric's states."""
         if self.gone:
-            return  # nothing that is done to it shows
+            return  # the series was removed, so no value of it shows
         states: tuple[str, ...] = self._children.family.states
         if state not in states:
-            state = text(state)  # as it was taken when the metric was made
+            state = text(state)  # the states are stored as this text
         if state not in states:
-            msg = f"enum {self._name!r}: {state!r} is none of the states {states}"
+            msg = f"enum {self._name!r}: {state!r} is not one of the states {states}"
             raise ValueError(msg)
         self.set(states.index(state))
 
@@ -154,7 +154,7 @@ _TYPES: dict[str, type[Cell]] = {
 
 
 def cell_type(family: Family) -> type[Cell]:
-    """What a series of ``family`` is."""
+    """Return the class of the series of ``family``."""
     if family.temporality == "cumulative" and family.kind != "gauge":
         return ObservedSeries
     if family.mode.endswith("mostrecent"):

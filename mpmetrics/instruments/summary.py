@@ -1,18 +1,18 @@
-"""Summary: how many values there were, and their sum."""
+"""Summary: the count of values and their sum."""
 
 from __future__ import annotations
 
-from mpmetrics.instruments.base import Instrument
 from mpmetrics.instruments.contexts import Timer, timer
+from mpmetrics.instruments.instrument import Instrument
 from mpmetrics.instruments.series import DistributionSeries
 
 __all__ = ["Summary"]
 
 
 class Summary(Instrument[DistributionSeries]):
-    """Counts observations and adds them up. Exposed as ``name_count`` and ``name_sum``, without quantiles.
+    """Counts observations and their sum. Exposed as ``name_count`` and ``name_sum``, without quantiles.
 
-    Arguments as in :class:`~mpmetrics.instruments.base.Instrument`.
+    Arguments as in :class:`~mpmetrics.instruments.instrument.Instrument`.
     """
 
     _kind = "summary"
@@ -22,9 +22,9 @@ class Summary(Instrument[DistributionSeries]):
         return ("quantile",)
 
     def observe(self, amount: float, exemplar: object = None) -> None:
-        """Count ``amount``; ValueError when it is NaN."""
+        """Count ``amount``. ValueError, and nothing changes, if it is NaN."""
         self._only().observe(amount, exemplar)
 
     def time(self) -> Timer:
-        """A context manager and decorator that observes the seconds that the code took."""
+        """Return a context manager and decorator that observes the duration of the code in seconds."""
         return timer(self, "observe")

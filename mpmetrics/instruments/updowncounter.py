@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mpmetrics.instruments.base import DEFAULT_MAX_SERIES, Instrument
+from mpmetrics.instruments.instrument import DEFAULT_MAX_SERIES, Instrument
 from mpmetrics.instruments.series import UpDownSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mpmetrics.destination import Destination
     from mpmetrics.instruments.contexts import InprogressTracker
+    from mpmetrics.provider_base import ProviderBase
 
 __all__ = ["UpDownCounter"]
 
 
 class UpDownCounter(Instrument[UpDownSeries]):
-    """A total that goes up and down: jobs open, items in stock. Exposed as a gauge.
+    """A total that goes up and down: open jobs, items in stock. Exposed as a gauge.
 
-    ``multiprocess_mode`` is ``"sum"`` (the default: adds up over processes, the dead included) or ``"livesum"`` (what
-    a process added is forgotten when it ends). Other arguments as in :class:`~mpmetrics.instruments.base.Instrument`.
+    ``multiprocess_mode`` is ``"sum"`` (the default: the total over all processes, dead ones included) or ``"livesum"``
+    (the total over living processes). Other arguments as in :class:`~mpmetrics.instruments.instrument.Instrument`.
     """
 
     _kind = "updowncounter"
@@ -37,11 +37,11 @@ class UpDownCounter(Instrument[UpDownSeries]):
         registry: None = None,
         *,
         multiprocess_mode: Literal["sum", "livesum"] = "sum",
-        provider: Destination | None = None,
+        provider: ProviderBase | None = None,
         max_series: int = DEFAULT_MAX_SERIES,
     ) -> None:
         if multiprocess_mode not in ("sum", "livesum"):
-            msg = f"up-down counter {name!r}: multiprocess_mode is 'sum' or 'livesum', not {multiprocess_mode!r}"
+            msg = f"up-down counter {name!r}: multiprocess_mode must be 'sum' or 'livesum', not {multiprocess_mode!r}"
             raise ValueError(msg)
         self._mode = multiprocess_mode
         super().__init__(
@@ -68,5 +68,5 @@ class UpDownCounter(Instrument[UpDownSeries]):
         self._only().dec(amount)
 
     def track_inprogress(self) -> InprogressTracker:
-        """A context manager and decorator that counts up on entry and down on exit."""
+        """Return a context manager and decorator that adds 1 on entry and subtracts 1 on exit."""
         return self._only().track_inprogress()

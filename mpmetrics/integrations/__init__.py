@@ -1,1 +1,1 @@
-"""Hooks into servers. Nothing imports these but applications' configuration."""
+"""Hooks into servers. Only configuration files and applications import them."""

@@ -1,4 +1,4 @@
-"""Hooks of a server's configuration: adding ours to those that are there."""
+"""Hooks of a server's configuration: adds ours to those that the configuration defines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["chain", "is_ours"]
 
 
 def chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that calls ``theirs`` and then ``ours``, with the parameters of ``ours``: gunicorn counts them."""
+    """Return a hook that calls ``theirs``, then ``ours``. It has the parameters of ``ours``: gunicorn counts them."""
     if theirs is not None and is_ours(theirs):
-        return theirs  # installed before: it calls theirs and ours
+        return theirs  # chained before, so it calls theirs and ours
     if theirs is None:
         chained = functools.partial(ours)
     else:
@@ -24,10 +24,10 @@ def chain(theirs: Callable[..., Any] | None, ours: Callable[..., Any]) -> Callab
             ours(*arguments)
 
     hook = functools.wraps(ours)(chained)
-    hook._mpmetrics = True  # type: ignore[attr-defined]  # noqa: SLF001 (our own mark)
+    hook._mpmetrics = True  # type: ignore[attr-defined]  # noqa: SLF001 (the mark of is_ours)
     return hook
 
 
 def is_ours(hook: Callable[..., Any]) -> bool:
-    """Whether a hook calls ours, too."""
+    """True if a hook calls ours."""
     return bool(getattr(hook, "_mpmetrics", False))

@@ -1,4 +1,4 @@
-"""Where our messages go within a server."""
+"""Sends mpmetrics' log messages to the server's log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger("mpmetrics")
 
 
 def log_through(logger: Any) -> None:
-    """Have our messages stand in gunicorn's error log, unless the application has its own idea of where they go."""
+    """Send our messages to gunicorn's error log, unless the application has configured a handler for them."""
     if not log.hasHandlers():
         for handler in logger.error_log.handlers:
             log.addHandler(handler)

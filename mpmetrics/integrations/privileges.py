@@ -1,4 +1,4 @@
-"""Acting as the workers' user where a privileged hand would be too strong."""
+"""Acting as the workers' user where the rights of root would be dangerous."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["acting_as"]
 
 @contextlib.contextmanager
 def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Have the kernel judge file accesses by this user and group, where we are privileged and it is someone else.
+    """Within the context, if we are root, access files with the rights of this user and group.
 
-    For the whole process, so only where no other thread runs.
+    This changes the whole process, so use it only while no other thread runs.
     """
     if os.geteuid() != 0 or uid == 0:
         yield

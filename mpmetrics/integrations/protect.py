@@ -1,4 +1,4 @@
-"""The endpoint's protection through starts and reloads of a configuration."""
+"""The endpoint's protection at the start and at each reload of a configuration."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ log = logging.getLogger("mpmetrics")
 
 
 def protect(security: Security, held: Protection | None, *, again: bool) -> Protection | None:
-    """The protection that ``security`` asks for; ``held`` is the one in force, None when the endpoint is closed.
+    """Return the protection that ``security`` asks for. ``held`` is the one in force; None: the endpoint is closed.
 
-    The first time, files that cannot be used raise SecurityError. ``again``, gunicorn would end the server for that: so
-    what is in force stays, unless that is no protection at all, and then the endpoint is to be closed: None.
+    At the start, files that cannot be used raise SecurityError. On a reload (``again``), gunicorn would end the server
+    for an exception. So the error is logged, and the protection in force stays; if it protects nothing, None is
+    returned, and the endpoint must be closed.
     """
     try:
         return Protection(security)

@@ -1,4 +1,4 @@
-"""What a configuration that was read says about the endpoint."""
+"""Settings: the checked arguments of ``install``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpmetrics.collector.view import ExporterOptions
+    from mpmetrics.collector.exporter_options import ExporterOptions
     from mpmetrics.drivers import Driver
     from mpmetrics.http.address import Address
     from mpmetrics.http.security.protection import Protection
@@ -16,7 +16,7 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of ``install``, checked. Without protection there are no addresses: the endpoint is closed."""
+    """The arguments of ``install``, checked. If ``protection`` is None, the endpoint is closed: it has no addresses."""
 
     addresses: list[Address]
     protection: Protection | None
@@ -28,10 +28,10 @@ class Settings:
     drivers: list[Driver]
 
     def for_worker(self) -> Settings:
-        """The same without private keys and credentials, which a worker has no business with."""
+        """Return the settings without private keys and credentials, which a worker must not have."""
         return replace(self, protection=None)
 
     @property
     def scheme(self) -> str:
-        """How the endpoint is spoken to."""
+        """The scheme of the endpoint's URLs."""
         return "https" if self.protection is not None and self.protection.is_tls else "http"

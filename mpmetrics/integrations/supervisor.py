@@ -1,8 +1,8 @@
-"""Keeps one child process running: starts it, replaces it when it dies or hangs, ends it.
+"""Supervisor: keeps one child process running; it starts it, replaces it when it dies or hangs, and ends it.
 
-Belongs to the parent's main thread. It never waits in :meth:`Supervisor.check`, which the parent calls about once a
-second, and it does not need to be told of dead children: the child holds the writing end of a pipe, so its death, by
-whatever cause, is the end of that pipe's file, whoever reaps it.
+Belongs to the parent's main thread. The parent calls :meth:`Supervisor.check` about once a second; that never waits.
+The supervisor needs no SIGCHLD: the child holds the writing end of a pipe, so the pipe ends when the child dies,
+whichever code reaps it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ HUNG_AFTER = 10.0
 BACK_OFF = (0.0, 0.0, 0.5)
 """Seconds to wait before the next start, by how often in a row the child died young.
 
-The last one is short: a child that somebody waits for is back soon, whatever keeps ending it.
+The last one is short, so that scrapers do not wait long, whatever keeps ending the child.
 """
 
-SAID_ALWAYS, SAID_EVERY = 5, 100
-"""How many deaths in a row are said in the log, and after that which ones of them."""
+LOGGED_FIRST, LOGGED_EVERY = 5, 100
+"""Of early deaths in a row, the first 5 are logged, then every 100th."""
 
 YOUNG = 10.0
+"""A child that lives for fewer seconds has died young."""
 
 
 class Supervisor:
     """Runs ``body(parent pid, heartbeat descriptor)`` in a forked child.
 
-    ``body`` returns when the child is to end; what it raises is printed and ends the child with status 1. ``name`` is
-    for messages.
+    The child writes to the descriptor regularly, to show that it does not hang. When ``body`` returns, the child ends;
+    an exception is printed and ends it with status 1. ``name`` is for messages.
     """
 
     def __init__(self, name: str, body: Callable[[int, int], None]) -> None:
@@ -58,11 +59,11 @@ class Supervisor:
 
     @property
     def pid(self) -> int:
-        """The child's process id, 0 while there is none."""
+        """The child's process id, 0 while no child runs."""
         return self._pid
 
     def check(self) -> None:
-        """Start the child if it is not running, kill it if it hangs. Never waits, never raises."""
+        """Start the child if it does not run, kill it if it hangs. Never waits, never raises."""
         if os.getpid() != self._owner:
             return
         try:
@@ -72,7 +73,7 @@ class Supervisor:
             if not self._pid and now >= self._next_start:
                 self._start()
         except OSError as error:
-            log.error("the %s cannot be started: %s", self._name, error)
+            log.error("the %s cannot be started, the next attempt follows: %s", self._name, error)
             self._next_start = time.monotonic() + BACK_OFF[-1]
 
     def _alive(self, now: float) -> bool:
@@ -91,18 +92,18 @@ class Supervisor:
         return bool(beats)
 
     def _bury(self, now: float) -> None:
-        """The child is gone: forget it, and say when the next one comes."""
+        """Forget the child, which is gone, and set the time of the next start."""
         young = now - self._started < YOUNG
         self._young_deaths = self._young_deaths + 1 if young else 0
         pause = BACK_OFF[min(self._young_deaths, len(BACK_OFF) - 1)]
-        if self._young_deaths <= SAID_ALWAYS or self._young_deaths % SAID_EVERY == 0:
+        if self._young_deaths <= LOGGED_FIRST or self._young_deaths % LOGGED_EVERY == 0:
             log.warning("the %s (pid %d) is gone; starting another in %g s", self._name, self._pid, pause)
         self._next_start = now + pause
         self._forget()
 
     def _forget(self) -> None:
         os.close(self._pipe)
-        with contextlib.suppress(ChildProcessError):  # reaped by the server's own handler
+        with contextlib.suppress(ChildProcessError):  # the server's SIGCHLD handler has reaped it
             os.waitpid(self._pid, os.WNOHANG)
         self._pid, self._pipe = 0, -1
 
@@ -120,20 +121,20 @@ class Supervisor:
         self._started = self._beaten = time.monotonic()
 
     def _child(self, parent: int, writing: int) -> None:
-        """Run the body and end; the parent's code after the fork is never reached here."""
+        """Run the body and end the process; this never returns to the parent's code."""
         status = 1
         try:
-            gc.freeze()  # what the parent made stays shared with it
+            gc.freeze()  # keeps the parent's memory pages shared
             self._body(parent, writing)
             status = 0
-        except BaseException:  # noqa: BLE001 (whatever it is, it ends here)
+        except BaseException:  # noqa: BLE001 (no exception may leave the child)
             traceback.print_exc()
         finally:
             logging.shutdown()
             os._exit(status)
 
     def release_in_child(self) -> None:
-        """In a child of the parent that is not ours: let go of the pipe."""
+        """In another child of the parent, such as a worker: close the pipe."""
         if self._pipe >= 0:
             os.close(self._pipe)
         self._pid, self._pipe = 0, -1
@@ -143,14 +144,14 @@ class Supervisor:
             os.kill(self._pid, number)
 
     def _is_stopped(self) -> bool:
-        """Whether a SIGSTOP keeps the child from hearing any other signal than SIGKILL; leaves it to others to reap."""
+        """True if the child is stopped (SIGSTOP), so that only SIGKILL reaches it. Does not reap it."""
         try:
             return os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
         except ChildProcessError:
             return False
 
     def stop(self, grace: float) -> None:
-        """End the child and wait for it: SIGTERM, and SIGKILL after ``grace`` seconds, or at once if it is stopped."""
+        """End the child and wait for it: SIGTERM, then SIGKILL after ``grace`` seconds, or at once if it is stopped."""
         if not self._pid or os.getpid() != self._owner:
             return
         self._signal(signal.SIGTERM)

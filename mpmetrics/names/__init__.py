@@ -1,1 +1,1 @@
-"""Names of metrics and labels, attributes and units: what is allowed, and what becomes of them. Pure functions."""
+"""Names of metrics and labels, attributes and units: checks and translations. No input or output."""

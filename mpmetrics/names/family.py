@@ -1,4 +1,4 @@
-"""A metric as it is declared, and as a FAMILY record holds it. No input or output."""
+"""Family: the declaration of a metric, its checks, and its bytes in a FAMILY record. No input or output."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ _TEMPORALITIES = frozenset({"", "cumulative", "delta", "observed"})
 _ROLE_NAME = re.compile(r"registry/[^/]+/[^/]*/", re.DOTALL)
 _TEXTS = ("name", "kind", "help", "unit", "mode", "original", "scope", "temporality", "role", "origin")
 MAX_WIDTH = 1 << 17
-"""Words that a series may have."""
+"""Most words that a series may have."""
 
 _RECENT = 4
-"""Words of what is said with its time, in two copies."""
+"""Words of a value with its time, in two copies."""
 
 _COUNTS = struct.Struct("=III")
 
@@ -64,17 +64,19 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class Family:
-    """A metric as it is declared.
+    """The declaration of a metric.
 
     ``kind`` is counter, updowncounter, gauge, histogram, summary, info, enum or sketch. ``mode`` is how a gauge or an
-    up-down counter merges over processes, and which layout a sketch has. ``bounds`` are the upper bounds of a
-    histogram's buckets, the last one infinite; ``states`` an enum's. ``original`` is the name in the Meter API, of a
-    metric that has one. ``scope`` is where the callbacks of an asynchronous metric run, host or worker, and
-    ``temporality`` what they observe: cumulative or delta; or observed, of a registry's gauge with a function.
-    ``role`` is what a registry's metric is there: counter, gauge, meter, histogram, timer or healthcheck,
-    or what a counter went down by, decrease. Such a family
-    is named ``registry/role/registry's name/name``, and shows through a driver alone. ``origin`` says where it was
-    declared, for messages. Families are equal whatever their help and origin.
+    up-down counter merges over processes, or the layout of a sketch. ``bounds`` are the upper bounds of a histogram's
+    buckets, the last one infinite. ``states`` are an enum's. ``original`` is the name in the Meter API, empty for other
+    metrics. ``scope``, host or worker, is where the callbacks of an observable metric run; ``temporality``, cumulative
+    or delta, is what they observe, or "observed" for a registry's gauge with a function.
+
+    ``role`` is empty except for the metrics of a registry: counter, gauge, meter, histogram, timer, healthcheck, or
+    decrease, which holds what a counter went down by. Such a family is named ``registry/role/registry's name/name``,
+    and only a driver shows it.
+
+    ``origin`` is where it was declared, for messages. ``help`` and ``origin`` do not count when families are compared.
     """
 
     name: str
@@ -93,7 +95,7 @@ class Family:
 
     @property
     def width(self) -> int:
-        """Words of one series."""
+        """How many words one series has."""
         if self.kind in ("histogram", "summary"):
             return 2 + max(1, len(self.bounds))
         if self.kind in ("info", "enum") or self.mode in ("mostrecent", "livemostrecent"):
@@ -104,7 +106,7 @@ class Family:
 
     @property
     def retired_width(self) -> int:
-        """Words of one series in the retired file; 0 where they differ from series to series."""
+        """How many words one series has in the retired file; 0 if they differ from series to series."""
         if self.kind in ("histogram", "summary"):
             return self.width
         if self.kind == "sketch":
@@ -115,11 +117,11 @@ class Family:
 
     @property
     def is_open(self) -> bool:
-        """Whether a series carries names and values of more labels behind the values of ``labels``."""
+        """True if a key continues, behind the values of ``labels``, with names and values of further labels."""
         return self.kind == "info" or bool(self.original or self.role)
 
     def pairs(self, key: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """Label names and values of the series ``key``."""
+        """Return the label names and values of the series ``key``."""
         if not self.is_open:
             return tuple(zip(self.labels, key, strict=True))
         size = len(self.labels)
@@ -127,7 +129,7 @@ class Family:
         return (*zip(self.labels, key, strict=False), *zip(more[::2], more[1::2], strict=True))
 
     def key(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-        """Label values of the series with these labels; those that are not given are empty."""
+        """Return the key of the series with these labels; a label that is not given has an empty value."""
         values = dict(pairs)
         fixed = [values.pop(name, "") for name in self.labels]
         rest = [text for pair in sorted(values.items()) for text in pair] if self.is_open else []
@@ -135,33 +137,33 @@ class Family:
 
     @property
     def sample_names(self) -> frozenset[str]:
-        """Every name that the exposition of this family takes."""
+        """Every name of a sample that the exposition of this family uses."""
         return frozenset(self.name + suffix for suffix in _SUFFIXES.get(self.kind, ("",)))
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What two families of one name must have in common for their series to be shown together."""
+        """Two families of one name are shown together if their shapes are equal."""
         particulars = (self.mode, self.bounds, self.states)
         return (self.kind, *particulars, self.original, self.scope, self.temporality, self.role)
 
     def pack(self) -> bytes:
-        """The fields of a FAMILY record; ValueError when a record cannot take so much.
+        """Return the body of a FAMILY record; ValueError if it is too long for a record.
 
-        Three u32 with the numbers of labels, states and bounds, a u32 for the length of each text, the texts in UTF-8,
-        and the bounds as doubles.
+        Three u32: how many labels, states and bounds. A u32 for the length of each text. The texts in UTF-8. The bounds
+        as doubles.
         """
         texts = [text.encode() for text in (*(getattr(self, name) for name in _TEXTS), *self.labels, *self.states)]
         counts = _COUNTS.pack(len(self.labels), len(self.states), len(self.bounds))
         lengths = struct.pack(f"={len(texts)}I", *map(len, texts))
         packed = b"".join((counts, lengths, *texts, struct.pack(f"={len(self.bounds)}d", *self.bounds)))
         if len(packed) > MAX_BODY - 2 * WORD:
-            msg = f"metric {self.name!r}: help, labels and buckets have {len(packed)} bytes, over {MAX_BODY}"
+            msg = f"metric {self.name!r}: help, labels and buckets take {len(packed)} bytes; shorten them to {MAX_BODY}"
             raise ValueError(msg)
         return packed
 
     @classmethod
     def unpack(cls, packed: bytes) -> Family:
-        """The family of these fields; ValueError when they are none that a metric can have."""
+        """Return the family of the body of a FAMILY record; ValueError if no metric can have these fields."""
         try:
             labels, states, bounds = _COUNTS.unpack_from(packed)
             count = len(_TEXTS) + labels + states
@@ -182,8 +184,8 @@ class Family:
         return family
 
     def check(self) -> None:
-        """ValueError when no metric can be like this: it could not be merged, or would spoil the scrape of all."""
-        # A gauge that the collector itself observes has one value.
+        """Raise ValueError if no metric can be like this: it could not be merged, or would break the whole scrape."""
+        # A gauge that the collector itself observes has one value, so it has no mode.
         is_single = self.kind == "gauge" and self.scope == "host" and not self.mode
         if self.mode not in _MODES.get(self.kind, ()) and not is_single:
             msg = f"metric {self.name!r}: no {self.kind!r} has the mode {self.mode!r}"
@@ -202,7 +204,7 @@ class Family:
 
     @property
     def _reserved(self) -> tuple[str, ...]:
-        """Labels that the exposition adds itself."""
+        """Labels that the exposition adds itself, so the metric cannot have them."""
         if self.mode.endswith("all"):
             return ("worker",)
         return {"histogram": ("le",), "summary": ("quantile",), "enum": (self.name,)}.get(self.kind, ())
@@ -212,14 +214,14 @@ class Family:
 
     def _check_names(self) -> None:
         if self.role:
-            # A registry and a metric may be called anything.
+            # The name of a registry's metric is free: the driver translates it.
             is_right = _KIND_OF_ROLE.get(self.role) == self.kind and _ROLE_NAME.match(self.name)
             if not is_right or self.name.split("/", 2)[1] != self.role or self.labels or self.original:
-                msg = f"metric {self.name!r}: no {self.kind} of a registry that is a {self.role!r} is called like this"
+                msg = f"metric {self.name!r}: not a valid name of a {self.kind} that is a registry's {self.role!r}"
                 raise ValueError(msg)
             return
         if self.kind == "sketch":
-            msg = f"metric {self.name!r}: a sketch shows through a registry alone"
+            msg = f"metric {self.name!r}: a sketch must belong to a registry"
             raise ValueError(msg)
         check_metric_name(self.name)
         check_label_names(self.name, self.labels, self._reserved)
@@ -230,7 +232,7 @@ class Family:
             raise ValueError(msg)
 
     def difference(self, other: Family) -> str:
-        """In words, what keeps two families of one name apart."""
+        """Return in words the first difference of two families of one name: ``labels ('a'), not ('b')``."""
         for name in ("kind", "original", "labels", "unit", "mode", "bounds", "states", "scope", "temporality", "role"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:

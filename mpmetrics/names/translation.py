@@ -1,7 +1,7 @@
-"""Names and units of the Meter API as Prometheus has them.
+"""Translation of names and units of the Meter API to those of Prometheus. Pure functions.
 
-Source: https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/, and for what it leaves open
-the translation of the OpenTelemetry exporter for Prometheus.
+Source: https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/. Where it leaves a choice,
+this module follows the OpenTelemetry exporter for Prometheus.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _PER = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week", "mo"
 
 
 def check_name(name: object) -> str:
-    """``name`` as that of an instrument: a letter, then letters, digits and ``_.-/``, at most 255 characters.
+    """Return ``name`` if an instrument can have it: a letter, then letters, digits and ``_.-/``, at most 255 in all.
 
-    TypeError unless it is a str; ValueError when it is no such name.
+    TypeError unless it is a str; ValueError if it is invalid.
     """
     if not isinstance(name, str):
-        msg = f"an instrument's name is a str, not {name!r}"
+        msg = f"an instrument's name must be a str, not {name!r}"
         raise TypeError(msg)
     if not _NAME.match(name) or len(name) > MAX_NAME:
         msg = (
-            f"invalid instrument name {name!r}: a letter first, then letters, digits, '_', '.', '-' and '/',"
+            f"invalid instrument name {name!r}: use a letter first, then letters, digits, '_', '.', '-' and '/',"
             f" at most {MAX_NAME} characters"
         )
         raise ValueError(msg)
@@ -65,13 +65,13 @@ def check_name(name: object) -> str:
 
 
 def unit_words(unit: str, *, is_gauge: bool) -> str:
-    """A UCUM unit in the words that Prometheus uses: ``By/s`` is ``bytes_per_second``.
+    """Return a UCUM unit in the words of Prometheus: ``By/s`` is ``bytes_per_second``.
 
-    ``1`` says nothing, but of a gauge that it is a ratio. What stands in braces is a remark, and dropped with its side
-    of the fraction. Units that are not known are taken as they are. TypeError unless ``unit`` is a str.
+    ``1`` becomes ``ratio`` for a gauge, else nothing. A part in braces is a remark, and its side of the fraction is
+    dropped. An unknown unit is kept as it is. TypeError unless ``unit`` is a str.
     """
     if not isinstance(unit, str):
-        msg = f"a unit is a str, such as 's' or 'By', not {unit!r}"
+        msg = f"a unit must be a str, such as 's' or 'By', not {unit!r}"
         raise TypeError(msg)
     unit = unit.strip()
     if unit == "1" and is_gauge:
@@ -90,7 +90,7 @@ def _words(unit: str, known: dict[str, str]) -> str:
 
 
 def exposed_name(kind: str, original: str, unit: str) -> str:
-    """The name in Prometheus, a counter's without ``_total``, of an instrument with these unit words."""
+    """Return an instrument's name in Prometheus, without the ``_total`` of a counter; ``unit`` in words."""
     name = _join(original)
     if kind == "counter":
         name = name.removesuffix("_total")
@@ -98,31 +98,31 @@ def exposed_name(kind: str, original: str, unit: str) -> str:
 
 
 def utf8_name(kind: str, original: str, unit: str) -> str:
-    """The same for a scraper that takes names in UTF-8: the instrument's own name, and the suffixes."""
+    """Return the same for a scraper that accepts names in UTF-8: the instrument's own name and its unit."""
     return _with_unit(original.removesuffix("_total") if kind == "counter" else original, unit)
 
 
 def _with_unit(name: str, unit: str) -> str:
-    """``name`` and the unit's words, unless these stand in it already."""
+    """Return ``name`` with the unit's words behind it, unless it contains them."""
     return name if not unit or f"_{unit}_" in f"_{_join(name)}_" else f"{name}_{unit}"
 
 
 def _join(text: str) -> str:
-    """The runs of letters and digits in ``text``, joined by ``_``."""
+    """Join the runs of letters and digits in ``text`` by ``_``."""
     return "_".join(part for part in _OTHER.split(text) if part)
 
 
 def utf8_label(attribute: str) -> str:
-    """An attribute's name as that of a label in UTF-8: as it is, but for those that Prometheus keeps to itself."""
+    """Return the label name in UTF-8 of an attribute: unchanged, but a name that starts with ``__`` gets ``key``."""
     return f"key{attribute}" if attribute.startswith("__") else attribute
 
 
 @functools.lru_cache(maxsize=4096)
 def label_name(attribute: str) -> str:
-    """An attribute's name as that of a label: other characters than letters, digits and ``_`` become ``_``.
+    """Return the label name of an attribute: each character but letters, digits and ``_`` becomes ``_``.
 
-    A digit at the start gets ``key_`` before it. Names that start with ``__`` are Prometheus' own, so that these get
-    ``key`` before them.
+    A name that starts with a digit gets ``key_`` before it. A name that starts with ``__`` gets ``key`` before it,
+    because Prometheus reserves such names.
     """
     name = re.sub(r"[^A-Za-z0-9_]", "_", attribute)
     if name[:1].isdigit():

@@ -1,4 +1,4 @@
-"""Registries of counters, gauges, meters, histograms, timers and healthchecks, over all processes."""
+"""Registries of counters, gauges, meters, histograms, timers and healthchecks, merged over all processes."""
 
 from mpmetrics.registry.counter import Counter
 from mpmetrics.registry.distribution import Distribution
@@ -6,9 +6,9 @@ from mpmetrics.registry.gauge import Gauge
 from mpmetrics.registry.healthcheck import Healthcheck
 from mpmetrics.registry.histogram import Histogram
 from mpmetrics.registry.meter import Meter
+from mpmetrics.registry.metric_values import MetricValues
 from mpmetrics.registry.registry import Registry, default_registry
 from mpmetrics.registry.timer import Timer
-from mpmetrics.registry.view import View
 
 __all__ = [
     "Counter",
@@ -17,8 +17,8 @@ __all__ = [
     "Healthcheck",
     "Histogram",
     "Meter",
+    "MetricValues",
     "Registry",
     "Timer",
-    "View",
     "default_registry",
 ]

@@ -1,4 +1,4 @@
-"""Counter: what was added, less what was taken away."""
+"""Counter: the sum of what was added, less what was subtracted."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from mpmetrics.instruments.metric import DEFAULT_MAX_SERIES, Metric
 from mpmetrics.names.family import Family
+from mpmetrics.registry.merged_metrics import decrease_name
 from mpmetrics.registry.metric import RegistryMetric
-from mpmetrics.registry.reader import decrease_name
 
 __all__ = ["Counter"]
 
 
 class Counter(RegistryMetric):
-    """Counts up and down. What went up and what went down are kept apart, so neither ever falls."""
+    """Counts up and down. The store has one total of increments and one of decrements, and neither ever falls."""
 
     role = "counter"
     _storage = {"kind": "counter"}  # noqa: RUF012 (read only)
@@ -24,19 +24,19 @@ class Counter(RegistryMetric):
         self._decrease: Metric[Any] = Metric(family, self._provider, DEFAULT_MAX_SERIES)
 
     def remove(self) -> None:
-        """As in the base class."""
+        """Remove both totals, as in the base class."""
         super().remove()
         self._memory.remove(self._decrease.family, self.labels)
 
     def inc(self, amount: float = 1) -> None:
-        """Add ``amount``; a negative one is taken away. ValueError for NaN."""
+        """Add ``amount``, which may be negative. ValueError for NaN."""
         if amount < 0:
             self.dec(-amount)
         else:
             self._series.inc(amount)
 
     def dec(self, amount: float = 1) -> None:
-        """Take ``amount`` away; a negative one is added. ValueError for NaN."""
+        """Subtract ``amount``, which may be negative. ValueError for NaN."""
         if amount < 0:
             self._series.inc(-amount)
             return
@@ -45,12 +45,12 @@ class Counter(RegistryMetric):
             self._decrease.series(None if is_overflow else self._key()).inc(amount)
 
     def clear(self) -> None:
-        """Take away the count as it is at this moment; what others add meanwhile stays."""
+        """Subtract the current count of all processes. What other processes add meanwhile stays."""
         count = self.count
         if count:
             self.dec(count)
 
     @property
     def count(self) -> float:
-        """The count, over all processes."""
+        """The count over all processes. Costs as much as a scrape."""
         return self.snapshot().count

@@ -1,4 +1,4 @@
-"""What the values of a histogram or timer come to: pure functions of merged words."""
+"""Distribution: count, sum, mean, variance and percentiles of a histogram or timer. Pure functions of merged words."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Distribution"]
 
 
 class Distribution:
-    """Values over the lifetime, by the record and the buckets that ``mpmetrics.storage.format`` describes.
+    """The distribution of all values, from the record and the buckets that ``mpmetrics.storage.format`` describes.
 
-    All figures are 0 while there are no values. Count, sum, min, max, mean, variance (that of the whole population) and
-    stddev are exact, rounded once; percentiles have a relative error of at most 1 % for magnitudes from 1 ns to 1 day.
+    Without values, all results are 0. Count, sum, min, max, mean, variance (of the whole population) and stddev are
+    exact, rounded once. Percentiles have a relative error of at most 1 % for magnitudes from 1 ns to 1 day.
     """
 
     def __init__(self, layout: Layout, record: Sequence[float], buckets: Mapping[int, float]) -> None:
         self._layout = layout
         self._record = record
         self.buckets = buckets
-        """How many values fell into each bucket that has any, by its index."""
+        """By index of a bucket, how many values it has; without empty buckets."""
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return int(sum(self.buckets.values()))
 
     @property
@@ -68,17 +68,17 @@ class Distribution:
         return math.sqrt(self.variance)
 
     def percentiles(self, shares: Iterable[float], buckets: Mapping[int, float] | None = None) -> list[float]:
-        """The values below which each of ``shares``, from 0 to 1, of the values lie; of other ``buckets``, if given.
+        """Return the values below which ``shares`` of the values lie, each from 0 to 1; of other ``buckets`` if given.
 
         The p-th of n ordered values is the one at position p * (n + 1), interpolated between its neighbours.
         Source: Hyndman and Fan, "Sample quantiles in statistical packages" (1996), definition 6.
 
-        ValueError for a share that is none.
+        ValueError for a share outside of 0 to 1.
         """
         wanted = list(shares)
         for share in wanted:
             if not 0 <= share <= 1:
-                msg = f"a percentile is asked for by a share from 0 to 1, such as 0.99, not {share!r}"
+                msg = f"a percentile must be given as a share from 0 to 1, such as 0.99, not {share!r}"
                 raise ValueError(msg)
         counts = self.buckets if buckets is None else buckets
         ordered = sorted((index, int(count)) for index, count in counts.items() if count > 0)
@@ -97,7 +97,7 @@ class Distribution:
         return low + (position - rank) * (high - low)
 
     def _ranked(self, ordered: Sequence[tuple[int, int]], rank: int) -> tuple[float, float]:
-        """The values of this rank, from 1, and of the next."""
+        """Return the values of this rank, counted from 1, and of the next rank."""
         indices = _neighbours(ordered, rank)
         return self._value(next(indices)), self._value(next(indices))
 

@@ -1,18 +1,18 @@
-"""Gauge: a value that was set last, or what a function returns."""
+"""Gauge: the value that was set last, or that a function returns."""
 
 from __future__ import annotations
 
-from mpmetrics.instruments.watched import watch
+from mpmetrics.instruments.gauge_function import serve_function
 from mpmetrics.registry.metric import RegistryMetric
 
 __all__ = ["Gauge"]
 
 
 class Gauge(RegistryMetric):
-    """A value; that of the process which set it last counts.
+    """A current value. The value that any process set last counts.
 
-    A functional one has the value that its function returns when somebody looks. Each worker that has registered it
-    runs the function on a thread of its own; one that raises or hangs has no value then.
+    A functional gauge has the value that its function returns at each collection. Each worker that has registered the
+    gauge runs the function on a thread of its own. If the function raises or hangs, that worker has no value.
     """
 
     role = "gauge"
@@ -21,16 +21,16 @@ class Gauge(RegistryMetric):
     def _open(self) -> None:
         super()._open()
         if self._function is not None:
-            watch(self._series, self._function)
+            serve_function(self._series, self._function)
 
     def update(self, value: float) -> None:
-        """Set the value. ValueError for a functional gauge, whose function alone has a say."""
+        """Set the value. ValueError for a functional gauge."""
         if self._function is not None:
-            msg = f"gauge {self.name!r} has a function that tells its value: it cannot be set to {value!r}"
+            msg = f"gauge {self.name!r} has a function that returns its value, so it cannot be set to {value!r}"
             raise ValueError(msg)
         self._series.set(value)
 
     @property
     def value(self) -> float:
-        """The value; 0 when there is none yet."""
+        """The value over all processes, 0 if it was never set. Costs as much as a scrape."""
         return self.snapshot().value or 0.0

@@ -1,4 +1,4 @@
-"""Healthcheck: whether something works."""
+"""Healthcheck: tells whether something works."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["Healthcheck"]
 
 
 class Healthcheck(RegistryMetric):
-    """Whether something works, as its function says when :meth:`check` calls it with this object.
+    """Tells whether something works: :meth:`check` calls its function with this object.
 
-    The function calls :meth:`healthy` or :meth:`unhealthy`; one that raises makes it unhealthy. It is healthy if it is
-    so in all processes that live; the error is that of this process.
+    The function calls :meth:`healthy` or :meth:`unhealthy`; if it raises, the check is unhealthy. The check is healthy
+    over all processes if it is healthy in each living process that has checked. The error is that of this process.
     """
 
     role = "healthcheck"
@@ -20,29 +20,29 @@ class Healthcheck(RegistryMetric):
     def _open(self) -> None:
         super()._open()
         self.error: BaseException | str | None = None
-        """What is wrong, as far as this process knows; None when nothing is."""
+        """The error of this process's last check; None if it was healthy."""
 
     def check(self) -> None:
-        """Call the function. What it raises is the error."""
+        """Call the function. An exception that it raises becomes the error."""
         if self._function is None:
             return
         try:
             self._function(self)
-        except Exception as error:  # noqa: BLE001 (whatever is wrong: that is what is asked for)
+        except Exception as error:  # noqa: BLE001 (any exception is a result of the check)
             self.unhealthy(error)
 
     def healthy(self) -> None:
-        """It works."""
+        """Set this process's state to healthy."""
         self.error = None
         self._series.set(1)
 
     def unhealthy(self, error: BaseException | str) -> None:
-        """It does not work, because of ``error``."""
+        """Set this process's state to unhealthy, because of ``error``."""
         self.error = error
         self._series.set(0)
 
     @property
     def is_healthy(self) -> bool | None:
-        """Whether it works in all processes; None when nobody has looked yet."""
+        """True if it is healthy in all living processes; None if no process has checked yet."""
         value = self.snapshot().value
         return None if value is None else value > 0

@@ -1,4 +1,4 @@
-"""Histogram: how values are distributed."""
+"""Histogram: the distribution of values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ __all__ = ["Distributed", "Histogram"]
 
 
 class Distributed(RegistryMetric):
-    """What has a distribution; figures as in :class:`~mpmetrics.registry.distribution.Distribution`."""
+    """Base of metrics with a distribution, as in :class:`~mpmetrics.registry.distribution.Distribution`.
+
+    Each property reads all processes, which costs as much as a scrape.
+    """
 
     @property
     def count(self) -> float:
-        """How many values there are."""
+        """The number of values."""
         return self.snapshot().count
 
     @property
@@ -51,32 +54,32 @@ class Distributed(RegistryMetric):
         return self.snapshot().distribution.stddev
 
     def percentile(self, share: float, *, over: str = "lifetime") -> float:
-        """The value below which this share, from 0 to 1, of the values lies; see :meth:`percentiles`."""
+        """Return the value below which this share, from 0 to 1, of the values lies; see :meth:`percentiles`."""
         return self.percentiles((share,), over=over)[0]
 
     def percentiles(self, shares: Iterable[float], *, over: str = "lifetime") -> list[float]:
-        """The values below which these shares, from 0 to 1, of the values lie, over the lifetime or the window.
+        """Return the values below which these shares, from 0 to 1, of the values lie, over the lifetime or the window.
 
-        ValueError for a share that is none, and for ``over`` that is neither "lifetime" nor "window".
+        ValueError for a share outside of 0 to 1, and if ``over`` is neither "lifetime" nor "window".
         """
         if over not in ("lifetime", "window"):
-            msg = f"percentiles are over the 'lifetime' or the 'window', not {over!r}"
+            msg = f"percentiles: over must be 'lifetime' or 'window', not {over!r}"
             raise ValueError(msg)
-        view = self.snapshot()
-        return view.distribution.percentiles(shares, view.window if over == "window" else None)
+        values = self.snapshot()
+        return values.distribution.percentiles(shares, values.window if over == "window" else None)
 
 
 class Histogram(Distributed):
     """Counts values of any sign by buckets on a log scale.
 
-    A percentile is at most 1 % off for magnitudes from 1e-9 to 1e15; smaller ones count as zero, larger ones as 1e15 or
-    the largest value. Takes 45 KiB in each process that uses it, whatever it counts. Source of the buckets: DDSketch,
-    https://www.vldb.org/pvldb/vol12/p2195-masson.pdf.
+    A percentile is at most 1 % off for magnitudes from 1e-9 to 1e15. A smaller value counts as zero, a larger one as
+    1e15 or as the largest value. It takes 45 KiB in each process that uses it, however many values it has. Source of
+    the buckets: DDSketch, https://www.vldb.org/pvldb/vol12/p2195-masson.pdf.
     """
 
     role = "histogram"
     _storage = {"kind": "sketch", "mode": "value"}  # noqa: RUF012 (read only)
 
     def update(self, value: float) -> None:
-        """Count ``value``. ValueError, with nothing changed, unless it is a finite number of at most 1e150."""
+        """Count ``value``. ValueError, and nothing changes, unless it is finite and its magnitude at most 1e150."""
         self._series.update(value)

@@ -8,11 +8,14 @@ __all__ = ["Meter", "Rated"]
 
 
 class Rated(RegistryMetric):
-    """What has rates, all per second. The moving averages are those of this process's looks; see the drivers."""
+    """Base of metrics with rates, all per second. Each property reads all processes, like a scrape.
+
+    Moving averages belong to the process that reads them, and begin when it reads first; a running driver ticks them.
+    """
 
     @property
     def count(self) -> float:
-        """How much was marked, over all processes."""
+        """The number of events over all processes."""
         return self.snapshot().count
 
     @property
@@ -32,17 +35,17 @@ class Rated(RegistryMetric):
 
     @property
     def rate_mean(self) -> float:
-        """Count by the seconds since the metric was made."""
+        """The count, divided by the seconds since the metric was made."""
         return self.snapshot().rate_mean
 
 
 class Meter(Rated):
-    """Counts events and tells their rates, exponentially weighted, by ticks of 5 s."""
+    """Counts events, with exponentially weighted moving averages of their rate, in ticks of 5 s."""
 
     role = "meter"
     _storage = {"kind": "counter"}  # noqa: RUF012 (read only)
 
     def mark(self, amount: float = 1) -> None:
-        """Count ``amount`` events. ValueError, with nothing changed, for a negative one and NaN."""
-        self._reader.before_mark()
+        """Count ``amount`` events. ValueError, and nothing changes, if it is negative or NaN."""
+        self._merged.before_mark()
         self._series.inc(amount)

@@ -1,6 +1,6 @@
-"""Rates of a count: exponentially weighted moving averages over 1, 5 and 15 minutes.
+"""Rates: exponentially weighted moving averages of a count over 1, 5 and 15 minutes.
 
-Source: the load average of Unix, as metrics libraries of the JVM and Go have it: every 5 s, the rate of the last 5 s
+Source: the load average of Unix, as in the metrics libraries of the JVM and Go. Every 5 s, the rate of the last 5 s
 moves the average by the share 1 - exp(-5 / 60 / minutes). The first tick sets it.
 """
 
@@ -18,7 +18,7 @@ _SHARES = tuple(1 - math.exp(-TICK / 60 / minutes) for minutes in _MINUTES)
 
 
 class Rates:
-    """Rates of one count, per second. Not safe for threads: it belongs to whoever ticks it."""
+    """Rates of one count, per second. Not thread-safe: it belongs to the thread that ticks it."""
 
     def __init__(self, counted: float) -> None:
         self._counted = counted
@@ -26,13 +26,13 @@ class Rates:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Over 1, 5 and 15 minutes; 0 before the first tick."""
+        """The rates over 1, 5 and 15 minutes; 0 before the first tick."""
         return self._rates or (0.0,) * len(_MINUTES)
 
     def tick(self, count: float, ticks: int = 1, *, first: bool = False) -> None:
-        """The count has come to ``count`` over so many ticks: evenly, or in the ``first`` of them all.
+        """Tick: the count has grown to ``count`` over ``ticks`` ticks; evenly, or with ``first`` in the first of them.
 
-        A count that fell, because what it counts was made anew, counts from zero.
+        A count that has fallen, because the metric was removed and made anew, counts from zero.
         """
         added = count - self._counted if count >= self._counted else count
         self._counted = count

@@ -1,4 +1,4 @@
-"""Registry: the metrics of a name, shared by all processes of a provider's store."""
+"""Registry: named metrics, shared by all processes of a provider's store."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mpmetrics.registry.counter import Counter
 from mpmetrics.registry.gauge import Gauge
 from mpmetrics.registry.healthcheck import Healthcheck
 from mpmetrics.registry.histogram import Histogram
+from mpmetrics.registry.merged_metrics import MergedMetrics, family_name
 from mpmetrics.registry.meter import Meter
-from mpmetrics.registry.reader import Reader, family_name
 from mpmetrics.registry.timer import Timer
 from mpmetrics.turns import Turns
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mpmetrics.provider import Provider
     from mpmetrics.registry.metric import RegistryMetric
-    from mpmetrics.registry.view import View
+    from mpmetrics.registry.metric_values import MetricValues
 
 __all__ = ["Registry", "default_registry"]
 
@@ -36,20 +36,20 @@ Labels = tuple[tuple[str, str], ...]
 
 _KINDS: tuple[type[RegistryMetric], ...] = (Counter, Gauge, Meter, Histogram, Timer, Healthcheck)
 _unnamed = itertools.count(1)
-"""Registries without a name are told apart by their order, which is the same in all workers of one application."""
+"""Numbers the registries without a name. Their order is the same in all workers of one application."""
 
 WINDOW = 300.0
 
 
 class Registry:
-    """Metrics by name. Those of the same registry name and store are the same in all processes.
+    """Metrics by name. Registries of one name in one store have the same metrics in all processes.
 
-    ``name`` tells it from other registries of the store; without one it is the n-th that the process makes. ``prefix``
-    stands before each name that is given to it. ``provider`` is where values are kept, by default the default one.
-    ``window`` is how many seconds sliding percentiles look back. ``clock`` is a monotonic one in seconds.
+    ``name`` identifies the registry in the store; without one, its number among those that the process makes does.
+    ``prefix`` is put before the name of each metric. ``provider`` keeps the values, by default the default provider.
+    Sliding percentiles look back ``window`` seconds. ``clock`` is a monotonic clock in seconds.
 
-    Any thread may call its methods. ValueError for a name with ``/``, one that UTF-8 cannot carry, and a window of 0 or
-    less.
+    Any thread may call the methods. ValueError for a name that is empty, has ``/`` or cannot be encoded in UTF-8, and
+    for a window of 0 or less.
     """
 
     def __init__(
@@ -62,50 +62,50 @@ class Registry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            msg = f"a registry's name is a str without '/', not {name!r}"
+            msg = f"a registry's name must be a str without '/' that is not empty, not {name!r}"
             raise ValueError(msg)
         check_text(name, "a registry's name")
         if not window > 0:
-            msg = f"registry {name!r}: window is a number of seconds above 0, not {window!r}"
+            msg = f"registry {name!r}: window must be a number of seconds above 0, not {window!r}"
             raise ValueError(msg)
         self.prefix = prefix
         self._shared = _Shared(name or f"unnamed-{next(_unnamed)}", provider, window, clock)
 
     @property
     def name(self) -> str:
-        """What tells it from other registries of the store."""
+        """The name that identifies it in the store."""
         return self._shared.name
 
     def child(self, prefix: str) -> Registry:
-        """The same registry, seen through names that begin with ``prefix``, which stands behind this one's."""
+        """Return the same registry with ``prefix`` added to its own: it has the metrics whose names begin with both."""
         made = copy.copy(self)
         made.prefix = self.prefix + prefix
         return made
 
     def get_or_register_counter(self, name: str, labels: Mapping[str, object] | None = None) -> Counter:
-        """The counter of this name and labels, made unless it is there.
+        """Return the counter with this name and labels; make it if it does not exist.
 
-        Raises ValueError for a name that is empty or that UTF-8 cannot carry, TypeError for one that is no str, and
-        :class:`~mpmetrics.errors.ConflictError` when it is that of a metric of another kind; so do the methods below.
+        This and the methods below raise ValueError for a name that is empty or cannot be encoded in UTF-8, TypeError
+        for one that is no str, and :class:`~mpmetrics.errors.ConflictError` if a metric of another kind has the name.
         """
         return self._get_or_register(Counter, name, labels)
 
     def get_or_register_gauge(
         self, name: str, labels: Mapping[str, object] | None = None, *, function: Callable[[], float] | None = None
     ) -> Gauge:
-        """The gauge of this name and labels, which has the value that ``function`` returns if there is one."""
+        """Return the gauge with this name and labels. If ``function`` is given, it returns the gauge's value."""
         return self._get_or_register(Gauge, name, labels, function)
 
     def get_or_register_meter(self, name: str, labels: Mapping[str, object] | None = None) -> Meter:
-        """The meter of this name and labels."""
+        """Return the meter with this name and labels."""
         return self._get_or_register(Meter, name, labels)
 
     def get_or_register_histogram(self, name: str, labels: Mapping[str, object] | None = None) -> Histogram:
-        """The histogram of this name and labels."""
+        """Return the histogram with this name and labels."""
         return self._get_or_register(Histogram, name, labels)
 
     def get_or_register_timer(self, name: str, labels: Mapping[str, object] | None = None) -> Timer:
-        """The timer of this name and labels."""
+        """Return the timer with this name and labels."""
         return self._get_or_register(Timer, name, labels)
 
     def get_or_register_healthcheck(
@@ -114,7 +114,7 @@ class Registry:
         function: Callable[[Healthcheck], object] | None = None,
         labels: Mapping[str, object] | None = None,
     ) -> Healthcheck:
-        """The healthcheck of this name and labels; ``function`` is called with it whenever it is to check."""
+        """Return the healthcheck with this name and labels. Each check calls ``function`` with it."""
         return self._get_or_register(Healthcheck, name, labels, function)
 
     def register(
@@ -125,9 +125,9 @@ class Registry:
         *,
         function: Callable[..., Any] | None = None,
     ) -> Kind:
-        """A new metric of the class ``kind``, such as :class:`Timer`.
+        """Return a new metric of the class ``kind``, such as :class:`Timer`.
 
-        :class:`~mpmetrics.errors.ConflictError` when this process has registered the name with these labels already.
+        :class:`~mpmetrics.errors.ConflictError` if this process has registered the name with these labels already.
         """
         if self.get(name, labels) is not None:
             msg = f"metric {self.prefix + name!r} is registered already; get_or_register_{kind.role} returns it"
@@ -142,10 +142,10 @@ class Registry:
         function: Callable[..., Any] | None = None,
     ) -> Kind:
         if not isinstance(name, str):
-            msg = f"a metric's name is a str, not {name!r}"
+            msg = f"a metric's name must be a str, not {name!r}"
             raise TypeError(msg)
         if not self.prefix + name:
-            msg = "a metric needs a name"
+            msg = "a metric's name is empty; give it a name"
             raise ValueError(msg)
         check_text(self.prefix + name, "a metric's name")
         if function is not None:
@@ -153,45 +153,45 @@ class Registry:
         return self._shared.obtain(kind, self.prefix + name, _labels(labels, name), function)
 
     def get(self, name: str, labels: Mapping[str, object] | None = None) -> RegistryMetric | None:
-        """The metric that this process registered by this name and labels; None when there is none."""
+        """Return the metric that this process has registered with this name and labels, or None."""
         return self._shared.get(self.prefix + name, _labels(labels, name))
 
     def each(self) -> Iterator[tuple[str, RegistryMetric]]:
-        """Names and metrics that this process has registered, by name."""
+        """Yield names and metrics that this process has registered, sorted by name."""
         for metric in self._shared.metrics():
             if metric.name.startswith(self.prefix):
                 yield metric.name, metric
 
     def unregister(self, name: str, labels: Mapping[str, object] | None = None) -> None:
-        """Remove a metric, whoever registered it, from all processes; nothing happens when there is none.
+        """Remove a metric that any process has registered, from all processes; does nothing if there is none.
 
-        :class:`~mpmetrics.errors.StoreError`, with nothing removed, when the store cannot take that.
+        :class:`~mpmetrics.errors.StoreError`, and nothing is removed, if the store cannot record that.
         """
         self._shared.remove(self.prefix + name, _labels(labels, name))
 
     def unregister_all(self) -> None:
-        """Remove all metrics whose names begin with the prefix, whoever registered them, from all processes."""
-        for view in self.read():
-            self._shared.remove(view.name, view.labels)
+        """Remove all metrics whose names begin with the prefix, from all processes."""
+        for values in self.read():
+            self._shared.remove(values.name, values.labels)
 
     def run_healthchecks(self) -> None:
-        """Have all healthchecks of this process check. They may use the registry, and register."""
+        """Call the functions of all healthchecks of this process. These may use the registry and register metrics."""
         for _, metric in list(self.each()):
             if isinstance(metric, Healthcheck):
                 metric.check()
 
-    def read(self, *, ask: bool = False) -> list[View]:
-        """All metrics as they are now, over all processes; ``ask`` for the values of functional gauges, too."""
-        return [view for view in self._shared.reader.read(ask=ask) if view.name.startswith(self.prefix)]
+    def read(self, *, ask: bool = False) -> list[MetricValues]:
+        """Return all metrics as they are now, merged over all processes. ``ask``: run the functions of gauges first."""
+        return [values for values in self._shared.merged.read(ask=ask) if values.name.startswith(self.prefix)]
 
     @property
     def next_tick(self) -> float:
-        """When rates and windows are due for their next tick, on the registry's clock."""
-        return self._shared.reader.next_tick
+        """The time on the registry's clock at which rates and windows are due for their next tick."""
+        return self._shared.merged.next_tick
 
     @property
     def clock(self) -> Callable[[], float]:
-        """The clock, in seconds."""
+        """The monotonic clock of the registry, in seconds."""
         return self._shared.clock
 
     def __repr__(self) -> str:
@@ -199,7 +199,7 @@ class Registry:
 
 
 class _Shared:
-    """What a registry and its children share. Its metrics are made anew when the default provider is another."""
+    """What a registry and its children share. If the default provider changes, the metrics are made anew."""
 
     def __init__(self, name: str, provider: Provider | None, window: float, clock: Callable[[], float]) -> None:
         self.name = name
@@ -208,42 +208,43 @@ class _Shared:
         self._window = window
         self._provider: Provider | None = None
         self._metrics: dict[tuple[str, Labels], RegistryMetric] = {}
-        self._reader: Reader
+        self._merged: MergedMetrics
         self._lock = Turns()
         fork.register(self)
         if provider is not None:
-            self._settle()
+            self._bind()
 
-    def _settle(self) -> Provider:
+    def _bind(self) -> Provider:
+        """Return the provider in use; if it is another one than before, begin with no metrics."""
         provider = self._given or get_provider()
         if provider is not self._provider:
             self._metrics = {}
-            self._reader = Reader(provider, self.name, self.clock, self._window)
+            self._merged = MergedMetrics(provider, self.name, self.clock, self._window)
             self._provider = provider
         return provider
 
     @property
-    def reader(self) -> Reader:
+    def merged(self) -> MergedMetrics:
         with self._lock:
-            self._settle()
-            return self._reader
+            self._bind()
+            return self._merged
 
     def obtain(self, kind: type[Kind], name: str, labels: Labels, function: Callable[..., Any] | None) -> Kind:
         with self._lock:
-            provider = self._settle()
+            provider = self._bind()
             held = self._metrics.get((name, labels))
             if isinstance(held, kind) and held.is_registered():
                 return held
             self._check_kind(provider, kind, name)
-            made = kind(name, labels, self.name, provider, self._reader, function)
+            made = kind(name, labels, self.name, provider, self._merged, function)
             self._metrics[name, labels] = made
             return made
 
     def _check_kind(self, provider: Provider, kind: type[RegistryMetric], name: str) -> None:
-        """ConflictError when this process has a metric of another kind by this name."""
+        """Raise ConflictError if this process has a metric of another kind with this name."""
         memory = provider.memory
         if memory.process.is_due:
-            memory.notice()
+            memory.catch_up()
         for role in (other.role for other in _KINDS if other is not kind):
             if memory.find(family_name(role, self.name, name)):
                 msg = f"metric {name!r} cannot be a {kind.role}: it is registered as a {role}; give it another name"
@@ -251,32 +252,32 @@ class _Shared:
 
     def get(self, name: str, labels: Labels) -> RegistryMetric | None:
         with self._lock:
-            self._settle()
+            self._bind()
             held = self._metrics.get((name, labels))
             return held if held is not None and held.is_registered() else None
 
     def metrics(self) -> list[RegistryMetric]:
         with self._lock:
-            self._settle()
+            self._bind()
             held = sorted(self._metrics.items())
             return [metric for _, metric in held if metric.is_registered()]
 
     def remove(self, name: str, labels: Labels) -> None:
         with self._lock:
-            provider = self._settle()
+            provider = self._bind()
             held = self._metrics.get((name, labels))
             if held is not None and held.is_registered():
                 held.remove()
                 del self._metrics[name, labels]
                 return
-            # Another process registered it: its kind shows in what there is.
-            for view in self._reader.read():
-                if (view.name, view.labels) == (name, labels):
-                    kind = next(kind for kind in _KINDS if kind.role == view.role)
-                    kind(name, labels, self.name, provider, self._reader).remove()
+            # Another process has registered it: find out its kind.
+            for values in self._merged.read():
+                if (values.name, values.labels) == (name, labels):
+                    kind = next(kind for kind in _KINDS if kind.role == values.role)
+                    kind(name, labels, self.name, provider, self._merged).remove()
 
     def after_fork_in_child(self) -> None:
-        """A thread that held the lock is not here."""
+        """The thread that held the lock does not exist here."""
         self._lock.after_fork_in_child()
 
 

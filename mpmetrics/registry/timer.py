@@ -1,4 +1,4 @@
-"""Timer: how long something takes, and how often it happens."""
+"""Timer: the distribution of durations, and the rate at which they come."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 
 class Timer(Distributed, Rated):
-    """Counts durations in seconds by buckets on a log scale, and tells the rates at which they come.
+    """Counts durations in seconds by buckets on a log scale, with rates.
 
-    A percentile is at most 1 % off from 1 ns to 1 day; shorter ones count as 1 ns, longer ones as 1 day or the longest.
-    Takes 13 KiB in each process that uses it, whatever it counts. Source of the buckets: DDSketch,
-    https://www.vldb.org/pvldb/vol12/p2195-masson.pdf.
+    A percentile is at most 1 % off from 1 ns to 1 day. A shorter duration counts as 1 ns, a longer one as 1 day or as
+    the longest. It takes 13 KiB in each process that uses it, however many values it has. Source of the buckets:
+    DDSketch, https://www.vldb.org/pvldb/vol12/p2195-masson.pdf.
     """
 
     role = "timer"
@@ -33,15 +33,15 @@ class Timer(Distributed, Rated):
     def update(self, duration: float | timedelta) -> None:
         """Count a duration, in seconds or as a timedelta.
 
-        ValueError, with nothing changed, for a negative one and what is no finite number.
+        ValueError, and nothing changes, if it is negative or not finite.
         """
-        self._reader.before_mark()
+        self._merged.before_mark()
         self._series.update(duration.total_seconds() if isinstance(duration, timedelta) else duration)
 
     def update_since(self, start: float | datetime) -> None:
-        """Count the time since ``start``: a datetime, or what time.monotonic, perf_counter or time.time said then.
+        """Count the time since ``start``: a datetime, or a number from time.monotonic, time.perf_counter or time.time.
 
-        Which of these clocks a number is of shows by which of them it is nearer to. A naive datetime is local time.
+        A number belongs to the clock whose present value is nearer to it. A naive datetime is local time.
         """
         if isinstance(start, datetime):
             self.update(max(0.0, (datetime.now(UTC) - start.astimezone(UTC)).total_seconds()))
@@ -54,7 +54,7 @@ class Timer(Distributed, Rated):
     @overload
     def time(self, f: Callable[[], Result]) -> Result: ...
     def time(self, f: Callable[[], Result] | None = None) -> Result | TimedContext:
-        """Call ``f`` and count how long it took; without it, a context manager and decorator that does so."""
+        """Call ``f`` and count its duration; without ``f``, return a context manager and decorator that does so."""
         context = timer(self, "update")
         if f is None:
             return context

@@ -1,1 +1,1 @@
-"""The part of a worker that answers the collector, and what it says of itself."""
+"""Worker callbacks: the part of a worker that answers collectors, and how a collector asks it."""

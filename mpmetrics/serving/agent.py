@@ -1,13 +1,13 @@
-"""The thread of a worker that answers collectors: it runs the worker's callbacks when one asks.
+"""Agent: the thread of a worker that answers collectors by running the worker's callbacks.
 
-One agent a provider and process. It leases the process's slab first: without one, nobody could
-see what the callbacks observe. Requests and answers are one line of JSON each, over a unix socket in the epoch::
+A process has one agent for each provider with worker callbacks. The agent leases the process's slab before it listens,
+because the callbacks put their values there. A request and its answer are one line of JSON each, over a unix socket in
+the epoch::
 
     {"seconds": 0.2, "max_age": 0.0}          run your callbacks within 0.2 s
-    {"shown": [12, 13]}                       done; these are the first words of the series that show
+    {"shown": [12, 13]}                       done; these are the first words of the series to show
 
-One request at a time. A request whose sender has given up meanwhile is not carried out: the callbacks would run for
-nobody.
+The agent answers one request at a time. It ignores a request whose sender has hung up, so no callback runs in vain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from mpmetrics.serving.address import short, socket_name
+from mpmetrics.log_once import LogOnce
+from mpmetrics.serving.worker_socket import short, socket_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,19 +40,19 @@ log = logging.getLogger("mpmetrics")
 _RETRY = 1.0
 _LEAST = 0.001
 _PATIENCE = 1.0
-"""Seconds that a collector may take to send its request, or to read the answer."""
+"""Seconds that a collector may take to send its request, and to read the answer."""
 
 _LONGEST = 4096
 _BACKLOG = 64
 
 _LOOK = 1.0
-"""Seconds between two looks whether another epoch took the place of ours, which happens to guests alone."""
+"""Seconds between two checks whether another epoch has replaced ours; only a guest's epoch can be replaced."""
 
 
 class Agent:
-    """Answers collectors from a daemon thread, in the epoch of ``memory``.
+    """Answers collectors on a daemon thread, in the epoch of ``memory``.
 
-    ``refresh(seconds, max_age)`` runs the worker callbacks and returns the series that show, by metric and key.
+    ``refresh(seconds, max_age)`` runs the worker callbacks and returns the series to show, by metric and key.
     """
 
     def __init__(self, memory: Memory, refresh: Refresh) -> None:
@@ -59,17 +60,16 @@ class Agent:
         self._refresh = refresh
         self._listener: socket.socket | None = None
         self._status: os.stat_result | None = None
-        """What the socket is: code that turns a process into a daemon closes it, and has another under its number."""
+        """Identifies the socket: code that daemonizes closes all descriptors, and its own get the same numbers."""
         self._slab = ""
-        """Identity of the slab that the socket is named by."""
+        """Identity of the slab after which the socket is named."""
         self._path = ""
-        """Of the socket."""
+        """Path of the socket."""
         self._is_closed = False
-        self._has_said = False
-        self._failed: set[type[Exception]] = set()
+        self._log = LogOnce()
 
     def start(self) -> None:
-        """Start the thread; RuntimeError when the system gives us none."""
+        """Start the thread; RuntimeError if the system has none for us."""
         threading.Thread(target=self._run, name="mpmetrics-agent", daemon=True).start()
 
     def _run(self) -> None:
@@ -77,28 +77,32 @@ class Agent:
             try:
                 if self._listener is None or not self._is_ours(self._listener):
                     self._listener = self._listen()
-                    if self._is_closed:  # meanwhile
+                    if self._is_closed:  # while it began to listen
                         self.close()
                         return
                 self._accept(self._listener)
             except OSError as error:
-                # Whoever asked is gone; or there is no descriptor or no room for now, or we were closed.
+                # The collector hung up, or the process has no descriptor or the store no room, or we were closed.
                 if not self._is_closed and not isinstance(error, (ConnectionError, TimeoutError)):
-                    self._say(error)
+                    self._log.warn(
+                        "socket",
+                        "process %d cannot answer collectors, so its callbacks do not run: %s; trying again",
+                        os.getpid(),
+                        error,
+                    )
                     time.sleep(_RETRY)
-            except Exception as error:  # whatever one collection meets, the next one is answered
-                if type(error) not in self._failed:
-                    self._failed.add(type(error))
-                    log.exception("the callbacks of process %d could not be run", os.getpid())
+            except Exception as error:  # noqa: BLE001 (whatever fails in one collection, the next one is answered)
+                cause = type(error).__qualname__
+                self._log.error(cause, "process %d failed to run its callbacks", os.getpid(), error=error)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Wait for a collector and answer; go on in another epoch if this process has moved over meanwhile."""
+        """Wait for a collector and answer it; stop listening if this process has moved to another slab."""
         try:
             connection, _ = listener.accept()
         except TimeoutError:
             memory = self._memory
             if memory.process.is_due:
-                memory.notice()
+                memory.catch_up()
             slab = memory.slab_name
             if slab is not None and slab.identity != self._slab:
                 self._listener = None
@@ -107,26 +111,21 @@ class Agent:
         with connection:
             self._answer(connection)
 
-    def _say(self, error: OSError) -> None:
-        if not self._has_said:
-            self._has_said = True
-            log.warning("the callbacks of process %d cannot be asked for: %s; trying again", os.getpid(), error)
-
     def _listen(self) -> socket.socket:
-        """Lease the slab and listen beside it; OSError when the store has no room for that now."""
+        """Lease the slab and listen; OSError if the store has no room for that now."""
         memory = self._memory
         memory.lease()
         slab, epoch = memory.slab_name, memory.epoch
         if slab is None or epoch is None:
-            raise OSError("no slab can be leased")
+            raise OSError("it has no slab in the store")
         self._slab, self._path = slab.identity, os.path.join(epoch.path, socket_name(slab))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Under its own name only once it listens: whoever finds it there is accepted.
+            # It gets its name only once it listens, so a collector that finds it can connect.
             temporary = f"new-ask-{slab.identity}"
             with short(epoch.path, temporary) as where:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(where)  # of an attempt that did not come this far
+                    os.unlink(where)  # of an earlier attempt that failed
                 listener.bind(where)
                 os.chmod(where, 0o600)
                 listener.listen(_BACKLOG)
@@ -142,7 +141,7 @@ class Agent:
         end = time.monotonic() + _PATIENCE
         request = b""
         while not request.endswith(b"\n"):
-            # For the whole of it: one that drips must not keep the others waiting.
+            # One time limit for the whole request: a slow sender must not block the other collectors.
             connection.settimeout(max(_LEAST, end - time.monotonic()))
             chunk = connection.recv(_LONGEST)
             if not chunk or len(request) > _LONGEST or time.monotonic() > end:
@@ -152,7 +151,7 @@ class Agent:
             asked = json.loads(request)
             seconds, max_age = float(asked["seconds"]), float(asked["max_age"])
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            log.warning("a collector of another version asked: %r", request)
+            log.warning("a collector of another version asked process %d: %r; not answered", os.getpid(), request)
             return
         if _has_hung_up(connection):
             return
@@ -169,7 +168,7 @@ class Agent:
             self._hang_up(listener)
 
     def _is_ours(self, listener: socket.socket) -> bool:
-        """Whether it is still open; it lets go of a number that is somebody else's by now."""
+        """True if the socket is still open; else detach it, because its number may belong to other code by now."""
         with contextlib.suppress(OSError):
             if self._status is not None and os.path.samestat(os.fstat(listener.fileno()), self._status):
                 return True
@@ -185,7 +184,7 @@ class Agent:
             os.unlink(self._path)
 
     def abandon(self) -> None:
-        """In a forked child: the socket is the parent's, and would outlive it here."""
+        """In a forked child: close this copy of the parent's socket, which would outlive the parent here."""
         self._is_closed = True
         if self._listener is not None and self._is_ours(self._listener):
             self._listener.close()

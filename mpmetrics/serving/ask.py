@@ -1,4 +1,4 @@
-"""Asking workers to run their callbacks, all at the same time and with one deadline for all."""
+"""The collector's side: asks all workers of an epoch to run their callbacks, at the same time, with one deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from typing import NamedTuple
 
 from mpmetrics.errors import FormatError
-from mpmetrics.serving.address import Worker, list_workers, short
+from mpmetrics.serving.worker_socket import Worker, list_workers, short
 from mpmetrics.storage.descriptor import open_regular
 from mpmetrics.storage.locks import is_held
 from mpmetrics.storage.reader import SlabReader
@@ -23,29 +23,29 @@ __all__ = ["Reply", "ask"]
 log = logging.getLogger("mpmetrics")
 
 _MARGIN = 0.8
-"""Share of the time that a worker's callbacks may use; the rest is for the way there and back."""
+"""Share of the time that a worker's callbacks may take; the rest is for the request and the answer."""
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 24
 
 
 class Reply(NamedTuple):
-    """What a worker said: first words of the series that show; None when it did not answer."""
+    """The answer of a worker: the first words of the series to show; None if it did not answer in time."""
 
     worker: Worker
     shown: frozenset[int] | None
 
 
 def ask(path: str, seconds: float, max_age: float, mine: str = "") -> list[Reply]:
-    """Have all workers of the epoch at ``path`` run their callbacks within ``seconds``; one reply for each.
+    """Ask all workers of the epoch at ``path`` to run their callbacks within ``seconds``; return a reply for each.
 
-    Not the owner of the slab ``mine``, which is the caller. Sockets of workers that are gone are removed on the way.
-    OSError never.
+    The owner of the slab ``mine``, which is the caller, is not asked. The sockets of dead workers are removed. Never
+    raises OSError.
     """
     try:
         return _ask(path, seconds, max_age, mine)
-    except OSError as error:  # no descriptors, say: then none of them has answered
-        log.warning("workers cannot be asked for their callbacks: %s", error)
+    except OSError as error:  # such as no descriptors; then no worker has answered
+        log.warning("the collector cannot ask workers to run their callbacks: %s", error)
         return [Reply(worker, None) for worker in list_workers(path) if worker.identity != mine]
 
 
@@ -74,16 +74,16 @@ def _ask(path: str, seconds: float, max_age: float, mine: str) -> list[Reply]:
 
 
 def _connect(path: str, worker: Worker) -> socket.socket | None:
-    """A connection to a worker, or one that leads nowhere when it takes none; None when there is no such worker."""
+    """Return a connection to a worker; an unconnected one if it accepts none; None if the worker is dead."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A worker that does not accept, with a backlog that is full, is not waited for.
+    # Non-blocking: a worker that does not accept, and whose backlog is full, is not waited for.
     connection.setblocking(False)  # noqa: FBT003 (its only parameter)
     try:
         with short(path, worker.file) as where:
             connection.connect(where)
     except ConnectionRefusedError:
         if _is_there(path, worker):
-            return connection  # what is in the place of its socket is none
+            return connection  # the worker lives, but another file is in the place of its socket
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(path, worker.file))
         connection.close()
@@ -97,7 +97,7 @@ def _connect(path: str, worker: Worker) -> socket.socket | None:
 
 
 def _is_there(path: str, worker: Worker) -> bool:
-    """Whether this worker lives; where it cannot be told, it does."""
+    """True if this worker lives, or if that cannot be determined."""
     file = os.path.join(path, slab_name(worker.ordinal))
     try:
         with open_regular(file) as slab:
@@ -109,7 +109,7 @@ def _is_there(path: str, worker: Worker) -> bool:
 
 
 def _receive(connection: socket.socket, received: bytearray) -> bool:
-    """Read on; whether the answer is complete, or is not going to be."""
+    """Read what has arrived; True if the answer is complete or will never be."""
     try:
         chunk = connection.recv(_CHUNK)
     except BlockingIOError:
@@ -123,5 +123,5 @@ def _receive(connection: socket.socket, received: bytearray) -> bool:
 def _read(received: bytearray) -> frozenset[int] | None:
     try:
         return frozenset(map(int, json.loads(received)["shown"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # no words: infinite, or nested for ever
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # infinite numbers, or nested too deep
         return None

@@ -1,8 +1,9 @@
-"""The bytes of a store and who may touch them.
+"""The bytes of a store, and which process may write them.
 
-``format`` is the specification. ``store`` begins and joins epochs, ``epoch`` is one as a process has it, ``shared`` its
-page; ``retire`` and ``fold`` merge what the dead counted, ``removals`` says what is gone. Of a process, ``memory`` is
-what instruments call and ``owner`` what cells call, ``slab`` is what it writes, ``waiting`` keeps what the store has no
-room for, ``log`` says so. ``reader`` follows one slab of another, ``shapes`` sorts what several of them declare under
-one name. ``descriptor`` and ``locks`` are how files are opened and locked.
+- ``format`` specifies the bytes.
+- ``store`` begins and joins epochs; ``epoch`` is one as a process holds it, ``shared`` its page, ``removals`` its list.
+- ``memory`` answers instruments, ``owner`` cells; ``slab`` makes a process's file, ``waiting`` moves values in later.
+- ``reader`` reads one slab; ``shapes`` groups the declarations of one name that can be shown together.
+- ``fold`` merges the slabs of dead processes into the retired file; ``retire`` computes its contents.
+- ``descriptor`` opens files, ``locks`` locks them.
 """

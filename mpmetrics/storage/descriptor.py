@@ -1,7 +1,7 @@
-"""File descriptors that close with their owner, and files of a store opened as they have to be.
+"""File descriptors that close themselves, and safe ways to open a store's files.
 
-A descriptor lives for one operation. What a process needs for longer it holds as a map: code that turns a process into
-a daemon closes all descriptors, and what stands under their numbers later is its own.
+A descriptor lives for one operation. A process maps what it needs for longer: code that daemonizes a process closes all
+descriptors and may open its own files under the same numbers.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FILE_MODE = 0o600
 
 
 class Descriptor:
-    """An open file descriptor, closed when this object goes, at the latest. For whatever takes a ``fileno()``."""
+    """An open file descriptor, closed at the latest when this object is deleted. Has a ``fileno()``."""
 
-    _number = -1  # of one that an exception out of a signal handler left half made
+    _number = -1  # until ``__init__`` has run: a signal handler's exception may prevent that
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -48,12 +48,12 @@ class Descriptor:
         """The descriptor's number; -1 once it is closed."""
         return self._number
 
-    # ``close`` is bound here because module globals may be gone when an interpreter that ends drops this object.
+    # ``os.close`` is a default argument because module globals may be gone when the interpreter ends.
     def close(self, _close: Callable[[int], None] = os.close) -> None:
-        """Close it; again does nothing."""
+        """Close it; a second call does nothing."""
         number, self._number = self._number, -1
         if number >= 0:
-            # No ``suppress``: a signal handler that interrupts its call, and raises, would leave the file open.
+            # No ``suppress``: an exception that a signal handler raises during its call would leave the file open.
             try:  # noqa: SIM105
                 _close(number)
             except OSError:
@@ -71,10 +71,10 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory of a store, which is opened anew for each use and has to be the same one each time.
+    """A directory of a store. Each use opens it again and checks that it still is the same directory.
 
-    ``identity`` is its device and number, ``owner`` the user and group that it belongs to. No other directory, and no
-    link to one, is taken for it.
+    ``identity`` is its device and inode number, ``owner`` its user and group. Another directory or a symbolic link in
+    its place is refused.
     """
 
     path: str
@@ -83,39 +83,39 @@ class Directory:
 
     @classmethod
     def at(cls, path: str) -> Directory:
-        """The directory that is at ``path`` now; OSError when there is none, or a symbolic link."""
+        """The directory at ``path`` now; OSError when ``path`` is missing or a symbolic link."""
         with open_directory(path) as descriptor:
             status = os.fstat(descriptor)
         return cls(path, (status.st_dev, status.st_ino), (status.st_uid, status.st_gid))
 
     def open(self) -> Descriptor:
-        """Open it; StoreUnavailableError when another one is in its place, else OSError."""
+        """Open it. StoreUnavailableError when another directory is in its place, OSError for other failures."""
         descriptor = open_directory(self.path)
         status = os.fstat(descriptor.fileno())
         if (status.st_dev, status.st_ino) != self.identity or status.st_uid != self.owner[0]:
-            msg = f"{self.path} is another directory than it was"
+            msg = f"{self.path} has been replaced by another directory"
             raise StoreUnavailableError(msg)
         return descriptor
 
     @property
     def where(self) -> Where:
-        """What tells it from others, for the functions of the cells that open it themselves."""
+        """Path, device, inode number and owner: the cells' functions open and check the directory with these."""
         return (self.path, *self.identity, self.owner[0])
 
     @property
     def is_foreign(self) -> bool:
-        """Whether we are root and it belongs to another user, who has power over all that is in it."""
+        """Whether this process is root and another user owns the directory, and so controls its contents."""
         return 0 in (os.getuid(), os.geteuid()) and self.owner[0] != 0
 
 
 def open_directory(path: str, *, dir_fd: int | None = None) -> Descriptor:
-    """Open a directory, never through a symbolic link; OSError when there is none."""
+    """Open a directory, never through a symbolic link; OSError when that fails."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return Descriptor(os.open(path, flags, dir_fd=dir_fd))
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> Descriptor:
-    """Open a regular file, never through a symbolic link; FormatError when it is something else, else OSError."""
+    """Open a regular file, never through a symbolic link. FormatError for another type of file, else OSError."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = Descriptor(os.open(path, flags, dir_fd=dir_fd))
     if not stat.S_ISREG(os.fstat(descriptor.fileno()).st_mode):
@@ -129,7 +129,7 @@ def open_private(path: str, flags: int, owner: tuple[int, int] | None, *, dir_fd
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     create = flags & os.O_CREAT
     try:
-        # Exclusively: what is made our owner's has to be what we made.
+        # O_EXCL: the file whose owner we set must be the one that we made.
         descriptor = Descriptor(os.open(path, flags | (os.O_EXCL if create else 0), FILE_MODE, dir_fd=dir_fd))
     except FileExistsError:
         if flags & os.O_EXCL:
@@ -141,14 +141,14 @@ def open_private(path: str, flags: int, owner: tuple[int, int] | None, *, dir_fd
 
 
 def secure(descriptor: int, mode: int, owner: tuple[int, int] | None) -> None:
-    """Give a file of ours its mode, whatever the umask was, and its owner where a privileged process made it."""
+    """Set the mode of a file that we made, whatever the umask; root also gives it to ``owner``."""
     os.fchmod(descriptor, mode)
     if owner is not None and (os.geteuid(), os.getegid()) != owner and os.geteuid() == 0:
         os.fchown(descriptor, *owner)
 
 
 def _is_open_to_root(path: str) -> bool:
-    """Whether we, who are root, may use another user's directory; one on a read-only disk is another matter."""
+    """Whether root may use another user's directory. On a read-only disk, reading is enough."""
     mode = os.R_OK | os.X_OK
     with contextlib.suppress(OSError):
         mode |= 0 if os.statvfs(path).f_flag & os.ST_RDONLY else os.W_OK
@@ -156,7 +156,7 @@ def _is_open_to_root(path: str) -> bool:
 
 
 def check_trust(path: str, status: os.stat_result, what: str = "store") -> None:
-    """StoreUnavailableError unless we can trust the directory of this status: nobody else can put values in it."""
+    """Raise StoreUnavailableError if another user could put values into the directory whose status this is."""
     if not stat.S_ISDIR(status.st_mode):
         msg = f"the {what} {path} is no directory (a symbolic link does not count); choose another MPMETRICS_DIR"
         raise StoreUnavailableError(msg)
@@ -166,8 +166,8 @@ def check_trust(path: str, status: os.stat_result, what: str = "store") -> None:
         raise StoreUnavailableError(msg)
     if status.st_uid != os.geteuid() and not _is_open_to_root(path):
         msg = (
-            f"the {what} {path} belongs to user {status.st_uid}, over whose files root has no power here"
-            " (a user namespace without that user, or capabilities taken away); run as that user,"
+            f"the {what} {path} belongs to user {status.st_uid}, whose files root cannot use here"
+            " (a user namespace without that user, or dropped capabilities); run as that user,"
             " or choose another MPMETRICS_DIR"
         )
         raise StoreUnavailableError(msg)
@@ -185,15 +185,15 @@ def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def replace(folder: int, name: str, owner: tuple[int, int], write: Callable[[int], object]) -> None:
-    """Have a new file, which ``write`` fills, take the place of ``name``: whole, or after an exception not at all."""
+def replace(dir_fd: int, name: str, owner: tuple[int, int], write: Callable[[int], object]) -> None:
+    """Replace ``name`` with a new file that ``write`` fills. After an exception the old file is unchanged."""
     temporary = f"new-{name}-{secrets.token_hex(16)}"
-    file = open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner, dir_fd=folder)
+    file = open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, owner, dir_fd=dir_fd)
     try:
         with file as descriptor:
             write(descriptor)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException:
-        with contextlib.suppress(OSError):  # it has its name already
-            os.unlink(temporary, dir_fd=folder)
+        with contextlib.suppress(OSError):  # the rename is done already
+            os.unlink(temporary, dir_fd=dir_fd)
         raise

@@ -1,4 +1,4 @@
-"""An epoch: as a process that is part of it has it, whether it lives, and its end."""
+"""An epoch as a process in it holds it; whether an epoch lives; how a dead one is removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import StoreUnavailableError
 from mpmetrics.storage.descriptor import Directory, check_trust
-from mpmetrics.storage.locks import Shield, Sole, hold
+from mpmetrics.storage.locks import Shield, TryLock, hold_shared
 from mpmetrics.storage.removals import Removals
 from mpmetrics.storage.shared import Shared
 from mpmetrics.storage.slab import is_alive, list_slabs
@@ -20,20 +20,17 @@ if TYPE_CHECKING:
     from mpmetrics._cells import Map
     from mpmetrics.storage.store import Store
 
-__all__ = ["Epoch", "alone", "remove_epoch"]
+__all__ = ["Epoch", "lock_if_dead", "remove_epoch"]
 
 
 class Epoch:
-    """An epoch that this process is part of: its directory, what is shared in it, and what keeps it alive.
+    """An epoch that this process is in: its directory, its shared page and removals, and the locks that keep it alive.
 
-    ``is_server`` says whether this process is a master, or forked by one; others are guests.
+    ``is_server``: this process is a server's master or a child of it. All other processes are guests.
     """
 
     def __init__(self, store: Store, number: int, *, is_server: bool, lease: Map | None = None) -> None:
-        """Join epoch ``number`` of ``store``; FormatError or OSError when it cannot be used.
-
-        ``lease`` is its lease, where that is held already.
-        """
+        """Join epoch ``number``. ``lease`` is its lease, if the caller holds it. FormatError or OSError on failure."""
         path = store.epoch_path(number)
         self.store = store
         self.number = number
@@ -48,29 +45,29 @@ class Epoch:
         self.removals = Removals(self.directory, self.shared)
         self._server: Map | None = None
         if is_server:
-            with contextlib.suppress(OSError):  # without it, guests are taken over
-                self._server = hold("server", self.directory)
+            with contextlib.suppress(OSError):  # without this lock, a new server takes the epoch's guests over
+                self._server = hold_shared("server", self.directory)
         self._shield: Shield | None = None
-        with contextlib.suppress(OSError):  # someone has the directory to himself, a cleaner perhaps: so be it
+        with contextlib.suppress(OSError):  # another process, perhaps a cleaner, has locked the directory
             self._shield = Shield(store.path)
 
     @property
     def path(self) -> str:
-        """Its directory."""
+        """Path of its directory."""
         return self.directory.path
 
     def successor(self) -> Epoch | None:
-        """The epoch that took this one's place, joined; None when none did. StoreUnavailableError as :meth:`join`."""
+        """Join and return the epoch that replaced this one; None if none did. StoreUnavailableError as ``join()``."""
         if self.is_server or self.shared.successor <= self.number:
             return None
         joined = self.store.join()
         if joined.number > self.number:
             return joined
-        joined.close()  # damage in the shared page
+        joined.close()  # the shared page is damaged
         return None
 
     def close(self) -> None:
-        """Leave it; again does nothing."""
+        """Leave the epoch; a second call does nothing."""
         self._lease = self._server = None
         shield, self._shield = self._shield, None
         if shield is not None:
@@ -78,9 +75,9 @@ class Epoch:
 
 
 def _hold_lease(directory: Directory) -> Map | None:
-    """The lease of an epoch that is joined; None when it has lost that, and lives by its slabs."""
+    """The lease of an epoch; None if the lease file is lost and living slabs alone keep the epoch alive."""
     try:
-        return hold("lease", directory)
+        return hold_shared("lease", directory)
     except FileNotFoundError:
         if _has_lost_its_lease(directory.path):
             return None
@@ -88,14 +85,14 @@ def _hold_lease(directory: Directory) -> Map | None:
 
 
 @contextlib.contextmanager
-def alone(epoch: str) -> Iterator[bool]:
-    """Keep others out of the epoch in this directory if it is dead; says whether it is."""
-    with Sole(os.path.join(epoch, "lease")) as is_had:
-        yield is_had and not _has_lost_its_lease(epoch)
+def lock_if_dead(epoch: str) -> Iterator[bool]:
+    """Lock the epoch in this directory if it is dead, so that no process joins it; yields whether it is dead."""
+    with TryLock(os.path.join(epoch, "lease")) as is_locked:
+        yield is_locked and not _has_lost_its_lease(epoch)
 
 
 def _has_lost_its_lease(epoch: str) -> bool:
-    """Whether an epoch lives, by its slabs, whose lease somebody unlinked: a cleaner of temporary files, say."""
+    """Whether the lease file was unlinked, say by a cleaner of temporary files, while the owner of a slab lives."""
     with contextlib.suppress(FileNotFoundError):
         is_there = os.path.exists(os.path.join(epoch, "lease"))
         return not is_there and any(is_alive(os.path.join(epoch, slab.file)) for slab in list_slabs(epoch))
@@ -103,8 +100,8 @@ def _has_lost_its_lease(epoch: str) -> bool:
 
 
 def remove_epoch(epoch: str) -> None:
-    """Remove a dead epoch that nobody can join meanwhile. Its lease goes first, so a kill leaves nothing to join."""
-    # Never through a link that somebody has put in its place.
-    with contextlib.suppress(OSError, StoreUnavailableError), Directory.at(epoch).open() as folder:
-        os.unlink("lease", dir_fd=folder)
+    """Remove a dead epoch that the caller has locked. The lease goes first, so nothing joins a half-removed epoch."""
+    # Opened as a Directory, so never through a link in the epoch's place.
+    with contextlib.suppress(OSError, StoreUnavailableError), Directory.at(epoch).open() as dir_fd:
+        os.unlink("lease", dir_fd=dir_fd)
     shutil.rmtree(epoch, ignore_errors=True)

@@ -1,30 +1,30 @@
-"""The bytes of a store: the specification, and the code that packs and checks them. A test holds one against the other.
+"""The bytes of a store: the specification, and the code that packs and checks them. A test compares the two.
 
 A store is a directory::
 
-    lock                   begin lock: held while an epoch begins, and while dead epochs are removed
-    epoch-N/               one server's life; N, the Unix time of its start in ms, is the highest for the current one;
-                           locked by the process that takes a dead slab's name away
-        lease              each process of the epoch holds a shared flock on it; nobody does: the epoch is dead
-        server             each master of the epoch holds a shared flock on it; nobody does: there is no server
+    lock                   begin lock: held while a process begins an epoch, or removes dead ones
+    epoch-N/               one server's life; N is the Unix time of its start in ms; the highest N is the current epoch;
+                           a process that renames a dead process's slab locks this directory
+        lease              each process of the epoch holds a shared flock on it; while none does, the epoch is dead
+        server             each master of the epoch holds a shared flock on it; while none does, it has no server
         shared             one page that all processes map: the generation of removals, and the trouble words
         removals           which series were removed
-        removals.lock      held by the process that removes
+        removals.lock      held by the process that removes series
         fold.lock          held by the process that folds
         retired            what dead processes counted
-        idle-ID            the slab of a process that has declared, but not counted; ID is its identity (32 hex digits)
+        idle-ID            the slab of a process that has declared metrics, but not counted; ID is its identity in hex
         slab-O             the slab of the process with ordinal O
         dead-O-INODE       the slab of a dead process whose ordinal another process has taken
-        ask-O-ID           the socket at which the owner of slab-O is asked to run its callbacks
+        ask-O-ID           the socket at which the owner of slab-O takes requests to run its callbacks
         metrics.sock       the socket at which the collector serves the metrics
-        collector.lock     held by the collector that serves them
-        new-WHAT-ID        a file, directory or socket that is being made; no reader opens it
+        collector.lock     held by that collector
+        new-WHAT-ID        a file, directory or socket that is still being made; readers do not open it
 
-Directories have mode 0700, files 0600; all belong to the owner of the store's directory, but for the slab of a root
-master beside workers of another user, which is root's own and has mode 0644. All numbers are in the machine's byte
-order (a store never leaves its host); a file of the other order fails its magic.
+Directories have mode 0700, files 0600. All belong to the owner of the store's directory, with one exception: the slab
+of a root master beside workers of another user belongs to root and has mode 0644. Numbers are in the byte order of the
+machine, since a store never leaves its host; a file of the other order has a wrong magic.
 
-Every word that two processes touch at a time is 8 bytes long, 8-byte aligned, and is loaded and stored whole.
+Every word that two processes use at the same time is 8 bytes long and 8-byte aligned, and is loaded and stored whole.
 
 Slab
 ----
@@ -53,14 +53,14 @@ offset       type    field
 201326592    ...     area 1: records, at most 2^27 bytes
 ===========  ======  =====================================================================================
 
-The file is sparse: words and areas have blocks as far as the head says. They grow by 4 KiB, then by as much as they
-have, at most by 32 KiB. Blocks are allocated before the head's word is stored, so that no store can meet a full disk.
-Nothing that is in use moves, and no file that has a name is ever cut.
+The file is sparse. Words and areas have blocks up to the ends that the head names. They grow by 4 KiB, then by as much
+as they have, but by 32 KiB at most. The owner allocates blocks before it stores the new end in the head, so no later
+store can meet a full disk. Nothing that is in use moves, and no file that has a name is ever truncated.
 
-The owner holds an exclusive flock on the file for life: an unlocked slab is a dead process's. It locks the file and
-writes the head while the file is still called ``new-slab-ID``; linking it to its name is the commit. Only the owner
-writes to it. Ordinals from 900,000,000 belong to processes beside the workers, such as the collector. A slab may have
-two names for a moment: its identity shows that both are the same slab.
+The owner holds an exclusive flock on the file for life: an unlocked slab belongs to a dead process. It locks the file
+and writes the head while the file is called ``new-slab-ID``; linking it to its name is the commit. Only the owner
+writes to it. Workers have ordinals from 0 on; auxiliary processes, such as the collector, have ordinals from
+900,000,000 on. A slab may have two names for a moment; both have the same identity.
 
 A record is a head of 16 bytes and a body, padded with zeros to a multiple of 8:
 
@@ -73,50 +73,50 @@ offset       type    field
 12           u32     kind: 1 FAMILY, 2 SERIES, 3 END, 4 FOLDED, 5 REMOVE
 ===========  ======  =====================================================================================
 
-*Texts* are a u16 that says how many there are, a u16 for the length of each in bytes, and the texts in UTF-8, one
-after the other. A number of texts of 65535 stands for the overflow series, and no lengths follow. The bodies:
+*Texts* are a u16 count, a u16 length in bytes for each text, and the texts in UTF-8, one after the other. A count of
+65535 stands for the overflow series; no lengths follow it. The bodies are:
 
 * FAMILY: u32 number, u32 zero, u64 time of the declaration in ns, and the fields of a metric as
-  :meth:`mpmetrics.names.family.Family.pack` writes them. Numbers are those of this slab.
-* SERIES: u32 number of the family, u32 words, u64 first word, f64 creation (Unix time in seconds, a multiple of 1 ms),
-  u64 generation of removals when it was made, and as texts its label values, in the order of the family's labels. A
-  metric whose labels are open goes on with the name and the value of each further label.
-* END: u64 first word. The series that began there is gone.
+  :meth:`mpmetrics.names.family.Family.pack` writes them. The number identifies the family within this slab.
+* SERIES: u32 number of the family, u32 count of words, u64 first word, f64 creation (Unix time in seconds, a multiple
+  of 1 ms), u64 generation of removals at its creation, and as texts the label values, in the order of the family's
+  labels. If the family is open to more labels, name and value of each further label follow.
+* END: u64 first word. The series that began there has ended.
 * FOLDED: 16s identity of a slab that this retired file contains.
 * REMOVE: u64 generation, u32 flags, and as texts a metric's name and the names and values of labels, sorted by name. It
-  ends the series of this metric with these labels, or if flag 1 is set, each whose labels include these. A label
-  without a value is none.
+  ends the metric's series with exactly these labels; with flag 1, all series whose labels include these. A label with
+  an empty value equals a missing label.
 
-Writer, alone and without a lock: zeroes the words, writes the record behind ``committed``, stores ``committed``. That
-store is the commit: readers never look past it, and a writer that is killed before it leaves bytes that the next record
-overwrites. A series that is removed gets an END; only after its commit are its words zeroed and used for another
-series of the owner. When more than half of the records, and more than 64 KiB, are of no use any more, the owner copies
-the others to the other area, stores what is committed there, and then ``flips``, which is the commit.
+**Writer.** The owner writes alone and without a lock. It zeroes the words, writes the record behind ``committed``, and
+stores the new ``committed``. That store is the commit: readers never read beyond it, and the next record overwrites
+what a killed writer left there. To end a series, the owner writes an END; only after its commit does it zero the words
+and give them to another series. When more than half of the records, and more than 64 KiB, are garbage, it copies the
+others to the other area, stores that area's ``committed``, and then stores ``flips``, which is the commit.
 
-Reader: parses records up to ``committed``, copies the words, and parses what was committed meanwhile. Words of a series
-that came or ended in between are left out, since they may have been another series' when they were copied. It takes no
-lock. If ``flips`` has changed, it begins with this slab again. A record that fails its checks, or whose text UTF-8
-cannot carry, costs itself alone: the reader goes on at the next 8-byte boundary at which a valid record starts, and
-counts the gap. Records of unknown kinds are skipped.
+**Reader.** A reader takes no lock. It parses the records up to ``committed``, copies the words, and then parses the
+records that were committed meanwhile. It ignores the words of each series that began or ended in between: when it
+copied them, they may have belonged to another series. If ``flips`` has changed, it starts over with this slab. An
+invalid record, or one whose texts are not UTF-8, affects no other record: the reader counts the gap and continues at
+the next 8-byte boundary where a valid record starts. It skips records of unknown kinds.
 
-What the words of a series hold, by the kind of its family:
+The kind of the family determines what the words of a series hold:
 
-* counter, up-down counter with mode ``sum``: one word, the sum of what was added.
+* counter, up-down counter with mode ``sum``: one word, the sum of the increments.
 * gauge, up-down counter with mode ``livesum``: one word. All bits zero: never set. A value of zero is stored as -0.0.
 * gauge ``mostrecent``, ``livemostrecent``, enum, info: four words ``value, time, value, time``. The pair with the later
-  time counts; a writer overwrites the other one, value first: its time is the commit. Times are u64: nanoseconds of
-  CLOCK_MONOTONIC less the offset of the time namespace, and at least the writer's last time + 1. Of equal times of two
-  slabs, that of the greater identity counts.
-* histogram, summary: ``sum, sum, bucket, ...``. Buckets are not cumulative. With n the sum of the buckets, the sum of
-  the observations is the first word where n is even and the second where it is odd: a writer stores the new sum into
-  the word that does not count yet, then the bucket, which is the commit. A summary has one bucket.
+  time counts. A writer overwrites the other pair, value first; storing its time is the commit. Times are u64:
+  nanoseconds of CLOCK_MONOTONIC less the offset of the time namespace, and at least the writer's last time + 1. If two
+  slabs have the same time, the value of the greater identity counts.
+* histogram, summary: ``sum, sum, bucket, ...``. Buckets are not cumulative; a summary has one. Let n be the total of
+  the buckets. The sum of the observations is the first word if n is even, the second if n is odd. A writer stores the
+  new sum into the word that does not count yet, then increments the bucket, which is the commit.
 * sketch: two records of six words ``sum, rest, sum of squares, rest, minimum, maximum``, then buckets on a log scale
-  (:mod:`mpmetrics._cells.sketch`). The first record counts where the sum of the buckets is even and the second where it
-  is odd: a writer fills the record that does not count yet, then adds to the bucket, which is the commit. A sum is its
-  word and its rest together. Minimum and maximum of all bits zero: no value yet. A value of zero is stored as -0.0.
+  (:mod:`mpmetrics._cells.sketch`). The first record counts if the total of the buckets is even, the second if it is
+  odd. A writer fills the record that does not count yet, then increments the bucket, which is the commit. A sum is its
+  word plus its rest. Minimum and maximum of all bits zero: no value yet. A value of zero is stored as -0.0.
 
-A writer killed between any two stores leaves the series as before its last operation. A reader of several words reads
-them twice and takes them when nothing changed in between, else tries again, a bounded number of times.
+If a writer is killed between any two stores, the series is as before its last operation. A reader reads the words of
+one series twice and takes them if they are equal, else it tries again, a bounded number of times.
 
 Shared page
 -----------
@@ -136,40 +136,42 @@ offset       type    field
 128          f64[]   496 trouble words: see below
 ===========  ======  =====================================================================================
 
-A removal has the generation after the last one's. Holding the removals lock, the remover writes its REMOVE record
-behind the last one of ``removals`` and then stores the generation: that is the commit. Records of later generations do
-not exist; the next remover overwrites them. A removal ends the series of a lower generation, in all slabs and in the
-retired file, once it is committed. Readers look at the removals after they have read the slabs, and drop such series.
-An owner compares the generation with the one it has seen whenever it looks a series up, and ends them.
+**Removals.** Each removal has the next generation. A process that removes series holds the removals lock. It writes a
+REMOVE record behind the last one in ``removals`` and then stores its generation in the page: that is the commit. A
+record with a later generation does not count, and the next writer overwrites it. A committed removal ends the series
+of a lower generation in all slabs and in the retired file. Readers read the removals after the slabs, and drop such
+series. Owners compare the generation with the last one they applied at each look-up, and end such series.
 
-A series' first use loads the generation, commits the record with it, and loads it again: if it has moved, the series is
-ended and made anew. So a series that came before a removal is removed by it, and one that came after it is not.
+To make a series, its owner loads the generation, commits the record with it, and loads the generation again. If that
+has changed, the owner applies the new removals, and makes the series anew if one of them ended it. So a removal ends
+the series made before it and none later.
 
-The process that folds shortens ``removals``, holding both locks: it writes the records that still end a series of some
-slab, and those that came after it looked, to another file, adds 1 to ``shortened``, and renames the file into place.
-Whoever goes on reading where it stopped compares ``shortened`` and the file's number before and after: on a disk, a new
-file may have the number of one that is gone.
+The process that folds shortens ``removals``. Holding both locks, it writes the records that still end a series of some
+slab, and all that came after its check, to a new file, adds 1 to ``shortened``, and renames the file into place. A
+process that continues reading where it stopped compares ``shortened`` and the inode number before and after; the inode
+number alone is not enough, since file systems reuse it.
 
-The trouble words count what processes could not put into the store. Each process picks a word by its process id and
-adds to it without a lock: the sum is a diagnosis, not an account.
+**Trouble words.** They count what processes could not put into the store. Each process picks a word by its process id
+and adds to it without a lock, so their sum is approximate: a diagnosis, not an account.
 
 Retired file
 ------------
 
-A slab of magic ``MPMRETIR`` that is written as a whole under another name, renamed into place, which is the commit, and
-never changed. FOLDED records name the slabs that it contains and whose files were still there: a slab of that identity
-is not counted again. Before the folder removes such a file it stores 1 into its word ``retired``, so that a reader that
-still maps it can tell that from a file that somebody else removed. It keeps the identity of the file that it replaces,
-so a reader can tell whether it contains what an earlier one did. When somebody has removed it, the collector writes it
-again from its map. Its series have these words:
+The retired file has the form of a slab with the magic ``MPMRETIR``. The folding process writes it as a whole under
+another name and renames it into place, which is the commit; it never changes afterwards. FOLDED records name the slabs
+that it contains and whose files were still there; readers do not count these slabs again. Before the folding process
+unlinks such a slab, it stores 1 into the slab's word ``retired``, so that a reader that still maps the slab knows that
+it was folded, not removed by a cleaner. A new retired file keeps the identity of the one that it replaces, so that a
+reader can tell whether it contains what the earlier one did. If a cleaner removes it, the collector rewrites it from
+its map. Its series have these words:
 
 * counter, up-down counter with mode ``sum``, gauge ``sum``: ``value, rest``; the rest is the exact sum less the value.
 * gauge ``min``, ``max``: one word. Gauge ``all``: ``ordinal, value`` for each ordinal, the ordinal as u64.
-* gauge ``mostrecent``, enum, info: ``value, time, identity``, the identity of the slab in two words.
+* gauge ``mostrecent``, enum, info: ``value, time, identity``; the slab's identity takes two words.
 * histogram, summary: ``sum, rest, bucket, ...``. Sketch: the record that counts, then the buckets.
-* up-down counter and gauge ``livesum``: one word, zero. Other gauges of the live modes are not kept.
+* up-down counter and gauge ``livesum``: one word, zero. Gauges with other live modes are not kept.
 
-A series has the earliest creation and the greatest generation of those that it was made of.
+A series has the earliest creation and the greatest generation of those that were merged into it.
 """
 
 from __future__ import annotations
@@ -179,8 +181,8 @@ import sys
 import zlib
 from typing import Final
 
-from mpmetrics._cells.encoding import *  # noqa: F403 - cells write and read records, too
-from mpmetrics._cells.offsets import *  # noqa: F403 - the numbers of the tables above that cells need
+from mpmetrics._cells.encoding import *  # noqa: F403 - records and texts, which cells use, too
+from mpmetrics._cells.offsets import *  # noqa: F403 - the numbers of the tables above that cells use
 from mpmetrics._cells.offsets import PAGE, WORD
 from mpmetrics.errors import FormatError
 
@@ -193,7 +195,7 @@ SLAB_HEAD: Final = struct.Struct("=8sII16sQdQ")
 RETIRED: Final = 112 // WORD
 FIRST_WORDS_END: Final = 2 * PAGE
 """Where the words of a new slab end."""
-BESIDE: Final = 900_000_000
+AUXILIARY: Final = 900_000_000
 REMOVE: Final = 5
 SUBSET: Final = 1
 
@@ -215,7 +217,7 @@ def pack_slab(identity: bytes, pid: int, created: float, magic: bytes = SLAB_MAG
 
 
 def check_slab(head: bytes, where: str, magic: bytes = SLAB_MAGIC) -> tuple[bytes, int, float, int]:
-    """Return identity, process id, creation time and ``folded``, or raise :class:`FormatError` that names ``where``."""
+    """Return identity, process id, creation time and ``folded``; raise :class:`FormatError` that names ``where``."""
     _check_head(head, SLAB_HEAD.size, magic, where)
     _, _, _, identity, pid, created, folded = SLAB_HEAD.unpack_from(head)
     return identity, pid, created, folded
@@ -228,7 +230,7 @@ def pack_shared() -> bytes:
 
 
 def check_shared(head: bytes, where: str) -> None:
-    """Raise :class:`FormatError` that names ``where`` unless ``head`` starts a shared page."""
+    """Raise :class:`FormatError`, naming ``where``, unless ``head`` is the head of a shared page."""
     _check_head(head, SHARED_HEAD.size, SHARED_MAGIC, where)
 
 

@@ -1,12 +1,13 @@
-"""Locks on files: held through one operation (:class:`Mutex`), for life, or shared by all processes of an epoch.
+"""Locks on files: for one operation (:class:`Mutex`), for a process's life, or shared by all processes of an epoch.
 
-All are flocks. One belongs to the open file, and a map keeps that open without a descriptor, so what is held for life
-is held by a map. A forked child shares the open file. A lease is to end with its process although a child lives on, so
-a child does not get that map; an epoch is to live as long as any process of it, so a child does get that one.
+All are flocks. An flock belongs to the open file, which a map keeps open without a descriptor; so a map holds each lock
+that lives longer than an operation. A forked child shares the open file. A slab's lease must end with its process even
+if a child lives on, so children do not inherit its map; an epoch must live as long as any of its processes, so
+children inherit the map of the epoch's lease.
 
-Exclusive locks are taken by filelock's functions for descriptors. Its classes are not used: they guard their
-bookkeeping with one lock for the whole process, and an exception out of a signal handler that comes at the wrong moment
-leaves that locked for good, and with it every other lock and every fork.
+filelock's functions for descriptors take the exclusive locks. Its classes were rejected: one process-wide lock guards
+their bookkeeping. An exception from a signal handler at the wrong moment leaves it locked for ever, and with it every
+other lock and every fork.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ from mpmetrics.storage.descriptor import Descriptor, open_directory, open_privat
 if TYPE_CHECKING:
     from mpmetrics.storage.descriptor import Directory
 
-__all__ = ["DirectoryMutex", "Mutex", "Shield", "Sole", "hold", "is_held"]
+__all__ = ["DirectoryMutex", "Mutex", "Shield", "TryLock", "hold_shared", "is_held"]
 
 _PAUSE = 0.005
-"""Seconds between two looks at a lock that another process has."""
+"""Seconds between attempts to take a lock that another process holds."""
 
 
-def hold(name: str, directory: Directory) -> Map:
-    """Share the lock of a file in ``directory`` for as long as the returned map lives, here or in a forked child.
+def hold_shared(name: str, directory: Directory) -> Map:
+    """Hold a shared lock on a file in ``directory`` while the returned map lives, here or in a forked child.
 
-    BlockingIOError when another process holds it exclusively, FileNotFoundError when it has no name, else OSError.
+    BlockingIOError when another process holds the lock exclusively, FileNotFoundError when the file is missing or was
+    unlinked, OSError for other failures.
     """
-    with directory.open() as folder, open_regular(name, dir_fd=folder) as descriptor:
+    with directory.open() as dir_fd, open_regular(name, dir_fd=dir_fd) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         held = Map(descriptor, fmt.PAGE)
         if not os.fstat(descriptor).st_nlink:
@@ -58,11 +60,11 @@ def is_held(descriptor: int) -> bool:
 
 
 class Shield:
-    """A shared lock on the directory ``path``; OSError when somebody has it alone.
+    """A shared lock on the directory ``path``, which keeps systemd-tmpfiles from cleaning it up.
 
-    systemd-tmpfiles passes over directories that are locked, with all that is in them
-    (https://systemd.io/TEMPORARY_DIRECTORIES/). A directory cannot be mapped, so this one needs its descriptor, and is
-    gone where all descriptors are closed.
+    systemd-tmpfiles skips locked directories and their contents (https://systemd.io/TEMPORARY_DIRECTORIES/). A
+    directory cannot be mapped, so this lock needs a descriptor, and code that closes all descriptors ends it. OSError
+    when another process has locked the directory exclusively.
     """
 
     def __init__(self, path: str) -> None:
@@ -75,18 +77,18 @@ class Shield:
             raise
 
     def close(self) -> None:
-        """Let go of it; a descriptor that is somebody else's by now is left alone."""
+        """Release the lock. If the application has reused the descriptor's number, its file stays open."""
         descriptor, self._descriptor = self._descriptor, -1
         with contextlib.suppress(OSError):
             if descriptor >= 0 and os.path.samestat(os.fstat(descriptor), self._status):
                 os.close(descriptor)
 
 
-class Sole:
-    """An exclusive lock on an existing file for the length of a ``with``, which says whether it was free.
+class TryLock:
+    """An exclusive lock on an existing file, for a ``with``; yields whether the lock was free. Never waits.
 
-    A missing file counts as free. A process that gets an epoch's lease this way unlinks the file before it releases the
-    lock, so no other process can join the epoch that it takes for dead.
+    A missing file counts as free. A process that gets the lock of an epoch's lease unlinks the file before it releases
+    the lock, so no process joins the dead epoch.
     """
 
     def __init__(self, path: str) -> None:
@@ -106,10 +108,10 @@ class Sole:
 
 
 class Mutex:
-    """An exclusive lock on the file ``path``, to be used in a ``with``; waits at most ``timeout`` seconds.
+    """An exclusive lock on the file ``path``, for a ``with``; waits at most ``timeout`` seconds.
 
-    The file is made with mode 0600 where it is not there; its directory is not made. Raises :class:`LockTimeoutError`
-    when another process holds it for longer, else OSError.
+    Creates a missing file with mode 0600, but no directory. Raises :class:`LockTimeoutError` when another process holds
+    the lock for longer, OSError for other failures.
     """
 
     _is_opening = False
@@ -127,7 +129,7 @@ class Mutex:
         try:
             while not self._try():
                 if time.monotonic() >= end:
-                    msg = f"{self._path} is held by another process for more than {self._timeout} s; is one stopped?"
+                    msg = f"another process has held {self._path} for more than {self._timeout} s; is one stopped?"
                     raise LockTimeoutError(msg)
                 time.sleep(_PAUSE)
             self._check()
@@ -141,9 +143,9 @@ class Mutex:
         self._release()
 
     def _check(self, error: Exception | None = None) -> None:
-        """LockTimeoutError in a child that a signal handler forked, and that goes on with what is the parent's."""
+        """LockTimeoutError in a child that a signal handler forked during our call: the lock is its parent's."""
         if os.getpid() != self._pid:
-            msg = f"{self._path} is the parent's to lock: this process was forked while it did"
+            msg = f"{self._path}: the parent of this process was locking it at the fork; only the parent holds the lock"
             raise LockTimeoutError(msg) from error
 
     def _try(self) -> bool:
@@ -151,7 +153,7 @@ class Mutex:
         self._descriptor = self._open()
         self._is_opening = False
         descriptor = self._descriptor.fileno()
-        # A file without a name was removed between the two calls: whoever comes next makes another one.
+        # Without a link the file was removed after we opened it: then we try again with a new file.
         if lock_descriptor(descriptor, blocking=False) and os.fstat(descriptor).st_nlink:
             return True
         self._release()
@@ -163,14 +165,14 @@ class Mutex:
     def _release(self) -> None:
         try:
             self._unlock()
-        except BaseException:  # out of a signal handler, which somebody may keep, and with it us
+        except BaseException:  # from a signal handler; a kept traceback would keep this object, and so the lock
             self._unlock()
             raise
 
     def _unlock(self) -> None:
         descriptor = self._descriptor.fileno()
         if descriptor >= 0:
-            # Not by closing alone: a process that is being started has the same open file until it executes.
+            # Closing is not enough: a child process shares the open file until it executes its program.
             with contextlib.suppress(OSError):
                 unlock_descriptor(descriptor)
             self._descriptor.close()
@@ -179,7 +181,7 @@ class Mutex:
         self._release()
 
     def after_fork_in_child(self) -> None:
-        """Let go without unlocking, which would unlock the parent's."""
+        """Close the descriptor without unlocking, which would release the parent's lock."""
         self._descriptor.close()
         if self._is_opening:
             with contextlib.suppress(OSError):
@@ -187,7 +189,7 @@ class Mutex:
 
 
 class DirectoryMutex(Mutex):
-    """A :class:`Mutex` on a directory, which has to exist."""
+    """A :class:`Mutex` on an existing directory."""
 
     def _open(self) -> Descriptor:
         return open_directory(self._path, dir_fd=self._dir_fd)

@@ -1,7 +1,7 @@
-"""One slab or retired file, read: opened, checked and mapped. Shares the format with the writers, nothing else.
+"""The reader of one slab or retired file. It shares the format with the writers, and nothing else.
 
-A reader holds a map of each file, and no descriptor. What it looks at is bounded by the size that the file has at that
-moment. Files that fail a check cost themselves alone and are named.
+A reader maps its file and keeps no descriptor. It reads only the bytes that the file had at the last check of its size.
+A file that fails a check affects no other file; the error names it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["SlabReader"]
 
 
 class SlabReader:
-    """The slab, or with ``is_retired`` the retired file, that is open as ``descriptor``, mapped for reading.
+    """Reads the slab, or with ``is_retired`` the retired file, that is open as ``descriptor``.
 
-    ``where`` names it in messages. Raises :class:`~mpmetrics.errors.FormatError` or OSError when it cannot be used.
+    ``where`` names the file in messages. Raises :class:`~mpmetrics.errors.FormatError` or OSError when it is unusable.
     """
 
     ordinal: int | None = None
 
     @functools.cached_property
     def source(self) -> Source:
-        """What reads it; made when it is first needed, since of a file that was cut no byte may be touched."""
+        """The parser of its records and words. Made at the first use: no byte of a truncated file may be touched."""
         source = Source(self._map, retired=self.is_retired)
         source.identity = bytes.fromhex(self.identity)
         return source
@@ -51,11 +51,11 @@ class SlabReader:
         identity, self.pid, self.created, self.folded = fmt.check_slab(head, where, magic)
         self._map = Map(descriptor, fmt.SLAB_SIZE)
         self._begin(identity.hex())
-        self.look(descriptor)
+        self.refresh(descriptor)
 
     @classmethod
     def of_memory(cls, words_map: Map) -> SlabReader:
-        """The reader of a slab in this process's memory."""
+        """A reader of a slab in this process's memory."""
         self = cls.__new__(cls)
         self.where, self.is_retired, self.inode, self.uid = "memory", False, (0, 0), 0
         head = bytes(memoryview(words_map)[: fmt.PAGE])
@@ -66,8 +66,8 @@ class SlabReader:
         return self
 
     @classmethod
-    def again(cls, other: SlabReader) -> SlabReader:
-        """Another reader of the same file, for other tables; the file may have no name any more."""
+    def of_same_map(cls, other: SlabReader) -> SlabReader:
+        """A reader with tables of its own on the map of another reader, whose file may be unlinked by now."""
         self = cls.__new__(cls)
         self.__dict__.update(other.__dict__)
         self.__dict__.pop("source", None)
@@ -78,28 +78,28 @@ class SlabReader:
         self.identity = identity
         self._head = memoryview(self._map).cast("Q")
         self.families: dict[Family, int] = {}
-        """What it declares, and when (ns)."""
+        """The declarations in it, and when each was made (ns)."""
         self.refused: dict[int, str] = {}
-        """Why some of its declarations, by number, are none."""
+        """Its invalid declarations: the reason, by family number."""
 
-    def look(self, descriptor: int) -> None:
-        """Take a look at the file, which is open anew: its size, and whether its owner lives."""
+    def refresh(self, descriptor: int) -> None:
+        """Check the file's size and whether its owner lives. ``descriptor`` is the file, opened again."""
         self._size = os.fstat(descriptor).st_size
         self.is_alive = not self.is_retired and is_held(descriptor)
         if self._size < fmt.PAGE:
             msg = f"{self.where}: {self._size} bytes are too few for a slab"
             raise FormatError(msg)
-        # What the head says is there was there before it said so: a file that is shorter now was cut.
+        # The file had these bytes before the head said so: a file that is shorter now was truncated.
         area = self._head[fmt.FLIPS] & 1
         needed = fmt.AREA_0 + area * fmt.AREA_SIZE + self._head[fmt.ROOM + area]
         self._size = os.fstat(descriptor).st_size
         if self._size < needed or self._head[fmt.WORDS_END] < fmt.PAGE:
-            msg = f"{self.where}: has {self._size} bytes, of {needed} that it should have, or none that are words"
+            msg = f"{self.where}: has {self._size} bytes instead of at least {needed}, or no words"
             raise FormatError(msg)
 
     @property
     def damaged(self) -> int:
-        """How many records and stretches of it cannot be used."""
+        """How many records and gaps between records cannot be used."""
         return self.source.damaged + len(self.refused)
 
     @property
@@ -108,14 +108,14 @@ class SlabReader:
         return self._head[fmt.RETIRED] != 0
 
     def read(self, declare: Declare) -> bool:
-        """Read what there is now; ``declare(family, time)`` gives the table that its series go to.
+        """Read all records and words; ``declare(family, time)`` returns the table for a family's series.
 
-        False when records stand where the file had no bytes at the last look.
+        False when records have been committed beyond the file size of the last ``refresh``.
         """
         self.source.limit(self._size)
         self._parse(declare)
         self.source.load()
-        # Series that came or ended meanwhile are left out of this reading: their words may have been another's.
+        # Leave out series that began or ended meanwhile: the copied words may have been another series'.
         self._parse(declare)
         area = self._head[fmt.FLIPS] & 1
         end: int = fmt.AREA_0 + area * fmt.AREA_SIZE + self._head[fmt.COMMITTED + area]

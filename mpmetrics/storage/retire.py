@@ -1,4 +1,4 @@
-"""What the retired file and dead slabs add up to: the contents of the next retired file. No files."""
+"""Compute the contents of the next retired file from the present one and dead slabs. Touches no files itself."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 __all__ = ["Contents", "retire"]
 
 MOST_ROWS = 100_000
-"""Series of a metric that are kept of the dead; what comes past them goes to its overflow series."""
+"""Series of a metric that the retired file keeps; the others are added to the metric's overflow series."""
 
 MOST_SHAPES = 4
-"""Shapes of a metric that are kept although no living process declares them."""
+"""Shapes of a metric that the retired file keeps although no living process declares them."""
 
 _MOST_CELLS = 1 << 22
-"""Values that are looked for at once."""
+"""Values to gather at a time, at most."""
 
 
 class Contents:
-    """Words and records of a retired file that ``readers`` are put into, as they come."""
+    """The words and records of a retired file that contains the files of ``readers``."""
 
     def __init__(self, readers: Sequence[SlabReader]) -> None:
         self.readers = readers
@@ -79,9 +79,9 @@ def retire(
     dead: Sequence[SlabReader],
     read_all: ReadAll,
 ) -> Contents:
-    """What the retired file holds once it contains ``dead``.
+    """The contents of the retired file once it contains the slabs ``dead``.
 
-    ``read_all(shapes)`` reads all slabs that there are now: it is asked only where not all of the dead can be kept.
+    ``read_all(shapes)`` reads all present slabs; it is called only when not all series of the dead can be kept.
     """
     oldest_first = sorted(dead, key=lambda reader: reader.created)
     contents = Contents([*([] if retired is None else [retired]), *oldest_first])
@@ -94,12 +94,12 @@ def retire(
             dropped = sorted(gone, key=lambda shape: shape.latest)[:-MOST_SHAPES]
             kept = [shape for shape in rivals if shape not in dropped]
         for shape in kept:
-            _Share(contents, shape, read_all).add()
+            _ShapeWriter(contents, shape, read_all).add()
     return contents
 
 
-class _Share:
-    """One shape's part of it."""
+class _ShapeWriter:
+    """Adds the series of one shape to the contents."""
 
     def __init__(self, contents: Contents, shape: Shape, read_all: ReadAll) -> None:
         self._contents = contents
@@ -112,7 +112,7 @@ class _Share:
         self._numbers = contents.add_families(shape)
 
     def add(self) -> None:
-        """Add its series; of the live modes only the rows of sums, which show as zero."""
+        """Add the series. Of the live modes only ``livesum`` has any; its dead series show as zero."""
         kind, mode, width = self._family.kind, self._family.mode, self._family.retired_width
         table, sources = self._table, self._sources
         if not len(table):
@@ -136,12 +136,12 @@ class _Share:
             self._add_capped(sums_and_rests(table, sources), mask, width)
 
     def _add(self, values: Sequence[float], mask: bytes, width: int) -> None:
-        """Add the series of all rows that ``mask`` has, with their ``width`` values."""
+        """Add the series of the rows in ``mask``, each with ``width`` values."""
         first = self._contents.next_word
         self._contents.add(*pack_rows(self._table, self._sources, values, mask, width, first, self._numbers))
 
     def _add_capped(self, values: Sequence[float], mask: bytes, width: int) -> None:
-        """Add sums; of rows past the cap, those that nobody shows any more go to the overflow series."""
+        """Add sums. Beyond MOST_ROWS, new rows that no living slab has go to the overflow series."""
         excess = self._excess(mask)
         if excess:
             table, row = self._table, self._table.overflow
@@ -159,7 +159,7 @@ class _Share:
         self._add(values, mask, width)
 
     def _excess(self, mask: bytes) -> list[int]:
-        """The rows past the cap that neither the retired file nor a living slab has."""
+        """Rows beyond MOST_ROWS that neither the retired file nor a living slab has."""
         rows = sum(mask)
         if rows <= MOST_ROWS:
             return []
@@ -192,7 +192,7 @@ class _Share:
         shown = bytearray(mask)
         for row, winner in enumerate(winners):
             if winner < 0:
-                # Never set. An enum shows its first state then, and so stays.
+                # Never set. An unset enum shows its first state, so its series is kept.
                 shown[row] &= self._family.kind == "enum"
                 continue
             source = self._sources[winner]
@@ -208,7 +208,7 @@ class _Share:
         self._add(values, bytes(shown), 4)
 
     def _keep_latest(self, shown: bytearray, times: Sequence[int]) -> None:
-        """Of an info, keep what was said last about each set of label values."""
+        """Of an info, keep the latest series of each set of label values."""
         size = len(self._family.labels)
         latest: dict[object, int] = {}
         for row in compress(range(len(shown)), shown):
@@ -218,7 +218,7 @@ class _Share:
         shown[:] = bytes(row in kept for row in range(len(shown)))
 
     def _add_levels(self) -> None:
-        """Add pairs of ordinal and value; rows with as many pairs together."""
+        """Add pairs of ordinal and value. Rows with the same number of pairs are added together."""
         own = array("q", (-1 if reader.ordinal is None else reader.ordinal for reader in self._readers))
         columns = array("q", sorted({*own, *retired_ordinals(self._table, self._retired)} - {-1}))
         by_row: dict[int, array[float]] = {}

@@ -1,7 +1,7 @@
-"""The shapes of metrics: declarations of one name that can be shown together share a table, others exclude each other.
+"""Shapes: declarations of one name that can be shown together have the same shape and share a table.
 
-After a reload, old and new code declare the same name side by side. Other labels are no matter; another type, other
-buckets, states or mode make another shape.
+After a reload, old and new code may declare the same name differently. Different labels do not matter; a different
+type, mode, buckets or states make another shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Shape", "Shapes"]
 
 SPARE_ROWS = 1_000
-"""Rows of series that are gone that a reader may have, beside one for each series that is there."""
+"""Rows without a series that a reader may keep, in addition to one for each present series."""
 
 
 @dataclass(eq=False)
@@ -32,14 +32,14 @@ class Shape:
     """The latest of them."""
     table: Table
     declared: int
-    """When the first of them was made (ns), in the epoch."""
+    """When the first of them in the epoch was made (ns)."""
     latest: int
     removed: int = -1
     """Generation up to which removals have been applied to its rows."""
     rows: int = 0
-    """Rows that they have been applied to."""
+    """How many rows they have been applied to."""
     families: dict[Family, int] = field(default_factory=dict)
-    """The declarations, and when each of them was made first."""
+    """The declarations, and when each was first made (ns)."""
 
 
 class Shapes:
@@ -48,12 +48,12 @@ class Shapes:
     def __init__(self) -> None:
         self._known: dict[str, dict[tuple[object, ...], Shape]] = {}
         self._gone_at_first: int | None = None
-        """Rows of series that were gone when all was read first: their records are still in the files."""
+        """Rows that had no series after the first reading: the records of the ended series are still in the files."""
         self._removals: list[Removal] = []
         self._by_metric: dict[str, list[Removal]] = {}
 
     def declare(self, family: Family, declared: int) -> Table:
-        """The table that the series of a declaration go to."""
+        """The table for the series of a declaration."""
         shapes = self._known.setdefault(family.name, {})
         shape = shapes.get(family.shape)
         if shape is None:
@@ -69,14 +69,11 @@ class Shapes:
         return {name: list(shapes.values()) for name, shapes in self._known.items()}
 
     def find(self, family: Family) -> Shape | None:
-        """The shape that a declaration is of, if there is one."""
+        """The shape of a declaration; None if no file has it."""
         return self._known.get(family.name, {}).get(family.shape)
 
     def apply(self, sources: Sequence[Source], removals: Removals | None) -> set[int]:
-        """Drop the series of ``sources`` that were removed after they were made.
-
-        Returns the generations of the removals without which they would be shown.
-        """
+        """Drop the removed series of ``sources``; returns the generations of the removals that ended them."""
         ended: set[int] = set()
         for shape in self._marked(removals):
             for source in sources:
@@ -86,14 +83,14 @@ class Shapes:
         return ended
 
     def _marked(self, removals: Removals | None) -> list[Shape]:
-        """The shapes some series of which were removed, with that told to their tables."""
+        """Mark the removed rows in the tables; returns the shapes that have such rows."""
         known = [] if removals is None else removals.known
         if known is not self._removals:
             self._removals, self._by_metric = known, {}
             for removal in known:
                 before = self._by_metric.setdefault(removal.metric, [])
                 if removal.is_subset and not removal.pairs:
-                    before.clear()  # all series are removed: nothing is left of those before to be done
+                    before.clear()  # it removes all series, so the earlier removals do nothing more
                 before.append(removal)
         marked = []
         for metric, found in self._by_metric.items():
@@ -112,16 +109,16 @@ class Shapes:
 
     @property
     def is_stale(self) -> bool:
-        """Whether so many rows are of series that are gone that it is better to begin anew."""
+        """Whether so many rows have no series that the reader should start over with new tables."""
         present, gone = self._count_rows()
         return gone > max(present, 2 * (self._gone_at_first or 0)) + SPARE_ROWS
 
     def _count_rows(self) -> tuple[int, int]:
-        """How many rows are of series that are there, and how many of such that are gone."""
+        """How many rows have a series, and how many have none any more."""
         tables = [shape.table for shapes in self._known.values() for shape in shapes.values()]
         present = sum(table.present for table in tables)
         return present, sum(map(len, tables)) - present
 
     def forget(self) -> None:
-        """Begin anew with tables without rows; what was shown last is shown on."""
+        """Start over with empty tables. Snapshots that use the old tables stay valid."""
         self._known, self._gone_at_first = {}, None

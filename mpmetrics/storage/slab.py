@@ -1,8 +1,8 @@
-"""The slabs of an epoch: their names, whether their owners live, and how a process makes one and leases it.
+"""The slabs of an epoch: their names, whether their owners live, and how a process makes and leases one.
 
-A slab is made under a temporary name, locked, given blocks and a head, and linked to ``idle-ID``: that is the commit. A
-kill before that leaves an unlocked file that the next fold removes; after it, a slab like any other dead process's.
-Nothing here waits for another process. What is written into a slab, and how it grows, is in the cells.
+A process makes its slab under a temporary name, locks it, allocates blocks, writes the head and links it to
+``idle-ID``: that is the commit. A kill before the commit leaves an unlocked file, which the next fold removes; a kill
+after it leaves a dead process's slab. Nothing here waits for another process. The cells write and grow slabs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = re.compile(r"idle-([0-9a-f]{32})\Z|slab-(\d{1,9})\Z|dead-(\d{1,9})-\d{1,
 
 
 class SlabName(NamedTuple):
-    """A slab's file name taken apart; what the name does not say is None or empty."""
+    """The parts of a slab's file name. ``ordinal`` is None and ``identity`` empty when the name has none."""
 
     file: str
     ordinal: int | None
@@ -36,7 +36,7 @@ class SlabName(NamedTuple):
 
     @property
     def is_set_aside(self) -> bool:
-        """Whether it is a dead process's whose ordinal another process has taken."""
+        """Whether it belongs to a dead process whose ordinal another process has taken."""
         return self.file.startswith("dead-")
 
 
@@ -46,18 +46,18 @@ def slab_name(ordinal: int) -> str:
 
 
 def list_slabs(path: str | int) -> list[SlabName]:
-    """The slabs in the epoch at ``path``, or open as that descriptor; OSError when it cannot be read."""
+    """The slabs in the epoch at ``path``, a path or a descriptor; OSError when it cannot be read."""
     found = []
     for match in filter(None, map(_NAME.match, os.listdir(path))):
         ordinal = match[2] or match[3]
         found.append(SlabName(match[0], int(ordinal) if ordinal else None, match[1] or ""))
-    return sorted(found, key=lambda slab: (fmt.BESIDE if slab.ordinal is None else slab.ordinal, slab.file))
+    return sorted(found, key=lambda slab: (fmt.AUXILIARY if slab.ordinal is None else slab.ordinal, slab.file))
 
 
 def is_alive(path: str, *, dir_fd: int | None = None) -> bool:
-    """Whether the owner of the slab file ``path`` holds its lease; a file that is gone has no live owner.
+    """Whether the owner of the slab file ``path`` holds its lease; a missing file has no living owner.
 
-    Where it cannot be told, for want of descriptors say, the owner lives: nothing of it is touched.
+    If the check fails, for example for lack of descriptors, the owner counts as alive, so nobody touches its slab.
     """
     try:
         with open_regular(path, dir_fd=dir_fd) as descriptor:
@@ -69,18 +69,18 @@ def is_alive(path: str, *, dir_fd: int | None = None) -> bool:
 
 
 class LeasedSlab:
-    """A slab in ``directory``, made now, for an ordinal from ``lowest`` on; ``created`` is a Unix time in seconds.
+    """A new, leased slab in ``directory``. It may claim ordinals from ``lowest`` on; ``created`` is a Unix time (s).
 
-    Raises :class:`~mpmetrics.errors.StoreUnavailableError` when it cannot be made; nothing is left behind then.
+    When it cannot be made, raises :class:`~mpmetrics.errors.StoreUnavailableError` and leaves nothing behind.
     """
 
     def __init__(self, directory: Directory, lowest: int, created: float) -> None:
-        # That of a root master beside workers of another user is root's, and the collector reads it.
+        # A root master's slab beside workers of another user belongs to root; the collector must be able to read it.
         mode = 0o644 if directory.is_foreign else FILE_MODE
         try:
             try:
                 made = self._make(directory, mode, created)
-            # Before it was locked, a folder took it for what a killed process left, or was just looking at it.
+            # Before we locked it, fold() removed it as a killed process's leftover, or held its lock to check it.
             except (FileNotFoundError, BlockingIOError):
                 made = self._make(directory, mode, created)
         except OSError as error:
@@ -89,7 +89,7 @@ class LeasedSlab:
         self._lease: Map | None
         self._lease, self.map, number = made
         self.slab = Slab(self.map)
-        self.slab.settle(directory.where, f"idle-{self.identity}", number, lowest, not directory.is_foreign)
+        self.slab.attach_file(directory.where, f"idle-{self.identity}", number, lowest, not directory.is_foreign)
 
     def _make(self, directory: Directory, mode: int, created: float) -> tuple[Map, Map, int]:
         identity = secrets.token_bytes(16)
@@ -97,12 +97,12 @@ class LeasedSlab:
         return make_slab(directory.where, self.identity, mode, _head(identity, created))
 
     def release(self) -> None:
-        """Give up the lease: the slab becomes a dead process's."""
+        """Give up the lease: from now on the slab counts as a dead process's."""
         self._lease = None
 
 
 def anonymous_slab(created: float) -> tuple[Slab, Map]:
-    """A slab in memory of this process, and its map."""
+    """A slab in private memory, and its map."""
     words_map = Map(-1, fmt.SLAB_SIZE, write=True)
     head = _head(secrets.token_bytes(16), created)
     memoryview(words_map)[: len(head)] = head
@@ -110,6 +110,6 @@ def anonymous_slab(created: float) -> tuple[Slab, Map]:
 
 
 def _head(identity: bytes, created: float) -> bytes:
-    """The head of a new slab, as far as it is not zero."""
+    """The bytes of a new slab's head that are not zero."""
     words = struct.pack("=6Q", fmt.FIRST_WORDS_END, 0, 0, 0, fmt.PAGE, 0)
     return fmt.pack_slab(identity, os.getpid(), created).ljust(fmt.WORD * fmt.WORDS_END, b"\0") + words

@@ -1,12 +1,12 @@
-"""Stores: where they live, and how an epoch of one begins, is joined and is cleaned up.
+"""A store: how its epochs begin, are joined and are removed.
 
-A store is a directory. A server begins an epoch in it; processes that merely find the store, its *guests*, join the
-current one if it lives, and else begin one. Every process of an epoch holds a shared lock on its ``lease`` file, forked
-children included, for as long as any of them lives: an epoch whose lease nobody holds is dead, and the next one to
-begin in that store removes it, the lease first. An epoch that lost its lease lives while the owner of a slab does.
+A store is a directory. A server begins an epoch in it. A *guest*, a process without a server of its own, joins the
+current epoch if that lives, else begins one. Each process of an epoch, forked children included, holds a shared lock
+on the epoch's ``lease`` file. An epoch whose lease is free is dead, unless the lease file is missing and the owner of a
+slab lives. The next process that begins an epoch removes the dead ones.
 
-A guest may outlive its server. A server that begins takes over the guests of living epochs that have no server: it
-links their slabs into its own epoch, and names itself in their shared page, so that they move over when they look.
+A guest may outlive its server. A server that begins takes over the guests of living epochs without a server: it links
+their slabs into its own epoch and writes its number into their shared page. The guests then join the new epoch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from mpmetrics.errors import FormatError, LockTimeoutError, StoreUnavailableError
 from mpmetrics.storage.descriptor import Descriptor, Directory, check_trust, open_directory, open_private, secure
-from mpmetrics.storage.epoch import Epoch, alone, remove_epoch
-from mpmetrics.storage.locks import Mutex, Sole, hold
+from mpmetrics.storage.epoch import Epoch, lock_if_dead, remove_epoch
+from mpmetrics.storage.locks import Mutex, TryLock, hold_shared
 from mpmetrics.storage.shared import Shared, create_shared
 from mpmetrics.storage.slab import SlabName, is_alive, list_slabs, slab_name
 
@@ -36,26 +36,26 @@ __all__ = ["Store", "remove_if_dead"]
 _EPOCH = re.compile(r"epoch-(\d{1,18})\Z")
 _BEGIN_TIMEOUT = 5.0
 _PAUSE = 0.002
-"""Seconds between two looks at an epoch that another process is just removing."""
+"""Seconds between attempts to join an epoch that another process is removing."""
 
 _GRACE = 60.0
-"""Seconds for which a store without an epoch may be one that a server is about to begin."""
+"""Seconds for which a store without an epoch is kept: a server may be about to begin one."""
 
 
 def remove_if_dead(path: str, grace: float = _GRACE) -> bool:
-    """Remove the store at ``path`` when nobody is left in it; whether it is gone. Keeps others out meanwhile.
+    """Remove the store at ``path`` if no process is in it; returns whether it was removed. No process joins meanwhile.
 
-    One without any epoch stays for ``grace`` seconds, for a server that may be about to begin one.
+    A store without any epoch stays for ``grace`` seconds, as a server may be about to begin one.
     """
     lock = os.path.join(path, "lock")
-    # Where it cannot be done, someone else begins or cleans it at this moment.
+    # These errors mean that another process begins an epoch in the store or removes it now.
     with contextlib.suppress(OSError, LockTimeoutError, FormatError), contextlib.ExitStack() as stack:
         if os.path.exists(lock):
             stack.enter_context(Mutex(lock, 0.0))
         epochs = [os.path.join(path, f"epoch-{number}") for number in _epochs(path)]
         if not epochs and time.time() - os.stat(path).st_mtime < grace:
             return False
-        if not all(stack.enter_context(alone(epoch)) for epoch in epochs):
+        if not all(stack.enter_context(lock_if_dead(epoch)) for epoch in epochs):
             return False
         for epoch in epochs:
             remove_epoch(epoch)
@@ -69,7 +69,7 @@ def _epochs(path: str) -> list[int]:
 
 
 def _secure_directory(path: str, owner: tuple[int, int] | None) -> Descriptor:
-    """Give a directory that we made its mode and owner, and open it; a umask may have left us no right even to that."""
+    """Set mode and owner of a directory that we made, and open it. The umask may have denied us even that."""
     handle = Descriptor(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
     os.chmod(f"/proc/self/fd/{handle.fileno()}", 0o700)
     descriptor = open_directory(path)
@@ -78,7 +78,7 @@ def _secure_directory(path: str, owner: tuple[int, int] | None) -> Descriptor:
 
 
 def _link(source: str, target: str, slab: SlabName) -> None:
-    """Link a slab to its name in ``target``; where that is another guest's, to one of a higher ordinal."""
+    """Link a slab to its name in ``target``; if another guest's slab has that name, to the next free ordinal."""
     ordinals = itertools.count(slab.ordinal or 0)
     for name in (slab.file,) if slab.identity or slab.is_set_aside else map(slab_name, ordinals):
         with contextlib.suppress(FileExistsError):
@@ -87,12 +87,11 @@ def _link(source: str, target: str, slab: SlabName) -> None:
 
 
 class Store:
-    """The store in ``directory``, which is created, with mode 0700, when it is not there.
+    """The store in ``directory``, created with mode 0700 if it does not exist.
 
-    ``owner`` (uid, gid) is who the store belongs to when a privileged process creates it for others; by default the
-    user who creates it. ``clock`` tells the seconds since 1970, by which epochs are numbered. Raises
-    :class:`~mpmetrics.errors.StoreUnavailableError` when the directory cannot be created, is no directory, belongs to
-    someone else, or can be written by others.
+    ``owner`` (uid, gid) owns a store that root creates for another user; default: the creating user. ``clock`` returns
+    the Unix time in seconds, by which epochs are numbered. Raises :class:`~mpmetrics.errors.StoreUnavailableError` when
+    ``directory`` cannot be created, is no directory, belongs to another user, or is writable by others.
     """
 
     def __init__(
@@ -121,26 +120,26 @@ class Store:
         try:
             _secure_directory(self.path, owner).close()
         except BaseException:
-            with contextlib.suppress(OSError):  # someone is in it already: so be it
+            with contextlib.suppress(OSError):  # another process uses it already
                 os.rmdir(self.path)
             raise
 
     def begin(self) -> Epoch:
-        """Begin a new epoch as its server, and remove dead ones. StoreUnavailableError when that cannot be done."""
-        return self._guarded(lambda: self._locked(lambda: self._begin(is_server=True)))
+        """Begin a new epoch as its server, and remove dead ones. StoreUnavailableError when that fails."""
+        return self._translate_errors(lambda: self._locked(lambda: self._begin(is_server=True)))
 
     def join(self, number: int | None = None, *, is_server: bool = False) -> Epoch:
-        """Join epoch ``number``, with ``is_server`` as its next master; or by default the current one, if it lives.
+        """Join epoch ``number``, with ``is_server`` as its next master.
 
-        Else a new one begins. Nobody who joins a living epoch waits for another process. StoreUnavailableError when it
-        cannot be done, and when there is no epoch of that number.
+        Without a number: join the current epoch if it lives, else begin one. Joining a living epoch waits for no other
+        process. StoreUnavailableError when joining fails or epoch ``number`` does not exist.
         """
         if number is None:
-            return self._guarded(self._join_current)
-        return self._guarded(lambda: Epoch(self, number, is_server=is_server))
+            return self._translate_errors(self._join_current)
+        return self._translate_errors(lambda: Epoch(self, number, is_server=is_server))
 
     def current(self) -> str | None:
-        """Directory of the current epoch, for a reader that takes no part in it; None when there is none."""
+        """Directory of the current epoch, for a reader that does not join it; None when the store has no epoch."""
         epochs = _epochs(self.path)
         return self.epoch_path(epochs[-1]) if epochs else None
 
@@ -148,7 +147,7 @@ class Store:
         """Directory of epoch ``number``."""
         return os.path.join(self.path, f"epoch-{number}")
 
-    def _guarded(self, action: Callable[[], Epoch]) -> Epoch:
+    def _translate_errors(self, action: Callable[[], Epoch]) -> Epoch:
         try:
             return action()
         except (OSError, LockTimeoutError, FormatError) as error:
@@ -168,66 +167,67 @@ class Store:
             if not epochs:
                 return self._locked(self._begin_first)
             latest = epochs[-1]
-            with alone(self.epoch_path(latest)) as is_dead:
-                if is_dead:  # and nobody can join it meanwhile
+            with lock_if_dead(self.epoch_path(latest)) as is_dead:
+                if is_dead:  # and locked, so no process joins it meanwhile
                     return self._locked(functools.partial(self._begin_first, instead_of=latest))
             try:
                 return Epoch(self, latest, is_server=False)
-            except (BlockingIOError, FileNotFoundError):  # somebody is just removing it, or has
+            except (BlockingIOError, FileNotFoundError):  # another process is removing it, or has removed it
                 if time.monotonic() > end:
                     raise
                 time.sleep(_PAUSE)
 
     def _begin_first(self, instead_of: int | None = None) -> Epoch:
-        """Under the begin lock: remove a dead epoch, and begin one unless somebody has."""
+        """Under the begin lock: remove a dead epoch; then join an epoch if there is one now, else begin one."""
         if instead_of is not None:
             remove_epoch(self.epoch_path(instead_of))
         return self._join_current() if _epochs(self.path) else self._begin(is_server=False)
 
     def _begin(self, *, is_server: bool) -> Epoch:
-        # Looked for before the dead go. A number never comes back, not even in a store that was removed and made anew:
-        # a process that still has the old one open would take the new one's files for its own.
+        # List epochs before removing dead ones: a number must never come back, not even in a store that was removed and
+        # made anew. A process that still uses the old epoch would take the new one's files for its own.
         before = _epochs(self.path)
         number = max([1, int(1000 * self._clock()), *(number + 1 for number in before)])
         self._remove_leftovers()
         guests = [] if not is_server else [each for each in _epochs(self.path) if self._has_no_server(each)]
         temporary = os.path.join(self.path, f"new-epoch-{secrets.token_hex(8)}")
         os.mkdir(temporary, 0o700)
-        # From here on it is its owner's, who may put a link in its place: root makes no file by its path.
-        with _secure_directory(temporary, self.owner) as folder:
+        # The owner may replace this directory by a link, so root makes files by descriptor, not by path.
+        with _secure_directory(temporary, self.owner) as dir_fd:
             for name in ("lease", "server", "removals", "removals.lock", "fold.lock"):
-                open_private(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner, dir_fd=folder).close()
-            create_shared(folder, self.owner, self._first_generation(guests))
-        lease = hold("lease", Directory.at(temporary))
+                open_private(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self.owner, dir_fd=dir_fd).close()
+            create_shared(dir_fd, self.owner, self._first_generation(guests))
+        lease = hold_shared("lease", Directory.at(temporary))
         known: set[int] = set()
         for guest in guests:
             self._link_slabs(guest, temporary, known, only_living=True)
-        # The commit: the epoch is there, whole and alive; a kill before leaves a directory that the next one removes.
+        # The commit: the epoch exists, complete and alive. After a kill before it, the next begin removes the rest.
         os.rename(temporary, self.epoch_path(number))
         for guest in guests:
             self._announce(guest, number)
-            # Those that were made meanwhile, though their owners may have moved over: later ones are made here.
+            # Slabs that guests made since the first pass. From now on guests make their slabs in the new epoch.
             self._link_slabs(guest, self.epoch_path(number), known, only_living=False)
         return Epoch(self, number, is_server=is_server, lease=lease)
 
     def _remove_leftovers(self) -> None:
         for name in os.listdir(self.path):
             path = os.path.join(self.path, name)
-            with contextlib.suppress(OSError, FormatError):  # what cannot be looked at is not ours to remove
+            with contextlib.suppress(OSError, FormatError):  # what cannot be checked is not removed
                 if name.startswith("new-epoch-"):
                     shutil.rmtree(path, ignore_errors=True)
                 elif _EPOCH.match(name):
-                    with alone(path) as is_dead:
+                    with lock_if_dead(path) as is_dead:
                         if is_dead:
                             remove_epoch(path)
 
     def _has_no_server(self, number: int) -> bool:
-        with contextlib.suppress(OSError, FormatError), Sole(os.path.join(self.epoch_path(number), "server")) as had:
-            return had
+        path = os.path.join(self.epoch_path(number), "server")
+        with contextlib.suppress(OSError, FormatError), TryLock(path) as is_locked:
+            return is_locked
         return False
 
     def _first_generation(self, guests: list[int]) -> int:
-        """One that no series of the guests has: so a removal in the new epoch ends theirs, too."""
+        """A generation above those of the guests' series, so that removals in the new epoch end these, too."""
         generations = [0]
         for number in guests:
             with contextlib.suppress(OSError, FormatError, StoreUnavailableError):
@@ -235,27 +235,27 @@ class Store:
         return max(generations)
 
     def _link_slabs(self, number: int, target: str, known: set[int], *, only_living: bool) -> None:
-        """Have the slabs of guests in the new epoch at ``target``, too: what they count goes on to be read.
+        """Link the slabs of epoch ``number`` into the new epoch at ``target``, so that readers still find them.
 
-        ``known`` are the numbers of the files that were looked at before; those of this epoch are added.
+        ``known`` holds the inode numbers of slabs handled before; those of this epoch are added.
         """
         path = self.epoch_path(number)
         slabs = []
-        with contextlib.suppress(OSError):  # a directory that nobody may look at: its guests are on their own
+        with contextlib.suppress(OSError):  # an unreadable directory: its guests are not taken over
             slabs = list_slabs(path)
         for slab in slabs:
             source = os.path.join(path, slab.file)
-            with contextlib.suppress(OSError):  # it has gone
+            with contextlib.suppress(OSError):  # the slab is gone
                 inode = os.stat(source, follow_symlinks=False).st_ino
                 if inode not in known and (not only_living or is_alive(source)):
                     _link(source, target, slab)
                 known.add(inode)
 
     def _announce(self, number: int, successor: int) -> None:
-        """Have guests move to the epoch ``successor`` when they look a series up, or fork."""
+        """Make guests join the epoch ``successor`` when they next look up a series or fork."""
         with contextlib.suppress(OSError, FormatError, StoreUnavailableError, LockTimeoutError):
             directory = Directory.at(self.epoch_path(number))
             shared = Shared(directory)
             shared.successor = successor
-            with directory.open() as folder, Mutex("removals.lock", 1.0, dir_fd=folder):
+            with directory.open() as dir_fd, Mutex("removals.lock", 1.0, dir_fd=dir_fd):
                 shared.generation += 1

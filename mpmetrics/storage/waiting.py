@@ -1,8 +1,8 @@
-"""The waiting room: series whose values are in memory, since the store has no room for them or cannot be used.
+"""The waiting room: series whose values are in private memory because the store has no room or cannot be used.
 
-Nobody else sees these values, and they are gone with the process. So while there are any, a thread of the process tries
-to move them into the store, soon at first and once a second later; it ends when there are none. An orderly end of the
-process makes a last attempt. A process without trouble has no such thread.
+No other process sees these values, and they die with their process. So while any wait, a thread tries to move them into
+the store: after 50 ms, then at growing intervals of up to a second. A process that exits normally makes a last attempt.
+A process in which nothing waits has no such thread.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ log = logging.getLogger("mpmetrics")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
-"""Seconds between attempts: doubled from the first to the longest."""
+"""Seconds between attempts; each pause doubles the one before, up to the longest."""
 
 _LATEST = (1 << 63) - 1
-"""The generation of series that no removal has ended: their owner has noticed all."""
+"""A generation above all removals: the owner has ended the removed series itself."""
 
 
 class WaitingRoom:
-    """Has ``attempt`` made until it answers that nothing waits any more."""
+    """Calls ``attempt`` again and again until it returns True: nothing waits any more."""
 
     def __init__(self, attempt: Callable[[], bool]) -> None:
         self._attempt = attempt
         self.reset()
 
     def reset(self) -> None:
-        """In a forked child: the thread is the parent's; the child's first value that waits starts another."""
+        """Forget the thread. In a forked child it does not exist; the child's first waiting value starts another."""
         self._is_running = False
         self._is_registered = False
         self._is_ending = False
 
     def open(self) -> None:
-        """Something waits: see to it. Neither waits nor raises."""
-        if self._is_ending:  # no thread comes to it any more: functions that atexit calls after ours count, too
+        """Start the attempts: a value waits. Does not block or raise."""
+        if self._is_ending:  # too late for a thread; functions that atexit calls after ours may still count
             self._attempt()
             return
         if self._is_running:
             return
         self._is_running = True
         self._register()
-        # Not threading.Thread, whose start waits for the thread: this may be in a signal handler or a finaliser.
+        # Not threading.Thread: its start() waits for the thread, and a signal handler or finaliser may call us.
         try:
             _thread.start_new_thread(self._run, ())
-        except RuntimeError:  # no more threads now, or the interpreter is ending and the last attempt is registered
+        except RuntimeError:  # no thread available, or the interpreter is ending and _end() makes the last attempt
             self._is_running = False
 
     def _register(self) -> None:
@@ -70,7 +70,7 @@ class WaitingRoom:
             with contextlib.suppress(RuntimeError):  # it is already ending
                 atexit.register(self._end)
             util = sys.modules.get("multiprocessing.util")
-            if util is not None:  # its children end without atexit
+            if util is not None:  # multiprocessing's children exit without atexit
                 util.Finalize(None, self._end, exitpriority=0)
 
     def _run(self) -> None:
@@ -81,10 +81,10 @@ class WaitingRoom:
             try:
                 if self._attempt():
                     self._is_running = False
-                    if not self._attempt():  # something has come since we looked
+                    if not self._attempt():  # a value began to wait after the first attempt
                         self._is_running = True
-            except Exception:  # whatever it is, the next attempt may do better, and nobody else would see it
-                log.exception("moving values that wait into the store failed")
+            except Exception:  # the next attempt may succeed; without this line no one would see the error
+                log.exception("moving waiting values into the store failed")
 
     def _end(self) -> None:
         self._is_ending = True
@@ -92,12 +92,12 @@ class WaitingRoom:
 
 
 def waiting_slab(cells: Mapping[Cell, float], times: Mapping[str, int], now: float) -> Map:
-    """A slab in memory that holds these series as they are now, for a collector of this process to read.
+    """A slab in memory with a copy of these series, for a collector in this process to read.
 
-    ``cells`` says of each when (Unix time, s) it was made, and ``times`` of each metric when it was declared (ns).
+    ``cells`` maps each series to its creation (Unix time, s), ``times`` each metric to its declaration (ns).
     """
     slab, words_map = anonymous_slab(now)
-    slab.grow(sum(cell._children.width for cell in cells), 0)  # noqa: SLF001 (a cell's own way to its metric)
+    slab.grow(sum(cell._children.width for cell in cells), 0)  # noqa: SLF001 (cells have no public attribute for it)
     words = memoryview(words_map).cast("d")
     numbers: dict[str, int] = {}
     records: list[tuple[int, bytes]] = []

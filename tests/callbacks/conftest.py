@@ -1,4 +1,4 @@
-"""Scrapes of a provider, by name and labels, for tests of asynchronous instruments."""
+"""Scrapes of a provider, by name and labels, for tests of observable instruments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def samples(source: Any) -> dict[str, float]:
-    """What a source shows: values by name and labels as they stand in the text, without the scope's labels."""
+    """Scrape ``source``: values by name and labels, as the text has them, without the labels of the scope."""
     collector = source if isinstance(source, Collector) else Collector(source)
     lines = collector.render()[1].decode().splitlines()
     shown = {}
@@ -29,13 +29,13 @@ def samples(source: Any) -> dict[str, float]:
 
 @pytest.fixture
 def scrape() -> Callable[[Any], dict[str, float]]:
-    """Take a scrape."""
+    """Scrape a collector, or what a collector can be made of."""
     return samples
 
 
 @pytest.fixture
 def seen() -> Callable[[Any], dict[str, float]]:
-    """Take a scrape, without the library's own figures."""
+    """Scrape, and leave out the self-metrics."""
 
     def take(source: Any) -> dict[str, float]:
         return {name: value for name, value in samples(source).items() if not name.startswith("mpmetrics_")}

@@ -1,4 +1,4 @@
-"""Asynchronous instruments in one process: what runs when, and what becomes of what is observed."""
+"""Observable instruments in one process: which callbacks run when, and what a scrape shows of their observations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Gauge, Provider
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_the_three_kinds(provider: Provider) -> None:
-    """One callback for all three: the values it observed, each time anew, as counter, gauge and gauge."""
+    """One callback observes all three kinds; each scrape shows its new values, as a counter and two gauges."""
     meter = provider.meter("test")
     counter = meter.observable_counter("demo.counter", help="C", unit="%")
     up_down = meter.observable_up_down_counter("demo.up_down", help="U", unit="%")
@@ -48,8 +48,8 @@ def test_the_three_kinds(provider: Provider) -> None:
         ] == lines
 
 
-def test_nothing_runs_before_somebody_looks(provider: Provider, seen: Seen) -> None:
-    """A callback runs once for each collection, and never else; one registered late runs, too."""
+def test_callbacks_run_once_for_each_collection(provider: Provider, seen: Seen) -> None:
+    """A callback runs once for each collection and at no other time; one that is registered later runs, too."""
     runs: list[str] = []
     meter = provider.meter("test")
     meter.observable_gauge("a", callback=lambda _: runs.append("a"))
@@ -63,8 +63,8 @@ def test_nothing_runs_before_somebody_looks(provider: Provider, seen: Seen) -> N
     assert ["a", "a", "b"] == runs
 
 
-def test_order(provider: Provider, seen: Seen) -> None:
-    """Instruments' own callbacks run first, then meters', each in the order of registration."""
+def test_callbacks_of_instruments_run_before_those_of_meters(provider: Provider, seen: Seen) -> None:
+    """Callbacks of instruments run first, then those of meters, each in the order of registration."""
     runs: list[str] = []
     first, second = provider.meter("first"), provider.meter("second")
     one = first.observable_gauge("one")
@@ -79,7 +79,7 @@ def test_order(provider: Provider, seen: Seen) -> None:
 
 
 def test_concurrent_scrapes_share_collections(provider: Provider) -> None:
-    """However many scrape at the same time, each callback runs exactly as often as there are collections."""
+    """When many threads scrape at the same time, each callback runs exactly once for each collection."""
     runs = []
     entered = threading.Event()
 
@@ -102,8 +102,8 @@ def test_concurrent_scrapes_share_collections(provider: Provider) -> None:
     assert len(runs) < 51
 
 
-def test_observed_twice(provider: Provider, seen: Seen) -> None:
-    """In one collection sums add up, over callbacks too, and of a gauge the last one counts."""
+def test_values_that_are_observed_twice(provider: Provider, seen: Seen) -> None:
+    """In one collection, totals add up, also over callbacks; the last value of a gauge counts."""
     meter = provider.meter("test")
 
     def twice(observer: Any) -> None:
@@ -121,8 +121,8 @@ def test_observed_twice(provider: Provider, seen: Seen) -> None:
     )
 
 
-def test_not_observed_is_absent(provider: Provider, seen: Seen) -> None:
-    """A series that is not observed this time is not in this scrape, whatever its temporality."""
+def test_a_series_that_is_not_observed_is_absent(provider: Provider, seen: Seen) -> None:
+    """A series that no callback observed is missing in that scrape, whatever its temporality."""
     meter = provider.meter("test")
     observed = [True]
 
@@ -145,7 +145,7 @@ def test_not_observed_is_absent(provider: Provider, seen: Seen) -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_delta_moves_a_stored_total(store_directory: str, seen: Seen) -> None:
-    """What is observed is added to a total that another collector, in another process's place, goes on with."""
+    """Deltas are added to a total in the store, which a later collector of another process continues."""
     for expected in (5.0, 10.0):
         provider = Provider(store_directory)
         meter = provider.meter("test")
@@ -156,7 +156,7 @@ def test_delta_moves_a_stored_total(store_directory: str, seen: Seen) -> None:
         provider.shutdown()
 
 
-def test_kinds_of_callbacks(provider: Provider, seen: Seen) -> None:
+def test_functions_generators_and_coroutines_report(provider: Provider, seen: Seen) -> None:
     """Plain functions, generators, coroutine functions and async generators all report."""
     meter = provider.meter("test")
 
@@ -200,7 +200,7 @@ def test_kinds_of_callbacks(provider: Provider, seen: Seen) -> None:
 
 
 def test_a_callback_that_raises(provider: Provider, scrape: Seen, caplog: pytest.LogCaptureFixture) -> None:
-    """What it had observed is shown, the others run, the error is counted each time and logged once."""
+    """Its earlier observations are shown, the others run, and the error is counted each time and logged once."""
     meter = provider.meter("test")
 
     def bad(observer: Any) -> None:
@@ -244,7 +244,7 @@ BAD: list[tuple[str, object]] = [
 def test_a_bad_value_is_dropped(
     kind: str, value: object, provider: Provider, scrape: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is dropped, counted, logged once with the value, and everything else is there."""
+    """A bad value is dropped, counted, and logged once with the value; all other observations are shown."""
     meter = provider.meter("test")
     make: Any = {
         "counter": meter.observable_counter,
@@ -269,7 +269,7 @@ def test_a_bad_value_is_dropped(
 
 
 def test_good_values(provider: Provider, seen: Seen) -> None:
-    """Whatever has a number counts: bool, Decimal, what has ``__float__``; a gauge may be NaN."""
+    """Everything that float() converts counts: bool, Decimal, objects with ``__float__``; a gauge may be NaN."""
     meter = provider.meter("test")
     meter.observable_gauge("d", callback=lambda observer: observer.observe(Decimal("1.5")))
     meter.observable_gauge("b", callback=lambda observer: observer.observe(True))
@@ -282,7 +282,7 @@ def test_good_values(provider: Provider, seen: Seen) -> None:
 
 @pytest.mark.parametrize("attributes", [5, ["a"], {1: "a"}, {"": "a"}, {"otel_scope_name": "x"}], ids=repr)
 def test_bad_attributes_are_dropped(attributes: object, provider: Provider, scrape: Seen) -> None:
-    """They cost that observation alone."""
+    """An observation with bad attributes is dropped; the others are shown."""
     meter = provider.meter("test")
 
     def callback(observer: Any) -> None:
@@ -297,7 +297,7 @@ def test_bad_attributes_are_dropped(attributes: object, provider: Provider, scra
 
 
 def test_an_instrument_that_is_not_registered(provider: Provider, scrape: Seen) -> None:
-    """Observing it is dropped and counted, as is yielding what are no arguments; a result that is none is an error."""
+    """Observing another instrument or yielding no arguments is dropped and counted; returning a value is an error."""
     meter = provider.meter("test")
     mine, other = meter.observable_gauge("mine"), meter.observable_gauge("other")
 
@@ -320,7 +320,7 @@ def test_an_instrument_that_is_not_registered(provider: Provider, scrape: Seen) 
 
 
 def test_a_counter_that_falls(provider: Provider, scrape: Seen) -> None:
-    """It is left out of that scrape and counted; from then on it is a new start. A sum that goes down may."""
+    """A lower value is dropped once and counted; the next one counts. An up-down counter may fall."""
     meter = provider.meter("test")
     values = [10.0, 4.0, 4.0, 6.0]
     now: list[float] = []
@@ -338,34 +338,34 @@ def test_a_counter_that_falls(provider: Provider, scrape: Seen) -> None:
 
 
 def test_registration_errors(provider: Provider) -> None:
-    """What the author can be told at once is an error, and nothing is registered."""
+    """A wrong registration raises an error at once, and nothing is registered."""
     meter, other = provider.meter("test"), provider.meter("other")
     gauge, foreign = meter.observable_gauge("g"), other.observable_gauge("f")
     worker = meter.observable_gauge("w", scope="worker")
 
     for function in (None, 5, "f"):
-        with pytest.raises(TypeError, match="a callback is a function"):
+        with pytest.raises(TypeError, match="the callback must be a function"):
             meter.register_callback(function, gauge)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"'bad'.*a callback is a function, not 5"):
+    with pytest.raises(TypeError, match=r"'bad'.*the callback must be a function, not 5"):
         meter.observable_gauge("bad", callback=5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs the instruments"):
+    with pytest.raises(ValueError, match="needs the observable instruments"):
         meter.register_callback(print)
-    with pytest.raises(TypeError, match="asynchronous instruments, and MeterCounter"):
+    with pytest.raises(TypeError, match=r"MeterCounter.*is not observable"):
         meter.register_callback(print, meter.counter("c"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a callback has one meter"):
+    with pytest.raises(ValueError, match="one callback for each meter"):
         meter.register_callback(print, gauge, foreign)
     with pytest.raises(ValueError, match="differ in scope"):
         meter.register_callback(print, gauge, worker)
     for timeout in (0, -1, float("nan"), float("inf"), "5"):
-        with pytest.raises(ValueError, match="timeout is a positive number of seconds"):
+        with pytest.raises(ValueError, match="timeout must be a number of seconds above 0"):
             meter.register_callback(print, gauge, timeout=timeout)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_age is a number of seconds from 0, not -1"):
+    with pytest.raises(ValueError, match="max_age must be a number of seconds, at least 0, not -1"):
         meter.observable_gauge("old", callback=print, max_age=-1)
-    with pytest.raises(ValueError, match="scope is one of host, worker, not 'thread'"):
+    with pytest.raises(ValueError, match="scope must be one of host, worker, not 'thread'"):
         meter.observable_gauge("s", scope="thread")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="temporality is one of cumulative, delta, not 'gamma'"):
+    with pytest.raises(ValueError, match="temporality must be one of cumulative, delta, not 'gamma'"):
         meter.observable_counter("t", temporality="gamma")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="gives one value: no mode 'max'"):
+    with pytest.raises(ValueError, match=r"multiprocess_mode .max. needs scope=.worker."):
         meter.observable_gauge("m", multiprocess_mode="max")
     assert [] == list(provider.callbacks)
     path = None if provider.epoch is None else provider.epoch.path
@@ -373,7 +373,7 @@ def test_registration_errors(provider: Provider) -> None:
 
 
 def test_names_of_callbacks(provider: Provider) -> None:
-    """Two functions of one name are two callbacks, in the figures and to who leaves out those that end the process."""
+    """Two functions of one name get two names, by which self-metrics and CrashedCallbacks tell them apart."""
     meter = provider.meter("test")
     gauge = meter.observable_gauge("g")
     for _ in range(3):
@@ -384,7 +384,7 @@ def test_names_of_callbacks(provider: Provider) -> None:
 
 
 def test_unregister(provider: Provider, seen: Seen) -> None:
-    """A callback that was taken back does not run any more; taking it back again does nothing."""
+    """A callback that was unregistered runs no more; unregistering it again does nothing."""
     meter = provider.meter("test")
     gauge = meter.observable_gauge("g")
     registration = meter.register_callback(lambda observer: observer.observe(gauge, 1), gauge)
@@ -397,8 +397,8 @@ def test_unregister(provider: Provider, seen: Seen) -> None:
     assert {} == seen(collector)
 
 
-def test_made_again(provider: Provider, seen: Seen) -> None:
-    """The callback of an instrument that is made again takes the place of the earlier one: nothing counts twice."""
+def test_the_callback_of_an_instrument_that_is_made_again(provider: Provider, seen: Seen) -> None:
+    """It replaces the earlier callback, so nothing counts twice."""
     for value in (1, 2):
         provider.meter("test").observable_counter("c", callback=lambda observer, value=value: observer.observe(value))  # type: ignore[misc]
     provider.meter("test").observable_counter("c", attributes={"k": "v"}, callback=lambda observer: observer.observe(3))
@@ -407,7 +407,7 @@ def test_made_again(provider: Provider, seen: Seen) -> None:
 
 
 def test_max_age(provider: Provider, seen: Seen) -> None:
-    """What was observed less than that ago is used again, and a delta is not added again; a callback's own wins."""
+    """Younger values are used again, and deltas not added twice; a callback's max_age overrides the collector's."""
     runs: list[str] = []
     meter = provider.meter("test")
 
@@ -428,7 +428,7 @@ def test_max_age(provider: Provider, seen: Seen) -> None:
 
 
 def test_max_age_is_none_for_failures(provider: Provider, seen: Seen) -> None:
-    """A callback that raised is asked again, however young what it said is."""
+    """A callback that raised runs again in the next collection, whatever the max_age."""
     runs = []
 
     def callback(observer: Any) -> None:
@@ -445,7 +445,7 @@ def test_max_age_is_none_for_failures(provider: Provider, seen: Seen) -> None:
 
 
 def test_more_series_than_the_cap(provider: Provider, seen: Seen) -> None:
-    """Past the cap, observations go to the overflow series, where they add up."""
+    """Observations past the cap add up in the overflow series."""
     meter = provider.meter("test")
 
     def callback(observer: Any) -> None:
@@ -462,7 +462,7 @@ def test_more_series_than_the_cap(provider: Provider, seen: Seen) -> None:
 
 
 def test_set_function_in_one_process(provider: Provider, seen: Seen) -> None:
-    """The gauge is what the function returns; a later function takes its place; a removed series stays removed."""
+    """The gauge has the function's value; a later function replaces it; a removed series stays removed."""
     gauge = Gauge("g", "", ["k"], provider=provider, multiprocess_mode="sum")
     gauge.labels("a").set_function(lambda: 1)
     gauge.labels("b").set_function(lambda: 2)
@@ -475,5 +475,5 @@ def test_set_function_in_one_process(provider: Provider, seen: Seen) -> None:
     assert {'g{k="b"}': 3.0} == seen(collector)
     assert 1 == len(list(provider.callbacks))
 
-    with pytest.raises(TypeError, match="a callback is a function, not 5"):
+    with pytest.raises(TypeError, match="the callback must be a function, not 5"):
         gauge.labels("b").set_function(5)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Deadlines: a late callback is left behind, the others run in time, and nothing runs twice beside itself."""
+"""Deadlines: a late callback is abandoned, the others run in time, and no callback runs twice at the same time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from mpmetrics import Provider
 from mpmetrics.callbacks.runner import Runner, at_work_for
-from mpmetrics.collector.crashed_callbacks import Suspects
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.crashed_callbacks import CrashedCallbacks
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import Merger
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Hanging:
-    """A callback that waits until it is let go, and then observes 1; ``started`` and ``ended`` count."""
+    """A callback that waits until it is released, and then observes 1; ``started`` and ``ended`` count its calls."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -43,14 +43,14 @@ class Hanging:
 
 @pytest.fixture
 def hanging() -> Iterator[Hanging]:
-    """One that is let go at the end of the test, if not before."""
+    """A hanging callback that is released at the end of the test, if not before."""
     made = Hanging()
     yield made
     made.go.set()
 
 
 def callbacks(provider: Provider, *functions: Callable[[Any], object], **options: Any) -> list[Callback]:
-    """Callbacks of gauges, called ``g0``, ``g1``, ..., that are these functions."""
+    """Make these functions the callbacks of gauges named ``g0``, ``g1``, ..."""
     meter = provider.meter("test")
     for number, function in enumerate(functions):
         meter.observable_gauge(f"g{number}", callback=function, **options)
@@ -58,17 +58,17 @@ def callbacks(provider: Provider, *functions: Callable[[Any], object], **options
 
 
 def values(run: Run) -> list[float]:
-    """What a run observed."""
+    """Return the values that a run observed."""
     return [value for _, _, value in run.observations.taken]
 
 
 def observe(value: float) -> Callable[[Any], object]:
-    """A callback that observes a value."""
+    """Return a callback that observes a value."""
     return lambda observer: observer.observe(value)
 
 
-def test_a_late_callback_is_left_behind(hanging: Hanging) -> None:
-    """Those behind it run, and nothing of it counts, also once it goes on."""
+def test_a_late_callback_is_abandoned(hanging: Hanging) -> None:
+    """The callbacks behind it run, and nothing that it observes counts, also later."""
     runner = Runner()
     first, late, last = runner.run(callbacks(Provider(), observe(5), hanging, observe(6), timeout=0.2), seconds=20)
 
@@ -80,8 +80,8 @@ def test_a_late_callback_is_left_behind(hanging: Hanging) -> None:
     assert [] == values(late)
 
 
-def test_not_twice_beside_itself(hanging: Hanging) -> None:
-    """As long as it runs it is not started again, and costs no time; once it has ended, it is."""
+def test_a_callback_that_still_runs_is_not_started_again(hanging: Hanging) -> None:
+    """While it still runs it is not started again, and costs no time; after its end it is started again."""
     runner = Runner()
     wanted = callbacks(Provider(), hanging, observe(6), timeout=0.2)
     runner.run(wanted, seconds=20)
@@ -100,7 +100,7 @@ def test_not_twice_beside_itself(hanging: Hanging) -> None:
 
 
 def test_a_late_delta_is_not_lost(hanging: Hanging) -> None:
-    """What comes too late for a collection still moves the stored total: the callback is not going to say it again."""
+    """A delta that is too late for its collection is still added to the stored total."""
     provider = Provider()
     counter = provider.meter("test").observable_counter("c", callback=hanging, temporality="delta", timeout=0.1)
     (run,) = Runner().run(provider.callbacks.of("host"), seconds=20)
@@ -113,8 +113,8 @@ def test_a_late_delta_is_not_lost(hanging: Hanging) -> None:
     assert "c" == counter.name
 
 
-def test_several_late_ones(hanging: Hanging) -> None:
-    """However many hang, those behind them have time to run: none gets more than half of what is left for all."""
+def test_several_late_callbacks(hanging: Hanging) -> None:
+    """When several hang, the others still have time to run: each gets at most half of the time that is left."""
     other = Hanging()
 
     def takes_time(observer: Any) -> None:
@@ -131,7 +131,7 @@ def test_several_late_ones(hanging: Hanging) -> None:
 
 
 def test_a_coroutine_is_cancelled() -> None:
-    """At its deadline, so that it does not go on behind anybody's back; its own TimeoutError is an error."""
+    """A coroutine is cancelled at its deadline; a TimeoutError of its own is an ordinary error."""
     cancelled = threading.Event()
 
     async def waits(_: Any) -> None:
@@ -151,8 +151,8 @@ def test_a_coroutine_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, TimeoutError])
-def test_whatever_is_raised(error: type[BaseException]) -> None:
-    """It is noted, what was observed before counts, and the next callback runs."""
+def test_any_exception_of_a_callback(error: type[BaseException]) -> None:
+    """The exception is kept in the run, earlier observations count, and the next callback runs."""
 
     def bad(observer: Any) -> None:
         observer.observe(1)
@@ -165,15 +165,15 @@ def test_whatever_is_raised(error: type[BaseException]) -> None:
 
 
 def test_no_thread_is_left() -> None:
-    """A run leaves no thread behind when nothing hangs."""
+    """A run leaves no thread behind if no callback hangs."""
     before = set(threading.enumerate())
     Runner().run(callbacks(Provider(), observe(5), observe(6)), seconds=20)
 
     assert set(threading.enumerate()) <= before
 
 
-def test_a_forked_child_begins_anew(hanging: Hanging) -> None:
-    """What runs, runs in the parent: the child starts it for itself."""
+def test_a_forked_child_has_no_running_callback(hanging: Hanging) -> None:
+    """A callback that runs in the parent can be started in the child."""
     runner = Runner()
     wanted = callbacks(Provider(), hanging, timeout=0.1)
     runner.run(wanted, seconds=20)
@@ -188,10 +188,10 @@ def test_a_forked_child_begins_anew(hanging: Hanging) -> None:
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_nobody_is_at_work_in_a_forked_child(
+def test_no_thread_runs_callbacks_in_a_forked_child(
     hanging: Hanging, child: Callable[[Callable[[], object]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even a thread that the system gives the identity of the parent's thread that is."""
+    """Not even a new thread that gets the ident of a thread which runs callbacks in the parent."""
     at_work: dict[int, int | None] = {}
 
     def note(_: object) -> None:
@@ -208,8 +208,8 @@ def test_nobody_is_at_work_in_a_forked_child(
     child(look)
 
 
-def test_a_callback_that_forks_ends_well_in_its_child() -> None:
-    """Nobody waits for it there, and its thread ends like any other."""
+def test_a_callback_that_forks() -> None:
+    """In the child, the callback's thread ends without an error, although no caller waits for it."""
     reader, writer = os.pipe()
     pids = []
 
@@ -228,32 +228,32 @@ def test_a_callback_that_forks_ends_well_in_its_child() -> None:
     assert 0 == os.waitpid(pids[0], 0)[1]
 
 
-def in_child(suspects: Suspects, wanted: list[Callback]) -> int:
-    """Run callbacks in a forked process that takes the notes over; its exit status."""
+def in_child(crashed: CrashedCallbacks, wanted: list[Callback]) -> int:
+    """Run callbacks in a forked process that takes the notes over; return its exit status."""
     pid = os.fork()
     if not pid:
-        suspects.take_over()
-        runs = Runner(watch=suspects).run(wanted, seconds=20)
+        crashed.take_over()
+        runs = Runner(watch=crashed).run(wanted, seconds=20)
         os._exit(10 + sum(run.is_complete for run in runs))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_a_callback_that_ends_the_process() -> None:
-    """Twice in a row, and it is left out; the others run again."""
-    suspects = Suspects()
+    """After two deaths in a row during one callback, it is suspended, and the others run."""
+    crashed = CrashedCallbacks()
     wanted = callbacks(Provider(), observe(5), lambda _: os._exit(3), observe(6))
 
-    assert [3, 3, 12, 12] == [in_child(suspects, wanted) for _ in range(4)]
+    assert [3, 3, 12, 12] == [in_child(crashed, wanted) for _ in range(4)]
 
 
-def test_once_in_a_while_is_forgiven() -> None:
-    """A callback that came to an end in between was not the one, or is better now."""
-    suspects = Suspects()
+def test_a_callback_that_ended_in_between_is_not_suspended() -> None:
+    """Two deaths during a callback that returned in between do not suspend it."""
+    crashed = CrashedCallbacks()
     fate = [False]
     wanted = callbacks(Provider(), lambda _: os._exit(3) if fate[0] else None)
     seen = []
     for dies in (True, False, True, False, True, True, False):
         fate[0] = dies
-        seen.append(in_child(suspects, wanted))
+        seen.append(in_child(crashed, wanted))
 
     assert [3, 11, 3, 11, 3, 3, 10] == seen

@@ -1,4 +1,4 @@
-"""A provider that was shut down: again is harmless, and a scrape says so instead of showing nothing."""
+"""A provider that was shut down: a second shutdown is harmless, and a scrape is an error instead of empty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def shut_down(provider: Provider) -> Collector:
-    """A collector of a provider that was used, scraped and then shut down, twice."""
+    """Use, scrape and twice shut down a provider; return its collector."""
     Counter("a", "", provider=provider).inc()
     provider.meter("test").observable_gauge("g", callback=lambda observer: observer.observe(1))
     collector = Collector(provider)
@@ -27,7 +27,7 @@ def shut_down(provider: Provider) -> Collector:
 
 
 def test_collecting(provider: Provider) -> None:
-    """Rendering and collecting raise, and instruments go on without complaint."""
+    """Rendering and collecting raise; instruments count on without an error."""
     collector = shut_down(provider)
 
     for collect in (collector.render, lambda: list(collector.collect()), collector.readings):
@@ -38,7 +38,7 @@ def test_collecting(provider: Provider) -> None:
 
 
 def test_over_http(provider: Provider) -> None:
-    """The endpoint answers 503 and says why."""
+    """The endpoint answers 503 with the reason."""
     collector = shut_down(provider)
     server = start_http_server(0, source=collector)
     try:
@@ -52,7 +52,7 @@ def test_over_http(provider: Provider) -> None:
 
 
 def test_mounted(provider: Provider) -> None:
-    """So do the WSGI and the ASGI application."""
+    """The WSGI and the ASGI application answer 503 with the reason."""
     collector = shut_down(provider)
     said: list[Any] = []
     body = make_wsgi_app(collector)({"REQUEST_METHOD": "GET"}, lambda status, _headers: said.append(status))
@@ -75,7 +75,7 @@ def test_mounted(provider: Provider) -> None:
 
 
 def test_the_store_keeps_the_values(store_directory: str) -> None:
-    """What was written before the end is in the store for others."""
+    """Values that were written before the shutdown stay in the store."""
     provider = Provider(store_directory)
     Counter("a", "", provider=provider).inc()
     provider.shutdown()

@@ -1,4 +1,4 @@
-"""A writer of slabs that shares nothing with the product's but the specification of the format."""
+"""A writer of slabs that shares only the specification of the format with the product's writer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WrittenSlab:
-    """A slab in memory: records and words are put where the specification wants them, one after the other."""
+    """A slab in memory, with records and words where the specification puts them."""
 
     def __init__(
         self, identity: bytes | None = None, magic: bytes = fmt.SLAB_MAGIC, *, is_shared: bool = False
@@ -40,7 +40,7 @@ class WrittenSlab:
         self.families: list[bytes] = []
 
     def append(self, data: bytes) -> int:
-        """Put records behind the others and commit them; returns where they begin in the file."""
+        """Append records and commit them; returns their offset in the file."""
         area = self.head[fmt.FLIPS] & 1
         start = fmt.AREA_0 + area * fmt.AREA_SIZE + self.head[fmt.COMMITTED + area]
         self.map[start : start + len(data)] = data
@@ -49,13 +49,13 @@ class WrittenSlab:
         return start
 
     def family(self, number: int, packed: bytes = b"") -> None:
-        """A FAMILY record."""
+        """Append a FAMILY record."""
         record = encode_record(fmt.FAMILY, struct.pack("=IIQ", number, 0, 7) + packed)
         self.families.append(record)
         self.append(record)
 
     def room(self, count: int) -> int:
-        """The first of so many words that nobody has."""
+        """Allocate ``count`` words; returns the number of the first."""
         first, self._next = self._next, self._next + count
         self.head[fmt.WORDS_END] = max(self.head[fmt.WORDS_END], 8 * self._next)
         return first
@@ -70,7 +70,7 @@ class WrittenSlab:
         created: float = 1.5,
         generation: int = 0,
     ) -> int:
-        """A SERIES record and its words; returns the first of them."""
+        """Append a SERIES record and set its words; returns the first word."""
         first = first or self.room(len(values))
         for at, value in enumerate(values, first):
             self.words[at] = value
@@ -81,12 +81,12 @@ class WrittenSlab:
         return first
 
     def end(self, first: int) -> None:
-        """An END record."""
+        """Append an END record."""
         self.live.pop(first, None)
         self.append(encode_record(fmt.END, struct.pack("=Q", first)))
 
     def flip(self) -> None:
-        """Move what lives to the other area."""
+        """Move the living records to the other area."""
         data = b"".join((*self.families, *self.live.values()))
         area = 1 - (self.head[fmt.FLIPS] & 1)
         start = fmt.AREA_0 + area * fmt.AREA_SIZE
@@ -101,7 +101,7 @@ def packed_times(value: float, time: int, other: float = 0.0, before: int = 0) -
 
 
 def read(source: Any, table: Any, width: int = 1, labels: tuple[str, ...] = ("k",), is_open: bool = False) -> list[int]:  # noqa: FBT001, FBT002 (as in the product)
-    """Parse all there is, every family into ``table``; returns the numbers of the families."""
+    """Parse all records, with all families in ``table``; returns the numbers of the families."""
     numbers = []
     while (record := source.parse()) is not None:
         numbers.append(record.number)
@@ -110,12 +110,12 @@ def read(source: Any, table: Any, width: int = 1, labels: tuple[str, ...] = ("k"
 
 
 def same_bits(values: Any) -> list[bytes]:
-    """Doubles as bytes, all NaN the same."""
+    """Doubles as bytes, with one form for all NaN."""
     return [b"nan" if math.isnan(value) else struct.pack("=d", value) for value in values]
 
 
 class Slabs:
-    """What the tests of reading share."""
+    """The helpers of the tests of reading."""
 
     Written = WrittenSlab
     times = staticmethod(packed_times)
@@ -125,5 +125,5 @@ class Slabs:
 
 @pytest.fixture(scope="session")
 def slabs() -> type[Slabs]:
-    """The writer of slabs, and what goes with it."""
+    """The writer of slabs and its helpers."""
     return Slabs

@@ -1,4 +1,4 @@
-"""What is kept from one scrape to the next is what there is now, to the last bit, in both cores."""
+"""Results cached from one scrape to the next equal fresh ones to the last bit, in both twins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 2), CHANGES | CHANGES | ENDS | BIRTHS 
 
 
 class Process:
-    """A slab with many series of two families: numbers, and distributions."""
+    """A slab with many series of two families, numbers and distributions."""
 
     def __init__(self, slabs: Any, step: int) -> None:
         self.slab = slabs.Written()
@@ -45,13 +45,13 @@ class Process:
         self.generation = 0
 
     def make(self, key: int, value: float) -> None:
-        """A series of each family, where there is none."""
+        """Make a series of each family unless it exists."""
         if (0, key) not in self.firsts:
             self.firsts[0, key] = self.slab.series(0, (str(key),), (value,), generation=9)
             self.firsts[1, key] = self.slab.series(1, (str(key),), (value, value, 1.0, 2.0, 3.0), generation=9)
 
     def do(self, step: str, key: int, value: float) -> None:
-        """One of the steps that are a process's own."""
+        """Do one step of a process."""
         if step == "set" and (0, key) in self.firsts:
             self.slab.words[self.firsts[0, key]] = value
             self.slab.words[self.firsts[1, key] + key % (BUCKETS + 2)] = value
@@ -73,7 +73,7 @@ class Reading:
         self.sources: dict[int, Any] = {}
 
     def read(self, processes: dict[int, Process]) -> None:
-        """What the processes have now."""
+        """Read the present state of the processes."""
         self.sources = {
             number: self.sources.get(number) or self.twin.Source(process.slab.map)
             for number, process in processes.items()
@@ -91,7 +91,7 @@ class Reading:
             one.family(record.number, self.tables[record.number], width, ("k",), False)
 
     def merged(self) -> dict[tuple[str, ...], Any]:
-        """What there is, by labels."""
+        """The merged values, by labels."""
         sources = list(self.sources.values())
         numbers, distributions = self.tables
         found: dict[tuple[str, ...], Any] = {}
@@ -108,12 +108,12 @@ class Reading:
 
 
 def bits(values: Any) -> list[bytes]:
-    """Doubles as bytes, all NaN the same."""
+    """Doubles as bytes, with one form for all NaN."""
     return [b"nan" if math.isnan(value) else array("d", (value,)).tobytes() for value in values]
 
 
 def twin_of(name: str) -> Any:
-    """Everything of one twin under one name."""
+    """All functions and classes of one twin."""
     if name == "compiled":
         return _cells
 
@@ -130,8 +130,8 @@ def twin_of(name: str) -> Any:
 @pytest.mark.parametrize("name", ["pure", "compiled"])
 @settings(max_examples=30)
 @given(steps=STEPS)
-def test_what_is_kept_is_what_there_is(slabs: Any, name: str, steps: list[Any]) -> None:
-    """After any changes: series that come, end and are removed, flips, processes that leave and join."""
+def test_cached_results_equal_fresh_ones(slabs: Any, name: str, steps: list[Any]) -> None:
+    """After any changes (new, ended and removed series, flips, leaving and joining processes), caches are right."""
     if name == "compiled" and _cells.TWIN != "compiled":
         pytest.skip("the extension is not in use")
     twin = twin_of(name)
@@ -163,8 +163,8 @@ def test_what_is_kept_is_what_there_is(slabs: Any, name: str, steps: list[Any]) 
         assert anew.merged() == kept.merged()
 
 
-def test_a_change_that_goes_unnoticed_would_be_seen(slabs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without the comparison of bytes, the pure core's sums are those of before."""
+def test_the_check_detects_an_unnoticed_change(slabs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: without the comparison of bytes, the pure-Python twin returns old sums."""
     process = Process(slabs, 1)
     kept = Reading(twin_of("pure"))
     kept.read({0: process})

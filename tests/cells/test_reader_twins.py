@@ -33,7 +33,7 @@ try:
     from mpmetrics._cells import compiled
 
     TWINS["compiled"] = compiled
-except ImportError:  # the extension was not built: the tests of one twin alone run
+except ImportError:  # without the extension, only the tests of one twin run
     compiled = None  # type: ignore[assignment]
 
 both = pytest.mark.skipif(compiled is None, reason="the extension was not built")
@@ -68,7 +68,7 @@ def opened(
     size: int = fmt.SLAB_SIZE,
     **how: Any,
 ) -> tuple[Any, list[Any]]:
-    """A table, and sources that have read these slabs into it."""
+    """A table, and sources that have read the slabs into it."""
     table = twin.Table()
     sources = [twin.Source(slab.map, retired=is_retired) for slab, is_retired in zip(written, retired, strict=True)]
     for one in sources:
@@ -80,7 +80,7 @@ def opened(
 
 
 def in_both(written: Sequence[Any], retired: Sequence[bool], slabs: Any, **how: Any) -> list[Any]:
-    """The same with each twin: twin, table, sources."""
+    """For each twin: the twin, its table, its sources."""
     return [(twin, *opened(twin, written, retired, slabs, **how)) for twin in (PURE, compiled)]
 
 
@@ -93,8 +93,10 @@ MORE = st.lists(st.tuples(st.sampled_from(["x", "y", "z", "k"]), TEXTS), max_siz
 @both
 @unhurried
 @given(st.lists(st.tuples(st.integers(0, 3), st.none() | KEYS, MORE), max_size=12))
-def test_rows(slabs: Any, series: list[tuple[int, list[str] | None, list[tuple[str, str]]]]) -> None:
-    """Labels in any order, empty ones, open families and the overflow series: equal sets are one row, in both."""
+def test_equal_label_sets_are_one_row(
+    slabs: Any, series: list[tuple[int, list[str] | None, list[tuple[str, str]]]]
+) -> None:
+    """Equal label sets are one row in both twins: any order, empty values, open families, the overflow series."""
     families = ((("k", "l"), False), (("l", "k"), False), (("k", "l"), True), (("y", "x"), False))
     slab = slabs.Written()
     for number in range(len(families)):
@@ -131,8 +133,8 @@ def test_rows(slabs: Any, series: list[tuple[int, list[str] | None, list[tuple[s
     assert expected == essences
 
 
-def test_labels_are_those_that_came_first(slabs: Any, twin: Any) -> None:
-    """A row shows its labels as the first family has them, empty ones included."""
+def test_a_row_has_the_labels_of_its_first_series(slabs: Any, twin: Any) -> None:
+    """A row has its labels in the order of the first family, empty ones included."""
     slab = slabs.Written()
     slab.family(0)
     slab.family(1)
@@ -149,7 +151,7 @@ def test_labels_are_those_that_came_first(slabs: Any, twin: Any) -> None:
 
 
 def test_texts_are_made_once(slabs: Any, twin: Any) -> None:
-    """A text is made when it is asked for, once a row; the function may ask for texts itself."""
+    """A row's text is made once, when it is needed; the function that makes it may itself ask for texts."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",))
@@ -178,8 +180,8 @@ def test_texts_are_made_once(slabs: Any, twin: Any) -> None:
         table.texts("other", lambda _: b"%d" % (1 // 0))
 
 
-def test_a_row_that_is_no_row(twin: Any) -> None:
-    """Rows are numbered from 0 on."""
+def test_a_missing_row_is_an_index_error(twin: Any) -> None:
+    """Numbers below 0, or of no row, raise IndexError."""
     table = twin.Table()
     for row in (-1, 0, 1):
         with pytest.raises(IndexError):
@@ -191,7 +193,7 @@ def test_a_row_that_is_no_row(twin: Any) -> None:
 
 
 def test_records_of_every_length(slabs: Any, twin: Any) -> None:
-    """Keys of every length are checked by the same sum as zlib's, and padded."""
+    """Records with keys of every length have zlib's checksum, are padded, and are read."""
     slab = slabs.Written()
     slab.family(0, b"packed")
     for size in range(100):
@@ -203,8 +205,8 @@ def test_records_of_every_length(slabs: Any, twin: Any) -> None:
     assert (101, 0, 101) == (len(table), one.damaged, one.series)
 
 
-def test_a_family_is_told(slabs: Any, twin: Any) -> None:
-    """Number, time and fields of a family; series of one that is ignored are no damage."""
+def test_parse_returns_each_family(slabs: Any, twin: Any) -> None:
+    """parse() returns number, time and fields of each family; series of an ignored family are no damage."""
     slab = slabs.Written()
     slab.family(5, b"packed")
     slab.series(5, ("a",))
@@ -215,12 +217,12 @@ def test_a_family_is_told(slabs: Any, twin: Any) -> None:
     one.family(5, None, 0, (), False)
     assert one.parse() is None
     assert (0, 0) == (one.damaged, one.series)
-    with pytest.raises(ValueError, match="not asked for"):
+    with pytest.raises(ValueError, match="has not returned family"):
         one.family(5, twin.Table(), 1, (), False)
 
 
 def bad_records() -> Iterator[tuple[str, bytes]]:
-    """Records that are whole, and make no sense; the slab has family 0 of width 2 with one label, and word 512 on."""
+    """Complete but invalid records, for a slab with family 0 of width 2 with one label."""
 
     def series(number: int, words: int, first: int, texts: bytes, created: float = 1.0) -> bytes:
         return encode_record(fmt.SERIES, struct.pack("=IIQdQ", number, words, first, created, 0) + texts)
@@ -253,12 +255,12 @@ def bad_records() -> Iterator[tuple[str, bytes]]:
 
 
 def good_sum(record: bytes) -> bytes:
-    """The record with one bit of its sum turned."""
+    """The record with one bit of its checksum changed."""
     return record[:8] + bytes([record[8] ^ 1]) + record[9:]
 
 
-def test_bad_records(slabs: Any, twin: Any) -> None:
-    """Each costs itself, and is counted; what comes behind it is read."""
+def test_an_invalid_record_affects_no_other(slabs: Any, twin: Any) -> None:
+    """Each invalid record is counted, and the records behind it are read."""
     for what, record in bad_records():
         slab = slabs.Written()
         slab.family(0)
@@ -272,7 +274,7 @@ def test_bad_records(slabs: Any, twin: Any) -> None:
 
 
 def test_an_end_of_nothing_is_no_damage(slabs: Any, twin: Any) -> None:
-    """A series that was swept away is ended by its owner later."""
+    """An END of a series that the reader has already dropped as removed is no damage."""
     slab = slabs.Written()
     slab.family(0)
     slab.end(4000)
@@ -285,8 +287,8 @@ def test_an_end_of_nothing_is_no_damage(slabs: Any, twin: Any) -> None:
     assert (0, 1, 2, 1) == (one.damaged, one.series, len(table), table.present)
 
 
-def test_committed_past_the_file(slabs: Any, twin: Any) -> None:
-    """Of a file that ends early what is there is read. It may have grown meanwhile: if it has not, that is damage."""
+def test_records_committed_beyond_the_file(slabs: Any, twin: Any) -> None:
+    """A shorter file than committed is read up to its end; it counts as damage only if it has not grown later."""
     slab = slabs.Written()
     slab.family(0)
     end = slab.append(b"")
@@ -307,8 +309,8 @@ def test_committed_past_the_file(slabs: Any, twin: Any) -> None:
         twin.Source(bytes(100))
 
 
-def test_words_that_the_file_has_lost(slabs: Any, twin: Any) -> None:
-    """Words behind the end of a file that was cut are never touched: they read as zero."""
+def test_words_beyond_a_truncated_file_are_zero(slabs: Any, twin: Any) -> None:
+    """Words beyond the end of a truncated file are never touched and count as zero."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",), (1.0, 2.0))
@@ -323,8 +325,8 @@ def test_words_that_the_file_has_lost(slabs: Any, twin: Any) -> None:
 @both
 @unhurried
 @given(st.data())
-def test_damage_is_the_same(slabs: Any, data: st.DataObject) -> None:
-    """Of a slab with any bytes turned, both twins read the same, and neither ends."""
+def test_both_twins_read_damaged_slabs_alike(slabs: Any, data: st.DataObject) -> None:
+    """Both twins read the same from a slab with any bytes changed, and neither crashes."""
     slab = slabs.Written()
     slab.family(0)
     slab.family(1)
@@ -345,7 +347,7 @@ def test_damage_is_the_same(slabs: Any, data: st.DataObject) -> None:
 
 
 def test_hostile_sizes_cost_little(slabs: Any, twin: Any) -> None:
-    """Many records that claim to be long, in a gap: the reader gives up, and says so."""
+    """In a gap with many records that claim to be long, the reader gives up and counts the damage."""
     slab = slabs.Written()
     slab.family(0)
     claim = struct.pack("=IIII", fmt.RECORD_MAGIC, fmt.MAX_BODY, 1, fmt.SERIES)
@@ -358,18 +360,18 @@ def test_hostile_sizes_cost_little(slabs: Any, twin: Any) -> None:
     assert time.process_time() - began < 20
 
 
-# What comes between two steps.
+# Events between two steps of a reader.
 
 
 def test_a_series_that_ends_while_words_are_read(slabs: Any, twin: Any) -> None:
-    """Its words may be another's by then: neither is shown until the next load."""
+    """If a series ends before its words are read, neither it nor the next owner of its words is shown yet."""
     slab = slabs.Written()
     slab.family(0)
     first = slab.series(0, ("a",), (1.0,))
     kept = slab.series(0, ("b",), (2.0,))
     table, one = twin.Table(), twin.Source(slab.map)
     slabs.read(one, table)
-    # The owner removes a, and begins c in its word, before the words are read.
+    # Before the words are read, the owner ends a and begins c in its word.
     slab.end(first)
     slab.series(0, ("c",), (5.0,), first=first)
     one.load()
@@ -386,8 +388,8 @@ def test_a_series_that_ends_while_words_are_read(slabs: Any, twin: Any) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "between", "after"])
-def test_a_flip(slabs: Any, twin: Any, when: str) -> None:
-    """Records that move to the other area bring neither a dip nor a double, whenever it happens."""
+def test_a_flip_changes_no_total(slabs: Any, twin: Any, when: str) -> None:
+    """When records move to the other area, at any step, no value is missing or counted twice."""
     slab = slabs.Written()
     slab.family(0)
     gone = slab.series(0, ("a",), (1.0,))
@@ -407,8 +409,8 @@ def test_a_flip(slabs: Any, twin: Any, when: str) -> None:
     assert [0.0, 2.0, 4.0] == list(twin.sums(table, [one]))
 
 
-def test_an_area_that_is_cut_back(slabs: Any, twin: Any) -> None:
-    """Fewer committed bytes than were read: the reader begins again."""
+def test_fewer_committed_records_start_the_reader_over(slabs: Any, twin: Any) -> None:
+    """If fewer bytes are committed than were read, the reader starts over."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",), (1.0,))
@@ -421,8 +423,8 @@ def test_an_area_that_is_cut_back(slabs: Any, twin: Any) -> None:
     assert [1.0, 0.0] == list(twin.sums(table, [one]))
 
 
-def test_a_source_takes_its_series_with_it(slabs: Any, twin: Any) -> None:
-    """Rows stay; which of them are present is what the sources that exist have."""
+def test_a_deleted_source_releases_its_rows(slabs: Any, twin: Any) -> None:
+    """Rows stay, but only rows of living sources count as present."""
     slab = slabs.Written()
     slab.family(0)
     for key in "ab":
@@ -440,8 +442,8 @@ def test_a_source_takes_its_series_with_it(slabs: Any, twin: Any) -> None:
 # Removals.
 
 
-def test_removals(slabs: Any, twin: Any) -> None:
-    """Series of a lower generation go, exact or by a part of their labels; later ones stay."""
+def test_removals_end_earlier_series_only(slabs: Any, twin: Any) -> None:
+    """A removal, of all or some labels, ends matching series of a lower generation and keeps later ones."""
     slab = slabs.Written()
     slab.family(0)
     for key, generation in ((("a", "x"), 0), (("a", "y"), 1), (("b", ""), 2), (None, 0)):
@@ -474,7 +476,7 @@ COLUMNS = st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 4), max_size
 
 
 def write(slabs: Any, data: st.DataObject, width: int, retired_width: int, words: Any) -> tuple[list[Any], list[bool]]:
-    """Slabs, some of them retired, with any of five series of a family, in any order, some twice."""
+    """Slabs and retired files, with any of five series of a family, in any order, some twice."""
     columns = data.draw(COLUMNS)
     written = []
     for is_retired, keys in columns:
@@ -496,13 +498,13 @@ def any_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
 
 
 def numbers(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
-    """Doubles that are numbers: NaN may have other bits."""
+    """Doubles without NaN, whose bits may differ."""
     del is_retired
     return st.lists(DOUBLES.filter(math.isfinite).map(lambda word: word / 4), min_size=size, max_size=size)
 
 
 def merged(slabs: Any, written: list[Any], retired: list[bool], widths: tuple[int, int], merge: Any) -> list[Any]:
-    """What ``merge(twin, table, sources)`` gives of these slabs in each twin."""
+    """The results of ``merge(twin, table, sources)`` for these slabs, one for each twin."""
     results = []
     for twin in (PURE, compiled):
         table = twin.Table()
@@ -518,8 +520,8 @@ def merged(slabs: Any, written: list[Any], retired: list[bool], widths: tuple[in
 @both
 @unhurried
 @given(st.data())
-def test_sums(slabs: Any, data: st.DataObject) -> None:
-    """Sums, and what rounding left of them, are exact: those of fractions."""
+def test_sums_are_exact(slabs: Any, data: st.DataObject) -> None:
+    """Sums and their rests equal exact sums of fractions."""
     written, retired = write(slabs, data, 1, 2, any_words)
     ours, theirs = merged(
         slabs,
@@ -544,12 +546,12 @@ def test_sums(slabs: Any, data: st.DataObject) -> None:
 
 
 def words_in(part: Any, row: int) -> list[float]:
-    """The words of a row's series of width 1."""
+    """The words of a row's series, of width 1."""
     return [part.words_of(at)[0] for at in part.members() if part.rows[at] == row]
 
 
 def pairs_of(values: Sequence[float]) -> list[tuple[float, float]]:
-    """Two by two."""
+    """The values in pairs."""
     return list(zip(values[0::2], values[1::2], strict=True))
 
 
@@ -557,7 +559,7 @@ def pairs_of(values: Sequence[float]) -> list[tuple[float, float]]:
 @unhurried
 @given(st.data(), st.integers(0, 3), st.integers(1, 3))
 def test_sums_of_wide_series(slabs: Any, data: st.DataObject, position: int, width: int) -> None:
-    """Some words of many; of retired sketches, which have one record less, the same words."""
+    """Sums of some words of wide series; of retired sketches, with one record less, the equivalent words."""
     written, retired = write(slabs, data, 2 * RECORD + 4, RECORD + 4, any_words)
     ours, theirs = merged(
         slabs,
@@ -583,7 +585,7 @@ def distribution_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list
 @unhurried
 @given(st.data())
 def test_distributions(slabs: Any, data: st.DataObject) -> None:
-    """Cumulative counts, and the sum that the parity of the count chooses; what a fold keeps of them."""
+    """Cumulative counts, the sum that the count's parity selects, and the values that a fold keeps."""
     written, retired = write(slabs, data, 5, 5, distribution_words)
     ours, theirs = merged(
         slabs,
@@ -601,8 +603,8 @@ def test_distributions(slabs: Any, data: st.DataObject) -> None:
 @both
 @unhurried
 @given(st.data())
-def test_extremes(slabs: Any, data: st.DataObject) -> None:
-    """The largest and the smallest of those that were set; of a retired file all were."""
+def test_extremes_ignore_unset_words(slabs: Any, data: st.DataObject) -> None:
+    """The largest and smallest set words; all words of a retired file are set."""
     written, retired = write(slabs, data, 1, 1, any_words)
 
     def merge(twin: Any, table: Any, sources: Any) -> Any:
@@ -614,7 +616,7 @@ def test_extremes(slabs: Any, data: st.DataObject) -> None:
 
 
 def level_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
-    """A value, or pairs of an ordinal and a value."""
+    """A value or, of a retired file, pairs of ordinal and value."""
     if not is_retired:
         return st.lists(DOUBLES, min_size=size, max_size=size)
     pairs = st.tuples(st.integers(0, 4), DOUBLES)
@@ -626,8 +628,8 @@ def level_words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]
 @both
 @unhurried
 @given(st.data())
-def test_levels(slabs: Any, data: st.DataObject) -> None:
-    """Values by the ordinal of their process; dead ones bring their own."""
+def test_levels_are_by_ordinal(slabs: Any, data: st.DataObject) -> None:
+    """Values are by the ordinal of their process; a retired file has its own ordinals."""
     written, retired = write(slabs, data, 1, 0, level_words)
     ordinals = array("q", (data.draw(st.integers(0, 5)) for _ in written))
     columns = array("q", sorted(data.draw(st.sets(st.integers(0, 5)))))
@@ -644,7 +646,7 @@ TIMES = st.integers(0, 3) | st.integers(0, 2**62)
 
 
 def recent_words(slabs: Any) -> Any:
-    """Values and times, or value, time and identity."""
+    """Values and times or, of a retired file, value, time and identity."""
 
     def words(size: int, *, is_retired: bool) -> st.SearchStrategy[list[float]]:
         assert size == 4
@@ -661,8 +663,8 @@ def recent_words(slabs: Any) -> Any:
 @both
 @unhurried
 @given(st.data())
-def test_recents(slabs: Any, data: st.DataObject) -> None:
-    """What was set last, when and by whom, by the later of two copies; ties by identity."""
+def test_the_latest_value_counts(slabs: Any, data: st.DataObject) -> None:
+    """Value, time and source of the latest value, from the later of two copies; ties by identity."""
     written, retired = write(slabs, data, 4, 4, recent_words(slabs))
 
     def merge(twin: Any, table: Any, sources: Any) -> Any:
@@ -673,8 +675,8 @@ def test_recents(slabs: Any, data: st.DataObject) -> None:
     assert ours == theirs
 
 
-def test_a_tie_in_time(slabs: Any, twin: Any) -> None:
-    """Of two values of the same moment that of the greater identity counts, in whatever order they are read."""
+def test_of_equal_times_the_greater_identity_counts(slabs: Any, twin: Any) -> None:
+    """Of two values with the same time, the greater identity counts, in any order of reading."""
     written = []
     for identity, value in ((b"b" * 16, 1.0), (b"c" * 16, 2.0), (b"a" * 16, 3.0)):
         slab = slabs.Written(identity)
@@ -691,7 +693,7 @@ def test_a_tie_in_time(slabs: Any, twin: Any) -> None:
 @unhurried
 @given(st.data())
 def test_packed_rows_are_read_again(slabs: Any, data: st.DataObject) -> None:
-    """What is written down of rows is the same bytes in both twins, and a retired file of the same rows."""
+    """Both twins pack rows to the same bytes, which are read back as the same rows."""
     written, retired = write(slabs, data, 1, 2, numbers)
 
     def merge(twin: Any, table: Any, sources: Any) -> Any:
@@ -716,7 +718,7 @@ def test_packed_rows_are_read_again(slabs: Any, data: st.DataObject) -> None:
 
 
 def test_idle_words_are_the_same_object(slabs: Any) -> None:
-    """The pure core keeps the copy of an idle process's words, and what was merged of it."""
+    """The pure-Python twin keeps its copy of an idle process's words, and the merged results."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",), (1.0,))
@@ -733,7 +735,7 @@ def test_idle_words_are_the_same_object(slabs: Any) -> None:
 
 
 def keep_observing(words: Any, first: int, stop: int) -> None:
-    """Observe 0.25 and 1.5 in turn, as a histogram's cell does and no quicker, until the word ``stop`` is set."""
+    """Observe 0.25 and 1.5 in turn, at the speed of a histogram's cell, until the word ``stop`` is set."""
     low = high = total = 0.0
     while not words[stop]:
         for _ in range(200):
@@ -747,7 +749,7 @@ def keep_observing(words: Any, first: int, stop: int) -> None:
 
 
 def test_load_beside_a_writer(slabs: Any, twin: Any) -> None:
-    """Of a histogram that another process writes to all the time, sum and buckets are of one moment."""
+    """Sum and buckets of a histogram that another process keeps writing to are from one moment."""
     slab = slabs.Written(is_shared=True)
     slab.family(0)
     first = slab.series(0, ("a",), (0.0, 0.0, 0.0, 0.0))
@@ -783,7 +785,7 @@ CREATED = (b"c{", b"} ", b"c ")
 @unhurried
 @given(st.lists(st.sampled_from(["", 'v"', "w\\"]), max_size=5, unique=True), st.data())
 def test_lines(slabs: Any, keys: list[str], data: st.DataObject) -> None:
-    """Lines with and without labels, masks by row and by value, what is left out, times behind the rows."""
+    """Lines with and without labels, masks by row and by value, left-out values, and times after the rows."""
     slab = slabs.Written()
     slab.family(0)
     for key in keys:
@@ -806,15 +808,15 @@ def test_lines(slabs: Any, keys: list[str], data: st.DataObject) -> None:
 
 @both
 @given(DOUBLES)
-def test_numbers(value: float) -> None:
-    """A number is written down as ``repr`` has it."""
+def test_a_number_is_written_as_its_repr(value: float) -> None:
+    """Both twins write any number as ``repr`` does."""
     assert PURE.number(value) == compiled.number(value)
     assert math.isnan(value) or float(compiled.number(value)) == value
 
 
 @both
-def test_many_numbers() -> None:
-    """The same for decimals of every length and magnitude."""
+def test_numbers_of_every_length_are_written_as_their_repr() -> None:
+    """Decimals of every length and magnitude are written as ``repr`` does."""
     chance = random.Random(7)
     for _ in range(100_000):
         digits, places = chance.randrange(1, 18), chance.randrange(-5, 25)
@@ -822,8 +824,8 @@ def test_many_numbers() -> None:
         assert repr(value) == compiled.number(value)
 
 
-def test_bad_arguments(slabs: Any, twin: Any) -> None:
-    """What makes no sense raises; nothing is read outside of what there is."""
+def test_invalid_arguments_raise(slabs: Any, twin: Any) -> None:
+    """Invalid arguments raise, and no memory outside the given objects is read."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",))
@@ -849,16 +851,16 @@ def test_bad_arguments(slabs: Any, twin: Any) -> None:
 
 @pytest.mark.parametrize("is_known", [False, True])
 def test_a_writer_that_flips_while_it_is_read(slabs: Any, is_known: bool) -> None:  # noqa: FBT001 (a parameter)
-    """The twin in Python is slow enough for that: what lives is shown whole, and what came or went meanwhile is not."""
+    """In the slow Python twin, a flip amid parsing leaves living series whole; those that came or went are hidden."""
     slab = slabs.Written()
     slab.family(0)
     for number in range(50):
         slab.series(0, (str(number),), (float(number + 1),))
     passing = slab.series(0, ("passing",), (7.0,))
     table, one = PURE.Table(), PURE.Source(slab.map)
-    take, count = one._take_series, 0
+    take, count = one._apply_series, 0
 
-    def flip_and_take(body: bytes, limit: int) -> None:
+    def flip_and_apply(body: bytes, limit: int) -> None:
         nonlocal count, passing
         count += 1
         take(body, limit)
@@ -870,7 +872,7 @@ def test_a_writer_that_flips_while_it_is_read(slabs: Any, is_known: bool) -> Non
         slabs.read(one, table)
         one.load()
         slab.flip()
-    one._take_series = flip_and_take
+    one._apply_series = flip_and_apply
     slabs.read(one, table)
     one.load()
     slabs.read(one, table)
@@ -882,8 +884,8 @@ def test_a_writer_that_flips_while_it_is_read(slabs: Any, is_known: bool) -> Non
     assert (0, expected) == (one.damaged, {labels: value for labels, value, is_shown in found if is_shown})
 
 
-def test_a_writer_that_flips_without_end(slabs: Any, twin: Any) -> None:
-    """A reader gives up at some time, and comes again at its next load."""
+def test_a_reader_of_a_writer_that_always_flips_gives_up(slabs: Any, twin: Any) -> None:
+    """A reader gives up after a bounded number of flips, and tries again after its next load."""
     slab = slabs.Written()
     slab.family(0)
     slab.series(0, ("a",), (1.0,))
@@ -902,14 +904,14 @@ def test_a_writer_that_flips_without_end(slabs: Any, twin: Any) -> None:
 
 
 def test_records_of_any_length_are_checked(twin: Any, slabs: Any) -> None:
-    """A record of any length is taken as it was written, and is damaged with any one bit changed."""
+    """A record of any length is read as written, and counts as damaged with any one bit changed."""
     chance, written = random.Random(3), slabs.Written()
     bodies = [chance.randbytes(length) for length in range(300)]
     starts = [written.append(encode_record(9, body)) for body in bodies]
     source = twin.Source(written.map)
     slabs.read(source, twin.Table())
     assert source.damaged == 0
-    # Every other one, so that each is a stretch of its own.
+    # Every other one, so that each is a gap of its own.
     changed = starts[1::2]
     for start, body in zip(changed, bodies[1::2], strict=True):
         written.map[start + 16 + chance.randrange(len(body))] ^= 1 << chance.randrange(8)
@@ -919,7 +921,7 @@ def test_records_of_any_length_are_checked(twin: Any, slabs: Any) -> None:
 
 
 def texts_interrupted_at(number: int) -> tuple[list[bytes], bool]:
-    """Texts that another call makes, too, at this instruction of the first one; and whether that was its last."""
+    """Make texts, with a second call at this instruction of the first; also whether there are more instructions."""
     table = index.Table()
     family = table.family(("k",), False)
     for value in "abc":
@@ -946,7 +948,7 @@ def texts_interrupted_at(number: int) -> tuple[list[bytes], bool]:
 
 
 def test_texts_that_two_threads_make_at_once() -> None:
-    """At whichever instruction another thread makes them, each row has its own text."""
+    """If another thread makes the texts, too, at any instruction, each row still gets its own text."""
     for number in itertools.count():
         texts, is_over = texts_interrupted_at(number)
         assert [b'k="a"', b'k="b"', b'k="c"'] == texts

@@ -1,4 +1,4 @@
-"""`make asan` runs what it says: the extension that AddressSanitizer watches."""
+"""`make asan` really runs the extension under AddressSanitizer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mpmetrics import _cells
 
 
 @pytest.mark.skipif("ASAN_IS_THERE" not in os.environ, reason="only where AddressSanitizer is asked for")
-def test_the_extension_is_watched() -> None:
-    """It is the compiled core that is in use, from the sanitizer's build; and a read past the end is found."""
+def test_the_extension_runs_under_address_sanitizer() -> None:
+    """The compiled twin from the sanitizer's build is in use, and a read past the end is detected."""
     from mpmetrics._cells import _native  # type: ignore[attr-defined]  # noqa: PLC0415
 
     assert "compiled" == _cells.TWIN

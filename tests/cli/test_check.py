@@ -1,4 +1,4 @@
-"""``mpmetrics check`` says which core is in use, and whether a store can be read."""
+"""``mpmetrics check`` shows which core is in use, and whether a store can be read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run it in a process of its own."""
+    """Run it in a new process."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MPMETRICS_")}
     return subprocess.run(
         [sys.executable, "-m", "mpmetrics", "check", *arguments],
@@ -30,7 +30,7 @@ def check(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_core_in_use() -> None:
-    """The compiled one where it was built; the one in Python when that is asked for, and why."""
+    """The compiled core is in use if it was built, the pure one if requested, and the reason is shown."""
     built = check()
     assert 0 == built.returncode, built.stderr
     pytest.importorskip("mpmetrics._cells._native", reason="the extension was not built")
@@ -41,7 +41,7 @@ def test_the_core_in_use() -> None:
 
 
 def test_a_build_for_other_sources_is_not_used(tmp_path: Path) -> None:
-    """An extension that another release expects is left out, and the core in Python does the work."""
+    """An extension that was built from other sources is not used; the pure core is."""
     code = (
         "import sys, types\n"
         "other = types.ModuleType('mpmetrics._cells._native')\n"
@@ -58,14 +58,14 @@ def test_a_build_for_other_sources_is_not_used(tmp_path: Path) -> None:
 
 
 def test_the_twins_have_the_same_names() -> None:
-    """What the package exports, each twin has."""
+    """Both twins have all names that the package exports."""
     compiled = pytest.importorskip("mpmetrics._cells.compiled", reason="the extension was not built")
     assert set(compiled.__all__) <= set(_cells.__all__)
     assert {"LAYOUTS", "RECORD", "TWIN", "WHY", "FamilyRecord", "Layout"} == set(_cells.__all__) - set(compiled.__all__)
 
 
 def test_a_store(store_directory: str) -> None:
-    """A store that can be read, one that is not there, and one that is damaged: said, and told by the exit code."""
+    """Output and exit code tell a readable store, one that does not exist, and a damaged one apart."""
     provider = mpmetrics.Provider(store_directory)
     mpmetrics.Counter("c", "", provider=provider).inc()
     assert provider.epoch is not None

@@ -1,4 +1,4 @@
-"""Processes that go step by step, for the tests here."""
+"""Forked processes that take one step at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Puppet:
-    """A forked process that takes one step of an iterable each time it is told to; the first one at its start."""
+    """A forked process that takes the first step of an iterable at its start, and one more at each call."""
 
     def __init__(self, steps: Iterable[object]) -> None:
         self._told, self._done = os.pipe(), os.pipe()
@@ -42,12 +42,12 @@ class Puppet:
         assert b"+" == said, f"the child failed:\n{said.decode()}"
 
     def step(self) -> None:
-        """Have it take its next step, and wait for that."""
+        """Let it take its next step, and wait until it has."""
         os.write(self._told[1], b".")
         self._expect()
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """Kill it with SIGKILL."""
         if self._alive:
             self._alive = False
             os.kill(self.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ class Puppet:
 
 @pytest.fixture
 def stepwise() -> Iterator[Callable[[Iterable[object]], Puppet]]:
-    """Start a forked process that goes step by step; those that still run at the end of the test are killed."""
+    """Start a process that goes step by step; processes that still run at the end of the test are killed."""
     started: list[Puppet] = []
 
     def start(steps: Iterable[object]) -> Puppet:

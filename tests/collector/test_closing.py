@@ -1,4 +1,4 @@
-"""A collector that is closed by another thread at any moment."""
+"""A collector that another thread closes at any moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Closed(mpmetrics.Collector):
-    """A collector that another thread closes as soon as somebody has looked at its reader."""
+    """A collector that is closed each time after its reader has been looked up, as another thread could."""
 
     @property
     def _reader(self) -> Any:
@@ -27,15 +27,15 @@ class Closed(mpmetrics.Collector):
 
 
 def hits(collector: mpmetrics.Collector) -> list[float]:
-    """The values of the counter."""
+    """Return the values of the counter."""
     return [sample.value for reading in collector.readings() for sample in reading.samples if reading.name == "hits"]
 
 
 @pytest.mark.parametrize("is_listed", [True, False], ids=["", "store that cannot be listed"])
-def test_one_that_is_closed_amid_a_scrape_shows_all(
+def test_a_collector_that_is_closed_during_a_scrape_shows_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_listed: bool
 ) -> None:
-    """What it has is used to the end of the scrape, also where the store's directory cannot be listed."""
+    """The scrape uses the old reader to its end, also if the store's directory cannot be listed."""
     provider = mpmetrics.Provider(tmp_path / "store")
     mpmetrics.Counter("hits", "Hits.", provider=provider).inc()
     collector = Closed(tmp_path / "store")

@@ -1,4 +1,4 @@
-"""What each mode of a gauge shows of processes that live, were killed, and were folded."""
+"""What each mode of a gauge shows of living, killed and folded processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODES = get_args(GaugeMode)
 INF, NAN = math.inf, math.nan
 
-# Which process set what, in the order of time; and what each mode shows: a value, nothing, or by worker. The process
+# Which process set which value, in order of time; and what each mode shows: a value, nothing, or by worker. The process
 # "folded" is worker 0, "killed" is worker 1, "live" is worker 2.
 Steps = list[tuple[str, float]]
 CASES: dict[str, tuple[Steps, dict[str, Any]]] = {
@@ -208,7 +208,7 @@ CASES: dict[str, tuple[Steps, dict[str, Any]]] = {
         },
     ),
 }
-# NaN in the other modes than min and max, which have a test of their own.
+# NaN in all modes but min and max, which have their own test.
 NAN_STEPS: Steps = [("folded", NAN), ("killed", 1), ("live", 2)]
 NAN_SHOWN = {
     "all": {"0": NAN, "1": 1, "2": 2},
@@ -223,7 +223,7 @@ NAN_SHOWN = {
 
 
 class Workers:
-    """Three processes that take turns: one to be folded, one to be killed and not yet folded, one to stay."""
+    """Three processes that take turns: one will be folded, one killed but not folded, and one stays alive."""
 
     def __init__(self, provider: Provider, conduct: Callable[[Callable[[], object]], Any]) -> None:
         self.provider = provider
@@ -234,8 +234,8 @@ class Workers:
         self.collector = Collector(provider)
 
     def run(self, steps: Steps, write: Callable[[float], object], take_place: Callable[[], object]) -> None:
-        """Carry out the steps, each in its process, in this order; then kill and fold as far as that goes."""
-        turns = {role: [value for who, value in steps if who == role] for role in ("folded", "killed", "live")}
+        """Carry out the steps in this order, each in its process; then kill two processes and fold one of them."""
+        turns = {role: [value for actor, value in steps if actor == role] for role in ("folded", "killed", "live")}
         order = [role for role, _ in steps]
         for role in ("folded", "killed", "live"):
             self._running[role] = self._child(_Puppet(turns[role], write, take_place))
@@ -246,18 +246,18 @@ class Workers:
         self._running["killed"].kill()
 
     def end(self) -> None:
-        """Kill the one that is left."""
+        """Kill the process that is still alive."""
         self._running["live"].kill()
 
     @contextmanager
     def unfolded(self) -> Iterator[None]:
-        """Keep folders out."""
+        """Keep processes from folding, within the context."""
         with Mutex(self._lock, 1.0):
             yield
 
 
 class _Puppet:
-    """What a worker does: take its place, then write one value each time it is told to."""
+    """What a worker does: take its ordinal, then write one value at each step."""
 
     def __init__(self, values: list[float], write: Callable[[float], object], take_place: Callable[[], object]) -> None:
         self.values = values
@@ -291,7 +291,7 @@ def _shown(collector: Collector, modes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _same(expected: Any, actual: Any) -> bool:
-    """Equal, where NaN equals itself and zeros are positive."""
+    """True if they are equal; NaN equals itself, and zeros must be positive."""
     return repr(_floats(expected)) == repr(_floats(actual))
 
 
@@ -314,7 +314,7 @@ def _gauges(provider: Provider) -> tuple[Callable[[float], None], Callable[[], N
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_modes(workers: Workers, case: str) -> None:
-    """Each mode shows what the table says, before and after the killed one is folded, and when nobody is left."""
+    """Each mode shows what the table says, before and after the killed process is folded, and when no process lives."""
     steps, expected = CASES[case]
     write, take_place = _gauges(workers.provider)
     workers.run(steps, write, take_place)
@@ -326,14 +326,14 @@ def test_modes(workers: Workers, case: str) -> None:
     assert _same(expected, actual), f"folded: {actual}"
 
     workers.end()
-    nobody = {"liveall": {}, "livemin": None, "livemax": None, "livesum": 0, "livemostrecent": None}
+    none_left = {"liveall": {}, "livemin": None, "livemax": None, "livesum": 0, "livemostrecent": None}
     for _ in range(2):
         actual = _shown(workers.collector, MODES)
-        assert _same({**expected, **nobody}, actual), f"nobody is left: {actual}"
+        assert _same({**expected, **none_left}, actual), f"no process is left: {actual}"
 
 
 def test_modes_with_nan(workers: Workers) -> None:
-    """NaN is a value like another for the modes that do not compare."""
+    """Modes that do not compare values treat NaN like any other value."""
     write, take_place = _gauges(workers.provider)
     workers.run(NAN_STEPS, write, take_place)
     modes = tuple(NAN_SHOWN)
@@ -345,7 +345,7 @@ def test_modes_with_nan(workers: Workers) -> None:
 
 @pytest.mark.parametrize("values", sorted(set(itertools.permutations([NAN, 1.0, 2.0])), key=repr))
 def test_extremes_with_nan_survive_folding(workers: Workers, values: tuple[float, ...]) -> None:
-    """Whatever min and max make of NaN, it is the same before and after folding and for any order of the processes."""
+    """Min and max of NaN and numbers are the same before and after a fold, and for any order of the processes."""
     write, take_place = _gauges(workers.provider)
     workers.run(list(zip(("folded", "killed", "live"), values, strict=True)), write, take_place)
     with workers.unfolded():
@@ -359,7 +359,7 @@ def test_extremes_with_nan_survive_folding(workers: Workers, values: tuple[float
 
 
 def test_the_comparison_can_fail() -> None:
-    """The comparison of this file tells a missing value, a sign and another number apart."""
+    """The control: the comparison of this file notices a missing value, another sign and another number."""
     assert _same({"a": NAN, "b": 0}, {"b": 0.0, "a": NAN})
     assert not _same({"a": None}, {"a": 0})
     assert not _same({"a": 0.0}, {"a": -0.0})
@@ -367,7 +367,7 @@ def test_the_comparison_can_fail() -> None:
 
 
 def test_up_down_counter_modes(workers: Workers) -> None:
-    """An up-down counter adds up over all processes, or with livesum over the living; below zero and at zero, too."""
+    """An up-down counter adds up over all processes, or with livesum over living ones, also at and below zero."""
     modes = ("sum", "livesum")
     metrics = [UpDownCounter(mode, "", multiprocess_mode=mode, provider=workers.provider) for mode in modes]
 
@@ -386,7 +386,7 @@ def test_up_down_counter_modes(workers: Workers) -> None:
 
 
 def test_a_successor_takes_the_worker_number(workers: Workers) -> None:
-    """A new process gets the smallest number that is free, and its value takes the place of the dead one's."""
+    """A new process gets the smallest free ordinal, and its value replaces that of the dead process."""
     write, take_place = _gauges(workers.provider)
     workers.run([("folded", 3), ("killed", 1), ("live", 2)], write, take_place)
     list(workers.collector.collect())
@@ -398,7 +398,7 @@ def test_a_successor_takes_the_worker_number(workers: Workers) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_labels_and_modes(shared: Provider, child: Callable[..., Any], mode: str) -> None:
-    """Each label set is merged by itself."""
+    """Each set of label values is merged on its own."""
     gauge = Gauge("a", "", ["x"], multiprocess_mode=mode, provider=shared)  # type: ignore[arg-type]
     gauge.labels("1").set(1)
     child(lambda: gauge.labels("2").set(2))
@@ -413,7 +413,7 @@ def test_labels_and_modes(shared: Provider, child: Callable[..., Any], mode: str
 
 
 def test_many_dead_workers(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the grid of all workers that ever were would be too large, values are shown one by one: the same ones."""
+    """If the grid of all workers that ever lived would be too large, it is made in pieces with the same values."""
     gauge = Gauge("all", "", ["x"], multiprocess_mode="all", provider=workers.provider)
 
     def write(value: float) -> None:

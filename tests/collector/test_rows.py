@@ -1,4 +1,4 @@
-"""What was merged once stays as it was, whatever comes after it and whoever looks at it."""
+"""Readings and rows: a collection keeps its values while series come and go, also with many threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpmetrics.collector.view import ExporterOptions
+from mpmetrics.collector.exporter_options import ExporterOptions
 from mpmetrics.endpoint.collector import Collector
 from mpmetrics.formats.text import render_openmetrics, render_text
 from mpmetrics.instruments import Counter, Gauge
@@ -20,7 +20,7 @@ SERIES = 400
 
 
 def grow(provider: Provider, start: int, end: int) -> None:
-    """Make series of two metrics, each of which counted what its label says."""
+    """Make series of two metrics, each with the value that its label names."""
     counter = Counter("plain", "", ["n"], provider=provider)
     metered = provider.meter("m").counter("metered")
     for number in range(start, end):
@@ -29,15 +29,15 @@ def grow(provider: Provider, start: int, end: int) -> None:
 
 
 def check(text: bytes) -> int:
-    """How many series a scrape shows, none twice, and each with its own value: that of its label, or none so far."""
+    """Return how many series a scrape shows; each must be there once, with the value of its label or 0."""
     found = re.findall(rb'(plain|metered)_total{[^}]*\bn="(\d+)"[^}]*} (\S+)\n', text)
     assert [] == [line for line in found if float(line[2]) not in (0.0, float(line[1]))]
     assert len(found) == len({line[:2] for line in found})
     return len(found)
 
 
-def test_an_earlier_collection_is_as_it_was(provider: Provider) -> None:
-    """Readings that are looked at after the next collection show what they were collected with."""
+def test_an_earlier_collection_keeps_its_values(provider: Provider) -> None:
+    """Readings that are used after the next collection still have their own values."""
     collector = Collector(provider)
     grow(provider, 0, 3)
     earlier = collector.readings()
@@ -68,9 +68,9 @@ STEPS = st.lists(
 
 
 def text_of(collector: Collector) -> list[list[bytes]]:
-    """What it shows of the metrics, without its figures about itself, in both formats: the lines, in no order.
+    """Return the lines of the metrics, without self-metrics, in both formats, in no order.
 
-    Series stand in the order in which a collector has met them.
+    Their order in a scrape is that in which the collector has read them.
     """
     readings = [one for one in collector.readings() if not one.name.startswith("mpmetrics_")]
     shown = collector.exported(readings)
@@ -82,7 +82,7 @@ def text_of(collector: Collector) -> list[list[bytes]]:
 def test_a_collector_that_follows_shows_what_a_new_one_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
-    """Whatever came, went, came back and died between its scrapes, what it has kept is what there is."""
+    """A collector that follows a store over many changes shows the same as a new collector."""
     provider = Provider(tmp_path_factory.mktemp("store"))
     counter = Counter("plain", "", ["n"], provider=provider)
     levels = Gauge("level", "", ["n"], multiprocess_mode="all", provider=provider)
@@ -126,8 +126,8 @@ def test_a_collector_that_follows_shows_what_a_new_one_does(
         provider.shutdown()
 
 
-def test_labels_that_become_the_same(provider: Provider) -> None:
-    """Series that an option makes one are put together from the collection on in which there are two of them."""
+def test_labels_that_become_equal(provider: Provider) -> None:
+    """Series that an option makes equal merge from the collection on in which the second one appears."""
     collector = Collector(provider, options=ExporterOptions(without_scope_labels=True))
     for number, name in enumerate(("a", "b"), 1):
         provider.meter(name).counter("metered").add(1, {"n": 1})
@@ -137,7 +137,7 @@ def test_labels_that_become_the_same(provider: Provider) -> None:
 
 @pytest.mark.usefixtures("restless")
 def test_threads_scrape_while_series_come(provider: Provider) -> None:
-    """Each scrape has whole lines with values of their own series, in every format, while more series come."""
+    """While series are added, each scrape has whole lines, with the values of their own series, in every format."""
     collector = Collector(provider)
     done = threading.Event()
     failed: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""What the collector says about itself: there, right, and named as promtool wants."""
+"""Self-metrics of the collector: they are present and right, and promtool accepts their names."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ ALWAYS = {
 }
 
 
-def figures(collector: Collector) -> dict[str, float]:
-    """The figures, without prefix; of processes by their state."""
+def self_metrics(collector: Collector) -> dict[str, float]:
+    """Return the self-metrics without prefix; the processes by their state."""
     return {
         sample.name.removeprefix("mpmetrics_").removesuffix("_total") + sample.labels.get("state", ""): sample.value
         for family in collector.collect()
@@ -46,7 +46,7 @@ def figures(collector: Collector) -> dict[str, float]:
 
 
 def test_always_there(provider: Provider) -> None:
-    """All figures are there from the first scrape on, with help texts."""
+    """All self-metrics exist from the first scrape on, with help texts."""
     collector = Collector(provider)
     families = [family for family in collector.collect() if family.name.startswith("mpmetrics_")]
 
@@ -56,37 +56,37 @@ def test_always_there(provider: Provider) -> None:
 
 
 def test_private_memory_is_not_a_store() -> None:
-    """Without a store the scrape says so, and counts no processes, files or bytes."""
+    """Without a store, store_up is 0, and no files or bytes are counted."""
     provider = Provider()
     Counter("a", "", provider=provider).inc()
-    actual = figures(Collector(provider))
+    actual = self_metrics(Collector(provider))
 
     assert 0.0 == actual["store_up"]
     assert 0.0 == actual["store_files"] == actual["store_bytes"] == actual["unreadable_files"]
 
 
 def test_a_private_process_counts_as_live() -> None:
-    """The process that keeps its values to itself is one live process."""
+    """A process with private values counts as one live process."""
     provider = Provider()
     Counter("a", "", provider=provider).inc()
-    actual = figures(Collector(provider))
+    actual = self_metrics(Collector(provider))
 
     assert (1.0, 0.0) == (actual["processeslive"], actual["processesdead"])
 
 
 def test_processes(shared: Provider, child: Start) -> None:
-    """Live and dead processes are counted apart; folding makes the dead vanish, and the count of folds grow."""
+    """Live and dead processes are counted separately; a fold removes the dead ones and increases the count of folds."""
     counter = Counter("a", "", provider=shared)
     collector = Collector(shared)
     counter.inc()
     one, two = child(counter.inc), child(counter.inc)
     assert shared.epoch is not None
     with Mutex(str(Path(shared.epoch.path) / "fold.lock"), 1.0):
-        before = figures(collector)
+        before = self_metrics(collector)
         one.kill()
         two.kill()
-        between = figures(collector)
-    after = figures(collector)
+        between = self_metrics(collector)
+    after = self_metrics(collector)
 
     assert (3.0, 0.0, 0.0) == (before["processeslive"], before["processesdead"], before["folds"])
     assert (1.0, 2.0, 0.0) == (between["processeslive"], between["processesdead"], between["folds"])
@@ -95,14 +95,14 @@ def test_processes(shared: Provider, child: Start) -> None:
 
 
 def test_series_files_and_bytes(shared: Provider) -> None:
-    """Series are those of all metrics that are not removed; files and bytes are what is in the epoch's directory."""
+    """Series that are not removed are counted; files and bytes are those of the epoch's directory."""
     collector = Collector(shared)
     counter = Counter("a", "", ["x"], provider=shared)
     for number in range(5):
         counter.labels(number).inc()
     Histogram("h", "", provider=shared)
     counter.remove(0)
-    actual = figures(collector)
+    actual = self_metrics(collector)
     assert shared.epoch is not None
     files = list(Path(shared.epoch.path).iterdir())
 
@@ -121,7 +121,7 @@ def _slabs(provider: Provider) -> list[Path]:
 def test_unreadable_slab(
     shared: Provider, child: Start, caplog: pytest.LogCaptureFixture, damage: str, state: str
 ) -> None:
-    """A slab that cannot be used is counted, named once in the log, and costs its own values only."""
+    """A slab that cannot be read is counted and logged once, and only its own values are missing."""
     counter = Counter("a", "", provider=shared)
     counter.inc()
     mine = _slabs(shared)
@@ -149,19 +149,19 @@ def test_unreadable_slab(
 
 
 def test_a_store_without_epoch(store_directory: str) -> None:
-    """A directory in which no server has begun anything yet is a scrape that says so, not an error."""
+    """A directory without an epoch is no error: the scrape has store_up 0, until an epoch begins."""
     collector = Collector(store_directory)
-    assert 0.0 == figures(collector)["store_up"]
+    assert 0.0 == self_metrics(collector)["store_up"]
 
     provider = Provider(store_directory)
     Counter("a", "", provider=provider).inc()
-    assert 1.0 == figures(collector)["store_up"]
+    assert 1.0 == self_metrics(collector)["store_up"]
     assert b"\na_total 1.0\n" in collector.render()[1]
     provider.shutdown()
 
 
 def test_a_deleted_store(store_directory: str) -> None:
-    """When the directory is deleted under a server, it can still be scraped, and the application goes on."""
+    """If the directory is deleted under a server, scrapes work, and the application continues."""
     provider = Provider(store_directory)
     counter = Counter("a", "", ["x"], provider=provider)
     counter.labels("1").inc()
@@ -172,13 +172,13 @@ def test_a_deleted_store(store_directory: str) -> None:
     counter.labels("1").inc()
     counter.labels("2").inc()
 
-    assert 0.0 == figures(collector)["store_up"]
+    assert 0.0 == self_metrics(collector)["store_up"]
     assert own.render()[1]
     provider.shutdown()
 
 
 def test_duration_and_own_metrics_are_linted(shared: Provider, child: Start) -> None:
-    """Promtool has nothing to say about the figures, those of overflows included."""
+    """Promtool has no complaint about the self-metrics, those of overflows included."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
@@ -195,7 +195,7 @@ def test_duration_and_own_metrics_are_linted(shared: Provider, child: Start) -> 
 
 
 def test_collects_from_many_threads(shared: Provider) -> None:
-    """Scrapes from many threads while others count: each is whole, and totals never go backwards."""
+    """Scrapes of many threads while others count: each is complete, and totals never go backwards."""
     counter = Counter("a", "", ["x"], provider=shared)
     collector = Collector(shared)
     done = threading.Event()
@@ -231,7 +231,7 @@ def test_collects_from_many_threads(shared: Provider) -> None:
 
 
 def test_collector_gives_back_its_files(shared: Provider, child: Start) -> None:
-    """Collectors that are dropped leave no open files behind."""
+    """Collectors that are garbage leave no open files behind."""
     counter = Counter("a", "", provider=shared)
     counter.inc()
     child(counter.inc).kill()

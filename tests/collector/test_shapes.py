@@ -1,4 +1,4 @@
-"""Declarations of one metric that differ from process to process: what is shown of them, and what is said."""
+"""Declarations of one metric that differ between processes: which one is shown, and what is logged."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ HIDDEN = "mpmetrics_hidden_shapes"
 
 @pytest.fixture
 def later(store_directory: str, shared: Provider) -> Iterator[Provider]:
-    """A provider on the same store, which stands for a process of newer code."""
+    """A second provider on the same store: a process with newer code."""
     made = Provider(shared.directory or store_directory)
     yield made
     made.shutdown()
 
 
 def test_other_labels_are_shown_side_by_side(shared: Provider, later: Provider) -> None:
-    """A label more is no other shape: the series of both declarations are shown, and nothing is hidden."""
+    """Declarations that differ in labels have one shape: the series of both are shown."""
     Counter("hits", "", ["path"], provider=shared).labels("/").inc(2)
     Counter("hits", "", ["method", "path"], provider=later).labels("GET", "/").inc(3)
     collector = Collector(shared)
@@ -39,7 +39,7 @@ def test_other_labels_are_shown_side_by_side(shared: Provider, later: Provider) 
 
 
 def test_series_with_equal_labels_add_up(shared: Provider, later: Provider) -> None:
-    """Labels in another order, and a label without a value, make no other series."""
+    """Labels in another order, and labels with empty values, make no other series."""
     Counter("hits", "", ["path", "method"], provider=shared).labels("/", "GET").inc(2)
     Counter("hits", "", ["method", "path", "host"], provider=later).labels("GET", "/", "").inc(3)
 
@@ -71,7 +71,7 @@ OTHERS: dict[str, tuple[Callable[[Provider], Any], Callable[[Provider], Any], st
 
 
 def shown(collector: Collector) -> list[list[Sample]]:
-    """The samples of the metric, without times."""
+    """Return the samples of the metric, without creation times."""
     readings = [reading for reading in collector.readings() if reading.name == "m"]
     return [[sample for sample in reading.samples if sample.suffix != "_created"] for reading in readings]
 
@@ -80,7 +80,7 @@ def shown(collector: Collector) -> list[list[Sample]]:
 def test_the_later_shape_is_shown(
     shared: Provider, later: Provider, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """The other one is counted, and said once with both places; when the processes of the later one end, it is back."""
+    """The earlier shape is counted and logged once with both places; it is shown again when the later processes end."""
     first, second, particular = OTHERS[what]
     first(shared)
     collector = Collector(shared)
@@ -103,7 +103,7 @@ def test_the_later_shape_is_shown(
 
 
 def test_names_that_two_metrics_expose(shared: Provider, later: Provider, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a counter and a gauge that would both expose one name, the one that was declared later is shown."""
+    """If a counter and a gauge would expose one name, the one that was declared later is shown."""
     Counter("jobs", "", provider=shared).inc()
     Gauge("jobs_total", "", multiprocess_mode="sum", provider=later).set(7)
     collector = Collector(shared)
@@ -114,7 +114,7 @@ def test_names_that_two_metrics_expose(shared: Provider, later: Provider, caplog
 
 
 def test_infos_of_other_labels(shared: Provider, later: Provider) -> None:
-    """What was said last about each set of label values is shown, whichever declaration it belongs to."""
+    """The latest pairs of each set of label values are shown, whichever declaration they belong to."""
     old = Info("build", "", ["app"], provider=shared)
     old.labels("shop").info({"version": "1"})
     new = Info("build", "", ["app", "site"], provider=later)

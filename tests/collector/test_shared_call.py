@@ -1,16 +1,14 @@
-"""One run for all who ask at the same time, and nobody is given what was begun before the question."""
+"""SharedCall: one run serves all simultaneous callers, and no caller gets a run that began before its call."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mpmetrics.collector import shared_call
 from mpmetrics.collector.shared_call import SharedCall
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """A function whose every run is held until it is let go, and that says when each run began and ended."""
+    """A function each run of which waits until it is released, and that records when each run began and ended."""
 
     def __init__(self) -> None:
         self.begun = threading.Semaphore(0)
@@ -29,7 +27,7 @@ class Stage:
         self.failing: deque[BaseException | None] = deque()
 
     def __call__(self) -> int:
-        """Run once it is let go; which run it was."""
+        """Wait until it is released; return the number of this run."""
         self.runs += 1
         number = self.runs
         self.at_once += 1
@@ -44,16 +42,16 @@ class Stage:
 
 
 class Callers:
-    """Threads that ask, what they were given, and which of them had to wait for it."""
+    """Threads that call, their results, and which of them had to wait."""
 
-    def __init__(self, call: SharedCall[int]) -> None:
-        self.call = call
+    def __init__(self, stage: Stage) -> None:
+        self.call = SharedCall(stage, stage, sleep=self.sleep)
         self.waited: set[threading.Thread] = set()
         self.given: dict[str, object] = {}
         self.threads: dict[str, threading.Thread] = {}
 
     def ask(self, name: str) -> None:
-        """Ask on a thread of its own."""
+        """Call on a new thread."""
 
         def run() -> None:
             try:
@@ -65,19 +63,19 @@ class Callers:
         self.threads[name].start()
 
     def sleep(self, seconds: float) -> None:
-        """What a caller does between two looks at a run that goes on."""
+        """Record that a caller waits: it sleeps between two looks at a run."""
         self.waited.add(threading.current_thread())
         time.sleep(seconds)
 
     def wait_in_line(self, *names: str) -> None:
-        """Return once these callers wait for a run that goes on."""
+        """Return once all these callers wait for a run."""
         deadline = time.monotonic() + 20
         while not self.waited.issuperset(self.threads[name] for name in names):
             assert time.monotonic() < deadline, "the callers do not wait"
             time.sleep(0.001)
 
     def join(self) -> None:
-        """Wait until all were answered."""
+        """Wait until all calls have returned."""
         for thread in self.threads.values():
             thread.join(20)
             assert not thread.is_alive()
@@ -85,30 +83,28 @@ class Callers:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """The function; whatever is left of its runs is let go at the end."""
+    """The function; runs that still wait at the end of the test are released."""
     made = Stage()
     yield made
     made.go.release(100)
 
 
 @pytest.fixture
-def callers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Callers:
-    """Those who ask for it."""
-    made = Callers(SharedCall(stage, stage))
-    monkeypatch.setattr(shared_call, "time", SimpleNamespace(monotonic=time.monotonic, sleep=made.sleep))
-    return made
+def callers(stage: Stage) -> Callers:
+    """The callers of the function."""
+    return Callers(stage)
 
 
 def test_alone(stage: Stage) -> None:
-    """Calls one after another are runs one after another."""
+    """Without other callers, each call makes a run."""
     stage.go.release(3)
     call = SharedCall(stage, stage)
 
     assert [1, 2, 3] == [call(), call(), call()]
 
 
-def test_all_who_ask_during_a_run_share_the_next(stage: Stage, callers: Callers) -> None:
-    """Nine callers during a run make one run more, not nine, and none of them is given the run before."""
+def test_all_callers_during_a_run_share_the_next(stage: Stage, callers: Callers) -> None:
+    """Nine callers during a run make one more run, not nine, and none of them gets the earlier run."""
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
     later = [f"later {number}" for number in range(9)]
@@ -126,8 +122,8 @@ def test_all_who_ask_during_a_run_share_the_next(stage: Stage, callers: Callers)
     assert (2, 1) == (stage.runs, stage.most_at_once)
 
 
-def test_who_asks_during_the_shared_run_waits_for_another(stage: Stage, callers: Callers) -> None:
-    """A run that is shared by those who asked before it is too old for who asks while it goes on."""
+def test_a_caller_during_the_shared_run_waits_for_another(stage: Stage, callers: Callers) -> None:
+    """A caller during the run that earlier callers share gets the run after it."""
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
     callers.ask("second")
@@ -143,7 +139,7 @@ def test_who_asks_during_the_shared_run_waits_for_another(stage: Stage, callers:
 
 
 def test_an_error_is_the_runners_own(stage: Stage, callers: Callers) -> None:
-    """Who ran the function gets its exception; those who waited run it again and get a result."""
+    """The caller that ran the function gets its exception; the waiting callers run it again and get a result."""
     error = ZeroDivisionError()
     stage.failing.append(error)
     callers.ask("first")
@@ -160,7 +156,7 @@ def test_an_error_is_the_runners_own(stage: Stage, callers: Callers) -> None:
 
 
 def test_errors_in_a_row(stage: Stage, callers: Callers) -> None:
-    """However many runs fail, each caller gets an answer, an error or a result that is new enough, and none hangs."""
+    """If several runs fail in a row, each caller gets an error or a result that is new enough, and none hangs."""
     stage.failing.extend(ZeroDivisionError() for _ in range(3))
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
@@ -178,7 +174,7 @@ def test_errors_in_a_row(stage: Stage, callers: Callers) -> None:
 
 
 def test_works_again_after_an_error(stage: Stage) -> None:
-    """An error leaves nothing behind, one of a signal handler included."""
+    """After an error, also one raised by a signal handler, the next call works."""
     stage.failing.extend([ZeroDivisionError(), KeyboardInterrupt()])
     stage.go.release(3)
     call = SharedCall(stage, stage)
@@ -191,7 +187,7 @@ def test_works_again_after_an_error(stage: Stage) -> None:
 
 
 def test_reset_in_a_child_of_a_busy_parent(stage: Stage, callers: Callers) -> None:
-    """After a reset nobody is running: who asks then runs the function, although a run of the parent was going on."""
+    """After a reset, a call runs the function, although a run was in progress in the parent."""
     callers.ask("first")
     assert stage.begun.acquire(timeout=20)
     callers.call.reset()
@@ -201,8 +197,8 @@ def test_reset_in_a_child_of_a_busy_parent(stage: Stage, callers: Callers) -> No
     callers.join()
 
 
-def test_never_older_than_the_question() -> None:
-    """With many threads at full speed, no result began before its question; a plain cache would give such ones."""
+def test_no_result_is_older_than_its_call() -> None:
+    """With many threads at full speed, no result comes from a run before its call, as a plain cache would return."""
 
     def oldest(make: Callable[[Callable[[], int]], Callable[[], int]]) -> int:
         lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""One value over all processes, as ``Collector.value`` tells it."""
+"""``Collector.value``: one value over all processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def test_a_value_over_all_processes(shared: Provider, child: Callable[[Callable[[], object]], Any]) -> None:
-    """Of a counter it is what all have counted, the dead included; a gauge of each worker has one each."""
+    """A counter's value is the total of all processes, dead ones included; a gauge has a value for each worker."""
     counter = Counter("hits", "", ["path"], provider=shared)
     gauge = Gauge("size", "", provider=shared)
 
@@ -30,7 +30,7 @@ def test_a_value_over_all_processes(shared: Provider, child: Callable[[Callable[
 
 
 def test_names_and_labels_are_whole(provider: Provider) -> None:
-    """A sample has the name that Prometheus sees, and all its labels; an empty label is none."""
+    """The name is the one that Prometheus sees, with all labels; an empty label is the same as none."""
     Counter("hits", "", ["path", "host"], provider=provider).labels("/", "").inc(4)
     Histogram("took", "", buckets=[1, 2], provider=provider).observe(1.5)
     provider.meter("shop").counter("shop.orders", unit="1").add(6, {"status": "paid"})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Gateway(ThreadingHTTPServer):
-    """Notes requests, and answers with ``status``."""
+    """Records requests, and answers with ``status``."""
 
     def __init__(self, port: int = 0) -> None:
         self.requests: list[tuple[str, str, bytes]] = []
@@ -23,13 +23,13 @@ class Gateway(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
-        """Be gone: connections are refused from now on."""
+        """Close the port: connections are refused from now on."""
         self.shutdown()
         self.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     server: Gateway
 
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_PUT()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

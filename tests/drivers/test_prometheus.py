@@ -1,4 +1,4 @@
-"""The driver of a registry: names, types and units; once, run, start, stop."""
+"""PrometheusDriver: names, types and units; once, run, start, stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def registry(provider: Provider) -> Registry:
-    """A registry with the metrics of the original's example."""
+    """A registry with the metrics in the example of go-metrics-plus."""
     registry = Registry("test", provider=provider)
     registry.get_or_register_timer("myTimer").update(1.0)
     registry.get_or_register_counter("myCounter").inc(50)
@@ -35,7 +35,7 @@ def registry(provider: Provider) -> Registry:
 
 
 def samples(prometheus_registry: CollectorRegistry) -> dict[str, float]:
-    """What the registry shows, by name and labels, without creation times."""
+    """Return what the registry shows, by name and labels, without creation times."""
     return {
         sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(generate_latest(prometheus_registry).decode())
@@ -50,8 +50,8 @@ FIGURES = (
 )
 
 
-def test_the_original_series(registry: Registry) -> None:
-    """In gauges style, exactly those, all of them gauges."""
+def test_the_series_of_style_gauges(registry: Registry) -> None:
+    """Style gauges shows exactly the series of go-metrics-plus, all as gauges."""
     target = CollectorRegistry()
     PrometheusDriver(registry, 1, "namespace", "subsystem", target, style="gauges").once()
     shown = samples(target)
@@ -65,8 +65,8 @@ def test_the_original_series(registry: Registry) -> None:
     assert b" counter\n" not in generate_latest(target)
 
 
-def test_the_true_types(registry: Registry) -> None:
-    """In native style: counters, summaries in seconds, gauges for the rest."""
+def test_the_types_of_style_native(registry: Registry) -> None:
+    """Style native shows counters, summaries in seconds, and all else as gauges."""
     registry.get_or_register_gauge("depth").update(3)
     registry.get_or_register_healthcheck("db").healthy()
     registry.get_or_register_histogram("size").update(20)
@@ -87,7 +87,7 @@ def test_the_true_types(registry: Registry) -> None:
 
 @pytest.mark.parametrize("style", ["native", "gauges"])
 def test_promtool(provider: Provider, style: Any) -> None:
-    """It reads both styles; of its advice on names it has none for the native one."""
+    """Promtool parses both styles, and has no advice for the native one."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
@@ -103,7 +103,7 @@ def test_promtool(provider: Provider, style: Any) -> None:
         [promtool, "check", "metrics"], input=generate_latest(target), capture_output=True, timeout=50, check=False
     )
 
-    # 1 is for what cannot be read, 3 for advice: the original's gauges end with _count, _sum and _gauge.
+    # Status 1: cannot be parsed; 3: advice, because gauges end with _count, _sum and _gauge.
     advice = {line.split(" ", 1)[1] for line in (done.stdout + done.stderr).decode().splitlines() if line}
     if style == "native":
         assert (0, set()) == (done.returncode, advice)
@@ -113,7 +113,7 @@ def test_promtool(provider: Provider, style: Any) -> None:
 
 
 def test_a_counter_that_fell_is_a_gauge(registry: Registry) -> None:
-    """A scraper would take a counter's fall for a restart."""
+    """A counter that went down is shown as a gauge, because a scraper takes a fall for a restart."""
     registry.get_or_register_counter("myCounter").dec(1)
     registry.get_or_register_counter("myCounter", {"a": "b"}).inc(2)
     target = CollectorRegistry()
@@ -124,7 +124,7 @@ def test_a_counter_that_fell_is_a_gauge(registry: Registry) -> None:
 
 
 def test_units(registry: Registry) -> None:
-    """Durations come out in the unit that was asked for, and its name is in theirs."""
+    """Durations are shown in the configured unit, with its name in theirs."""
     target = CollectorRegistry()
     for unit, style in (("ms", "gauges"), ("minutes", "native")):
         config: Any = Config("", unit, registry, 1, duration_unit=unit, style=style)  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def test_units(registry: Registry) -> None:
 
 
 def test_collisions(provider: Provider) -> None:
-    """Two metrics that become one name: an error that names both; everything else is flushed."""
+    """Two metrics that get one name raise an error that names both; all others are flushed."""
     registry = Registry("test", provider=provider)
     registry.get_or_register_counter("a.b").inc(1)
     registry.get_or_register_gauge("a_b_total").update(2)
@@ -151,7 +151,7 @@ def test_collisions(provider: Provider) -> None:
 
 
 def test_what_is_unregistered_is_gone(registry: Registry) -> None:
-    """With the next flush."""
+    """An unregistered metric is missing from the next flush on."""
     target = CollectorRegistry()
     driver = PrometheusDriver(registry, 1, "", "", target)
     driver.once()
@@ -163,7 +163,7 @@ def test_what_is_unregistered_is_gone(registry: Registry) -> None:
 
 
 def test_several_drivers_on_one_registry(registry: Registry, provider: Provider) -> None:
-    """They do not get in each other's way, whether they show the same or not."""
+    """Several drivers share one prometheus_client registry, whether or not they show the same names."""
     target = CollectorRegistry()
     child = Registry("other", provider=provider)
     child.get_or_register_counter("more").inc(4)
@@ -176,7 +176,7 @@ def test_several_drivers_on_one_registry(registry: Registry, provider: Provider)
 
 
 def test_the_endpoint_shows_what_was_flushed(registry: Registry, provider: Provider) -> None:
-    """As one more source of a collector."""
+    """A collector with the driver as a source shows what was flushed."""
     driver = PrometheusDriver(registry, 1)
     collector = Collector(provider, sources=[driver.readings])
     assert b"myCounter" not in collector.render()[1]
@@ -186,7 +186,7 @@ def test_the_endpoint_shows_what_was_flushed(registry: Registry, provider: Provi
 
 
 def test_start_and_stop(registry: Registry) -> None:
-    """It flushes at once and every interval, until it is stopped; then it can be started again."""
+    """The driver flushes at once and every interval until it is stopped, and can be started again."""
     target = CollectorRegistry()
     driver = PrometheusDriver(registry, 0.05, "", "", target)
     counter = registry.get_or_register_counter("myCounter")
@@ -204,7 +204,7 @@ def test_start_and_stop(registry: Registry) -> None:
 
 
 def test_run_ends_by_a_signal_handler(registry: Registry) -> None:
-    """``run`` in the foreground, and a handler that stops it."""
+    """A signal handler ends ``run`` in the foreground."""
     driver = PrometheusDriver(registry, 60)
     before = signal.signal(signal.SIGUSR1, lambda *_: driver.stop())
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
@@ -216,13 +216,13 @@ def test_run_ends_by_a_signal_handler(registry: Registry) -> None:
         signal.signal(signal.SIGUSR1, before)
 
     assert 1 == driver.successes
-    driver.start()  # and it can run again
+    driver.start()  # it can run again
     wait_until(lambda: driver.successes == 2)
     driver.stop()
 
 
-def test_a_failure_is_said_once_and_tried_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
-    """In the background, what ``once`` raises ends nothing."""
+def test_a_failure_is_logged_once_and_tried_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of ``once`` does not end the thread; it is logged once, and counted each time."""
     registry.get_or_register_gauge("myCounter_total").update(1)
     driver = PrometheusDriver(registry, 0.02)
     driver.start()
@@ -233,7 +233,7 @@ def test_a_failure_is_said_once_and_tried_again(registry: Registry, caplog: pyte
 
 
 def test_a_forked_child_drives_nothing(registry: Registry, child: Callable[[Callable[[], object]], Any]) -> None:
-    """Until it starts the driver itself, which works."""
+    """A forked child's driver does nothing until the child starts it."""
     driver = PrometheusDriver(registry, 0.02)
     driver.start()
     wait_until(lambda: driver.successes > 0)
@@ -250,7 +250,7 @@ def test_a_forked_child_drives_nothing(registry: Registry, child: Callable[[Call
 
 
 def test_it_ticks_between_flushes(provider: Provider) -> None:
-    """Rates do not wait for a flush."""
+    """The running driver ticks the rates also between two flushes."""
     clock = [0.0]
     registry = Registry("test", provider=provider, clock=lambda: clock[0])
     meter = registry.get_or_register_meter("it")
@@ -278,11 +278,11 @@ def test_it_ticks_between_flushes(provider: Provider) -> None:
         (("registry", -1), ValueError, "-1"),
         (("registry", float("nan")), ValueError, "nan"),
         (("registry", "1"), TypeError, "'1'"),
-        (("registry", 1, 3), TypeError, "namespace is a str, not 3"),
+        (("registry", 1, 3), TypeError, "namespace must be a str, not 3"),
     ],
 )
 def test_bad_input(registry: Registry, arguments: tuple[Any, ...], error: type[Exception], words: str) -> None:
-    """An error at construction, which names the value."""
+    """Bad arguments raise an error at construction that names the value."""
     given = [registry if argument == "registry" else argument for argument in arguments]
     with pytest.raises(error, match=words):
         PrometheusDriver(*given)
@@ -290,7 +290,7 @@ def test_bad_input(registry: Registry, arguments: tuple[Any, ...], error: type[E
 
 @pytest.mark.parametrize("name", ["duration_unit", "style", "percentiles"])
 def test_bad_choices(registry: Registry, name: str) -> None:
-    """An unknown word is refused, and those that are known are named."""
+    """An unknown choice is refused, and the message names the known ones."""
     with pytest.raises(ValueError, match=f"{name}|percentiles") as caught:
         Config(registry=registry, **{name: "fortnights"})  # type: ignore[arg-type]
 
@@ -298,7 +298,7 @@ def test_bad_choices(registry: Registry, name: str) -> None:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until it holds."""
+    """Wait until the condition is true."""
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""The asynchronous examples do what their pages say."""
+"""The examples of observable instruments do what their pages say."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SCOPE = 'otel_scope_name="examples.async_metrics.demo",otel_scope_version="1.0"'
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """Return a port at which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def request(port: int, path: str, body: str | None = None) -> tuple[int, str]:
-    """Status and text of a request; GET, or with a body POST."""
+    """Return status and text of a request: GET, or POST if it has a body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET" if body is None else "POST", path, body)
@@ -43,7 +43,7 @@ def request(port: int, path: str, body: str | None = None) -> tuple[int, str]:
 
 
 def wait_until_answered(port: int, path: str) -> None:
-    """Wait until somebody answers there."""
+    """Wait until a server answers there."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -57,7 +57,7 @@ def wait_until_answered(port: int, path: str) -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts programs, which are ended with the test."""
+    """Start programs, which end with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*command: str, **env: str) -> subprocess.Popen[str]:
@@ -83,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_demo(start: Start, *, plain: bool) -> None:
-    """Scraped twice it shows 10, 20 and 30 each time, with the names that the options give; the callback ran twice."""
+    """Two scrapes both show 10, 20 and 30, with the names of the options, and the callback ran twice."""
     demo = start("examples.async_metrics.demo", "--port", "0", *(["--plain"] if plain else []))
     assert demo.stdout is not None
     port = int(re.search(r":(\d+)/metrics", demo.stdout.readline())[1])  # type: ignore[index]
@@ -104,12 +104,12 @@ def test_demo(start: Start, *, plain: bool) -> None:
 
         assert 200 == status
         assert expected == [line for line in text.splitlines() if "demo_" in line]
-        assert "somebody looks\n" == demo.stdout.readline()
+        assert "the callback runs\n" == demo.stdout.readline()
 
 
 @pytest.mark.parametrize("how", ["callbacks", "preload"])
 def test_mails(start: Start, tmp_path: Path, how: str) -> None:
-    """The queue in the database shows as it is at each scrape, once for all workers; and each worker's own figure."""
+    """Each scrape shows the queue in the database once for all workers, and a value of each worker."""
     port, metrics_port = free_port(), free_port()
     command = ["gunicorn", "--no-control-socket", "-b", f"127.0.0.1:{port}"]
     if how == "callbacks":
@@ -139,7 +139,7 @@ def test_mails(start: Start, tmp_path: Path, how: str) -> None:
 
     deadline = time.monotonic() + 20
     while (shown := scrape()) and 2 > sum(name.startswith("mail_worker_peak_memory_bytes{") for name in shown):
-        assert time.monotonic() < deadline  # until the second worker is there, too
+        assert time.monotonic() < deadline  # until the second worker has started, too
         time.sleep(0.05)
     assert 2.0 == shown[f"mail_queue_depth{scope}"]
     assert 1.0 == shown[f"mail_sent_total{scope}"]

@@ -1,4 +1,4 @@
-"""Whenever Ctrl-C comes, from the first thing that an example prints to its last step, it ends cleanly."""
+"""An example ends cleanly by Ctrl-C at any moment, from its first line of output to its last step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def run(program: str, calls: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run an example to which Ctrl-C comes right after each of these ``calls``, in the line that makes it."""
+    """Run an example once for each of these ``calls``, and interrupt it right after the call."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MPMETRICS_")}
     environ |= {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", "-c", RUN, program, calls, *arguments]
@@ -51,7 +51,7 @@ def run(program: str, calls: str, *arguments: str, cwd: Path) -> subprocess.Comp
     ],
 )
 def test_a_demo_ends_cleanly(program: str, steps: str, tmp_path: Path) -> None:
-    """While it says where it is, and while it ends."""
+    """The demo ends cleanly if it is interrupted while it prints its address, and while it ends."""
     done = run(program, f"builtins.print {steps}", "--port", "0", cwd=tmp_path)
 
     assert (0, "") == (done.returncode, done.stderr)
@@ -60,7 +60,7 @@ def test_a_demo_ends_cleanly(program: str, steps: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["builtins.print", "subprocess.Popen.__init__"])
 def test_the_shop_takes_gunicorn_along(call: str, tmp_path: Path) -> None:
-    """While it says what it starts, and while it starts it: it says that it was interrupted, and nothing runs on."""
+    """The shop, interrupted while it starts gunicorn, says that it was interrupted, and leaves no process behind."""
     with socket.socket() as one, socket.socket() as two:
         for probe in (one, two):
             probe.bind(("127.0.0.1", 0))
@@ -79,12 +79,12 @@ def test_the_shop_takes_gunicorn_along(call: str, tmp_path: Path) -> None:
 
 
 def running(word: str) -> list[int]:
-    """The processes that have this word in their command line."""
+    """Return the processes that have this word in their command line."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if word.encode() in words:
             found.append(int(path.parent.name))

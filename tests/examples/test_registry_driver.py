@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def get(port: int, path: str) -> str:
-    """The text there; waits until somebody answers."""
+    """Return the text there; wait until a server answers."""
     end = time.monotonic() + 20
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -43,7 +43,7 @@ def get(port: int, path: str) -> str:
     ],
 )
 def test_demo(style: str, lines: list[str]) -> None:
-    """It serves the three metrics, in both styles, until Ctrl-C."""
+    """The demo serves the three metrics, in both styles, until Ctrl-C."""
     command = [sys.executable, "-W", "error", "-m", "examples.registry_driver.demo", "--port", "0", "--style", style]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
@@ -58,7 +58,7 @@ def test_demo(style: str, lines: list[str]) -> None:
 
 
 def test_application(tmp_path: Path) -> None:
-    """Under gunicorn, the endpoint and the file tell what all workers served."""
+    """Under gunicorn, the endpoint and the file show what all workers served."""
     with socket.socket() as one, socket.socket() as two:
         for probe in (one, two):
             probe.bind(("127.0.0.1", 0))

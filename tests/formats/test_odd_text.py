@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mpmetrics import Collector, Counter, Enum, ExporterOptions, Gauge, Histogram, Info, Provider
 from mpmetrics.collector.reading import Reading, Sample
 from mpmetrics.drivers import PrometheusDriver
-from mpmetrics.drivers.beside import sources
-from mpmetrics.drivers.periodic import Driver
+from mpmetrics.drivers.collector_drivers import sources
+from mpmetrics.drivers.driver import Driver
 from mpmetrics.formats.text import render_openmetrics, render_text
 from mpmetrics.names import naming
 from mpmetrics.registry import Registry
@@ -171,7 +171,7 @@ def test_without_the_replacement_it_would_come_in(
     entry: Callable[[Provider, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: where text is taken as it is, it can be written neither to a slab nor to a scrape."""
-    for module in ("base", "info", "enum"):
+    for module in ("instrument", "info", "enum"):
         monkeypatch.setattr(f"mpmetrics.instruments.{module}.text", str)
     provider = Provider()
 
@@ -274,7 +274,9 @@ def test_rendering_never_fails() -> None:
 def test_the_hot_path_does_not_check(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is looked at when a series is made, and not again; by the compiled core not in Python."""
     calls: list[object] = []
-    monkeypatch.setattr("mpmetrics.instruments.base.text", lambda value: calls.append(value) or naming.text(value))
+    monkeypatch.setattr(
+        "mpmetrics.instruments.instrument.text", lambda value: calls.append(value) or naming.text(value)
+    )
     counter = Counter("a", "A.", ["x"], provider=provider)
     calls.clear()
     for _ in range(100):

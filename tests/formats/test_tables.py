@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 import mpmetrics
-from mpmetrics.collector.families import families
-from mpmetrics.collector.view import ExporterOptions, view
+from mpmetrics.collector.exporter_options import ExporterOptions, apply_options
+from mpmetrics.collector.prometheus_families import prometheus_families
 from mpmetrics.formats.text import render_openmetrics, render_text
 
 if TYPE_CHECKING:
@@ -98,15 +98,15 @@ def test_tables_are_samples(where: str, tmp_path_factory: pytest.TempPathFactory
             readings = collector.readings()
             for options in OPTIONS:
                 for utf8 in (False, True):
-                    shown = view(readings, options, resource=provider.resource, utf8=utf8, complain=str)
-                    again = view(readings, options, resource=provider.resource, utf8=utf8, complain=str)
+                    shown = apply_options(readings, options, resource=provider.resource, utf8=utf8, complain=str)
+                    again = apply_options(readings, options, resource=provider.resource, utf8=utf8, complain=str)
                     names = data.draw(st.sampled_from([(), ("c_total", "h_bucket", "g_min"), ("u", "h")]))
                     for render in (render_text, render_openmetrics):
                         tables = render(shown, names)
                         assert tables == render(as_samples(again), names)
         readings = [one for one in collector.readings() if not one.name.startswith("mpmetrics_")]
         whole = render_openmetrics(collector.exported(readings)).decode()
-        assert samples_of(parse_openmetrics(whole)) == samples_of(families(collector.exported(readings)))
+        assert samples_of(parse_openmetrics(whole)) == samples_of(prometheus_families(collector.exported(readings)))
         names = {family.name for family in collector.collect()}
         assert names >= {family.name for family in parse_openmetrics(whole)}
     finally:

@@ -1,4 +1,4 @@
-"""Requests counted around WSGI and ASGI applications, and calls to others: exactly, and with bounded attributes."""
+"""Requests of WSGI and ASGI applications, and calls to other servers, are counted exactly, with bounded attributes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ GET = {"http_request_method": "GET", "url_scheme": "http", "otel_scope_name": "m
 
 
 class Counted:
-    """What a provider's HTTP metrics are, by name and the labels beside those of a GET."""
+    """The HTTP metrics of a provider, by name and by the labels that differ from those of a GET."""
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
 
     def __call__(self, provider: Provider, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-        """The series of a metric."""
+        """Return the series of a metric."""
         return {
             tuple(pair for pair in labels if GET.get(pair[0]) != pair[1]): value
             for (shown, labels), value in self._shown(provider).items()
@@ -39,12 +39,12 @@ class Counted:
 
 @pytest.fixture
 def counted(shown: Shown) -> Counted:
-    """Reads what was counted."""
+    """Read what was counted."""
     return Counted(shown)
 
 
 def call(app: Any, *, close: bool = True, **environ: Any) -> bytes:
-    """Send a WSGI application a request; its answer. An iterator is read to its end unless it is not to be closed."""
+    """Send a request to a WSGI application; return its answer. Read an iterator to its end, unless close is False."""
     wsgiref.util.setup_testing_defaults(environ)
     answer = app(environ, lambda _status, _headers, _exc_info=None: lambda _data: None)
     if not close:
@@ -57,7 +57,7 @@ def call(app: Any, *, close: bool = True, **environ: Any) -> bytes:
 
 
 def hello(environ: Any, start_response: Any) -> list[bytes]:
-    """Answers at once, with the route that it has."""
+    """Answer at once, and store the route."""
     environ["mpmetrics.route"] = "/hello/{name}"
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"hello", b"!"]
@@ -67,7 +67,7 @@ OK = (("http_response_status_code", "200"), ("http_route", "/hello/{name}"))
 
 
 def test_wsgi(provider: Provider, counted: Counted) -> None:
-    """Duration and sizes by route, method and status; none is active when it is over."""
+    """Durations and sizes are counted by route, method and status; no request is active at the end."""
     app = wsgiref.validate.validator(WSGIMiddleware(hello, provider=provider))
     for _ in range(3):
         environ: dict[str, Any] = {"SCRIPT_NAME": "", "PATH_INFO": "/hello/anna", "QUERY_STRING": ""}
@@ -79,8 +79,8 @@ def test_wsgi(provider: Provider, counted: Counted) -> None:
     assert {(): 0.0} == counted(provider, "server_active_requests")
 
 
-def test_what_clients_make_up(provider: Provider, counted: Counted) -> None:
-    """Unknown methods and schemes, and paths without a route, are one series each."""
+def test_methods_schemes_and_paths_that_clients_invent(provider: Provider, counted: Counted) -> None:
+    """All unknown methods, all unknown schemes, and all paths without a route make one series each."""
     app = WSGIMiddleware(lambda _environ, start: start("404 Not Found", []) and [], provider=provider)
     for number in range(20):
         call(app, PATH_INFO=f"/made/up/{number}", REQUEST_METHOD=f"X{number}", **{"wsgi.url_scheme": f"s{number}"})
@@ -95,7 +95,7 @@ def test_what_clients_make_up(provider: Provider, counted: Counted) -> None:
     [("5", b"hello", 5.0), (None, b"hello", 5.0), ("", b"hello", 5.0), ("-1", b"hello", 5.0)],
 )
 def test_size_of_requests(provider: Provider, counted: Counted, length: str | None, sent: bytes, size: float) -> None:
-    """What the client says, or where it says nothing of use, as for a chunked body, what was read of it."""
+    """The size is the Content-Length; without a valid one, as for a chunked body, the bytes that were read."""
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         stream = environ["wsgi.input"]
@@ -113,8 +113,8 @@ def test_size_of_requests(provider: Provider, counted: Counted, length: str | No
     assert [size] == list(counted(provider, "server_request_body_size_bytes_sum").values())
 
 
-def test_a_body_that_is_made_while_it_is_sent(provider: Provider, counted: Counted) -> None:
-    """It is counted with its end, however it ends; until then the request is active."""
+def test_a_body_that_is_produced_while_it_is_sent(provider: Provider, counted: Counted) -> None:
+    """The request is active until the end of its body, and counted then, however the body ends."""
     closed = []
 
     class Body:
@@ -150,7 +150,7 @@ def _environ() -> dict[str, Any]:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_an_application_that_raises(provider: Provider, counted: Counted, *, late: bool) -> None:
-    """It counts as a 500 with the type of the error, before or within the body, and the error goes on."""
+    """An exception, before or within the body, counts as a 500 with its type, and is raised again."""
 
     def body() -> Iterator[bytes]:
         yield b"a"
@@ -171,8 +171,8 @@ def test_an_application_that_raises(provider: Provider, counted: Counted, *, lat
     assert {(): 0.0} == counted(provider, "server_active_requests")
 
 
-def test_a_route_that_cannot_be_told(provider: Provider, counted: Counted) -> None:
-    """The request is answered and counted without it."""
+def test_a_route_function_that_raises(provider: Provider, counted: Counted) -> None:
+    """The request is answered, and counted without a route."""
     app = WSGIMiddleware(hello, route=lambda environ: environ["nothing"], provider=provider)
 
     assert b"hello!" == call(app)
@@ -180,7 +180,7 @@ def test_a_route_that_cannot_be_told(provider: Provider, counted: Counted) -> No
 
 
 def test_a_file_that_the_server_sends(provider: Provider, counted: Counted) -> None:
-    """The server finds the file as the application gave it, or it could not send it by itself."""
+    """The server gets the file wrapper unchanged, so it can send the file itself."""
 
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
@@ -195,7 +195,7 @@ def test_a_file_that_the_server_sends(provider: Provider, counted: Counted) -> N
 
 
 def ask(app: Any, messages: list[dict[str, Any]], **scope: Any) -> list[dict[str, Any]]:
-    """Send an ASGI application a request; the messages it answers with."""
+    """Send a request to an ASGI application; return the messages of its answer."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -209,13 +209,13 @@ def ask(app: Any, messages: list[dict[str, Any]], **scope: Any) -> list[dict[str
 
 
 class Found:
-    """A route as Starlette finds it."""
+    """A route as Starlette stores it in the scope."""
 
     path = "/hello/{name}"
 
 
 async def asgi_hello(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the request, finds its route and answers in two parts."""
+    """Read the request, store its route and answer in two parts."""
     while (await receive()).get("more_body"):
         pass
     scope["route"] = Found()
@@ -225,7 +225,7 @@ async def asgi_hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_asgi(provider: Provider, counted: Counted) -> None:
-    """The same for ASGI: route, status and sizes, declared or not."""
+    """An ASGI request is counted with route, status and sizes, with a Content-Length and without."""
     app = ASGIMiddleware(asgi_hello, provider=provider)
     parts = [{"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.request", "body": b"c"}]
     assert 3 == len(ask(app, parts))
@@ -237,8 +237,8 @@ def test_asgi(provider: Provider, counted: Counted) -> None:
     assert {(): 0.0} == counted(provider, "server_active_requests")
 
 
-def test_asgi_that_raises_and_what_is_no_request(provider: Provider, counted: Counted) -> None:
-    """An error counts as a 500 and goes on; a lifespan passes through."""
+def test_asgi_that_raises_and_a_lifespan(provider: Provider, counted: Counted) -> None:
+    """An exception counts as a 500 and is raised again; a lifespan passes through."""
 
     async def bad(_scope: Any, _receive: Any, _send: Any) -> None:
         raise OSError
@@ -260,7 +260,7 @@ def test_asgi_that_raises_and_what_is_no_request(provider: Provider, counted: Co
 
 
 def test_calls_to_others(provider: Provider, counted: Counted) -> None:
-    """By method, server and status, or the type of the error, which goes on."""
+    """Calls count by method, server and status, or by the type of the exception, which is raised again."""
     calls = HTTPClientMetrics(provider)
     with calls.request("GET", "api.example.org", 443) as one:
         one.status = 204

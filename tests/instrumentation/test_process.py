@@ -1,4 +1,4 @@
-"""The processes' own figures: for each living worker, and totals that outlive the dead."""
+"""Process metrics: a series for each living worker, and totals that outlive dead ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from mpmetrics import Collector, Provider
 from mpmetrics.instrumentation import observe_process
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ NAMES = {
 
 
 def figures(source: Any) -> dict[str, dict[str, float]]:
-    """Values by name and labels, without the scope's."""
+    """Return values by name and labels, without the labels of the scope."""
     found: dict[str, dict[str, float]] = {}
     for line in Collector(source, worker_timeout=5).render()[1].decode().splitlines():
         if match := re.match(r'((?:process|python)_\w+)\{otel_scope_name="[\w.]+",?(.*)\} (\S+)$', line):
@@ -45,7 +45,7 @@ def figures(source: Any) -> dict[str, dict[str, float]]:
 
 
 def test_one_process(provider: Provider) -> None:
-    """All of them are there under the names that dashboards know, with values that can be; asked for again, too."""
+    """All process metrics have the names that dashboards know, and plausible values, also if observed twice."""
     observe_process(provider)
     observe_process(provider)
     before = time.process_time()
@@ -63,7 +63,7 @@ def test_one_process(provider: Provider) -> None:
 
 
 def test_many_processes(shared: Provider, child: Start) -> None:
-    """A series for each living worker; the CPU time of all of them never decreases, whoever is killed."""
+    """Each living worker has a series; the CPU time of all workers never decreases, also when one is killed."""
     observe_process(shared)
 
     def work() -> None:
@@ -88,7 +88,7 @@ def test_many_processes(shared: Provider, child: Start) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_under_gunicorn(times: int) -> None:
-    """install() registers them once, however often the configuration is read."""
+    """install() registers them once, however often gunicorn reads the configuration."""
     provider = Provider()
     for _ in range(times):
         observe_process(provider)

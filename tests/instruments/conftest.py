@@ -1,4 +1,4 @@
-"""Processes that are started afresh, for the tests here."""
+"""Processes that are spawned, not forked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def spawned() -> Callable[..., str]:
-    """Run Python code in a process of its own, with these arguments; its standard output."""
+    """Run Python code in a new process with these arguments; return its standard output."""
 
     def run(code: str, *arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Threads, forked and spawned processes: nothing is lost, nothing is counted twice."""
+"""Threads, forked and spawned processes: no increment is lost, and none is counted twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _in_threads(work: Callable[[], object]) -> None:
 
 @pytest.mark.usefixtures("restless")
 def test_threads(provider: Provider, shown: Shown) -> None:
-    """Operations of many threads on one series all count."""
+    """All operations of many threads on one series count."""
     counter = Counter("c", "", ["x"], provider=provider)
     gauge = Gauge("g", "", multiprocess_mode="sum", provider=provider)
     both = UpDownCounter("u", "", provider=provider)
@@ -74,7 +74,7 @@ def test_threads(provider: Provider, shown: Shown) -> None:
 
 @pytest.mark.usefixtures("restless")
 def test_threads_make_one_series(provider: Provider, shown: Shown) -> None:
-    """Threads that use new label values at the same time all write to the same series."""
+    """Threads that use the same new label values at the same time write to one series."""
     counter = Counter("c", "", ["x"], provider=provider)
 
     def work() -> None:
@@ -88,7 +88,7 @@ def test_threads_make_one_series(provider: Provider, shown: Shown) -> None:
 
 @pytest.mark.usefixtures("restless")
 def test_threads_declare_one_metric(provider: Provider, shown: Shown) -> None:
-    """Threads that declare the same metrics at the same time all get the same ones."""
+    """Threads that declare the same metrics at the same time share them."""
 
     def work() -> None:
         for number in range(200):
@@ -100,13 +100,13 @@ def test_threads_declare_one_metric(provider: Provider, shown: Shown) -> None:
 
 
 def test_threads_declare_at_the_same_moment(provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that both find a metric not declared yet share it all the same; the slow way to see it, for sure."""
+    """Two threads that both find a metric undeclared share it: both checks end before either thread adds it."""
     check, both = Declared.check, threading.Barrier(2)
 
     def check_together(declared: Declared, family: Family) -> Family | None:
         found = check(declared, family)
         if found is None:
-            with contextlib.suppress(threading.BrokenBarrierError):  # one comes at a time, as it should be
+            with contextlib.suppress(threading.BrokenBarrierError):  # the threads come one at a time
                 both.wait(0.5)
         return found
 
@@ -127,7 +127,7 @@ def test_threads_declare_at_the_same_moment(provider: Provider, shown: Shown, mo
 
 @pytest.mark.usefixtures("restless")
 def test_threads_remove_and_count(provider: Provider, shown: Shown) -> None:
-    """Removal in one thread while others count and scrape raises nothing, and other series are exact."""
+    """Removals in one thread while others count and scrape raise nothing, and other series are exact."""
     counter = Counter("c", "", ["x"], provider=provider)
     collector = Collector(provider)
 
@@ -148,7 +148,7 @@ def test_threads_remove_and_count(provider: Provider, shown: Shown) -> None:
 
 
 def test_forked_while_other_threads_count(shared: Provider, child: Any, shown: Shown) -> None:
-    """A process forked at any moment goes on counting by itself; the parent's counts are the parent's alone."""
+    """A process that is forked at any moment counts on its own; the parent's counts are not counted twice."""
     counter = Counter("c", "", ["x"], provider=shared)
     done = threading.Event()
     counted = 0
@@ -172,7 +172,7 @@ def test_forked_while_other_threads_count(shared: Provider, child: Any, shown: S
 
 
 def test_spawned_processes(store_directory: str, spawned: Callable[..., str], shown: Shown) -> None:
-    """A process that finds the store by its environment counts into it; what it counted stays."""
+    """A spawned process finds the store by its environment and counts in it, and its counts stay after its end."""
     code = """
 import os, sys
 os.environ["MPMETRICS_DIR"] = sys.argv[1]
@@ -192,8 +192,8 @@ Histogram("h", "", buckets=[1]).observe(0.5)
     assert 1.0 == actual["h_sum", ()]
 
 
-def test_nothing_set_up(spawned: Callable[..., str]) -> None:
-    """Without a store the same code counts in private memory, which the default collector shows."""
+def test_without_a_store(spawned: Callable[..., str]) -> None:
+    """Without a store, the same code counts in private memory, and the default collector shows it."""
     code = """
 import os
 os.environ.pop("MPMETRICS_DIR", None)
@@ -210,7 +210,7 @@ print(Collector().render()[1].decode())
 
 @pytest.mark.usefixtures("restless")
 def test_threads_past_the_cap() -> None:
-    """Threads that come past a cap at the same time raise nothing, and each use is counted, from the first one on."""
+    """Threads that pass the cap at the same time raise nothing, and each use of the overflow series is counted."""
     for _ in range(100):
         provider = Provider()
         counter = Counter("c", "", ["x"], max_series=1, provider=provider)

@@ -1,6 +1,6 @@
-"""Two different metrics of one name: within a process an error that names both places; between processes both count.
+"""Two different metrics of one name: an error with both places within a process; between processes, both count.
 
-Of two processes' metrics the one is shown that was declared later; the other one is kept, and said in the log.
+Of the metrics of two processes, the one that was declared later is shown; the other is kept and logged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HERE = Path(__file__).name
 
 Make = Callable[[Provider], Any]
 
-# The first metric, the second one, and words for what differs.
+# The first metric, the second one, and words of the message for the difference.
 DIFFERENT: dict[str, tuple[Make, Make, list[str]]] = {
     "kind": (
         lambda p: Gauge("a", "", multiprocess_mode="sum", provider=p),
@@ -118,7 +118,7 @@ def _check(error: ConflictError, first: Make, second: Make, words: list[str]) ->
 
 @pytest.mark.parametrize("what", list(DIFFERENT))
 def test_in_one_process(provider: Provider, what: str) -> None:
-    """The second declaration raises ConflictError, says what differs and both places; the first metric stays."""
+    """The second declaration raises ConflictError with the difference and both places; the first metric stays."""
     first, second, words = DIFFERENT[what]
     metric = first(provider)
     if metric._family.labels:
@@ -133,7 +133,7 @@ def test_in_one_process(provider: Provider, what: str) -> None:
 
 
 TOGETHER = ("labels", "order of labels", "unit")
-"""Differences that do not keep the series of two processes from being shown side by side."""
+"""Differences with which the series of two processes are still shown side by side."""
 
 Log = pytest.LogCaptureFixture
 
@@ -142,7 +142,7 @@ Log = pytest.LogCaptureFixture
 def elsewhere(
     request: pytest.FixtureRequest, store_directory: str, child: Any
 ) -> Iterator[Callable[[Callable[[Provider], None]], None]]:
-    """Has something done in another provider of the store: this process's, or that of one that lives or has ended."""
+    """Runs a function with another provider of the store: of this process, a living one, or one that has ended."""
     own = Provider(store_directory)
 
     def act(work: Callable[[Provider], None]) -> None:
@@ -161,7 +161,7 @@ def elsewhere(
 
 
 def _count(make: Make) -> Callable[[Provider], None]:
-    """Makes a metric and counts once in it."""
+    """Make a metric and count once in it."""
 
     def work(provider: Provider) -> None:
         metric = make(provider)
@@ -177,7 +177,7 @@ def _count(make: Make) -> Callable[[Provider], None]:
 
 
 def _merged(shown: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> collections.Counter[Any]:
-    """What is shown, whichever worker it is of."""
+    """Add up what is shown, over the ``worker`` label."""
     merged: collections.Counter[Any] = collections.Counter()
     for (name, labels), value in shown.items():
         merged[name, tuple(pair for pair in labels if pair[0] != "worker")] += value  # type: ignore[assignment]
@@ -188,7 +188,7 @@ def _merged(shown: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> coll
 def test_in_another_process(
     store_directory: str, what: str, elsewhere: Callable[..., None], caplog: Log, shown: Callable[[Any], Any]
 ) -> None:
-    """Nothing is refused. With other labels both are shown; else the one declared later, which is said with places."""
+    """Both declarations count. With other labels both are shown, else the later one; the log has both places."""
     first, second, words = DIFFERENT[what]
     elsewhere(_count(first))
     alone = _merged(shown(store_directory))
@@ -214,8 +214,8 @@ def test_in_another_process(
         assert word in lines[0]
 
 
-def test_the_hidden_ones_values_are_kept(store_directory: str, child: Any, shown: Callable[[Any], Any]) -> None:
-    """When the process whose metric is shown has ended, what the other one has counted all the while is shown."""
+def test_the_values_of_a_hidden_metric_are_kept(store_directory: str, child: Any, shown: Callable[[Any], Any]) -> None:
+    """When the process of the shown metric has ended, the other metric is shown with everything it has counted."""
     mine = Provider(store_directory)
     hits = Counter("a", "", provider=mine)
     hits.inc()
@@ -232,7 +232,7 @@ def test_the_hidden_ones_values_are_kept(store_directory: str, child: Any, shown
 def test_declared_by_a_spawned_process(
     store_directory: str, spawned: Callable[..., str], shown: Callable[[Any], Any]
 ) -> None:
-    """Processes that were started by themselves, old code and new, serve on and count."""
+    """Spawned processes with old and new code both count."""
     code = """
 import sys
 from mpmetrics.instruments import Counter
@@ -248,7 +248,7 @@ Counter("a", "", ["x"], provider=Provider(sys.argv[1])).labels("1").inc()
 
 
 def test_a_refused_metric_counts_nowhere(provider: Provider, shown: Callable[[Any], Any]) -> None:
-    """A conflict leaves neither a family nor a name behind: what it would have been can be declared elsewhere."""
+    """A refused declaration leaves no family and no name behind, so another metric can have its sample names."""
     Counter("a", "", provider=provider).inc()
     with pytest.raises(ConflictError):
         Histogram("a", "", provider=provider)
@@ -274,7 +274,7 @@ SAME: list[tuple[Make, Make]] = [
 
 @pytest.mark.parametrize("at", range(len(SAME)))
 def test_no_conflict(provider: Provider, at: int) -> None:
-    """Help texts, caps and ways of writing the same thing do not make two metrics."""
+    """Other help texts, other caps, and other ways to write the same labels or buckets are no conflict."""
     first, second = SAME[at]
     first(provider)
     second(provider)

@@ -1,4 +1,4 @@
-"""The same operations on prometheus_client's instruments and on these show the same families."""
+"""Differential test: the same operations on prometheus_client's instruments and on ours show the same families."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STATES = ["idle", "busy", "gone"]
 BUCKETS = (-1.0, 0.5, 2.0, 1e6)
 
-# Metrics by a short name: kind and keyword arguments that both libraries take.
+# Metrics by a short name: kind and keyword arguments of both libraries.
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "counter": ("Counter", {}),
     "sum": ("Gauge", {"multiprocess_mode": "sum"}),
@@ -72,7 +72,7 @@ class Bench:
             make = getattr(library, kind)
             self.plain[name] = make(f"{name}_plain", f"help of {name}", **arguments, **common)
             self.labelled[name] = make(f"{name}_by", f"help of {name}", ["x", "y"], **arguments, **common)
-        # What was never set or said is no value here, and a zero or an empty info there.
+        # A gauge or info that was never set has no value here; in prometheus_client it is zero or empty.
         for name in ("max", "recent"):
             self.plain[name].set(0)
         self.plain["info"].info({"version": "0"})
@@ -95,14 +95,21 @@ Families = dict[str, tuple[str, str, str, list[tuple[str, list[tuple[str, str]],
 
 
 def families(collector: Any) -> Families:
-    """What a collector shows, in an order of its own and without creation times; NaN equals itself."""
+    """Return what a collector shows, sorted, without creation times and without empty labels; NaN equals itself.
+
+    An empty label is the same as none, in Prometheus and here; prometheus_client shows it.
+    """
     return {
         family.name: (
             family.type,
             family.documentation,
             family.unit,
             sorted(
-                (sample.name, sorted(sample.labels.items()), repr(float(sample.value) + 0.0))
+                (
+                    sample.name,
+                    sorted(pair for pair in sample.labels.items() if pair[1]),
+                    repr(float(sample.value) + 0.0),
+                )
                 for sample in family.samples
                 if not sample.name.endswith("_created")
             ),
@@ -114,7 +121,7 @@ def families(collector: Any) -> Families:
 
 @contextlib.contextmanager
 def provider(where: str) -> Iterator[Provider]:
-    """A provider on private memory or on a store of its own."""
+    """Make a provider on private memory or on a new store."""
     directory = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm") if where == "store" else None
     made = Provider(directory)
     try:
@@ -129,7 +136,7 @@ def provider(where: str) -> Iterator[Provider]:
 @given(operations=operations)
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_same_families_as_prometheus_client(where: str, operations: list[Any]) -> None:
-    """Any writes and removals lead to the same names, types, help texts, labels and values in both libraries."""
+    """After any writes and removals, both libraries show the same names, types, help texts, labels and values."""
     registry = prometheus_client.CollectorRegistry()
     theirs = Bench(prometheus_client, registry=registry)
     with provider(where) as ours_in:
@@ -142,7 +149,7 @@ def test_same_families_as_prometheus_client(where: str, operations: list[Any]) -
 
 
 def test_the_comparison_can_fail() -> None:
-    """One operation more on one side shows in the comparison, in every metric."""
+    """The control: in each metric, one more operation on one side makes the comparison fail."""
     for name, argument in {"counter": 1, "sum": 1, "max": 1, "recent": 1, "summary": 1, "enum": "busy"}.items():
         method = {"counter": "inc", "summary": "observe", "enum": "state"}.get(name, "set")
         registry = prometheus_client.CollectorRegistry()
@@ -183,8 +190,8 @@ REFUSED = {
 @pytest.mark.parametrize("where", ["private", "store"])
 @pytest.mark.parametrize("what", list(REFUSED))
 def test_same_refusals_as_prometheus_client(where: str, what: str) -> None:
-    """What prometheus_client refuses is refused with the same class of error, and changes nothing that is shown."""
-    with pytest.raises(Exception) as theirs:  # noqa: PT011 (which words, is the library's affair)
+    """A call that prometheus_client refuses raises the same class of error here, and changes no shown value."""
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 (the words are prometheus_client's)
         REFUSED[what](Bench(prometheus_client, registry=None))
     with provider(where) as ours_in:
         ours = Bench(instruments, provider=ours_in)

@@ -1,4 +1,4 @@
-"""Every method that prometheus_client's instruments have, on private memory and on a store."""
+"""Every method of prometheus_client's instruments, on private memory and on a store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 
 def test_counter_adds_up(provider: Provider, shown: Shown) -> None:
-    """A counter adds one, or what it is given, and is exposed with _total, whatever it was called."""
+    """A counter adds 1 or the given amount, and is exposed with one _total, whether or not its name has one."""
     Counter("a", "", provider=provider).inc()
     second = Counter("b_total", "", provider=provider)
     second.inc(2)
@@ -31,7 +31,7 @@ def test_counter_adds_up(provider: Provider, shown: Shown) -> None:
 
 
 def test_labels_by_position_and_name(provider: Provider, shown: Shown) -> None:
-    """Label values are taken as str, in the order of the names or by name, and make one series either way."""
+    """Label values are converted by str; by position and by name they make the same series."""
     counter = Counter("hits", "", ["method", "code"], provider=provider)
     counter.labels("GET", 200).inc()
     counter.labels(code="200", method="GET").inc()
@@ -47,7 +47,7 @@ def test_labels_by_position_and_name(provider: Provider, shown: Shown) -> None:
 
 
 def test_labels_returns_one_child(provider: Provider) -> None:
-    """The same label values give the same object, so that it can be kept."""
+    """The same label values return the same object."""
     counter = Counter("hits", "", ["method"], provider=provider)
 
     assert counter.labels("GET") is counter.labels(method="GET")
@@ -55,7 +55,7 @@ def test_labels_returns_one_child(provider: Provider) -> None:
 
 @pytest.mark.parametrize("seen_before", [False, True])
 def test_label_values_that_are_str(provider: Provider, shown: Shown, *, seen_before: bool) -> None:
-    """A value that is a str but prints otherwise is the text it holds, whether or not that text has a series yet."""
+    """A subclass of str counts as the text it holds, not as its str(), whether or not that series exists."""
 
     class Method(str, enum.Enum):  # noqa: UP042 (a StrEnum prints as its value)
         GET = "get"
@@ -69,7 +69,7 @@ def test_label_values_that_are_str(provider: Provider, shown: Shown, *, seen_bef
 
 
 def test_parts_of_the_name(provider: Provider, shown: Shown) -> None:
-    """Namespace, subsystem, name and unit are joined; a unit that the name ends with is not added again."""
+    """Namespace, subsystem, name and unit are joined; a unit at the end of the name is not added again."""
     Counter("sent", "", (), "app", "net", "bytes", provider=provider).inc()
     Gauge("used_bytes", "", namespace="app", unit="bytes", multiprocess_mode="sum", provider=provider).set(1)
     Counter("read_bytes_total", "", unit="bytes", provider=provider).inc()
@@ -79,7 +79,7 @@ def test_parts_of_the_name(provider: Provider, shown: Shown) -> None:
 
 
 def test_gauge_moves(provider: Provider, shown: Shown) -> None:
-    """A gauge can be set and moved both ways, and takes what float() takes."""
+    """A gauge can be set, incremented and decremented, with everything that float() converts."""
     gauge = Gauge("a", "", multiprocess_mode="sum", provider=provider)
     gauge.set("2.5")  # type: ignore[arg-type]
     gauge.inc()
@@ -91,14 +91,14 @@ def test_gauge_moves(provider: Provider, shown: Shown) -> None:
 
 
 def test_gauge_by_worker(provider: Provider, shown: Shown) -> None:
-    """By default a gauge has a series a worker, numbered from 0."""
+    """By default a gauge has a series for each worker, numbered from 0."""
     Gauge("a", "", provider=provider).set(3)
 
     assert {("a", (("worker", "0"),)): 3.0} == shown(provider)
 
 
 def test_set_to_current_time(provider: Provider, shown: Shown) -> None:
-    """set_to_current_time stores the Unix time, on the metric, on a child and in the mostrecent mode."""
+    """set_to_current_time stores the Unix time, on the metric, on a series and in mode mostrecent."""
     before = time.time()
     Gauge("a", "", multiprocess_mode="max", provider=provider).set_to_current_time()
     Gauge("b", "", ["x"], multiprocess_mode="max", provider=provider).labels("1").set_to_current_time()
@@ -111,7 +111,7 @@ def test_set_to_current_time(provider: Provider, shown: Shown) -> None:
 
 @pytest.mark.parametrize("kind", [Gauge, UpDownCounter])
 def test_track_inprogress(provider: Provider, shown: Shown, kind: Any) -> None:
-    """track_inprogress counts up within the code, as a context manager and a decorator, and down after an error too."""
+    """track_inprogress adds 1 within the code, as context manager and decorator, and subtracts it, after errors too."""
     metric = kind("a", "", multiprocess_mode="sum", provider=provider)
     child = kind("b", "", ["x"], multiprocess_mode="sum", provider=provider).labels("1")
     within = []
@@ -131,7 +131,7 @@ def test_track_inprogress(provider: Provider, shown: Shown, kind: Any) -> None:
 
 
 def test_updowncounter_cannot_be_set(provider: Provider) -> None:
-    """A sum over processes cannot be set by one of them."""
+    """An up-down counter has no set: one process cannot set a sum over processes."""
     metric = UpDownCounter("a", "", provider=provider)
 
     assert not callable(getattr(metric, "set", None))
@@ -140,7 +140,7 @@ def test_updowncounter_cannot_be_set(provider: Provider) -> None:
 
 
 def test_updowncounter_moves(provider: Provider, shown: Shown) -> None:
-    """An up-down counter goes both ways, below zero too, and is exposed as a gauge."""
+    """An up-down counter goes up and down, also below zero, and is exposed as a gauge."""
     metric = UpDownCounter("a", "", provider=provider)
     metric.inc(2)
     metric.dec(5)
@@ -149,7 +149,7 @@ def test_updowncounter_moves(provider: Provider, shown: Shown) -> None:
 
 
 def test_count_exceptions(provider: Provider, shown: Shown) -> None:
-    """count_exceptions counts those of its types, lets them through, and leaves the others alone."""
+    """count_exceptions counts exceptions of its types and raises them again; it does not count others."""
     counter = Counter("a", "", provider=provider)
     child = Counter("b", "", ["x"], provider=provider).labels("1")
 
@@ -157,7 +157,7 @@ def test_count_exceptions(provider: Provider, shown: Shown) -> None:
     def fail(error: type[BaseException]) -> None:
         raise error
 
-    with pytest.raises(ValueError), child.count_exceptions((ValueError, KeyError)):  # noqa: PT011 (which words, is the library's affair)
+    with pytest.raises(ValueError), child.count_exceptions((ValueError, KeyError)):  # noqa: PT011 (raised by the test itself)
         fail(ValueError)
     with pytest.raises(KeyboardInterrupt), child.count_exceptions(ValueError):
         fail(KeyboardInterrupt)
@@ -168,7 +168,7 @@ def test_count_exceptions(provider: Provider, shown: Shown) -> None:
 
 
 def test_histogram_counts_by_bucket(provider: Provider, shown: Shown) -> None:
-    """A value falls into the first bucket whose bound is not below it; buckets are cumulative, +Inf is everything."""
+    """A value falls into the first bucket whose bound is not below it; shown buckets are cumulative."""
     histogram = Histogram("a", "", buckets=(1, 2.5, "5"), provider=provider)
     for value in (0, 1, 1.5, 5, 6, math.inf):
         histogram.observe(value)
@@ -181,7 +181,7 @@ def test_histogram_counts_by_bucket(provider: Provider, shown: Shown) -> None:
 
 
 def test_default_buckets_are_prometheus_clients(provider: Provider, shown: Shown) -> None:
-    """Without buckets a histogram has those of prometheus_client."""
+    """The default buckets are those of prometheus_client."""
     assert prometheus_client.Histogram.DEFAULT_BUCKETS == Histogram.DEFAULT_BUCKETS
 
     Histogram("a", "", provider=provider).observe(0.06)
@@ -189,7 +189,7 @@ def test_default_buckets_are_prometheus_clients(provider: Provider, shown: Shown
 
 
 def test_summary(provider: Provider, shown: Shown) -> None:
-    """A summary has the number of values and their sum, negative ones included."""
+    """A summary has the count of values and their sum, negative ones included."""
     summary = Summary("a", "", ["x"], provider=provider)
     summary.labels("1").observe(2.5)
     summary.labels(x=1).observe(-1)
@@ -200,7 +200,7 @@ def test_summary(provider: Provider, shown: Shown) -> None:
 
 @pytest.mark.parametrize("kind", [Histogram, Summary])
 def test_time_observes(provider: Provider, shown: Shown, kind: Any) -> None:
-    """time() observes how long the code took, as context manager and decorator, on metric and child, after an error."""
+    """time() observes the duration, as context manager and decorator, on metric and series, also after an error."""
     metric = kind("a", "", provider=provider)
     labelled = kind("b", "", ["x"], provider=provider)
 
@@ -221,7 +221,7 @@ def test_time_observes(provider: Provider, shown: Shown, kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [Gauge, Histogram, Summary])
 def test_labels_chosen_on_the_timer(provider: Provider, shown: Shown, kind: Any) -> None:
-    """As in prometheus_client, a labelled metric's timer may be given its labels before it ends."""
+    """As in prometheus_client, labels can be given to the timer of a labelled metric while it runs."""
     metric = kind("a", "", ["x"], provider=provider)
     with metric.time() as timer:
         timer.labels("late")
@@ -231,7 +231,7 @@ def test_labels_chosen_on_the_timer(provider: Provider, shown: Shown, kind: Any)
 
 
 def test_gauge_time_sets(provider: Provider, shown: Shown) -> None:
-    """A gauge's time() sets it to how long the code took last."""
+    """A gauge's time() sets it to the duration of the last call."""
     gauge = Gauge("a", "", multiprocess_mode="max", provider=provider)
     gauge.set(1e9)
     recent = Gauge("b", "", multiprocess_mode="mostrecent", provider=provider)
@@ -244,7 +244,7 @@ def test_gauge_time_sets(provider: Provider, shown: Shown) -> None:
 
 
 def test_mostrecent_can_only_be_set(provider: Provider, shown: Shown) -> None:
-    """As in prometheus_client, a gauge of mode mostrecent cannot be moved: RuntimeError, and the value stays."""
+    """As in prometheus_client, a gauge of mode mostrecent has no increments: RuntimeError, and the value stays."""
     gauge = Gauge("a", "", multiprocess_mode="mostrecent", provider=provider)
     child = Gauge("b", "", ["x"], multiprocess_mode="livemostrecent", provider=provider).labels("1")
     for metric in (gauge, child):
@@ -256,8 +256,8 @@ def test_mostrecent_can_only_be_set(provider: Provider, shown: Shown) -> None:
     assert {("a", ()): 5.0, ("b", (("x", "1"),)): 5.0} == shown(provider)
 
 
-def test_info_shows_what_was_said_last(provider: Provider, shown: Shown) -> None:
-    """Pairs replace the earlier ones as a whole; what was said before can be said again."""
+def test_info_shows_the_latest_pairs(provider: Provider, shown: Shown) -> None:
+    """New pairs replace all earlier ones; earlier pairs can be set again."""
     info = Info("build", "", provider=provider)
     for pairs in ({"version": "1", "host": "a"}, {"version": "2"}, {"version": "1", "host": "a"}, {"version": "2"}):
         info.info(pairs)
@@ -265,8 +265,10 @@ def test_info_shows_what_was_said_last(provider: Provider, shown: Shown) -> None
         assert expected == shown(provider)
 
 
-def test_info_said_by_two_at_the_same_moment(provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes first to take back what was said before does not take back what has been said since."""
+def test_info_set_by_two_threads_at_the_same_moment(
+    provider: Provider, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that ends the earlier series does not end the series of a thread that came in meanwhile."""
     info = Info("build", "The build.", provider=provider)
     info.info({"version": "0"})
     forget = Info._forget
@@ -284,7 +286,7 @@ def test_info_said_by_two_at_the_same_moment(provider: Provider, shown: Shown, m
 
 
 def test_info_with_labels(provider: Provider, shown: Shown) -> None:
-    """Each set of label values has its pairs; one said anew leaves the others alone. No pairs are pairs, too."""
+    """Each set of label values has its own pairs, which may be empty; setting one set does not change the others."""
     info = Info("build", "", ["app"], provider=provider)
     info.labels("a").info({"version": "1"})
     info.labels("b").info({"version": 1})
@@ -300,7 +302,7 @@ def test_info_with_labels(provider: Provider, shown: Shown) -> None:
 
 
 def test_info_from_nothing_to_something(provider: Provider, shown: Shown) -> None:
-    """A labelled info that said no pairs can say some later."""
+    """A labelled info whose pairs were empty can get pairs later."""
     info = Info("build", "", ["app"], provider=provider)
     info.labels("a").info({})
     info.labels("a").info({"version": "2"})
@@ -309,7 +311,7 @@ def test_info_from_nothing_to_something(provider: Provider, shown: Shown) -> Non
 
 
 def test_info_labels_are_not_its_pairs(provider: Provider) -> None:
-    """Label values that look like a label and the pairs said for it are the wrong number of labels."""
+    """Pairs cannot be passed to labels() behind the label values: that is a wrong number of labels."""
     info = Info("build", "", ["app"], provider=provider)
     info.labels("a").info({"version": "2"})
 
@@ -318,7 +320,7 @@ def test_info_labels_are_not_its_pairs(provider: Provider) -> None:
 
 
 def test_info_takes_another_set_at_its_cap(provider: Provider, shown: Shown) -> None:
-    """At the cap of a metric, pairs still replace pairs: a series goes, a series comes."""
+    """At the cap of a metric, new pairs still replace the old ones: the old series ends first."""
     info = Info("build", "", provider=provider, max_series=1)
     info.info({"version": "1"})
     info.info({"version": "2"})
@@ -327,7 +329,7 @@ def test_info_takes_another_set_at_its_cap(provider: Provider, shown: Shown) -> 
 
 
 def test_enum_states(provider: Provider, shown: Shown) -> None:
-    """An enum is in its first state until another is set; just one state is true."""
+    """An enum is in its first state until another is set; exactly one state is true."""
     task = Enum("task", "", states=["starting", "running"], provider=provider)
     before = shown(provider)
     task.state("running")
@@ -337,7 +339,7 @@ def test_enum_states(provider: Provider, shown: Shown) -> None:
 
 
 def test_enum_with_labels(provider: Provider, shown: Shown) -> None:
-    """Each set of label values is in a state of its own."""
+    """Each set of label values has its own state."""
     task = Enum("task", "", ["name"], states=("on", "off"), provider=provider)
     task.labels("a").state("off")
     task.labels(name="b").state("on")
@@ -369,7 +371,7 @@ def _label_sets(actual: dict[tuple[str, tuple[tuple[str, str], ...]], float]) ->
 
 @pytest.mark.parametrize("at", KINDS)
 def test_remove(provider: Provider, shown: Shown, at: int) -> None:
-    """Remove takes one series away, of any kind; what is not there may be removed, too."""
+    """remove() removes one series of any kind; removing a series that does not exist is no error."""
     metric, write = _all_kinds(provider)[at]
     for labels in ("12", "13", "22"):
         write(metric.labels(*labels))
@@ -382,7 +384,7 @@ def test_remove(provider: Provider, shown: Shown, at: int) -> None:
 
 @pytest.mark.parametrize("at", KINDS)
 def test_remove_by_labels(provider: Provider, shown: Shown, at: int) -> None:
-    """remove_by_labels takes away all series that have these label values, and none for no labels."""
+    """remove_by_labels() removes all series with these label values; with no labels it removes none."""
     metric, write = _all_kinds(provider)[at]
     for labels in ("12", "13", "22"):
         write(metric.labels(*labels))
@@ -395,7 +397,7 @@ def test_remove_by_labels(provider: Provider, shown: Shown, at: int) -> None:
 
 @pytest.mark.parametrize("at", KINDS)
 def test_clear_and_begin_anew(provider: Provider, shown: Shown, at: int) -> None:
-    """Clear takes all series of the metric away, of the others none; a series that comes back begins anew."""
+    """clear() removes all series of this metric alone; a series that is made again starts at zero."""
     kinds = _all_kinds(provider)
     metric, write = kinds[at]
     other, write_other = kinds[(at + 1) % len(kinds)]
@@ -411,7 +413,7 @@ def test_clear_and_begin_anew(provider: Provider, shown: Shown, at: int) -> None
 
 
 def test_clear_without_labels_does_nothing(provider: Provider, shown: Shown) -> None:
-    """A metric without labels keeps its value when it is cleared, as in prometheus_client."""
+    """clear() does nothing to a metric without labels, as in prometheus_client."""
     counter = Counter("a", "", provider=provider)
     counter.inc()
     counter.clear()
@@ -421,7 +423,7 @@ def test_clear_without_labels_does_nothing(provider: Provider, shown: Shown) -> 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 5, 7])
 def test_writes_to_a_removed_child_go_nowhere(provider: Provider, shown: Shown, at: int) -> None:
-    """Whoever still holds a removed series may write to it, to no effect, not even on the series made anew."""
+    """Writes to the object of a removed series have no effect, also not on a new series of the same labels."""
     metric, write = _all_kinds(provider)[at]
     held = metric.labels("1", "2")
     write(held)
@@ -436,7 +438,7 @@ def test_writes_to_a_removed_child_go_nowhere(provider: Provider, shown: Shown, 
 
 
 def test_the_same_metric_twice(provider: Provider, shown: Shown) -> None:
-    """Declaring a metric again gives another object for the same values, labelled or not."""
+    """Declaring a metric again makes another object with the same values, labelled or not."""
     for _ in range(2):
         Counter("a", "one text", provider=provider).inc()
         Counter("b", "another", ["x"], provider=provider).labels("1").inc()
@@ -453,7 +455,7 @@ def test_label_names_from_any_iterable(provider: Provider, shown: Shown) -> None
 
 @pytest.mark.parametrize("kind", ["Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"])
 def test_same_public_methods_as_prometheus_client(kind: str) -> None:
-    """Each instrument has what prometheus_client's has, but for what a shared store cannot do."""
+    """Each instrument has the public methods of prometheus_client's, except those that a shared store cannot offer."""
     ours, theirs = globals()[kind], getattr(prometheus_client, kind)
     collector_side = {"collect", "describe"}
     not_over_processes = {"reset", "set_function"}

@@ -1,4 +1,4 @@
-"""Label values that are long, or many: cut, or counted in the overflow series, and said once in the log."""
+"""Label values that are long or many: they are cut or counted in the overflow series, and the log says so once."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CUT = "x" * 1023 + "…"
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[str], int]:
-    """How many warnings have these words."""
+    """Return how many warnings contain these words."""
     caplog.set_level(logging.WARNING, "mpmetrics")
     return lambda words: sum(words in record.getMessage() for record in caplog.records)
 
 
 def test_a_long_value_is_cut(provider: Provider, shown: Shown, said: Callable[[str], int]) -> None:
-    """What is past 1,024 characters is left out, which an ellipsis marks; the log says so once for each metric."""
+    """A value of more than 1,024 characters is cut and ends in an ellipsis; the log says so once for each metric."""
     counter = Counter("c", "", ["a", "b"], provider=provider)
     for _ in range(2):
         counter.labels(LONG, "y" * 1024).inc()
@@ -45,7 +45,7 @@ def test_a_long_value_is_cut(provider: Provider, shown: Shown, said: Callable[[s
 
 
 def test_other_long_values(provider: Provider, shown: Shown, said: Callable[[str], int]) -> None:
-    """Attributes, info values and the labels of registries likewise."""
+    """Attributes, info values and the labels of registries are cut, too."""
     meter = provider.meter("m")
     orders = meter.counter("orders")
     orders.add(1, {"status": LONG})
@@ -62,7 +62,7 @@ def test_other_long_values(provider: Provider, shown: Shown, said: Callable[[str
 
 
 def test_many_bytes_of_values_overflow(provider: Provider, shown: Shown, said: Callable[[str], int]) -> None:
-    """Past 4 MiB of label values, a metric that is within its cap counts in the overflow series; others go on."""
+    """A metric within its cap, but with over 4 MiB of label values, uses its overflow series; other metrics do not."""
     counter = Counter("c", "", ["a"], provider=provider, max_series=20_000)
     other = Gauge("g", "", ["a"], multiprocess_mode="sum", provider=provider)
     for number in range(4500):
@@ -76,8 +76,8 @@ def test_many_bytes_of_values_overflow(provider: Provider, shown: Shown, said: C
     assert 1 == said("metric 'c' has no room for more series")
 
 
-def test_the_overflow_is_said_once_for_each_metric(provider: Provider, said: Callable[[str], int]) -> None:
-    """However often it comes, and whoever declared the metric again."""
+def test_the_overflow_is_logged_once_for_each_metric(provider: Provider, said: Callable[[str], int]) -> None:
+    """The log has one line for each metric, however often it overflows and is declared."""
     for _ in range(3):
         for kind, name in ((Counter, "c"), (Histogram, "h")):
             metric: Any = kind(name, "", ["a"], max_series=1, provider=provider)  # type: ignore[operator]
@@ -89,12 +89,12 @@ def test_the_overflow_is_said_once_for_each_metric(provider: Provider, said: Cal
 
 
 def test_the_count_of_overflows_has_a_cap_itself(provider: Provider, shown: Shown) -> None:
-    """Its own overflow is not counted, and does not go on for ever."""
+    """The self-metric's own overflow is not counted, so it does not recurse without end."""
     for number in range(3):
         counter = Counter(f"c{number}", "", ["a"], max_series=1, provider=provider)
         counter.labels("a")
         if not number:
-            counter.labels("b").inc()  # so that the count is there
+            counter.labels("b").inc()  # so that the count exists
             children = provider.memory.find("mpmetrics_series_overflows")
             assert children is not None
             for other in range(children.limit):
@@ -104,8 +104,8 @@ def test_the_count_of_overflows_has_a_cap_itself(provider: Provider, shown: Show
     assert {0.0, 1.0, 2.0} == set(shown(provider).values())
 
 
-def test_what_one_process_says_anew_ends_nobody_elses(shared: Provider, child: Any, shown: Shown) -> None:
-    """An info that is said again takes the place of this process's; of several processes, the latest shows."""
+def test_new_pairs_of_one_process_end_no_series_of_others(shared: Provider, child: Any, shown: Shown) -> None:
+    """New pairs replace those of this process alone; the latest pairs of all processes are shown."""
     info = Info("i", "", provider=shared)
     info.info({"version": "1"})
     theirs = child(lambda: info.info({"version": "2"}))

@@ -1,4 +1,4 @@
-"""Wrong names, labels, buckets, states, modes and amounts: refused with words that help, and nothing is changed."""
+"""Wrong names, labels, buckets, states, modes and amounts raise errors that name the value, and change nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAN = math.nan
 SIMPLE = [Counter, UpDownCounter, Gauge, Histogram, Summary, Info]
 LABELLED = ["x", "y"]
 
-# What is refused, the error, and words that its message must have.
+# What is refused, the error, and words that its message must contain.
 DECLARATIONS: dict[str, tuple[Callable[[Provider], object], type[Exception], list[str]]] = {
     "empty name": (lambda p: Counter("", "", provider=p), ValueError, ["name"]),
     "name with a dash": (lambda p: Counter("a-b", "", provider=p), ValueError, ["a-b"]),
@@ -86,7 +86,7 @@ DECLARATIONS: dict[str, tuple[Callable[[Provider], object], type[Exception], lis
 
 @pytest.mark.parametrize("what", list(DECLARATIONS))
 def test_bad_declaration(provider: Provider, what: str) -> None:
-    """A bad declaration raises an error that says what is wrong, and leaves no family behind."""
+    """A bad declaration raises an error that names the problem, and leaves no family behind."""
     declare, error, words = DECLARATIONS[what]
     with pytest.raises(error) as raised:
         declare(provider)
@@ -99,7 +99,7 @@ def test_bad_declaration(provider: Provider, what: str) -> None:
     ("name", "labels"), [("a:b", ()), ("_a", ["_x"]), ("A9", ["le", "quantile", "worker"]), ("a", ["x" * 500])]
 )
 def test_good_declaration(provider: Provider, name: str, labels: list[str]) -> None:
-    """What the data model allows is allowed; reserved are only the labels that the kind itself uses."""
+    """All names of the data model are accepted; only the labels that a kind itself uses are reserved."""
     Counter(name, "", labels, provider=provider)
     shown = [family.name for family in Collector(provider).collect() if not family.name.startswith("mpmetrics_")]
 
@@ -107,7 +107,7 @@ def test_good_declaration(provider: Provider, name: str, labels: list[str]) -> N
 
 
 def test_worker_may_be_a_label_of_a_merged_gauge(provider: Provider) -> None:
-    """Only the modes with a series a worker need the label `worker` for themselves."""
+    """Only the modes with a series for each worker reserve the label `worker`."""
     gauge = Gauge("a", "", ["worker"], multiprocess_mode="max", provider=provider)
     gauge.labels("me").set(1)
 
@@ -132,7 +132,7 @@ USES: dict[str, tuple[Callable[[dict[str, Any]], object], type[Exception], list[
     "too many labels": (lambda m: m["labelled"].labels("1", "2", "3"), ValueError, ["labelled", "3 values"]),
     "unknown label": (lambda m: m["labelled"].labels(x="1", z="2"), ValueError, ["labelled", "z"]),
     "missing label": (lambda m: m["labelled"].labels(x="1"), ValueError, ["labelled", "y"]),
-    "both ways": (lambda m: m["labelled"].labels("1", y="2"), ValueError, ["labelled", "not both"]),
+    "both ways": (lambda m: m["labelled"].labels("1", y="2"), ValueError, ["labelled", "or all by name"]),
     "labels of none": (lambda m: m["counter"].labels("1"), ValueError, ["counter", "no labels"]),
     "no labels of none": (lambda m: m["counter"].labels(), ValueError, ["counter", "no labels"]),
     "without labels": (lambda m: m["labelled"].inc(), ValueError, ["labelled", "x, y"]),
@@ -175,7 +175,7 @@ def _metrics(provider: Provider) -> dict[str, Any]:
 
 @pytest.mark.parametrize("what", list(USES))
 def test_bad_use(provider: Provider, shown: Callable[[Any], object], what: str) -> None:
-    """A bad call raises an error that says what is wrong, and no value and no series is another one after it."""
+    """A bad call raises an error that names the problem, and changes no value and no series."""
     use, error, words = USES[what]
     metrics = _metrics(provider)
     before = shown(provider)
@@ -189,7 +189,7 @@ def test_bad_use(provider: Provider, shown: Callable[[Any], object], what: str) 
 
 
 def test_no_series_for_a_child_that_was_refused(provider: Provider, shown: Callable[[Any], object]) -> None:
-    """Label sets that are refused leave no series behind."""
+    """Refused label values leave no series behind."""
     _metrics(provider)["labelled"].labels("1", "2")
     before = shown(provider)
     for values in ((), ("1",), ("1", "2", "3")):
@@ -201,11 +201,11 @@ def test_no_series_for_a_child_that_was_refused(provider: Provider, shown: Calla
 
 @pytest.mark.parametrize("kind", SIMPLE)
 def test_repr_names_the_metric(provider: Provider, kind: Any) -> None:
-    """An instrument's repr has its kind and its name, for messages."""
+    """An instrument's repr has its kind and its name."""
     assert f"{kind.__name__}('some_name')" == repr(kind("some_name", "", provider=provider))
 
 
 def test_enum_whose_name_is_no_label_name(provider: Provider) -> None:
-    """An enum's name is a label name, too, so a colon in it is refused: Prometheus would refuse the whole scrape."""
+    """An enum's name is also a label name, so a colon in it is refused: Prometheus would reject the whole scrape."""
     with pytest.raises(ValueError, match="job:state"):
         Enum("job:state", "", states=["on"], provider=provider)

@@ -1,4 +1,4 @@
-"""A cap on the series of a metric, with an overflow series for what is past it."""
+"""The cap on the series of a metric, and the overflow series for label sets past it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Shown = Callable[[Any], dict[tuple[str, tuple[tuple[str, str], ...]], float]]
 
 
 def _overflows(source: Any) -> dict[str, float]:
-    """The count of overflows by metric."""
+    """Return the self-metric of overflows, by metric."""
     return {
         sample.labels["metric"]: sample.value
         for family in Collector(source).collect()
@@ -30,7 +30,7 @@ def _overflows(source: Any) -> dict[str, float]:
 
 
 def test_past_the_cap(provider: Provider, shown: Shown) -> None:
-    """Label sets past the cap share the overflow series, nothing is lost, and each use is counted."""
+    """Label sets past the cap share the overflow series; no amount is lost, and each use is counted."""
     counter = Counter("a", "", ["x"], max_series=2, provider=provider)
     for value in "abcd":
         counter.labels(value).inc()
@@ -47,7 +47,7 @@ def test_past_the_cap(provider: Provider, shown: Shown) -> None:
 
 
 def test_below_the_cap(provider: Provider) -> None:
-    """At the cap but not past it nothing overflows, and there is no count of it."""
+    """A metric at its cap does not overflow, and the self-metric does not exist."""
     counter = Counter("a", "", ["x"], max_series=2, provider=provider)
     counter.labels("a").inc()
     counter.labels("b").inc()
@@ -56,7 +56,7 @@ def test_below_the_cap(provider: Provider) -> None:
 
 
 def test_every_kind_overflows(provider: Provider, shown: Shown) -> None:
-    """Each kind of metric has its overflow series, which carries what its kind carries."""
+    """Each kind of metric has an overflow series with the samples of its kind."""
     common: dict[str, Any] = {"max_series": 1, "provider": provider}
     for value in "ab":
         Gauge("g", "", ["x"], multiprocess_mode="max", **common).labels(value).set(2)
@@ -82,7 +82,7 @@ def test_every_kind_overflows(provider: Provider, shown: Shown) -> None:
 
 
 def test_a_label_named_like_the_overflow_series(provider: Provider) -> None:
-    """A label of the overflow series' name is refused, or at least makes no second series of the same labels."""
+    """A label with the name of the overflow label is refused, or at least makes no second series with equal labels."""
     try:
         counter = Counter("a", "", ["otel_metric_overflow"], max_series=1, provider=provider)
     except ValueError:
@@ -100,7 +100,7 @@ def test_a_label_named_like_the_overflow_series(provider: Provider) -> None:
 
 
 def test_info_past_the_cap_is_counted(provider: Provider, shown: Shown) -> None:
-    """An info past its cap is not silently absent: it is counted like any other."""
+    """An info past its cap is counted as an overflow, not silently absent."""
     info = Info("i", "", ["x"], max_series=1, provider=provider)
     info.labels("a").info({"v": "1"})
     info.labels("b").info({"v": "1"})
@@ -110,7 +110,7 @@ def test_info_past_the_cap_is_counted(provider: Provider, shown: Shown) -> None:
 
 
 def test_room_again_after_removal(provider: Provider, shown: Shown) -> None:
-    """A removed series makes room for another label set; the overflow series stays what it was."""
+    """A removed series makes room for another label set; the overflow series keeps its value."""
     counter = Counter("a", "", ["x"], max_series=1, provider=provider)
     counter.labels("a").inc()
     counter.labels("b").inc()
@@ -122,7 +122,7 @@ def test_room_again_after_removal(provider: Provider, shown: Shown) -> None:
 
 
 def test_each_process_has_its_own_cap(shared: Provider, child: Any, shown: Shown) -> None:
-    """The cap counts the series that a process uses itself; the overflow series of all processes are one."""
+    """The cap counts only the series of this process; all processes share one overflow series."""
     counter = Counter("a", "", ["x"], max_series=3, provider=shared)
     counter.labels("mine").inc()
 
@@ -145,8 +145,8 @@ def test_each_process_has_its_own_cap(shared: Provider, child: Any, shown: Shown
     assert {"a": 2.0} == _overflows(shared)
 
 
-def test_it_is_said_once(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the metric whose cap is passed, and the way out, with the first one past it and never again."""
+def test_the_overflow_is_logged_once(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    """The first label set past the cap logs the metric and the way out; later ones log nothing."""
     counters = [Counter(name, "", ["x"], max_series=1, provider=provider) for name in "ab"]
     for counter in counters:
         counter.labels("first").inc()
@@ -160,7 +160,7 @@ def test_it_is_said_once(provider: Provider, caplog: pytest.LogCaptureFixture) -
 
 
 def test_past_the_bytes_of_a_metrics_label_values(provider: Provider, shown: Shown) -> None:
-    """A metric within its cap whose label values take too much room overflows; nothing is lost, others stay shown."""
+    """A metric within its cap whose label values take too many bytes overflows; no amount is lost."""
     counter, other = (Counter(name, "", ["x"], provider=provider) for name in ("large", "other"))
     for number in range(5000):
         counter.labels(f"{number:01000}").inc()
@@ -179,7 +179,7 @@ def test_past_the_bytes_of_a_metrics_label_values(provider: Provider, shown: Sho
 def test_long_label_values_are_cut(
     provider: Provider, shown: Shown, caplog: pytest.LogCaptureFixture, *, named: bool
 ) -> None:
-    """1,024 characters are kept, of longer ones the last is an ellipsis: by position or by name, said once."""
+    """A longer value is cut to 1,024 characters with an ellipsis, by position and by name, and logged once."""
     counter = Counter("a", "", ["x"], provider=provider)
 
     def labels(value: str) -> Any:
@@ -199,7 +199,7 @@ def test_long_label_values_are_cut(
 
 
 def test_room_made_by_another_process(shared: Provider, child: Any, shown: Shown) -> None:
-    """A series that another process removes makes room here."""
+    """A series that another process removes makes room in this one."""
     counter = Counter("a", "", ["x"], max_series=1, provider=shared)
     counter.labels("a").inc()
     child(lambda: counter.remove("a"))
@@ -209,7 +209,7 @@ def test_room_made_by_another_process(shared: Provider, child: Any, shown: Shown
 
 
 def test_cap_without_labels(provider: Provider, shown: Shown) -> None:
-    """A metric without labels has its one series whatever the cap."""
+    """A metric without labels has its one series with any cap."""
     Counter("a", "", max_series=1, provider=provider).inc()
 
     assert {("a_total", ()): 1.0} == shown(provider)
@@ -217,7 +217,7 @@ def test_cap_without_labels(provider: Provider, shown: Shown) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_refused_label_sets_take_no_memory(provider: Provider, *, keep: bool) -> None:
-    """Thousands of label sets past the cap leave memory where it was; the control, below the cap, does not."""
+    """Thousands of label sets past the cap do not grow memory; the control, below the cap, does."""
     counter = Counter("a", "", ["x"], max_series=10_000 if keep else 10, provider=provider)
     for number in range(20):
         counter.labels(f"warm {number}").inc()

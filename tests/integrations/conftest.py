@@ -1,4 +1,4 @@
-"""A gunicorn of its own for each test: on free ports, with its log at hand, gone when the test ends."""
+"""A gunicorn server for each test, on free ports, with its log; it ends with the test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -44,14 +43,7 @@ def app(environ, start_response):
 
 
 PATIENCE = 60.0
-"""Seconds that a test waits for what takes one or two on a machine that does nothing else."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+"""Seconds to wait for what takes one or two on a quiet machine: the limit only ends what hangs."""
 
 
 def wait_for(condition: Callable[[], object], seconds: float = PATIENCE, what: str = "") -> object:
@@ -71,17 +63,23 @@ def wait_for(condition: Callable[[], object], seconds: float = PATIENCE, what: s
 
 @pytest.fixture(name="wait_for")
 def wait_for_fixture() -> Callable[..., object]:
-    """The function above, for tests of other servers."""
+    """The function ``wait_for``, for tests of other servers."""
     return wait_for
 
 
 class Server:
-    """gunicorn with the endpoint, in a directory of its own."""
+    """gunicorn on ``port`` with the endpoint on ``metrics_port``, in the directory ``home`` of its own."""
 
     def __init__(
-        self, home: Path, *arguments: str, config: str | None = None, env: dict[str, str] | None = None
+        self,
+        home: Path,
+        port: int,
+        metrics_port: int,
+        *arguments: str,
+        config: str | None = None,
+        env: dict[str, str] | None = None,
     ) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port, self.metrics_port = port, metrics_port
         self.home = home
         self.log = home / "log"
         (home / "shopapp.py").write_text(APPLICATION)
@@ -99,38 +97,38 @@ class Server:
         self.environ = {name: value for name, value in environ.items() if value}
         # The script, not ``-m gunicorn``, which cannot start itself again on SIGUSR2.
         command = [str(Path(sys.executable).with_name("gunicorn")), "-c", chosen, "-b", f"127.0.0.1:{self.port}"]
-        # A worker that gets its SIGTERM while it boots does not hear it: gunicorn then waits this long.
+        # A worker ignores a SIGTERM that arrives while it boots; gunicorn then waits this long.
         command += ["--graceful-timeout", "5", "--no-control-socket"]
         self.command = [*command, *arguments, "shopapp:app"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
-        """Start it and wait until application and endpoint answer."""
+        """Start it and wait until the application and the endpoint answer."""
         self.launch()
         self.wait()
         return self
 
     def launch(self) -> None:
-        """Start it and do not wait."""
+        """Start it, without waiting."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.home, env=self.environ, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self) -> None:
-        """Wait until application and endpoint answer."""
-        wait_for(lambda: self.get("/ready"), what=f"the application:\n{self.log.read_text()}")
-        wait_for(self.scrape, what="the endpoint")
+        """Wait until the application and the endpoint answer."""
+        self.wait_for(lambda: self.get("/ready"), what="the application")
+        self.wait_for(self.scrape, what="the endpoint")
 
     @property
     def pid(self) -> int:
-        """The master's process id."""
+        """Return the master's process id."""
         assert self.process is not None
         return self.process.pid
 
     def fetch(self, port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-        """Status and body of a request on a new connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        """Return status and body of a request on a new connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 2)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
@@ -139,31 +137,31 @@ class Server:
             connection.close()
 
     def get(self, path: str) -> bytes:
-        """What the application answers."""
+        """Return the application's answer."""
         status, body = self.fetch(self.port, path)
         assert status == 200
         return body
 
     def scrape(self) -> str:
-        """What the endpoint answers."""
+        """Return the endpoint's answer."""
         status, body = self.fetch(self.metrics_port, "/metrics")
         assert status == 200
         return body.decode()
 
     def value(self, series: str, text: str | None = None) -> float:
-        """The value of a series in ``text`` or a new scrape; 0 when it is not there."""
+        """Return the value of a series in ``text`` or in a new scrape; 0 if it is absent."""
         found = re.search(rf"^{re.escape(series)} (\S+)$", text or self.scrape(), re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE, what: str = "") -> object:
-        """What ``condition`` returns once it is true; fails the test, and shows the log, after ``seconds``."""
+        """Return what ``condition`` returns once that is true; after ``seconds``, fail the test and show the log."""
         try:
             return wait_for(condition, seconds, what)
         except pytest.fail.Exception as failure:
             pytest.fail(f"{failure}\n{self.log.read_text()}")
 
     def children(self, pid: int | None = None) -> list[int]:
-        """Processes whose parent is the master, or ``pid``; zombies left out."""
+        """Return the processes whose parent is the master, or ``pid``, without zombies."""
         parent = pid or self.pid
         found = []
         for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
@@ -173,7 +171,7 @@ class Server:
         return found
 
     def collector(self) -> int | None:
-        """The process that listens on the metrics port."""
+        """Return the process that listens at the metrics port."""
         inodes = set()
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
@@ -188,36 +186,36 @@ class Server:
         return None
 
     def workers(self) -> list[int]:
-        """The workers' process ids."""
+        """Return the workers' process ids."""
         return [pid for pid in self.children() if pid != self.collector()]
 
     def signal(self, number: int) -> None:
-        """Send the master a signal."""
+        """Send a signal to the master."""
         os.kill(self.pid, number)
 
     def stop(self) -> int:
-        """End it with SIGTERM; its exit status."""
+        """End it with SIGTERM; return its exit status."""
         assert self.process is not None
         self.signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
     def kill_everything(self) -> None:
-        """End what is left of it."""
+        """Kill the processes that are left of it."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
 
 
 @pytest.fixture
-def port() -> int:
-    """A port that nobody listens on at the moment."""
+def port(free_port: Callable[[], int]) -> int:
+    """Return a port at which no process listens."""
     return free_port()
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """Makes servers; they are gone when the test ends."""
+def serve(free_port: Callable[[], int]) -> Iterator[Callable[..., Server]]:
+    """Make servers, which end with the test."""
     servers: list[Server] = []
     homes: list[Path] = []
 
@@ -225,7 +223,7 @@ def serve() -> Iterator[Callable[..., Server]]:
         home = Path(tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm"))
         home.chmod(0o755)
         homes.append(home)
-        servers.append(Server(home, *arguments, **options))  # type: ignore[arg-type]
+        servers.append(Server(home, free_port(), free_port(), *arguments, **options))  # type: ignore[arg-type]
         return servers[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""Callbacks under gunicorn: run once for the whole server or once in each worker, and never at a scrape's expense."""
+"""Callbacks under gunicorn run once for the whole server or once in each worker, and never break a scrape."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def app(scope, receive, send):
 
 @pytest.fixture
 def serving(serve: Serve) -> Serve:
-    """Starts a server whose application has callbacks, in ``mode``; their module is named, unless ``named`` is not."""
+    """Start a server whose application has callbacks, in ``mode``; ``named``: the configuration names their module."""
 
     def start(
         *arguments: str,
@@ -125,27 +125,27 @@ def serving(serve: Serve) -> Serve:
 
 
 def notes(server: Any, name: str) -> list[str]:
-    """The processes that a callback noted, a line each run."""
+    """Return the process ids that a callback wrote, a line at each run."""
     path = server.home / name
     return path.read_text().splitlines() if path.exists() else []
 
 
 def answering(server: Any, number: int) -> None:
-    """Wait until so many workers answer the collector."""
+    """Wait until ``number`` workers answer the collector."""
     server.wait_for(lambda: server.value('worker{otel_scope_name="test"}') == number, what=f"{number} workers")
 
 
 def value(name: str, text: str) -> float | None:
-    """The value of a series of the test's meter; None when it is not there."""
+    """Return the value of a series of the test's meter; None if it is absent."""
     found = re.search(rf'^{name}{{otel_scope_name="test"}} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else None
 
 
 @pytest.mark.parametrize("how", ["named", "preloaded", "configured"])
 def test_each_once_a_collection(serving: Serve, how: str) -> None:
-    """4 workers, 50 scrapes at once: host callbacks ran as often as there were collections, workers' each as often."""
+    """With 4 workers and 50 scrapes at once, host callbacks run once a collection, worker callbacks once a worker."""
     preload = ["--preload"] if how == "preloaded" else []
-    # The machine may be busy: each worker is waited for.
+    # The machine may be busy, so the test waits for each worker.
     arguments = "callbacks=['metrics'], worker_timeout=20" if how == "configured" else "worker_timeout=20"
     config = f"from mpmetrics.integrations.gunicorn import install\ninstall(globals(), {arguments})\n"
     server = serving("-w", "4", *preload, named="metrics" if how == "named" else "", config=config)
@@ -167,7 +167,7 @@ def test_each_once_a_collection(serving: Serve, how: str) -> None:
     by_worker = [notes(server, "worker").count(pid) for pid in workers]
     ran = server.value('mpmetrics_callback_duration_seconds_count{callback="worker"}', text)
     assert ran == len(notes(server, "worker"))
-    # They were asked as soon as each was there, and once for each collection from then on.
+    # Each worker was asked from its start on, once for each collection.
     assert max(by_worker) <= collections
     before = by_worker
     for _ in range(5):
@@ -179,8 +179,8 @@ def test_each_once_a_collection(serving: Serve, how: str) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
-def test_one_that_raises(serving: Serve) -> None:
-    """The others are there each time; the error is counted each time and logged once."""
+def test_a_callback_that_raises(serving: Serve) -> None:
+    """Each scrape shows the other callbacks' values; the error is counted each time and logged once."""
     server = serving("-w", "2", mode="raise")
     for count in range(1, 4):
         before = server.value("mpmetrics_collections_total")
@@ -191,8 +191,8 @@ def test_one_that_raises(serving: Serve) -> None:
     assert 1 == server.log.read_text().count("ZeroDivisionError('division by zero')")
 
 
-def test_one_that_sleeps(serving: Serve) -> None:
-    """It costs one scrape its deadline, and none after that; the rest is complete each time."""
+def test_a_callback_that_sleeps(serving: Serve) -> None:
+    """A callback that sleeps delays one scrape by its deadline and no later one; each scrape has all other values."""
     server = serving("-w", "2", mode="sleep")
     for _ in range(4):
         start = time.monotonic()
@@ -204,9 +204,9 @@ def test_one_that_sleeps(serving: Serve) -> None:
 
 
 def test_a_scraper_that_cannot_wait(serving: Serve) -> None:
-    """What the scraper says about its patience shortens the deadline."""
+    """A scraper's timeout header shortens the deadline of callbacks."""
     server = serving("-w", "1", mode="sleep", named="")
-    # Not imported by the collector so far: its first scrape is the one below.
+    # The collector has not imported the module yet; its first scrape is the one below.
     (server.home / "slow.py").write_text(
         "import time, mpmetrics\n"
         "mpmetrics.get_meter('test').observable_gauge('slow', callback=lambda _: time.sleep(50), timeout=40)\n"
@@ -225,15 +225,15 @@ def test_a_scraper_that_cannot_wait(serving: Serve) -> None:
 
 
 def scrape_or_not(server: Any) -> str | None:
-    """A scrape, or None when the connection broke."""
+    """Return a scrape, or None if the connection broke."""
     try:
         return str(server.scrape())
     except (OSError, http.client.HTTPException):
         return None
 
 
-def test_one_that_ends_the_process(serving: Serve) -> None:
-    """The collector is back soon each time; the second time in a row the callback is left out until a reload."""
+def test_a_callback_that_ends_the_process(serving: Serve) -> None:
+    """The collector is replaced each time; after two deaths in a row the callback is suspended until a reload."""
     server = serving("-w", "2", mode="exit")
     (server.home / "armed").touch()
     for _ in range(2):
@@ -255,7 +255,7 @@ def test_one_that_ends_the_process(serving: Serve) -> None:
 
 
 def test_delta_totals_survive_kills(serving: Serve) -> None:
-    """The collector is killed again and again while it is scraped: what was observed is in the total, exactly."""
+    """While the collector is killed again and again during scrapes, the total of deltas stays exact."""
     server = serving("-w", "1", mode="delta")
     stop = threading.Event()
 
@@ -279,13 +279,13 @@ def test_delta_totals_survive_kills(serving: Serve) -> None:
     server.wait_for(lambda: scrape_or_not(server))
     total = value("delta_total", server.scrape())
 
-    # Killed between the observation and the note of it, a run is in the total and not in the notes.
+    # If it is killed between an observation and the line in the file, the total has one run more.
     assert len(notes(server, "delta")) <= (total or 0.0) <= len(notes(server, "delta")) + len(killed)
     assert 8 == len(killed)
 
 
 def test_totals_while_workers_are_killed(serving: Serve) -> None:
-    """Workers are killed all the while: what their callbacks observed stays in the sum, which never falls."""
+    """While workers are killed, what their callbacks observed stays in the sum, which never falls."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), worker_timeout=5)\n"
     server = serving("-w", "4", mode="worker delta", config=config)
     answering(server, 4)
@@ -294,7 +294,7 @@ def test_totals_while_workers_are_killed(serving: Serve) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(random.choice(server.wait_for(server.workers)), signal.SIGKILL)
             killed += 1
-        # Absent while no worker is there to observe it.
+        # The series is absent while no worker observes it.
         totals += [total for _ in range(3) if (total := value("delta_total", server.scrape())) is not None]
     answering(server, 4)
     last = value("delta_total", server.scrape()) or 0.0
@@ -304,8 +304,8 @@ def test_totals_while_workers_are_killed(serving: Serve) -> None:
     assert len(list((server.home / "store").glob("epoch-*/ask-*"))) == 4
 
 
-def test_reported_when_not_served(serving: Serve) -> None:
-    """What workers register and the collector does not import is in the scrape and once in the log, with its module."""
+def test_callbacks_that_the_collector_does_not_run_are_reported(serving: Serve) -> None:
+    """A callback whose module the collector does not import is named in the scrape, and once in the log."""
     server = serving("-w", "2", named="")
     answering(server, 2)
     for _ in range(3):
@@ -320,7 +320,7 @@ def test_reported_when_not_served(serving: Serve) -> None:
 
 
 def test_reload(serving: Serve) -> None:
-    """After SIGHUP the new code's callbacks are in force, from the modules that the configuration names now."""
+    """After SIGHUP, the callbacks of the new code run, from the modules that the configuration names now."""
     home = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), callbacks=[{}])\n"
     server = serving("-w", "2", config=home.format("'metrics'"))
     assert 3.0 == value("last", server.scrape())
@@ -357,7 +357,7 @@ def test_reload(serving: Serve) -> None:
     ],
 )
 def test_a_module_that_cannot_be_imported(serving: Serve, code: str, said: str) -> None:
-    """The scrape is served, with the callbacks of the other modules, and says which module is not there."""
+    """The scrape has the callbacks of the other modules, and a self-metric that names the missing module."""
     config = (
         "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), callbacks=['metrics', 'broken'])\n"
         f"open('broken.py', 'w').write({code!r})\n"
@@ -374,15 +374,15 @@ def test_a_module_that_cannot_be_imported(serving: Serve, code: str, said: str) 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("callbacks=['a b']", "'a b' is no module's name"),
-        ("callbacks=[5]", "callbacks are names of modules, not 5"),
-        ("max_age=-1", "max_age is a number of seconds from 0, not -1"),
-        ("worker_timeout=0", "timeout is a positive number of seconds, not 0"),
-        ("attributes=5", "attributes are a mapping of names to values, not 5"),
+        ("callbacks=['a b']", "'a b' is not a module's name"),
+        ("callbacks=[5]", "callbacks must be names of modules, not 5"),
+        ("max_age=-1", "max_age must be a number of seconds, at least 0, not -1"),
+        ("worker_timeout=0", "timeout must be a number of seconds above 0, not 0"),
+        ("attributes=5", "attributes must be a mapping of names to values, not 5"),
     ],
 )
 def test_bad_settings(serve: Serve, argument: str, message: str) -> None:
-    """Gunicorn does not start, and the message names the value."""
+    """A bad setting stops gunicorn's start, and the message names the value."""
     config = f"from mpmetrics.integrations.gunicorn import install\ninstall(globals(), {argument})\n"
     server = serve(config=config)
     server.launch()
@@ -397,7 +397,7 @@ CLASSES = ["sync", "gthread", "gevent", "uvicorn.workers.UvicornWorker", "asgi"]
 @pytest.mark.parametrize("worker_class", CLASSES)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_worker_classes(serving: Serve, worker_class: str) -> None:
-    """Workers of each class run their callbacks, in their own process, also while they serve requests."""
+    """Workers of each class run their callbacks in their own process, also while they serve requests."""
     if worker_class in {"gevent", "uvicorn.workers.UvicornWorker"}:
         pytest.importorskip(worker_class.partition(".")[0])
     if worker_class == "asgi":
@@ -415,7 +415,7 @@ def test_worker_classes(serving: Serve, worker_class: str) -> None:
 
 
 def test_a_worker_that_does_not_answer(serving: Serve) -> None:
-    """A stopped worker is named, keeps its values for one scrape, and costs no more than the time agreed."""
+    """A stopped worker is named late, keeps its values for one scrape, and delays it by worker_timeout at most."""
     server = serving("-w", "2")
     answering(server, 2)
     pid = server.workers()[0]
@@ -435,7 +435,7 @@ def test_a_worker_that_does_not_answer(serving: Serve) -> None:
 
 
 def test_a_busy_worker(serving: Serve) -> None:
-    """A sync worker that computes all the while does not keep the others' values from a scrape."""
+    """A sync worker that computes all the time does not keep the other workers' values from a scrape."""
     server = serving("-w", "2")
     answering(server, 2)
     with ThreadPoolExecutor(1) as thread:
@@ -450,7 +450,7 @@ def test_a_busy_worker(serving: Serve) -> None:
 
 
 def test_a_hook_below(serving: Serve) -> None:
-    """A hook that the configuration defines below install() is called, and workers answer all the same."""
+    """A post_worker_init below install() is called, and workers answer collectors nevertheless."""
     config = (
         "from mpmetrics.integrations.gunicorn import install\ninstall(globals())\n"
         "def post_worker_init(worker):\n    open('theirs', 'w').close()\n"
@@ -462,7 +462,7 @@ def test_a_hook_below(serving: Serve) -> None:
 
 
 def test_process_metrics(serving: Serve) -> None:
-    """One argument has each worker tell its memory and all of them their CPU time, which outlives them."""
+    """With process_metrics, each worker shows its memory, and the CPU time of all workers outlives them."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), process_metrics=True)\n"
     server = serving("-w", "2", config=config)
     answering(server, 2)

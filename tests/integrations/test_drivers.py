@@ -1,4 +1,4 @@
-"""Drivers under gunicorn: one for the whole server, beside the master."""
+"""Drivers under gunicorn: one for the whole server, in the collector process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ install(globals(), drivers=[
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Notes what is sent to it."""
+    """Records the requests that it gets."""
 
     def do_PUT(self) -> None:
         """Take a push."""
@@ -59,12 +59,12 @@ class Handler(BaseHTTPRequestHandler):
         self.do_PUT()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def gateway() -> Iterator[Any]:
-    """Something that takes pushes."""
+    """A server that accepts pushes."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests = []  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -75,12 +75,12 @@ def gateway() -> Iterator[Any]:
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
 def test_the_whole_server(serve: Serve, gateway: Any, preload: tuple[str, ...]) -> None:
-    """Scrape, gateway and file tell what all workers did, those killed included; nothing is left at the end."""
+    """Scrape, gateway and file show what all workers did, killed ones included; push and file are gone at the end."""
     server = serve(*preload, "-w", "3", config="")
     (server.home / "shopapp.py").write_text(APPLICATION)
     (server.home / "conf.py").write_text(CONFIG.format(gateway=f"127.0.0.1:{gateway.server_port}", home=server.home))
     server.start()
-    asked = 1  # by the start
+    asked = 1  # from the start
 
     def total(text: str) -> float:
         return sum(float(value) for value in re.findall(r"^(?:shop_)?served_total (\S+)$", text, re.MULTILINE))
@@ -105,7 +105,7 @@ def test_the_whole_server(serve: Serve, gateway: Any, preload: tuple[str, ...]) 
 
 
 def test_a_collector_that_dies_is_replaced_with_its_drivers(serve: Serve, gateway: Any) -> None:
-    """Pushes go on, and totals are what they were."""
+    """After the collector died, its successor pushes the same totals."""
     server = serve("-w", "2", config="")
     (server.home / "shopapp.py").write_text(APPLICATION)
     (server.home / "conf.py").write_text(CONFIG.format(gateway=f"127.0.0.1:{gateway.server_port}", home=server.home))

@@ -1,4 +1,4 @@
-"""gunicorn with the endpoint, from outside: what a user, an operator and a scraper see."""
+"""gunicorn with the endpoint, from outside: as a user, an operator and a scraper see it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_line_gives_one_exact_endpoint(serve: Serve, arguments: list[str]) -
 
 
 def test_endpoint_speaks_openmetrics_and_tells_its_health(serve: Serve) -> None:
-    """The endpoint negotiates OpenMetrics, answers ``/-/healthy``, and says where the metrics are."""
+    """The endpoint negotiates OpenMetrics, answers ``/-/healthy``, and links to the metrics."""
     server = serve("-w", "2").start()
     status, body = server.fetch(server.metrics_port, "/metrics", {"Accept": "application/openmetrics-text"})
     assert status == 200
@@ -57,7 +57,7 @@ def test_endpoint_speaks_openmetrics_and_tells_its_health(serve: Serve) -> None:
 
 
 def test_unix_socket_in_the_store(serve: Serve) -> None:
-    """The endpoint also listens on a unix socket in the store's epoch, for its owner alone."""
+    """The endpoint also listens at a unix socket in the epoch, which only its owner can use."""
     server = serve("-w", "2").start()
     (path,) = (server.home / "store").glob("epoch-*/metrics.sock")
     assert oct(path.stat().st_mode & 0o777) == "0o600"
@@ -69,7 +69,7 @@ def test_unix_socket_in_the_store(serve: Serve) -> None:
 
 
 class Load:
-    """Requests on threads, and what became of them."""
+    """Sends requests on threads, and counts their results."""
 
     def __init__(self, server: Any, threads: int) -> None:
         self.answered = self.cut = 0
@@ -100,7 +100,7 @@ class Load:
 
 
 class Killer:
-    """Kills a worker, any, ten times a second."""
+    """Kills a random worker ten times a second."""
 
     def __init__(self, server: Any) -> None:
         self.kills = 0
@@ -129,12 +129,12 @@ class Killer:
 EPOCH = {"lock", "lease", "server", "shared", "removals", "retired", "metrics.sock"} | {
     f"{name}.lock" for name in ("collector", "fold", "removals")
 }
-"""The files of a store with one epoch, beside its slabs."""
+"""The files of a store with one epoch, without its slabs."""
 
 
 @pytest.mark.timeout(120)
 def test_exact_while_workers_are_killed(serve: Serve) -> None:
-    """Workers killed ten times a second under load: nothing lost but what was cut off, no scrape fails or goes back."""
+    """Workers killed ten times a second under load lose only the interrupted requests; no scrape fails or goes back."""
     server = serve("-w", "4").start()
     series = 'hits_total{path="/load"}'
     scrapes = []
@@ -155,7 +155,7 @@ def test_exact_while_workers_are_killed(serve: Serve) -> None:
 
 
 def test_recycled_workers_lose_nothing(serve: Serve) -> None:
-    """With ``max_requests`` workers come and go all the time: the total stays exact, the files few."""
+    """While ``max_requests`` replaces workers all the time, the total stays exact and the files few."""
     server = serve("-w", "2", "--max-requests", "5").start()
     for _ in range(100):
         server.wait_for(lambda: server.get("/page"))
@@ -165,7 +165,7 @@ def test_recycled_workers_lose_nothing(serve: Serve) -> None:
 
 
 def test_reload_keeps_totals_and_endpoint(serve: Serve) -> None:
-    """After SIGHUP new workers count on where the old ones stopped, and the endpoint is there again."""
+    """After SIGHUP, totals continue, and the endpoint answers again."""
     server = serve("-w", "2").start()
     for _ in range(10):
         server.get("/page")
@@ -180,7 +180,7 @@ def test_reload_keeps_totals_and_endpoint(serve: Serve) -> None:
 
 
 def test_more_and_fewer_workers(serve: Serve) -> None:
-    """SIGTTIN and SIGTTOU change how many live processes the endpoint tells of; totals stay."""
+    """SIGTTIN and SIGTTOU change the number of live processes in a scrape; totals stay."""
     server = serve("-w", "1").start()
     server.get("/page")
     server.signal(signal.SIGTTIN)
@@ -200,7 +200,7 @@ def test_more_and_fewer_workers(serve: Serve) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT])
 def test_end_frees_port_and_store(serve: Serve, number: int, tmp_path: Path) -> None:
-    """When the server ends, the endpoint's port is free and a store of its own is gone."""
+    """When the server ends, the endpoint's port is free, and a default store is removed."""
     server = serve("-w", "2", env={"MPMETRICS_DIR": "", "XDG_RUNTIME_DIR": str(tmp_path)}).start()
     store = store_of(server)
     assert store.is_dir()
@@ -213,7 +213,7 @@ def test_end_frees_port_and_store(serve: Serve, number: int, tmp_path: Path) -> 
 
 
 def store_of(server: Any) -> Path:
-    """The default store of a running server, by what its workers have mapped."""
+    """Return the default store of a running server, from the maps of its workers."""
     for pid in server.workers():
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             if "/epoch-" in line and "mpmetrics-" in line:
@@ -222,7 +222,7 @@ def store_of(server: Any) -> Path:
 
 
 def test_killed_collector_comes_back(serve: Serve) -> None:
-    """A collector that is killed is replaced within moments, and tells the same totals."""
+    """A killed collector is replaced at once, and its successor shows the same totals."""
     server = serve("-w", "2").start()
     for _ in range(10):
         server.get("/page")
@@ -235,7 +235,7 @@ def test_killed_collector_comes_back(serve: Serve) -> None:
 
 
 def test_stopped_collector_is_replaced(serve: Serve) -> None:
-    """A collector that hangs (here: is stopped) is killed and replaced; requests are served meanwhile."""
+    """A collector that hangs (here: it is stopped) is killed and replaced; requests are served meanwhile."""
     server = serve("-w", "2").start()
     first = server.collector()
     os.kill(first, signal.SIGSTOP)
@@ -247,7 +247,7 @@ def test_stopped_collector_is_replaced(serve: Serve) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
 def test_collector_goes_with_its_master(serve: Serve, *, stopped: bool) -> None:
-    """When the master is killed, the collector is gone and its port free within 2 s, even if it hangs."""
+    """When the master is killed, the collector ends and its port is free within 2 s, even if it hangs."""
     server = serve("-w", "2").start()
     if stopped:
         os.kill(server.collector(), signal.SIGSTOP)
@@ -264,7 +264,7 @@ def test_collector_goes_with_its_master(serve: Serve, *, stopped: bool) -> None:
 
 
 def test_store_of_a_killed_server_is_cleaned_up(serve: Serve) -> None:
-    """The default store of a server that was killed is removed by the next start; a living server's never."""
+    """The next start removes the default store of a killed server, but never that of a living one."""
     environ = {"MPMETRICS_DIR": ""}
     killed, living = serve("-w", "1", env=environ).start(), serve("-w", "1", env=environ).start()
     gone, kept = store_of(killed), store_of(living)
@@ -279,7 +279,7 @@ def test_store_of_a_killed_server_is_cleaned_up(serve: Serve) -> None:
 
 
 def test_restart_in_one_directory_begins_anew(serve: Serve) -> None:
-    """A restart in the same MPMETRICS_DIR inherits no values and needs no wiping, after a clean end and a kill."""
+    """A restart in the same MPMETRICS_DIR inherits no values, after a clean end and after a kill."""
     server = serve("-w", "2").start()
     server.get("/page")
     server.stop()
@@ -294,7 +294,7 @@ def test_restart_in_one_directory_begins_anew(serve: Serve) -> None:
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["lazy", "preload"])
 def test_check_config_leaves_nothing_behind(serve: Serve, preload: list[str], tmp_path: Path) -> None:
-    """``--check-config`` imports the application and leaves no store, in the default place or a given one."""
+    """``--check-config`` imports the application and leaves no store, neither a default one nor a given one."""
     before = set(os.listdir("/dev/shm"))
     for directory in ("", str(tmp_path / "store")):
         server = serve("--check-config", *preload, env={"MPMETRICS_DIR": directory})
@@ -305,12 +305,12 @@ def test_check_config_leaves_nothing_behind(serve: Serve, preload: list[str], tm
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("mpmetrics-0-")}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["lazy", "preload"])
 def test_workers_of_another_user(serve: Serve, preload: list[str]) -> None:
-    """With a root master and other workers, the store is the workers' and the collector runs as their user.
+    """With a root master and workers of another user, the store and the collector belong to that user.
 
-    Only what a master that has the application counts in is root's, and readable to the collector.
+    Only the slab of a master that has loaded the application belongs to root, and the collector can read it.
     """
     user = pwd.getpwnam("nobody")
     server = serve("-w", "2", "-u", "nobody", "-g", "nogroup", *preload).start()
@@ -330,8 +330,8 @@ def test_workers_of_another_user(serve: Serve, preload: list[str]) -> None:
     assert server.stop() == 0
 
 
-def test_port_in_use_is_said_and_retried(serve: Serve) -> None:
-    """A busy endpoint port: one clear line that names it, the server serves, and the endpoint comes when it is free."""
+def test_port_in_use_is_logged_and_retried(serve: Serve) -> None:
+    """If the endpoint's port is in use, one log line names it, the server runs, and the endpoint opens later."""
     server = serve("-w", "1")
     with socket.socket() as occupant:
         occupant.bind(("127.0.0.1", server.metrics_port))
@@ -345,7 +345,7 @@ def test_port_in_use_is_said_and_retried(serve: Serve) -> None:
 
 
 def test_store_that_cannot_be_made(serve: Serve, tmp_path: Path) -> None:
-    """An unusable store: one clear line, the server serves, and the endpoint says that it has no store."""
+    """If the store is unusable, one log line says so, the server runs, and a scrape has store_up 0."""
     blocker = tmp_path / "file"
     blocker.write_text("")
     server = serve("-w", "2", env={"MPMETRICS_DIR": str(blocker)}).start()
@@ -377,7 +377,7 @@ install(globals())
 
 
 def test_hooks_of_the_configuration_are_called(serve: Serve) -> None:
-    """``install(globals())`` in one's own configuration keeps the hooks that are there, each called once a time."""
+    """``install(globals())`` keeps the hooks of the configuration; each is called once each time."""
     server = serve(config=HOOKS).start()
     server.get("/page")
     assert server.value('hits_total{path="/page"}') == 1
@@ -387,15 +387,15 @@ def test_hooks_of_the_configuration_are_called(serve: Serve) -> None:
 
 
 def test_installing_twice_keeps_the_hooks(serve: Serve) -> None:
-    """A second ``install(globals())`` changes nothing: hooks are called, and called once."""
+    """A second ``install(globals())`` changes nothing: each hook is called once."""
     server = serve(config=HOOKS + "install(globals())\n").start()
     assert server.stop() == 0
     calls = (server.home / "conf.py.calls").read_text().split()
     assert sorted(calls) == ["on_exit", "on_starting", "post_fork", "post_fork", "when_ready"]
 
 
-def test_hooks_below_install_are_complained_of(serve: Serve) -> None:
-    """A configuration whose hooks replace ours serves, and the log says why there is no endpoint."""
+def test_hooks_that_replace_ours_are_logged(serve: Serve) -> None:
+    """With hooks that replace ours the server runs, and the log says why it has no endpoint."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals())\n"
     config += "def on_starting(server): pass\ndef when_ready(server): pass\n"
     server = serve(config=config)
@@ -405,7 +405,7 @@ def test_hooks_below_install_are_complained_of(serve: Serve) -> None:
 
 
 def test_bad_address_is_refused(serve: Serve) -> None:
-    """A bind address that is none stops gunicorn at its configuration, with a message that names it."""
+    """An invalid bind address stops gunicorn while it reads its configuration, with a message that names it."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), bind='nonsense')\n"
     server = serve(config=config)
     server.launch()
@@ -414,7 +414,7 @@ def test_bad_address_is_refused(serve: Serve) -> None:
 
 
 def test_upgrade_goes_on_in_the_same_epoch(serve: Serve, tmp_path: Path) -> None:
-    """After SIGUSR2 the new master's workers count in the old one's epoch; the old one ends, totals stay."""
+    """After SIGUSR2, the new master's workers count in the same epoch; when the old master ends, totals stay."""
     pidfile = tmp_path / "pid.2"
     server = serve("-w", "1", "--pid", str(tmp_path / "pid")).start()
     server.get("/page")
@@ -433,7 +433,7 @@ def test_upgrade_goes_on_in_the_same_epoch(serve: Serve, tmp_path: Path) -> None
 
 
 def test_output_passes_promtool(serve: Serve) -> None:
-    """What the endpoint says passes Prometheus' own check."""
+    """The endpoint's output passes promtool."""
     server = serve("-w", "2").start()
     server.get("/page")
     done = subprocess.run(

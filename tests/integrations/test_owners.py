@@ -1,4 +1,4 @@
-"""A server of an ordinary user whose store somebody closes or takes away while it serves."""
+"""A server of an ordinary user whose store becomes unreadable or disappears while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def ordinary(serve: Serve) -> Serve:
-    """Makes servers that run as an ordinary user from the start."""
+    """Make servers that run as an ordinary user from the start."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("becomes another user")
 
@@ -36,7 +36,7 @@ def ordinary(serve: Serve) -> Serve:
 
 @pytest.fixture
 def read_only() -> Iterator[Callable[[Path], None]]:
-    """Puts an empty file system that is read-only in the place of a directory."""
+    """Mount an empty read-only file system over a directory."""
     mounts: list[Path] = []
 
     def make(path: Path) -> None:
@@ -53,14 +53,14 @@ def read_only() -> Iterator[Callable[[Path], None]]:
 
 
 def said(server: Any, words: str) -> int:
-    """How many lines of the log have these words."""
+    """Return how many lines of the log contain these words."""
     return sum(words in line for line in Path(server.log).read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.parametrize("what", ["store", "epoch"])
 @pytest.mark.parametrize("how", ["closed", "root's"])
 def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: str, how: str) -> None:
-    """Workers and the collector are replaced meanwhile, the server is reloaded, and in the end all is exact."""
+    """While workers and the collector are replaced, no request or scrape fails; after a reload all totals are exact."""
     server = ordinary("-w", "2").start()
     served: list[int] = []
 
@@ -80,7 +80,7 @@ def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: st
     visit()
     used = len(served)
     text = server.scrape()
-    assert used == server.value('hits_total{path="/page"}', text)  # it has the slabs open
+    assert used == server.value('hits_total{path="/page"}', text)  # the collector has the slabs open
     assert 1 <= server.value("mpmetrics_unreadable_files", text)
 
     os.kill(server.workers()[0], signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: st
 
     path.chmod(0o700)
     os.chown(path, NOBODY, NOBODY)
-    # But for those that came and went meanwhile: they had no place for what they counted.
+    # Without the workers that lived only meanwhile: they had no place for their counts.
     kept = leased | set(server.workers())
     served = [pid for pid in served if pid in kept]
     server.wait_for(lambda: server.value('hits_total{path="/page"}') >= len(served), what="what is private to move in")
@@ -116,13 +116,13 @@ def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: st
 def test_a_server_on_a_read_only_disk_serves_and_has_a_store_after_a_reload(
     ordinary: Serve, read_only: Callable[[Path], None]
 ) -> None:
-    """It says why once, and scrapes say that there is no store; when the disk can be written, a reload makes one."""
+    """The log says why once, scrapes have store_up 0, and a reload makes a store once the disk is writable."""
     server = ordinary("-w", "2")
     read_only(server.home / "store")
     server.start()
     for _ in range(5):
         server.get("/page")
-    assert 1 == said(server, "Read-only file system") == said(server, "the server serves")
+    assert 1 == said(server, "Read-only file system") == said(server, "the server runs")
     assert 0 == server.value("mpmetrics_store_up")
     assert 0 == server.value('hits_total{path="/page"}')
 

@@ -1,4 +1,4 @@
-"""A reload that brings another shape of a metric: the server serves on, and both count."""
+"""A reload that changes the shape of a metric: the server runs on, and both shapes count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _write(server: Any, **changes: Any) -> None:
     ids=["label", "bucket", "mode", "type"],
 )
 def test_a_changed_metric_on_reload(serve: Serve, changes: dict[str, Any]) -> None:
-    """HUP: the workers of the new code boot, all requests are counted, none of either shape is lost."""
+    """After SIGHUP the workers with the new code start, and the requests of both shapes are counted."""
     server = serve("-w", "2", env={"PYTHONDONTWRITEBYTECODE": "1"})
     _write(server)
     server.start()

@@ -1,4 +1,4 @@
-"""gunicorn with a protected endpoint: starts, reloads and changes of its files, as an operator meets them."""
+"""gunicorn with a protected endpoint: starts, reloads, and changes of its files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSWORD = "Basic " + base64.b64encode(b"ann:sesame").decode()
 
 
 def write(path: Path, content: str) -> Path:
-    """A file for its owner alone, replaced as a whole."""
+    """Replace a file atomically, readable by its owner alone."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.touch(0o600)
     fresh.write_text(content, encoding="utf-8")
@@ -41,7 +41,7 @@ def write(path: Path, content: str) -> Path:
 def ask(
     server: Any, shown: str | None = None, path: str = "/metrics", context: ssl.SSLContext | None = None
 ) -> tuple[int, str]:
-    """Status and body of a request to the endpoint."""
+    """Return status and body of a request to the endpoint."""
     where = ("127.0.0.1", server.metrics_port)
     made: http.client.HTTPConnection = http.client.HTTPConnection(*where, timeout=10)
     if context is not None:
@@ -53,7 +53,7 @@ def ask(
 
 
 def started(server: Any, context: ssl.SSLContext | None = None) -> Any:
-    """The same, once the application and the endpoint answer."""
+    """Return the server once the application and the endpoint answer."""
     server.launch()
     server.wait_for(lambda: server.get("/ready"), what="the application")
     server.wait_for(lambda: ask(server, path="/-/healthy", context=context), what="the endpoint")
@@ -61,9 +61,9 @@ def started(server: Any, context: ssl.SSLContext | None = None) -> Any:
 
 
 def test_protected_by_the_environment(serve: Serve, certificates: Any, tmp_path: Path) -> None:
-    """With the ready-made configuration and variables alone: TLS, a password or a token, exact totals for who has them.
+    """The ready-made configuration and environment variables give TLS, passwords and tokens.
 
-    The store's own socket needs none: its permissions are its guard.
+    The socket in the store needs none, because its permissions protect it.
     """
     cert, key = certificates.server()
     environ = {"MPMETRICS_TLS_CERT": cert, "MPMETRICS_TLS_KEY": key}
@@ -93,7 +93,7 @@ def test_protected_by_the_environment(serve: Serve, certificates: Any, tmp_path:
 
 
 def test_client_certificates(serve: Serve, certificates: Any) -> None:
-    """With an authority for clients, named in code, only its clients are answered."""
+    """With an authority for clients, only clients with its certificates are answered."""
     cert, key = certificates.server()
     config = f"""
 from mpmetrics import Security
@@ -109,7 +109,7 @@ install(globals(), security=Security(tls_cert={cert!r}, tls_key={key!r}, tls_cli
 
 
 def test_workers_have_no_keys(serve: Serve, certificates: Any, tmp_path: Path) -> None:
-    """What the master read of keys and credentials is not in the memory of the processes that serve the application."""
+    """Keys and credentials that the master has read are not in the memory of workers."""
     cert, key = certificates.server()
     config = f"""
 import gc, os
@@ -132,7 +132,7 @@ install(globals(), security=Security(tls_cert={cert!r}, tls_key={key!r}))
 
 
 def test_files_that_change(serve: Serve, tmp_path: Path) -> None:
-    """A new token is in force within seconds, in the same collector; a broken file changes nothing and is said once."""
+    """A new token is valid within seconds, in the same collector; a broken file changes nothing and is logged once."""
     path = write(tmp_path / "token", TOKEN)
     server = started(serve("-w", "1", env={"MPMETRICS_TOKEN_FILE": str(path)}))
     collector = server.collector()
@@ -152,7 +152,7 @@ def test_files_that_change(serve: Serve, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--check-config"]], ids=["start", "check"])
 def test_broken_file_stops_the_start(serve: Serve, tmp_path: Path, arguments: list[str]) -> None:
-    """What was asked for and cannot be had is an error that names the file, before anything is served."""
+    """A file that cannot be used stops the start, with an error that names it."""
     path = tmp_path / "nothing-here"
     server = serve(*arguments, env={"MPMETRICS_USERS_FILE": str(path)})
     server.launch()
@@ -168,7 +168,7 @@ install(globals(), security=Security({}))
 
 
 def test_reload_with_broken_files(serve: Serve, tmp_path: Path) -> None:
-    """SIGHUP with files that cannot be used leaves the server running and the endpoint as protected as it was."""
+    """SIGHUP with files that cannot be used leaves the server running and the protection in force."""
     path = write(tmp_path / "token", TOKEN)
     server = started(serve("-w", "1", config=CONFIG.format(f"token_file={str(path)!r}")))
     collector = server.collector()
@@ -183,22 +183,22 @@ def test_reload_with_broken_files(serve: Serve, tmp_path: Path) -> None:
     server.wait_for(lambda: [401, 200] == [ask(server, f"Bearer {shown}")[0] for shown in (TOKEN, OTHER)])
 
 
-def test_reload_with_an_address_that_is_none(serve: Serve) -> None:
-    """SIGHUP while a host has no address leaves the server running, and the endpoint where it was."""
+def test_reload_with_an_invalid_address(serve: Serve) -> None:
+    """SIGHUP with a host that has no address leaves the server running, and the endpoint at its addresses."""
     server = started(serve("-w", "1", config=CONFIG.format("")))
     collector = server.collector()
     changed = CONFIG.format("").replace("install(globals()", "install(globals(), bind='no-such-host.invalid:1'")
     assert changed != CONFIG.format("")
     (server.home / "conf.py").write_text(changed)
     server.signal(signal.SIGHUP)
-    server.wait_for(lambda: "the endpoint stays where it was" in server.log.read_text())
+    server.wait_for(lambda: "the endpoint stays at its addresses" in server.log.read_text())
     server.wait_for(lambda: server.collector() not in (None, collector))
     server.wait_for(lambda: 200 == ask(server, None)[0])
     server.wait_for(lambda: server.get("/page"))
 
 
 def test_reload_that_first_asks_for_protection(serve: Serve, tmp_path: Path) -> None:
-    """An endpoint that was open, and is to be protected by files that cannot be used, is closed; the server serves."""
+    """A reload that adds protection with unusable files closes the endpoint; the server runs."""
     server = serve("-w", "1", config=CONFIG.format("")).start()
     path = tmp_path / "token"
     (server.home / "conf.py").write_text(CONFIG.format(f"token_file={str(path)!r}"))
@@ -222,9 +222,9 @@ def test_reload_that_first_asks_for_protection(serve: Serve, tmp_path: Path) -> 
     assert 401 == ask(server)[0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as someone else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
 def test_files_that_only_the_master_may_read(serve: Serve, tmp_path: Path) -> None:
-    """Read by a root master, they protect a collector of another user, which goes on with them when they change."""
+    """A root master reads files for a collector of another user, which keeps them when they change."""
     path = write(tmp_path / "token", TOKEN)
     server = started(serve("-w", "1", "-u", "nobody", "-g", "nogroup", env={"MPMETRICS_TOKEN_FILE": str(path)}))
     assert [200, 401] == [ask(server, shown)[0] for shown in (f"Bearer {TOKEN}", None)]
@@ -238,7 +238,7 @@ def test_files_that_only_the_master_may_read(serve: Serve, tmp_path: Path) -> No
 
 
 def test_hostile_crowd(serve: Serve, certificates: Any, tmp_path: Path) -> None:
-    """The collector beside 500 idle, 200 dripping and 55 busy attackers: it answers in time, and is not replaced."""
+    """With 500 idle, 200 slow and 55 busy attackers, the collector answers in time and is not replaced."""
     cert, key = certificates.server()
     environ = {"MPMETRICS_TLS_CERT": cert, "MPMETRICS_TLS_KEY": key}
     environ["MPMETRICS_TOKEN_FILE"] = str(write(tmp_path / "token", TOKEN))
@@ -263,7 +263,7 @@ def test_hostile_crowd(serve: Serve, certificates: Any, tmp_path: Path) -> None:
                 time.sleep(0.05)
         finally:
             crowd.kill()
-    # One in ten may meet a machine that is busy elsewhere; one that takes 10 s would have raised.
+    # One scrape in ten may be slow because the machine is busy; one that takes 10 s would have raised.
     assert sum(seconds > 1.0 for seconds in took) <= max(1, len(took) // 10)
     assert collector == server.collector()
     assert "Traceback" not in server.log.read_text()

@@ -1,4 +1,4 @@
-"""A server whose collector or worker is stopped, with SIGSTOP, in the middle of a scrape."""
+"""A server whose collector or worker is stopped (SIGSTOP) in the middle of a scrape."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     Serve = Callable[..., Any]
 
 
-def test_a_collector_stopped_amid_scrapes_is_replaced_and_answers_again(serve: Serve) -> None:
-    """Scrapes are under way when it stops: it is replaced in time, and totals are what they were."""
+def test_a_collector_that_is_stopped_during_scrapes_is_replaced(serve: Serve) -> None:
+    """A collector that stops during scrapes is replaced in time, and totals are the same."""
     server = serve("-w", "2").start()
     for _ in range(10):
         server.get("/page")
@@ -28,14 +28,14 @@ def test_a_collector_stopped_amid_scrapes_is_replaced_and_answers_again(serve: S
 
     def keep_scraping() -> None:
         while not stop.is_set():
-            with contextlib.suppress(Exception):  # while it is stopped
+            with contextlib.suppress(Exception):  # the collector is stopped
                 server.scrape()
 
     threads = [threading.Thread(target=keep_scraping, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     first = server.collector()
-    time.sleep(0.1)  # any moment will do
+    time.sleep(0.1)  # any moment serves
     os.kill(first, signal.SIGSTOP)
     server.get("/page")
     server.wait_for(lambda: server.collector() not in (None, first))
@@ -48,8 +48,8 @@ def test_a_collector_stopped_amid_scrapes_is_replaced_and_answers_again(serve: S
         thread.join(15)
 
 
-def test_a_stopped_worker_holds_no_scrape_up(serve: Serve) -> None:
-    """With a worker stopped each scrape answers, with all that it has counted; with it going on, too."""
+def test_a_stopped_worker_blocks_no_scrape(serve: Serve) -> None:
+    """Each scrape is answered with all counts, while a worker is stopped and after it continues."""
     server = serve("-w", "2").start()
     for _ in range(10):
         server.get("/page")
@@ -66,7 +66,7 @@ def test_a_stopped_worker_holds_no_scrape_up(serve: Serve) -> None:
 
 @pytest.fixture
 def stopped_server(serve: Serve) -> Iterator[Callable[[], tuple[Any, int]]]:
-    """A server that is not started yet, and a process that is stopped while it holds its store's begin lock."""
+    """A server that has not started yet, and a process that is stopped while it holds the store's begin lock."""
     pids = []
 
     def make(*arguments: str) -> tuple[Any, int]:
@@ -92,7 +92,7 @@ def stopped_server(serve: Serve) -> Iterator[Callable[[], tuple[Any, int]]]:
 def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
     stopped_server: Callable[..., tuple[Any, int]], preload: list[str]
 ) -> None:
-    """It comes up in time and says why once; scrapes say that there is no store. Each reload tries again."""
+    """The server starts in time and logs the reason once; scrapes have store_up 0. Each reload tries again."""
 
     def said() -> list[str]:
         return [line for line in server.log.read_text().splitlines() if "private" in line or "Traceback" in line]
@@ -102,21 +102,21 @@ def test_a_server_beside_a_stopped_start_serves_and_has_a_store_after_a_reload(
     for _ in range(10):
         server.get("/page")
     (line,) = said()
-    for words in ("[ERROR]", str(server.home / "store"), "is one stopped?", "the server serves", "stay private"):
+    for words in ("[ERROR]", str(server.home / "store"), "is one stopped?", "the server runs", "stay private"):
         assert words in line
     text = server.scrape()
     assert 0 == server.value("mpmetrics_store_up", text)
-    assert "hits_total{" not in text  # what each worker counts, only that one knows
+    assert "hits_total{" not in text  # each worker's counts are private
 
     old = set(server.workers())
-    server.signal(signal.SIGHUP)  # it is stopped still
+    server.signal(signal.SIGHUP)  # the process is still stopped
     server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))
     server.get("/page")
     assert 2 == len(said())
     assert 0 == server.value("mpmetrics_store_up", server.wait_for(server.scrape))
 
     os.kill(pid, signal.SIGCONT)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped: so its number is not given to another
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # not reaped, so no other process gets its number
     old = set(server.workers())
     server.signal(signal.SIGHUP)
     server.wait_for(lambda: len(server.workers()) == 2 and not old & set(server.workers()))

@@ -1,4 +1,4 @@
-"""The supervisor of a child process, by itself."""
+"""The supervisor of a child process, without a server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOR_EVER = 3600.0
 
 @pytest.fixture
 def supervise() -> Iterator[Supervise]:
-    """Starts children, which are gone after the test."""
+    """Start children, which end with the test."""
     made: list[Supervisor] = []
 
     def start(body: Callable[[int, int], None]) -> Supervisor:
@@ -37,19 +37,19 @@ def supervise() -> Iterator[Supervise]:
 
 
 def sleep(_parent: int, _heartbeat: int) -> None:
-    """Do nothing, until a signal ends this."""
+    """Do nothing until a signal ends the process."""
     time.sleep(FOR_EVER)
 
 
 def be_deaf(_parent: int, heartbeat: int) -> None:
-    """Do nothing, whatever SIGTERM says."""
+    """Do nothing, and ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.write(heartbeat, b".")
     time.sleep(FOR_EVER)
 
 
 def test_a_stopped_child_is_ended_without_waiting(supervise: Supervise) -> None:
-    """It cannot hear a SIGTERM, however long it is given."""
+    """A stopped child cannot react to SIGTERM, so it is killed at once, without the grace."""
     supervisor = supervise(sleep)
     pid = supervisor.pid
     os.kill(pid, signal.SIGSTOP)
@@ -60,8 +60,8 @@ def test_a_stopped_child_is_ended_without_waiting(supervise: Supervise) -> None:
         os.kill(pid, 0)
 
 
-def test_a_child_that_hears_nothing_is_ended_after_the_grace(supervise: Supervise) -> None:
-    """And not before."""
+def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(supervise: Supervise) -> None:
+    """A child that ignores SIGTERM is killed after the grace, and not before."""
     supervisor = supervise(be_deaf)
     while supervisor._alive(time.monotonic()) and supervisor._beaten == supervisor._started:
         time.sleep(0.001)

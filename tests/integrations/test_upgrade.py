@@ -1,4 +1,4 @@
-"""SIGUSR2 and what follows: one master after the other behind the same address, and somebody always listens."""
+"""SIGUSR2: one master after the other at the same address, and at each moment a process listens there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: metrics\r\nConnection: close\r\n\r\n"
 
 
 class Scraper:
-    """Connects again and again, and keeps how often nobody listened."""
+    """Connects again and again, and counts how often no process listened."""
 
     def __init__(self, server: Any, path: Path | None) -> None:
         self.scrapes = self.answers = self.refused = 0
@@ -54,13 +54,13 @@ class Scraper:
                 try:
                     client.sendall(GET)
                     self.answers += client.recv(12) == b"HTTP/1.1 200"
-                except ConnectionError:  # on a busy machine its request may be too late for the collector that ends
+                except ConnectionError:  # on a busy machine, the request may be too late for a collector that ends
                     continue
 
 
 @pytest.fixture
 def upgrade(tmp_path: Path) -> Iterator[Upgrade]:
-    """Starts the next master beside a server's, and returns its process id when its workers and collector are there."""
+    """Start the next master beside a server's; return its process id once its workers and its collector run."""
     started: list[tuple[Any, int]] = []
 
     def start(server: Any) -> int:
@@ -79,7 +79,7 @@ def upgrade(tmp_path: Path) -> Iterator[Upgrade]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process runs that may be nobody's child here."""
+    """Return whether a process runs, which need not be a child of this one."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture(params=["tcp", "unix"])
 def bound(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> tuple[Any, Path | None]:
-    """A server, and the path of its endpoint where that is a unix socket."""
+    """A server, and the path of its endpoint if that is a unix socket."""
     server = serve("-w", "1", "--pid", str(tmp_path / "pid"))
     path = tmp_path / "metrics.sock" if request.param == "unix" else None
     if path:
@@ -98,13 +98,13 @@ def bound(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> tuple
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_no_scrape_is_refused(bound: tuple[Any, Path | None], upgrade: Upgrade, number: int) -> None:
-    """The old master ends, and all the time somebody listens, and tells all that was counted."""
+    """While the old master ends, a process listens all the time, and each scrape has all counts."""
     server, path = bound
     server.get("/page")
     with Scraper(server, path) as scraper:
         new = upgrade(server)
         server.signal(number)
-        assert 0 == server.process.wait(30)
+        assert 0 == server.process.wait(60)
         seen = scraper.answers
         server.wait_for(lambda: scraper.answers > seen + 5)
     assert 0 == scraper.refused
@@ -118,7 +118,7 @@ def test_no_scrape_is_refused(bound: tuple[Any, Path | None], upgrade: Upgrade, 
 
 
 def test_no_scrape_is_refused_when_the_new_one_goes(bound: tuple[Any, Path | None], upgrade: Upgrade) -> None:
-    """What was upgraded may be taken back: the old master serves on, as if nothing had been."""
+    """If the new master ends instead, the old one serves on, and no scrape is refused."""
     server, path = bound
     with Scraper(server, path) as scraper:
         new = upgrade(server)
@@ -131,8 +131,10 @@ def test_no_scrape_is_refused_when_the_new_one_goes(bound: tuple[Any, Path | Non
     assert path is None or not path.exists()
 
 
-def test_what_the_new_one_does_not_want_is_closed(serve: Serve, upgrade: Upgrade, tmp_path: Path, port: int) -> None:
-    """Its configuration names another address: the old one is nobody's once the old master is gone."""
+def test_an_address_that_the_new_master_does_not_use_is_closed(
+    serve: Serve, upgrade: Upgrade, tmp_path: Path, port: int
+) -> None:
+    """If the new configuration names another address, the old one is free once the old master has ended."""
     config = "from mpmetrics.integrations.gunicorn import install\ninstall(globals(), bind='127.0.0.1:{}')\n"
     server = serve("-w", "1", "--pid", str(tmp_path / "pid"), config="")
     (server.home / "conf.py").write_text(config.format(server.metrics_port))
@@ -147,8 +149,8 @@ def test_what_the_new_one_does_not_want_is_closed(serve: Serve, upgrade: Upgrade
 
 
 @pytest.mark.parametrize("said", ["", "[]", "{", '{"127.0.0.1:1": -1}', '{"127.0.0.1:1": "x"}'])
-def test_what_no_master_said_is_said_in_the_log(said: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A variable that somebody else set, or damaged, ends no start: the addresses are opened as at any other."""
+def test_an_invalid_handover_is_logged(said: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A variable with invalid content does not stop the start: the addresses are opened as at any other start."""
     listeners = Listeners()
     listeners.take_over(said, [parse("127.0.0.1:1")])
 

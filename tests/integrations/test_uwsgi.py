@@ -1,4 +1,4 @@
-"""uWSGI forks without Python's hooks, unless it is told otherwise: exact with and without that option."""
+"""uWSGI forks without Python's hooks, unless an option says otherwise: totals are exact with and without it."""
 
 from __future__ import annotations
 
@@ -38,15 +38,25 @@ def application(environ, start_response):
 pytestmark = pytest.mark.skipif(not UWSGI.exists(), reason="needs uwsgi: pip install pyuwsgi")
 
 
+no_hooks = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="uWSGI 2.0.30 calls the hooks without their lock, and its workers end"
+)
+
+
 @pytest.mark.parametrize(
     "options",
-    [[], ["--py-call-osafterfork"], ["--lazy-apps"], ["--enable-threads", "--threads", "2"]],
+    [
+        [],
+        pytest.param(["--py-call-osafterfork"], marks=no_hooks),
+        ["--lazy-apps"],
+        ["--enable-threads", "--threads", "2"],
+    ],
     ids=["plain", "hooks", "lazy", "threads"],
 )
 def test_uwsgi_counts_exactly(
     options: list[str], tmp_path: Path, port: int, wait_for: Callable[..., object], request: pytest.FixtureRequest
 ) -> None:
-    """400 requests on four workers are all there; after a HUP, which is a restart of the application, 100 more are."""
+    """400 requests on four workers are all counted; after a HUP, which restarts the application, so are 100 more."""
     (tmp_path / "app.py").write_text(APPLICATION)
     store = str(tmp_path / "store")
     # After a HUP the wheel's uWSGI runs the interpreter that the virtual environment was made with.
@@ -66,8 +76,10 @@ def test_uwsgi_counts_exactly(
     for number in range(400):
         get(f"/{number % 7}")
     collector = mpmetrics.Collector(store)
-    paths = [collector.value("paths_total", {"path": f"/{path}"}) or 0 for path in ("", *range(7))]
-    assert [401, 401] == [collector.value("hits_total"), sum(paths)]
+    # On a busy machine, uWSGI may also answer requests whose sender has stopped waiting for it to start.
+    first, *paths = [collector.value("paths_total", {"path": f"/{path}"}) or 0 for path in ("", *range(7))]
+    assert first >= 1
+    assert [400 + first, 400] == [collector.value("hits_total"), sum(paths)]
     server.send_signal(signal.SIGHUP)
     time.sleep(1)
     wait_for(lambda: get("/"), what="uwsgi after HUP")

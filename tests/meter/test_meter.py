@@ -1,4 +1,4 @@
-"""Synchronous instruments of the Meter API: attributes and their precedence, names, conflicts, and many processes."""
+"""Synchronous instruments of the Meter API: attributes, their precedence, names, conflicts, and many processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SCOPE = ("otel_scope_name", "m")
 
 
 def labels(**more: str) -> tuple[tuple[str, str], ...]:
-    """Sorted labels with those of the meter."""
+    """Return sorted labels, with those of the meter."""
     return tuple(sorted([SCOPE, *more.items()]))
 
 
 def test_the_four_kinds(provider: Provider, shown: Shown) -> None:
-    """Counter, up-down counter, gauge and histogram, each with its methods."""
+    """Counter, up-down counter, gauge and histogram count with all their methods."""
     meter = provider.meter("m")
     counter = meter.counter("c", help="C")
     counter.add(2, {"k": "v"})
@@ -54,7 +54,7 @@ def test_the_four_kinds(provider: Provider, shown: Shown) -> None:
 
 
 def test_default_buckets(provider: Provider, shown: Shown) -> None:
-    """Those of OpenTelemetry."""
+    """The default buckets are those of OpenTelemetry."""
     provider.meter("m").histogram("h").record(1)
     bounds = [dict(key)["le"] for name, key in shown(provider) if name == "h_bucket"]
     expected = (0, 5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10000, float("inf"))
@@ -63,7 +63,7 @@ def test_default_buckets(provider: Provider, shown: Shown) -> None:
 
 
 def test_precedence(shown: Shown) -> None:
-    """Later ones win: provider, meter, instrument, call; patterns narrow global ones to meters."""
+    """A call's attributes override the instrument's, the meter's and the provider's; patterns select meters."""
     provider = Provider(attributes={"a": "provider", "b": "provider", "c": "provider", "d": "provider"})
     provider.add_attributes({"p": "named"}, meter="m*", version="1.*")
     provider.add_attributes({"q": "other"}, meter="other")
@@ -110,7 +110,7 @@ VALUES: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("value", "text"), VALUES, ids=[repr(value) for value, _ in VALUES])
 def test_values_of_attributes(value: object, text: str, provider: Provider, shown: Shown) -> None:
-    """Each kind of value has its text, the same every time."""
+    """Each type of value has its text, at the first and at later uses."""
     counter = provider.meter("m").counter("c")
     for _ in range(3):
         counter.inc({"k": value})
@@ -119,7 +119,7 @@ def test_values_of_attributes(value: object, text: str, provider: Provider, show
 
 
 def test_equal_values_of_different_types(provider: Provider, shown: Shown) -> None:
-    """1, 1.0, True and "1" are equal in Python, or look so, and still are the series that their texts say."""
+    """Equal values of different types, such as 1, 1.0, True and "1", count in the series of their texts."""
     counter = provider.meter("m").counter("c")
     for _ in range(2):
         for value in (1, True, 1.0, "1", 1.0, True, 1):
@@ -133,7 +133,7 @@ def test_equal_values_of_different_types(provider: Provider, shown: Shown) -> No
 
 
 def test_order_and_emptiness(provider: Provider, shown: Shown) -> None:
-    """The order of attributes does not matter, and an empty one is none: Prometheus has no empty labels."""
+    """The order of attributes does not matter, and an empty value is the same as no attribute."""
     counter = provider.meter("m").counter("c")
     counter.inc({"a": "1", "b": "2", "c": ""})
     counter.inc({"b": "2", "a": "1"})
@@ -142,15 +142,15 @@ def test_order_and_emptiness(provider: Provider, shown: Shown) -> None:
 
 
 def test_bad_attributes(provider: Provider, shown: Shown) -> None:
-    """They are an error for whoever gives them, and nothing is counted."""
+    """Bad attributes raise an error, and nothing is counted."""
     meter = provider.meter("m")
     counter, gauge, histogram = meter.counter("c"), meter.gauge("g"), meter.histogram("h")
     for wrong in ([("a", 1)], "a", 5):
-        with pytest.raises(TypeError, match="attributes are a mapping"):
+        with pytest.raises(TypeError, match="attributes must be a mapping"):
             counter.add(1, wrong)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="an attribute's name is a str, not 1"):
+    with pytest.raises(TypeError, match="an attribute's name must be a str, not 1"):
         counter.inc({1: "a"})  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match="has no name"):
+    with pytest.raises(ValueError, match="has an empty name"):
         counter.inc({"": "a"})
     for reserved in ("otel_scope_name", "otel.scope.version", "otel_metric_overflow"):
         with pytest.raises(ValueError, match="reserved"):
@@ -174,22 +174,22 @@ def test_bad_attributes(provider: Provider, shown: Shown) -> None:
 
 
 def test_bad_names(provider: Provider) -> None:
-    """Names, units, buckets, modes and caps that are none are errors that say the value; nothing is made."""
+    """Invalid names, units, buckets, modes and caps raise errors that name the value; nothing is made."""
     meter = provider.meter("m")
     for make in (meter.counter, meter.up_down_counter, meter.gauge, meter.histogram, meter.observable_gauge):
         with pytest.raises(ValueError, match="invalid instrument name '1a'"):
             make("1a")  # type: ignore[operator]
-        with pytest.raises(TypeError, match="a unit is a str"):
+        with pytest.raises(TypeError, match="a unit must be a str"):
             make("a", unit=5)  # type: ignore[operator]
-        with pytest.raises(ValueError, match="the collector's own"):
+        with pytest.raises(ValueError, match="are reserved"):
             make("mpmetrics.a")  # type: ignore[operator]
-        with pytest.raises(ValueError, match="max_series is a whole number from 1, not 0"):
+        with pytest.raises(ValueError, match="max_series must be a whole number, at least 1, not 0"):
             make("a", max_series=0)  # type: ignore[operator]
     with pytest.raises(ValueError, match="strictly increase"):
         meter.histogram("a", buckets=[2, 1])
-    with pytest.raises(ValueError, match="multiprocess_mode is one of"):
+    with pytest.raises(ValueError, match="multiprocess_mode must be one of"):
         meter.gauge("a", multiprocess_mode="best")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is 'sum' or 'livesum'"):
+    with pytest.raises(ValueError, match=r"must be .sum. or .livesum."):
         meter.up_down_counter("a", multiprocess_mode="max")  # type: ignore[arg-type]
     for name, version in (("", "1"), (5, ""), ("m", 1)):
         with pytest.raises((TypeError, ValueError), match="a meter"):
@@ -199,7 +199,7 @@ def test_bad_names(provider: Provider) -> None:
 
 
 def test_the_same_again(provider: Provider, shown: Shown) -> None:
-    """A meter asked for again is the same, an instrument made again is the same metric."""
+    """The same arguments return the same meter, and make another object of the same metric."""
     assert provider.meter("m", "1", {"a": 1}) is provider.meter("m", "1", {"a": 1})
     assert provider.meter("m", "1") is not provider.meter("m", "2")
     for _ in range(2):
@@ -212,7 +212,7 @@ def test_the_same_again(provider: Provider, shown: Shown) -> None:
 
 
 def test_conflicts(provider: Provider) -> None:
-    """A name in Prometheus that is taken by another kind of metric is an error that names both places."""
+    """A name in Prometheus that another kind of metric has is an error that names both places."""
     meter = provider.meter("m")
     meter.counter("shop.orders")
     Gauge("plain", "", provider=provider)
@@ -236,7 +236,7 @@ def test_conflicts(provider: Provider) -> None:
 
 
 def test_different_instruments_of_two_processes(shared: Provider, child: Start, shown: Shown) -> None:
-    """They are no error between processes: both count, and the one declared later is shown."""
+    """Two processes may declare different instruments: both count, and the later one is shown."""
     child(lambda: shared.meter("m").counter("a.b").add(1))
     shared.meter("m").gauge("a.b", multiprocess_mode="max").set(5)
 
@@ -244,7 +244,7 @@ def test_different_instruments_of_two_processes(shared: Provider, child: Start, 
 
 
 def test_long_values_of_attributes_are_cut(provider: Provider, shown: Shown, caplog: Any) -> None:
-    """1,024 characters are kept, of longer ones the last is an ellipsis, which is said once for each instrument."""
+    """A longer value is cut to 1,024 characters with an ellipsis, and logged once for each instrument."""
     counter = provider.meter("m").counter("c")
     for more in (0, 1, 70_000):
         counter.inc({"k": "x" * (1024 + more)})
@@ -255,7 +255,7 @@ def test_long_values_of_attributes_are_cut(provider: Provider, shown: Shown, cap
 
 
 def test_past_the_cap(provider: Provider, shown: Shown) -> None:
-    """What comes past ``max_series`` is counted in the overflow series."""
+    """Attributes past ``max_series`` count in the overflow series."""
     counter = provider.meter("m").counter("c", max_series=2)
     for number in range(5):
         counter.inc({"n": number})
@@ -269,7 +269,7 @@ def test_past_the_cap(provider: Provider, shown: Shown) -> None:
 
 
 def test_removal(provider: Provider, shown: Shown) -> None:
-    """A removed series begins anew, at zero; one that is not there is no error; clear removes all."""
+    """A removed series starts again at zero; removing one that does not exist is no error; clear removes all."""
     counter = provider.meter("m").counter("c")
     counter.add(5, {"k": "v"})
     counter.add(7)
@@ -285,7 +285,7 @@ def test_removal(provider: Provider, shown: Shown) -> None:
 
 
 def test_removal_by_another_process(shared: Provider, shown: Shown, child: Start) -> None:
-    """An instrument that had the series in use counts into the new one."""
+    """After another process has removed a series, an instrument that used it counts in a new one."""
     counter = shared.meter("m").counter("c")
     counter.add(5, {"k": "v"})
     child(lambda: counter.remove({"k": "v"}))
@@ -295,7 +295,7 @@ def test_removal_by_another_process(shared: Provider, shown: Shown, child: Start
 
 
 def test_processes_and_threads(shared: Provider, shown: Shown, child: Start) -> None:
-    """Threads of several processes count exactly; both kinds of instruments share one scrape."""
+    """Threads of several processes count exactly, with both kinds of instruments in one scrape."""
     counter = shared.meter("m").counter("c")
     plain = Counter("plain", "", provider=shared)
 
@@ -319,7 +319,7 @@ def test_processes_and_threads(shared: Provider, shown: Shown, child: Start) -> 
 
 
 def test_get_meter(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
-    """Without a provider it is the default one's."""
+    """get_meter() returns a meter of the default provider."""
     provider = Provider()
     mpmetrics.set_provider(provider)
     try:
@@ -332,7 +332,7 @@ def test_get_meter(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
 
 
 def test_fork_in_the_middle(shared: Provider, shown: Shown) -> None:
-    """What a child inherits is not counted twice."""
+    """Values that a forked child inherits are not counted twice."""
     counter = shared.meter("m").counter("c")
     counter.inc({"k": "v"})
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Instrument names and units become Prometheus' as the OpenTelemetry compatibility specification says."""
+"""Translation of instrument names and units to Prometheus, by OpenTelemetry's compatibility specification."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ UNITS = {
 
 @pytest.mark.parametrize(("unit", "words"), UNITS.items())
 def test_units(unit: str, words: str) -> None:
-    """Each unit has its words; of a gauge the unit 1 is a ratio."""
+    """A known unit becomes its words, an unknown one stays; the unit 1 of a gauge becomes ratio."""
     assert words == unit_words(unit, is_gauge=False)
     assert ("ratio" if unit == "1" else words) == unit_words(unit, is_gauge=True)
 
@@ -79,21 +79,21 @@ NAMES = [
 
 @pytest.mark.parametrize(("kind", "original", "unit", "exposed", "utf8"), NAMES)
 def test_names(kind: str, original: str, unit: str, exposed: str, utf8: str) -> None:
-    """Other characters become one ``_``, or are kept in UTF-8; a unit that is there as tokens is not repeated."""
+    """Runs of other characters become one ``_``, or stay in UTF-8; a unit that the name contains is not repeated."""
     assert (exposed, utf8) == (exposed_name(kind, original, unit), utf8_name(kind, original, unit))
 
 
 def test_allowed_names() -> None:
-    """A letter first, then letters, digits and ``_.-/``, at most 255 characters."""
+    """Accepted are a letter, then letters, digits and ``_.-/``, at most 255 characters; all else is refused."""
     for name in ("a", "A1_.-/z", "a" * 255):
         assert name == check_name(name)
     for bad in ("", "1a", "_a", ".a", "a b", "é", "a:b", "a\n", "a" * 256, "a{}"):
         with pytest.raises(ValueError, match="invalid instrument name " + re.escape(repr(bad))):
             check_name(bad)
     for wrong in (None, 5, b"a"):
-        with pytest.raises(TypeError, match="name is a str"):
+        with pytest.raises(TypeError, match="name must be a str"):
             check_name(wrong)
-    with pytest.raises(TypeError, match="a unit is a str"):
+    with pytest.raises(TypeError, match="a unit must be a str"):
         unit_words(5, is_gauge=False)  # type: ignore[arg-type]
 
 
@@ -110,13 +110,13 @@ def test_allowed_names() -> None:
     ],
 )
 def test_label_names(attribute: str, label: str) -> None:
-    """Other characters become ``_``; digits at the start and Prometheus' own names get ``key`` in front."""
+    """Other characters become ``_``; names that start with a digit or with ``__`` get ``key`` before them."""
     assert label == label_name(attribute)
 
 
 @given(st.from_regex(r"[A-Za-z][A-Za-z0-9_.\-/]{0,30}", fullmatch=True), st.text(max_size=8))
 def test_always_valid(name: str, unit: str) -> None:
-    """Whatever name is allowed, and whatever the unit: the result is a name that Prometheus always took."""
+    """Any allowed name with any unit becomes a name that is valid in every version of Prometheus."""
     for kind in ("counter", "gauge", "histogram"):
         words = unit_words(unit, is_gauge=kind == "gauge")
 
@@ -125,7 +125,7 @@ def test_always_valid(name: str, unit: str) -> None:
 
 @given(st.text(min_size=1, max_size=10))
 def test_labels_always_valid(name: str) -> None:
-    """Whatever an attribute is called, its label is one that Prometheus always took, and none of its own."""
+    """Any attribute's name becomes a label that is valid in every version of Prometheus, and not reserved."""
     label = label_name(name)
 
     assert re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", label)

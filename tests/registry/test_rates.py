@@ -1,4 +1,4 @@
-"""Rates against a reference that knows every mark, over simulated time."""
+"""Rates, compared with a reference that knows the time of every mark, over simulated time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """The time."""
+        """Return the time."""
         return self.now
 
 
 def reference(marks: list[tuple[float, float]], end: float, minutes: float) -> float:
-    """The rate at ``end`` after these marks (time since the start, amount), by the definition."""
+    """Return the rate at ``end`` after these marks (time since the start, amount), by the definition."""
     share = 1 - math.exp(-5 / 60 / minutes)
     rate = None
     for tick in range(1, int(end / 5) + 1):
@@ -38,7 +38,7 @@ def reference(marks: list[tuple[float, float]], end: float, minutes: float) -> f
 
 @pytest.mark.parametrize("kind", ["meter", "timer"])
 def test_odd_intervals(kind: str) -> None:
-    """One process: marks at any time count for the tick that they fall into."""
+    """In one process, a mark at any time counts for the tick in which it falls."""
     clock = Clock()
     registry = Registry("test", provider=Provider(clock=clock), clock=clock)
     metric: Any = getattr(registry, f"get_or_register_{kind}")("it")
@@ -64,14 +64,14 @@ def test_odd_intervals(kind: str) -> None:
 
 
 def test_marks_of_dead_processes_count(shared_clock: tuple[Clock, Provider], child: Callable[..., Any]) -> None:
-    """Several processes, one that ticks: what a worker marked before it was killed is in the rate."""
+    """The marks of a worker that was killed before the tick are in the rate of the process that ticks."""
     clock, provider = shared_clock
     registry = Registry("test", provider=provider, clock=clock)
     meter = registry.get_or_register_meter("it")
     registry.read()
     marks = []
     for tick in range(24):
-        # 10 marks every 6 s, by a process that does not live to see the tick.
+        # 10 marks every 6 s, by a process that is dead at the tick.
         if tick % 6 != 5:
             clock.now += 0.5
             child(lambda: meter.mark(10)).kill()
@@ -88,7 +88,7 @@ def test_marks_of_dead_processes_count(shared_clock: tuple[Clock, Provider], chi
 
 @pytest.fixture
 def shared_clock(store_directory: str) -> Any:
-    """A provider on a store whose clock is set by hand."""
+    """A provider on a store, with a clock that the test sets."""
     clock = Clock()
     provider = Provider(store_directory, clock=clock)
     yield clock, provider
@@ -96,7 +96,7 @@ def shared_clock(store_directory: str) -> Any:
 
 
 def test_a_late_tick_loses_nothing(shared_clock: tuple[Clock, Provider]) -> None:
-    """A steady rate reads right, however seldom one looks."""
+    """A steady rate is right, however rarely it is read."""
     clock, provider = shared_clock
     registry = Registry("test", provider=provider, clock=clock)
     meter = registry.get_or_register_meter("it")
@@ -109,8 +109,8 @@ def test_a_late_tick_loses_nothing(shared_clock: tuple[Clock, Provider]) -> None
     assert pytest.approx([100 / 60] * 3, abs=1e-9) == [meter.rate1, meter.rate5, meter.rate15]
 
 
-def test_who_comes_late_counts_from_then_on(shared_clock: tuple[Clock, Provider], store_directory: str) -> None:
-    """What was marked before anybody looked has no place in time, and makes no rate."""
+def test_a_late_reader_counts_from_then_on(shared_clock: tuple[Clock, Provider], store_directory: str) -> None:
+    """Marks from before the first read are in no rate, because their time is unknown."""
     clock, provider = shared_clock
     Registry("test", provider=provider, clock=clock).get_or_register_meter("it").mark(1_000_000)
     clock.now += 100
@@ -126,7 +126,7 @@ def test_who_comes_late_counts_from_then_on(shared_clock: tuple[Clock, Provider]
 
 
 def test_the_sliding_window() -> None:
-    """Percentiles over the window forget what is older; those over the lifetime do not."""
+    """Percentiles over the window leave out older values; those over the lifetime do not."""
     clock = Clock()
     registry = Registry("test", provider=Provider(clock=clock), clock=clock, window=60)
     timer = registry.get_or_register_timer("it")

@@ -1,4 +1,4 @@
-"""Workers with callbacks on one store, and scrapes of them, for the tests of how they are asked."""
+"""Workers with callbacks on one store, and scrapes of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Provider
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PATIENCE = 30.0
-"""Seconds after which something hangs; never a measure of speed."""
+"""Seconds after which a wait fails the test; never a measure of speed."""
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
@@ -36,7 +36,7 @@ def _wait_until() -> Callable[[Callable[[], object]], None]:
 
 @pytest.fixture
 def listening() -> Callable[[Provider], None]:
-    """Wait until this process answers collectors; to be called in a worker, at the end of its work."""
+    """Wait until this process answers collectors. A worker calls it at the end of its work."""
 
     def wait(provider: Provider) -> None:
         def is_listening() -> bool:
@@ -50,7 +50,7 @@ def listening() -> Callable[[Provider], None]:
 
 @pytest.fixture
 def stopped() -> Iterator[Callable[[int], None]]:
-    """Stop a process, and wait until it has; those that still are at the end of the test go on."""
+    """Stop a process, and wait until it is stopped; at the end of the test, all stopped processes continue."""
     held: list[int] = []
 
     def stop(pid: int) -> None:
@@ -69,26 +69,37 @@ def stopped() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def collector(shared: Provider) -> Iterator[Collector]:
-    """A collector that knows only the store, and gives its workers time: the machine may be busy."""
+    """A collector of the store alone, with a long worker_timeout, since the machine may be busy."""
     assert shared.directory is not None
     made = Collector(shared.directory, worker_timeout=5)
     yield made
     made.close()
 
 
+def scraped(source: Any) -> dict[str, float]:
+    """Scrape ``source``: values by name and labels, as the text has them, without the labels of the scope."""
+    collector = source if isinstance(source, Collector) else Collector(source)
+    found = {}
+    for line in collector.render()[1].decode().splitlines():
+        name, _, value = line.rpartition(" ")
+        for scope in ('otel_scope_name="test",', ',otel_scope_name="test"', '{otel_scope_name="test"}'):
+            name = name.replace(scope, "")
+        if not line.startswith("#"):
+            found[name] = float(value)
+    return found
+
+
 @pytest.fixture
 def scrape() -> Callable[[Any], dict[str, float]]:
-    """Take a scrape: values by name and labels as they stand in the text, without the scope's labels."""
+    """Scrape a collector, or what a collector can be made of."""
+    return scraped
+
+
+@pytest.fixture
+def seen() -> Callable[[Any], dict[str, float]]:
+    """Scrape, and leave out the self-metrics."""
 
     def take(source: Any) -> dict[str, float]:
-        collector = source if isinstance(source, Collector) else Collector(source)
-        found = {}
-        for line in collector.render()[1].decode().splitlines():
-            name, _, value = line.rpartition(" ")
-            for scope in ('otel_scope_name="test",', ',otel_scope_name="test"', '{otel_scope_name="test"}'):
-                name = name.replace(scope, "")
-            if not line.startswith("#"):
-                found[name] = float(value)
-        return found
+        return {name: value for name, value in scraped(source).items() if not name.startswith("mpmetrics_")}
 
     return take

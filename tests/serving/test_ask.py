@@ -1,4 +1,4 @@
-"""The conversation between collectors and workers: whatever either side is sent, the next collector is answered."""
+"""The protocol between collectors and workers: whatever either side receives, the next collector is answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mpmetrics import Collector, Gauge, Provider
-from mpmetrics.serving.address import list_workers
+from mpmetrics.serving.worker_socket import list_workers
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:
@@ -29,25 +29,25 @@ FAKE = f"ask-7-{'0' * 32}"
 
 
 def epoch(provider: Provider) -> Path:
-    """Directory of the provider's epoch."""
+    """Return the directory of the provider's epoch."""
     assert provider.epoch is not None
     return Path(provider.epoch.path)
 
 
 def socket_of(provider: Provider) -> str:
-    """Path of the one socket that there is."""
+    """Return the path of the only socket."""
     (worker,) = list_workers(str(epoch(provider)))
     return str(epoch(provider) / worker.file)
 
 
 def late(shown: dict[str, float]) -> set[str]:
-    """The workers that a scrape names as late."""
+    """Return the series of the workers that a scrape names as late."""
     return {name for name in shown if name.startswith(LATE)}
 
 
 @pytest.fixture
 def worker(shared: Provider, child: Start, listening: Listening, tmp_path: Path) -> Path:
-    """A worker that observes how often its callback ran; each run is a line of the file."""
+    """A worker whose callback observes how often it ran; each run adds a line to the file."""
     notes = tmp_path / "runs"
     notes.touch()
 
@@ -66,7 +66,7 @@ def worker(shared: Provider, child: Start, listening: Listening, tmp_path: Path)
 
 @contextlib.contextmanager
 def in_place_of_a_worker(path: Path, speak: Callable[[socket.socket], object]) -> Iterator[None]:
-    """Listen where a worker would, and have ``speak`` with whoever connects first; its end ends the conversation."""
+    """Listen at a worker's socket; call ``speak`` with the first connection, and close that when it returns."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path / FAKE))
         listener.listen()
@@ -82,8 +82,8 @@ def in_place_of_a_worker(path: Path, speak: Callable[[socket.socket], object]) -
         thread.join()
 
 
-def test_what_a_collector_asks(shared: Provider, worker: Path) -> None:
-    """A request is a line, the answer is one too: the first words of the series that show; then the worker hangs up."""
+def test_a_request_and_its_answer(shared: Provider, worker: Path) -> None:
+    """A request and its answer are a line each; the answer has the first words of the series to show."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(socket_of(shared))
         client.sendall(b'{"seconds": 5, "max_age": 0}\n')
@@ -110,7 +110,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("seconds", "max_age"), NUMBERS, ids=lambda text: text[:9])
-def test_numbers_that_make_no_sense(
+def test_a_request_with_invalid_numbers(
     seconds: str,
     max_age: str,
     shared: Provider,
@@ -119,12 +119,12 @@ def test_numbers_that_make_no_sense(
     wait_until: WaitUntil,
     scrape: Scrape,
 ) -> None:
-    """A request whose numbers are none ends its own conversation, and nothing else."""
+    """A request with invalid numbers ends its own connection; the next collector is answered."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(socket_of(shared))
         client.sendall(f'{{"seconds": {seconds}, "max_age": {max_age}}}\n'.encode())
         client.recv(1 << 16)  # until it has answered or hung up
-    # A run that had no time may still be under way, and is not started a second time beside itself.
+    # A run that had no time may still be in progress; it is not started a second time meanwhile.
     wait_until(lambda: "runs" in (shown := scrape(collector)) and not late(shown))
 
     assert worker.read_text()
@@ -134,13 +134,13 @@ NESTED = b"[" * 4000 + b"\n"
 
 
 @pytest.mark.parametrize("request_", [b"", b'{"seconds": 5', b"x" * 4000, NESTED, b"x" * (1 << 20)], ids=range(5))
-def test_connections_that_lead_nowhere(
+def test_connections_without_a_request(
     request_: bytes, shared: Provider, worker: Path, collector: Collector, scrape: Scrape
 ) -> None:
-    """One that hangs up after nothing, half a request or far too much runs no callback and keeps nobody waiting."""
+    """A client that hangs up after nothing, half a request or too much runs no callback and blocks no collector."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(socket_of(shared))
-        with contextlib.suppress(ConnectionError):  # it has heard enough of the long one
+        with contextlib.suppress(ConnectionError):  # the worker hangs up on the long one
             client.sendall(request_)
     shown = scrape(collector)
 
@@ -150,7 +150,7 @@ def test_connections_that_lead_nowhere(
 
 
 def test_a_client_that_says_nothing(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
-    """One that connects and stays is let go after a second: collectors behind it are answered."""
+    """A client that connects and sends nothing is dropped after a second; collectors behind it are answered."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(socket_of(shared))
         shown = scrape(collector)
@@ -160,8 +160,8 @@ def test_a_client_that_says_nothing(shared: Provider, worker: Path, collector: C
     assert ["run"] == worker.read_text().splitlines()
 
 
-def test_a_client_that_takes_its_time(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
-    """A request that comes byte by byte has a second in all, not for each byte."""
+def test_a_client_that_sends_slowly(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
+    """A request that arrives byte by byte has one second in all, not for each byte."""
     enough = threading.Event()
 
     def drip(client: socket.socket) -> None:
@@ -197,10 +197,8 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_answers_that_make_no_sense(
-    answer: bytes, shared: Provider, worker: Path, collector: Collector, scrape: Scrape
-) -> None:
-    """Whatever is answered in a worker's place, the scrape is there, with the values of the others."""
+def test_invalid_answers(answer: bytes, shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
+    """Whatever another program answers in a worker's place, the scrape has the values of the other workers."""
     with in_place_of_a_worker(epoch(shared), lambda connection: connection.sendall(answer)):
         shown = scrape(collector)
 
@@ -209,7 +207,7 @@ def test_answers_that_make_no_sense(
 
 
 def test_an_answer_without_an_end(shared: Provider, worker: Path, scrape: Scrape) -> None:
-    """One that talks on and on is late, and no more: neither time nor memory is spent on it without limit."""
+    """A worker whose answer never ends is late; the collector spends bounded time and memory on it."""
 
     def talk(connection: socket.socket) -> None:
         while True:
@@ -224,8 +222,8 @@ def test_an_answer_without_an_end(shared: Provider, worker: Path, scrape: Scrape
     assert ["run"] == worker.read_text().splitlines()
 
 
-def test_one_that_never_accepts(shared: Provider, worker: Path, scrape: Scrape) -> None:
-    """A worker whose queue of connections is full by now is late in each scrape, and others are asked."""
+def test_a_worker_that_never_accepts(shared: Provider, worker: Path, scrape: Scrape) -> None:
+    """A worker whose backlog is full is late in each scrape, and the others are asked."""
     assert shared.directory is not None
     collector = Collector(shared.directory, worker_timeout=1)
     with socket.socket(socket.AF_UNIX) as listener:
@@ -239,31 +237,31 @@ def test_one_that_never_accepts(shared: Provider, worker: Path, scrape: Scrape) 
 
 
 def make_file(path: Path) -> None:
-    """Something that was never a socket."""
+    """Put a file that is no socket there."""
     path.write_text("x")
 
 
 def make_directory(path: Path) -> None:
-    """Something that cannot be unlinked."""
+    """Put a directory there, which cannot be unlinked."""
     path.mkdir()
 
 
 def make_link(path: Path) -> None:
-    """A name that leads nowhere."""
+    """Put a dangling link there."""
     path.symlink_to(path.parent / "nowhere")
 
 
 def make_socket(path: Path) -> None:
-    """A socket that nobody listens on any more."""
+    """Put a socket there at which no process listens."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
 
 
 @pytest.mark.parametrize("make", [make_file, make_directory, make_link, make_socket, os.mkfifo])
-def test_names_that_belong_to_nobody(
+def test_socket_names_without_a_worker(
     make: Callable[[Path], None], shared: Provider, worker: Path, collector: Collector, scrape: Scrape
 ) -> None:
-    """What has a socket's name and no worker behind it is nobody who is late; scrape after scrape is complete."""
+    """A file with a socket's name but without a worker makes no late worker; each scrape is complete."""
     make(epoch(shared) / FAKE)
     shown = [scrape(collector) for _ in range(2)]
 
@@ -272,10 +270,10 @@ def test_names_that_belong_to_nobody(
     assert 2 == len(worker.read_text().splitlines())
 
 
-def test_the_socket_of_a_predecessor(
+def test_the_socket_of_a_dead_process(
     shared: Provider, worker: Path, collector: Collector, scrape: Scrape, listening: Listening
 ) -> None:
-    """A dead process's socket is known as such although another one has its ordinal now; the socket goes."""
+    """The socket of a dead process is recognized and removed, although another process has its ordinal now."""
     shared.meter("test").observable_gauge("mine", callback=lambda observer: observer.observe(1), scope="worker")
     listening(shared)
     own = shared.memory.slab_name
@@ -293,7 +291,7 @@ def test_the_socket_of_a_predecessor(
 def test_a_worker_follows_into_another_epoch(
     shared: Provider, worker: Path, collector: Collector, scrape: Scrape, wait_until: WaitUntil
 ) -> None:
-    """A worker on its own, in whose store a server begins an epoch, answers there: what it observes goes on to show."""
+    """A guest moves to the epoch that a server begins in its store, and answers collectors there."""
     assert 1.0 == scrape(collector)["runs"]
     old = epoch(shared)
     assert shared.directory is not None
@@ -307,7 +305,7 @@ def test_a_worker_follows_into_another_epoch(
 
 
 def test_nothing_is_left_open(shared: Provider, worker: Path, collector: Collector, scrape: Scrape) -> None:
-    """Scrapes, with late workers and without, leave no descriptor behind in the collector."""
+    """Scrapes, with late workers and without, leave no descriptor open in the collector."""
     scrape(collector)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(epoch(shared) / FAKE))
@@ -324,7 +322,7 @@ def test_nothing_is_left_open(shared: Provider, worker: Path, collector: Collect
 
 
 def test_shut_down(shared: Provider, collector: Collector, scrape: Scrape, wait_until: WaitUntil) -> None:
-    """A process that gives up its store listens no more, and its thread ends."""
+    """After a shutdown, a process no longer listens, and its thread ends."""
     before = set(threading.enumerate())
     Gauge("g", "", provider=shared).set_function(lambda: 1)
     path = str(epoch(shared))

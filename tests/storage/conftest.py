@@ -1,4 +1,4 @@
-"""What the storage tests share: stores of their own, and the values that a scrape would show."""
+"""Fixtures of the storage tests: a store for each test, and the values that a scrape shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fast_dir() -> Iterator[Path]:
-    """A fresh directory in memory, where there is such a file system."""
+    """A fresh directory, on a file system in memory if the machine has one."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     path = tempfile.mkdtemp(prefix="mpmetrics-test-", dir=base)
     yield Path(path)
@@ -29,13 +29,13 @@ def fast_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def store_dir(fast_dir: Path) -> str:
-    """Where a store may be made."""
+    """A path at which a test can create a store."""
     return str(fast_dir / "store")
 
 
 @pytest.fixture
 def provider(store_dir: str) -> Iterator[Callable[[], mpmetrics.Provider]]:
-    """Makes providers in the test's store, which are shut down after it."""
+    """Makes providers in the test's store, and shuts them down after the test."""
     made: list[mpmetrics.Provider] = []
 
     def make() -> mpmetrics.Provider:
@@ -58,7 +58,7 @@ def _flat(readings: list[Any]) -> dict[str, float]:
 
 @pytest.fixture
 def scrape() -> Callable[[object], dict[str, float]]:
-    """What a new collector shows of a store or provider, by ``name{label=value}``; folds the dead first."""
+    """The values that a new collector shows, by ``name{label=value}``; it folds dead slabs first."""
 
     def collect(source: Any) -> dict[str, float]:
         if isinstance(source, mpmetrics.Collector):
@@ -73,7 +73,7 @@ def scrape() -> Callable[[object], dict[str, float]]:
 
 @pytest.fixture
 def peek() -> Callable[[str], dict[str, float]]:
-    """What a reader that never folds sees of an epoch, by ``name{label=value}``."""
+    """The values that a reader shows of an epoch, by ``name{label=value}``, without folding."""
 
     def read(path: str) -> dict[str, float]:
         reader = EpochReader(path)

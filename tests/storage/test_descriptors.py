@@ -1,4 +1,4 @@
-"""Code that turns a process into a daemon closes all descriptors: what it opens then is its own, and counts go on."""
+"""Daemonizing code closes all descriptors: the process counts on, and the files that it opens later stay untouched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT = b"A" * 20_000
 
 
 def _close_and_open(home: Path) -> list[Any]:
-    """Close all, and open files of one's own under the same numbers."""
+    """Close all descriptors, and open other files under the same numbers."""
     os.closerange(3, 4096)
     files = []
     for number in range(40):
@@ -43,7 +43,7 @@ def test_a_daemon_counts_on_and_its_files_are_its_own(
     counts_before: bool,  # noqa: FBT001 (a parameter)
     forks_twice: bool,  # noqa: FBT001 (a parameter)
 ) -> None:
-    """Whether it counted before or not: 3,000 series, which grow its slab, are all seen; its files stay as they are."""
+    """A daemon's 3,000 series, which grow its slab, are all shown, and its own files stay unchanged."""
     mine = provider()
     jobs = mpmetrics.Counter("jobs", "x", ["q"], provider=mine)
     jobs.labels("a").inc(5)
@@ -85,7 +85,7 @@ def test_a_reader_needs_no_descriptor_for_each_process(
     gate: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With 24 descriptors to be had, the values of 60 living processes are all shown, again and again."""
+    """With only 24 descriptors, a reader shows the values of 60 living processes, again and again."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "x", provider=mine)
     ready, leave = gate(), gate()
@@ -107,8 +107,8 @@ def test_a_reader_needs_no_descriptor_for_each_process(
         return [(collector.value("hits_total"), collector.value("mpmetrics_unreadable_files")) for _ in range(3)]
 
     if keeps:
-        look = SlabReader.look
-        monkeypatch.setattr(SlabReader, "look", lambda self, descriptor: look(self, os.dup(descriptor)))
+        refresh = SlabReader.refresh
+        monkeypatch.setattr(SlabReader, "refresh", lambda self, descriptor: refresh(self, os.dup(descriptor)))
     assert keeps == ([(60.0, 0.0)] * 3 != fork(read).result())
     leave.open(60)
 
@@ -116,7 +116,7 @@ def test_a_reader_needs_no_descriptor_for_each_process(
 def test_a_dead_process_is_dead_although_its_child_lives(
     store_dir: str, provider: Callable[[], Any], fork: Callable[..., Any], gate: Callable[..., Any], scrape: Scrape
 ) -> None:
-    """The lease is held by a map that no forked child has: live gauges go with the process that set them."""
+    """Children do not inherit the lease's map, so live gauges disappear with the process that set them."""
     mine = provider()
     busy = mpmetrics.Gauge("busy", "x", multiprocess_mode="livesum", provider=mine)
     ready, leave = gate(), gate()
@@ -136,16 +136,16 @@ def test_a_dead_process_is_dead_although_its_child_lives(
 
 
 def test_a_daemons_sockets_are_its_own(provider: Callable[[], Any]) -> None:
-    """A process with callbacks listens for collectors, but never at a number under which the daemon has its own."""
+    """A process with callbacks listens for collectors, but never on a descriptor that belongs to the daemon."""
     mine = provider()
     mpmetrics.Gauge("size", "x", provider=mine).set_function(lambda: 5)
 
     def serve() -> None:
-        time.sleep(0.3)  # its thread listens by now
+        time.sleep(0.3)  # by now its thread listens
         os.closerange(3, 4096)
         servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(16)]
         for server in servers * 2:
-            time.sleep(0.1)  # in all, longer than its thread takes to look whether its process has moved over
+            time.sleep(0.1)  # in all longer than the interval at which its thread checks for a new epoch
             server.settimeout(5)
             with socket.create_connection(server.getsockname()):
                 time.sleep(0.02)

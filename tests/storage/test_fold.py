@@ -1,4 +1,4 @@
-"""What the dead counted moves into the retired file exactly once, and nobody ever sees it twice or not at all."""
+"""A fold moves dead processes' values into the retired file exactly once; no reader sees them twice or not at all."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpmetrics
-from mpmetrics.collector import epoch as epoch_module
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector import epoch_reader as epoch_module
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import retire as retire_module
@@ -37,7 +37,7 @@ Peek = Callable[[str], dict[str, float]]
 
 @pytest.fixture
 def heap_of_dead(fork: Fork, provider: MakeProvider) -> Callable[[int], str]:
-    """Leaves so many dead slabs, each of which counted 10 and observed 1.5, and returns the epoch's path."""
+    """Leaves ``count`` dead slabs, each with a count of 10 and an observation of 1.5; returns the epoch's path."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     sizes = mpmetrics.Histogram("sizes", "Sizes.", buckets=(1, 2), provider=mine)
@@ -55,18 +55,18 @@ def heap_of_dead(fork: Fork, provider: MakeProvider) -> Callable[[int], str]:
 
 
 def figures(values: dict[str, float]) -> tuple[float, ...]:
-    """What the dead of the fixture add up to."""
+    """The totals of the fixture's dead slabs, as shown."""
     names = ("hits_total", "sizes_count", "sizes_sum", "sizes_bucket{le=2.0}")
     return tuple(values[name] for name in names)
 
 
 def expected(count: int) -> tuple[float, ...]:
-    """The same, by arithmetic."""
+    """The totals of ``count`` dead slabs, by arithmetic."""
     return (10.0 * count, float(count), 1.5 * count, float(count))
 
 
 def folded(path: str) -> int:
-    """How many slabs the retired file says were ever folded."""
+    """The number of folded slabs in the head of the retired file."""
     reader = EpochReader(path)
     count = reader.snapshot().folded
     reader.close()
@@ -79,7 +79,7 @@ def dead_names(path: str) -> list[str]:
 
 
 def die_after_the_commit(path: str) -> None:
-    """Fold, and die between the rename and the first unlink."""
+    """Fold, and die between the rename of the retired file and the first unlink."""
     with mock.patch.object(fold_module._Fold, "_mark", side_effect=lambda _: os._exit(0)):
         fold(path)
 
@@ -87,7 +87,7 @@ def die_after_the_commit(path: str) -> None:
 def test_without_the_list_of_folded_slabs_they_would_count_twice(
     heap_of_dead: Callable[[int], str], fork: Fork, peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a reader that does not know which slabs the retired file contains counts them again."""
+    """The control: without FOLDED records, a reader counts the folded slabs again."""
     path = heap_of_dead(3)
     fork(die_after_the_commit, path).wait()
     assert expected(3) == figures(peek(path))
@@ -98,7 +98,7 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
         if kind != epoch_module.fmt.FOLDED:
             add_record(self, kind, body)
 
-    fold(path)  # what the killed folder left
+    fold(path)  # finishes what the killed process left
     path = heap_of_dead(2)
     monkeypatch.setattr(retire_module.Contents, "add_record", forget)
     fork(die_after_the_commit, path).wait()
@@ -108,17 +108,17 @@ def test_without_the_list_of_folded_slabs_they_would_count_twice(
 def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
     heap_of_dead: Callable[[int], str], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its file could not be removed, and a newcomer renames it between the listing and the look: it counts once."""
+    """A folded slab whose file remains is renamed by a new process between listing and opening: it counts once."""
     path = heap_of_dead(0)
     with DirectoryMutex(path, 1.0):
         heap_of_dead(1)
         assert 1 == fold(path)
         heap_of_dead(1)
     inode = Path(f"{path}/slab-0").stat().st_ino
-    collect = fold_module._Fold._collect
+    collect = fold_module._Fold._read_dead
 
-    def set_aside(folder: int) -> list[Any]:
-        found = list_slabs(folder)
+    def set_aside(dir_fd: int) -> list[Any]:
+        found = list_slabs(dir_fd)
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}/slab-0").rename(f"{path}/dead-0-{inode}")
         return found
@@ -128,17 +128,17 @@ def test_a_folded_slab_that_is_set_aside_while_it_is_looked_for(
             newcomer.setattr(fold_module, "list_slabs", set_aside)
             return collect(self, most)
 
-    monkeypatch.setattr(fold_module._Fold, "_collect", collect_late)
+    monkeypatch.setattr(fold_module._Fold, "_read_dead", collect_late)
     for _ in range(3):
         fold(path)
         assert expected(2) == figures(peek(path))
     assert [] == dead_names(path)
 
 
-def test_slabs_of_a_killed_folder_are_removed_and_not_folded_again(
+def test_slabs_of_a_killed_fold_are_removed_and_not_folded_again(
     heap_of_dead: Callable[[int], str], fork: Fork
 ) -> None:
-    """The next fold unlinks what the retired file names, and says that there was nothing to fold."""
+    """The next fold unlinks the slabs that the retired file names, and folds nothing."""
     path = heap_of_dead(3)
     fork(die_after_the_commit, path).wait()
     assert 3 == len(dead_names(path)) == folded(path)
@@ -157,16 +157,16 @@ def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
     heap_of_dead: Callable[[int], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A snapshot that a fold cuts through starts over; without the second look it would miss the folded (control)."""
+    """A snapshot starts over if a fold happens meanwhile; without that check (control) it misses the folded slabs."""
     path = heap_of_dead(3)
     names = epoch_module.list_slabs
     interfere = iter([True])
 
-    def cut(folder: int) -> Any:
-        found = names(folder) if moment == "after_the_list" else None
+    def cut(dir_fd: int) -> Any:
+        found = names(dir_fd) if moment == "after_the_list" else None
         if next(interfere, False):
             fold(path)
-        return names(folder) if found is None else found
+        return names(dir_fd) if found is None else found
 
     monkeypatch.setattr(epoch_module, "list_slabs", cut)
     if not checked:
@@ -184,7 +184,7 @@ def test_a_fold_in_the_middle_of_a_snapshot_is_noticed(
 def test_a_reader_tells_a_folded_slab_from_one_that_was_removed(
     heap_of_dead: Callable[[int], str], slabs: Callable[[str], list[str]]
 ) -> None:
-    """A reader that misses two folds does not take what it still maps for orphans, and count it again."""
+    """After two missed folds, a reader drops the folded slabs that it still maps and does not count them again."""
     path = heap_of_dead(3)
     reader = EpochReader(path)
 
@@ -194,7 +194,7 @@ def test_a_reader_tells_a_folded_slab_from_one_that_was_removed(
     before = total()
     assert 3 == fold(path)
     heap_of_dead(1)
-    assert 1 == fold(path)  # its list does not name the first three any more
+    assert 1 == fold(path)  # its FOLDED records no longer name the first three
     assert [] == slabs(path)
 
     snapshot = reader.snapshot()
@@ -206,7 +206,7 @@ def test_a_reader_tells_a_folded_slab_from_one_that_was_removed(
 def test_totals_stand_still_while_several_fold(
     heap_of_dead: Callable[[int], str], fork: Fork, gate: Callable[..., Any], peek: Peek
 ) -> None:
-    """Three folders take 90 dead one by one, in competition; a reader beside them sees one and the same total."""
+    """Three processes fold 90 dead slabs one by one, in competition; a reader always sees the same total."""
     path = heap_of_dead(90)
     ready, begin = gate(), gate()
 
@@ -227,19 +227,19 @@ def test_totals_stand_still_while_several_fold(
 
     reader = fork(keep_reading)
     ready.wait()
-    folders = [fork(keep_folding) for _ in range(3)]
+    folding = [fork(keep_folding) for _ in range(3)]
     begin.open(3)
 
-    assert 90 == sum(folder.result() for folder in folders)
+    assert 90 == sum(process.result() for process in folding)
     assert reader.result() > 0
     assert expected(90) == figures(peek(path))
     assert 90 == folded(path)
 
 
-def test_a_folder_that_is_stopped_keeps_nobody_from_scraping(
+def test_a_stopped_fold_does_not_block_scrapes(
     heap_of_dead: Callable[[int], str], fork: Fork, gate: Callable[..., Any], scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """While another process holds the fold lock, scrapes and leases go on, and the dead are counted where they are."""
+    """While another process holds the fold lock, scrapes and new leases work, and unfolded dead slabs count."""
     path = heap_of_dead(3)
     inside = gate()
 
@@ -260,7 +260,7 @@ def test_a_folder_that_is_stopped_keeps_nobody_from_scraping(
 
 
 MODES = {
-    # mode: what is shown with all three alive, with 0 and 1 dead, with all dead
+    # mode: shown with all three alive; with workers 0 and 1 dead; with all dead
     "all": ({0: 3.0, 1: -1.0, 2: 2.0}, {0: 3.0, 1: -1.0, 2: 2.0}, {0: 3.0, 1: -1.0, 2: 2.0}),
     "liveall": ({0: 3.0, 1: -1.0, 2: 2.0}, {2: 2.0}, {}),
     "min": (-1.0, -1.0, -1.0),
@@ -278,7 +278,7 @@ MODES = {
 def test_gauges_fold_by_their_mode(
     mode: Any, fork: Fork, gate: Callable[..., Any], provider: MakeProvider, peek: Peek
 ) -> None:
-    """Three workers set 3, 2 and then -1; what shows of each mode as they die, before and after they are folded."""
+    """Three workers set 3, 2 and -1: what each mode shows as they die, before and after their fold."""
     mine = provider()
     path = str(mine.epoch.path)
     gauge = mpmetrics.Gauge("level", "Level.", multiprocess_mode=mode, provider=mine)
@@ -324,7 +324,7 @@ def test_gauges_fold_by_their_mode(
 def test_a_gauge_that_was_set_to_zero_is_not_forgotten(
     mode: Any, fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """Zero is a value: the retired file tells it from a gauge that was never set."""
+    """The retired file distinguishes a gauge set to zero from one that was never set."""
     mine = provider()
     gauge = mpmetrics.Gauge("level", "Level.", ["kind"], multiprocess_mode=mode, provider=mine)
     gauge.labels("unset")
@@ -340,7 +340,7 @@ def test_a_gauge_that_was_set_to_zero_is_not_forgotten(
 
 
 def test_fractional_sums_neither_drift_nor_dip(fork: Fork, provider: MakeProvider, peek: Peek) -> None:
-    """After each of many folds of awkward fractions the total is the exact sum, rounded once, as it was before it."""
+    """After each of many folds of fractions, the total is still the exact sum, rounded once."""
     mine = provider()
     path = str(mine.epoch.path)
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
@@ -365,13 +365,13 @@ def test_fractional_sums_neither_drift_nor_dip(fork: Fork, provider: MakeProvide
     naive = 0.0
     for part in parts:
         naive += part
-    assert math.fsum(parts) != naive  # the control: these numbers tell exact sums from plain ones
+    assert math.fsum(parts) != naive  # the control: with these numbers a plain sum is inexact
 
 
-def test_a_fold_keeps_what_it_does_not_understand(
+def test_a_fold_leaves_unreadable_files_alone(
     heap_of_dead: Callable[[int], str], slabs: Callable[[str], list[str]], peek: Peek
 ) -> None:
-    """A dead slab that cannot be read stays where it is, and does not keep the others from being folded."""
+    """An unreadable dead slab stays where it is; the others are folded."""
     path = heap_of_dead(2)
     stranger = "slab-9"
     with open(os.path.join(path, stranger), "wb") as file:  # noqa: PTH118, PTH123
@@ -384,7 +384,7 @@ def test_a_fold_keeps_what_it_does_not_understand(
 
 
 def test_a_retired_file_that_is_damaged_is_not_overwritten(heap_of_dead: Callable[[int], str], peek: Peek) -> None:
-    """Without a retired file that can be read nothing is folded: the dead stay, and are counted where they are."""
+    """While the retired file is unreadable, nothing is folded: the dead slabs stay and count."""
     path = heap_of_dead(2)
     with open(os.path.join(path, "retired"), "wb") as file:  # noqa: PTH118, PTH123
         file.write(b"damaged")
@@ -396,7 +396,7 @@ def test_a_retired_file_that_is_damaged_is_not_overwritten(heap_of_dead: Callabl
     assert expected(2) == figures(peek(path))
 
 
-# Merge and fold against a single process that does everything itself.
+# Merging and folding, compared with one account of all operations.
 
 Make = Callable[[mpmetrics.Provider], Any]
 FAMILIES: dict[str, tuple[str, str, Make]] = {
@@ -422,7 +422,7 @@ NAMES = list(FAMILIES)
 
 
 class World:
-    """A store with providers that stand for processes, beside a plain account of what they did."""
+    """A store whose providers stand for processes, and a plain account of all their operations."""
 
     def __init__(self) -> None:
         self.home = tempfile.mkdtemp(prefix="mpmetrics-test-", dir="/dev/shm")
@@ -433,14 +433,14 @@ class World:
         self.log: list[tuple[SimpleNamespace, str, float]] = []
 
     def close(self) -> None:
-        """Remove it."""
+        """Close the providers and remove the store."""
         for process in self.live:
             process.provider.memory.close()
         self.epoch.close()
         shutil.rmtree(self.home)
 
     def start(self) -> None:
-        """A process with the smallest free ordinal."""
+        """Start a process; it has the smallest free ordinal."""
         provider = mpmetrics.Provider(f"{self.home}/store")
         metrics = {name: make(provider) for name, (_, _, make) in FAMILIES.items()}
         provider.memory.lease()
@@ -465,16 +465,16 @@ class World:
         self.log.append((process, name, value))
 
     def kill(self, which: int) -> None:
-        """One process dies: the kernel takes its lease."""
+        """Let one process die: its lease is released."""
         process = self.live.pop(which % len(self.live))
         process.provider.memory._leased.release()
 
     def fold(self, most: int) -> None:
-        """Some of the dead are folded."""
+        """Fold up to ``most`` dead slabs."""
         fold(self.path, most=most)
 
     def shown(self) -> dict[str, dict[tuple[str, Any], float]]:
-        """What the merge makes of it, without creation times."""
+        """The merged values, without creation times."""
         reader = EpochReader(self.path)
         readings = merge(reader.snapshot())
         found = {
@@ -485,7 +485,7 @@ class World:
         return {name: found.get(name, {}) for name in NAMES}
 
     def oracle(self) -> dict[str, dict[tuple[str, Any], float]]:
-        """What a single account of all operations comes to."""
+        """The values by the account of all operations."""
         return {name: dict(self._account(name)) for name in NAMES}
 
     def _account(self, name: str) -> Iterator[tuple[tuple[str, Any], float]]:
@@ -521,7 +521,7 @@ class World:
 
 
 def quarters() -> st.SearchStrategy[float]:
-    """Numbers that add up without rounding, so that the oracle's order of addition does not matter."""
+    """Numbers whose sums need no rounding, so the order of addition does not matter."""
     return st.integers(-4000, 4000).map(lambda number: number / 4)
 
 
@@ -542,7 +542,7 @@ EVENTS = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(EVENTS)
 def test_merging_any_split_of_the_work_equals_one_process(events: list[tuple[Any, ...]]) -> None:
-    """Operations spread over processes of which some died and some were folded come to the same as in one process."""
+    """Operations spread over living, dead and folded processes give the same values as one account of them."""
     world = World()
     try:
         world.start()
@@ -555,14 +555,14 @@ def test_merging_any_split_of_the_work_equals_one_process(events: list[tuple[Any
 
 
 def test_the_oracle_notices_a_fold_that_loses_a_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a fold that forgets the gauges of mode all is told from a right one."""
+    """The control: the comparison detects a fold that forgets gauges of mode ``all``."""
     world = World()
     world.start()
     world.write(0, NAMES.index("gauge_all"), 3.0)
     world.kill(0)
     assert world.oracle() == world.shown()
 
-    monkeypatch.setattr(retire_module._Share, "_add_levels", lambda _: None)
+    monkeypatch.setattr(retire_module._ShapeWriter, "_add_levels", lambda _: None)
     world.fold(9)
 
     assert world.oracle() != world.shown()
@@ -574,7 +574,7 @@ def test_the_oracle_notices_a_fold_that_loses_a_mode(monkeypatch: pytest.MonkeyP
     [({"a": 1e16, "b": 1.0, "c": 1.0}, 1.0, 1e16 + 2), ({"a": math.inf, "b": -math.inf, "c": 1.0}, 1.0, math.nan)],
     ids=["rounding", "infinities"],
 )
-def test_what_is_past_the_cap_of_the_dead_has_an_exact_sum(
+def test_series_beyond_the_cap_of_a_fold_have_an_exact_sum(
     provider: MakeProvider,
     fork: Fork,
     peek: Peek,
@@ -583,7 +583,7 @@ def test_what_is_past_the_cap_of_the_dead_has_an_exact_sum(
     second: float,
     total: float,
 ) -> None:
-    """Series that a fold adds to the overflow series lose nothing to rounding, and any values can be added."""
+    """Series that a fold adds to the overflow series lose nothing to rounding, whatever their values."""
     monkeypatch.setattr(retire_module, "MOST_ROWS", 1)
     mine = provider()
     jobs = mpmetrics.UpDownCounter("jobs", "Jobs.", ["code"], provider=mine)

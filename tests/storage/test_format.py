@@ -1,4 +1,4 @@
-"""The bytes are as the specification says, and whatever else is found in their place costs itself alone."""
+"""The bytes are as specified, and invalid bytes affect only their own record or file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TYPES = {"8s": "8s", "16s": "16s", "u32": "I", "u64": "Q", "f64": "d"}
 
 
 def tables() -> dict[str, list[tuple[str, str, str]]]:
-    """The offset tables of the specification: offset, type and field, under the heading of their section."""
+    """The offset tables of the specification by section: offset, type and field of each row."""
     found: dict[str, list[tuple[str, str, str]]] = {}
     lines = str(fmt.__doc__).splitlines()
     heading, rules = "", 0
@@ -64,7 +64,7 @@ SECTIONS = ["Slab", "Slab: record", "Shared page"]
 
 
 def test_the_specification_has_these_tables() -> None:
-    """The tables are found, so the tests below are about something."""
+    """The specification's tables are found, so the tests below are not empty."""
     assert SECTIONS == list(tables())
     assert [19, 4, 10] == [len(rows) for rows in tables().values()]
 
@@ -83,7 +83,7 @@ def test_the_offsets_of_a_table_follow_from_its_types(section: str) -> None:
     [("Slab", fmt.SLAB_HEAD), ("Slab: record", fmt.RECORD_HEAD), ("Shared page", fmt.SHARED_HEAD)],
 )
 def test_the_tables_agree_with_the_code(section: str, packed: struct.Struct) -> None:
-    """The structure that the code packs is the beginning of the table."""
+    """The structure that the code packs has the first fields of the table."""
     _, codes = layout(tables()[section])
 
     assert ("=" + "".join(codes)).startswith(packed.format)
@@ -109,7 +109,7 @@ def test_the_tables_agree_with_the_code(section: str, packed: struct.Struct) -> 
     ],
 )
 def test_the_code_finds_a_field_where_the_table_has_it(section: str, field: str, offset: int) -> None:
-    """Words that are reached by number, and what lies behind the heads, are where the specification says."""
+    """The code's word numbers and offsets are those of the specification."""
     (row,) = [row for row in tables()[section] if row[2].startswith(field)]
 
     assert row[0] == str(offset)
@@ -117,7 +117,7 @@ def test_the_code_finds_a_field_where_the_table_has_it(section: str, field: str,
 
 @pytest.mark.parametrize(("section", "magic"), [("Slab", fmt.SLAB_MAGIC), ("Shared page", fmt.SHARED_MAGIC)])
 def test_magic_version_and_size_are_the_tables(section: str, magic: bytes) -> None:
-    """What identifies a file stands in the specification as it stands in the code."""
+    """Magic, version and head size are the same in the specification and in the code."""
     texts = [text for _, _, text in tables()[section]]
 
     assert f"magic ``{magic.decode()}``" == texts[0]
@@ -134,7 +134,7 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 
 
 def test_the_files_hold_what_the_tables_say(provider: MakeProvider, fork: Fork) -> None:
-    """A store that was written by the library, taken apart by the specification alone."""
+    """A store that the library wrote is readable by the specification's tables alone."""
     mine = provider()
     path = Path(str(mine.epoch.path))
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
@@ -178,7 +178,7 @@ def test_the_files_hold_what_the_tables_say(provider: MakeProvider, fork: Fork) 
 
 
 def records_of(data: bytes) -> list[tuple[int, bytes]]:
-    """Kind and body of each record, by the specification alone."""
+    """Kind and body of each record, parsed as the specification says."""
     found, at = [], 0
     while at < len(data):
         magic, length, checksum, kind = struct.unpack_from("=IIII", data, at)
@@ -192,13 +192,13 @@ def records_of(data: bytes) -> list[tuple[int, bytes]]:
 
 @given(st.lists(st.tuples(st.integers(1, 2**32 - 1), st.binary(max_size=40)), max_size=8))
 def test_records_are_written_as_specified(written: list[tuple[int, bytes]]) -> None:
-    """Any bodies, one behind the other, on 8-byte boundaries."""
+    """Records with any bodies follow each other on 8-byte boundaries."""
     assert written == records_of(b"".join(fmt.encode_record(kind, body) for kind, body in written))
 
 
 @given(st.lists(st.text("ab", max_size=20), min_size=1, max_size=6), st.data())
-def test_damage_costs_the_records_that_it_hit(names: list[str], data: st.DataObject) -> None:
-    """Whatever bytes of one record are overwritten, all others come back."""
+def test_damage_costs_only_the_damaged_records(names: list[str], data: st.DataObject) -> None:
+    """When any bytes of one record are overwritten, all other records are still found."""
     written = [Removal(at + 1, name, (), is_subset=False) for at, name in enumerate(names)]
     encoded = [each.encode() for each in written]
     hit = data.draw(st.integers(0, len(encoded) - 1))
@@ -214,7 +214,7 @@ def test_damage_costs_the_records_that_it_hit(names: list[str], data: st.DataObj
 
 @given(st.binary(max_size=400))
 def test_any_bytes_can_be_searched_for_removals(data: bytes) -> None:
-    """Whatever they are, nothing is raised, and the end is in them."""
+    """Any bytes can be searched for removals: nothing is raised, and the end lies within them."""
     end, _, bodies = find_removals(data, 0, 2**64 - 1, None)
 
     assert 0 <= end <= len(data)
@@ -222,8 +222,8 @@ def test_any_bytes_can_be_searched_for_removals(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("heads", "is_found"), [(60, True), (100, False)], ids=["few", "many"])
-def test_the_search_for_removals_takes_no_longer_than_it_may(heads: int, is_found: bool) -> None:  # noqa: FBT001
-    """Heads that each claim a MiB, which has to be looked at: behind too many of them nothing is looked for."""
+def test_the_search_for_removals_is_bounded(heads: int, is_found: bool) -> None:  # noqa: FBT001
+    """Each damaged record of a MiB costs a checksum; behind too many of them, the search gives up."""
     claim = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, fmt.MAX_BODY, 0, fmt.REMOVE)
     last = Removal(1, "hits", (), is_subset=True).encode()
 
@@ -233,7 +233,7 @@ def test_the_search_for_removals_takes_no_longer_than_it_may(heads: int, is_foun
 
 
 def test_a_record_over_the_limit_is_refused() -> None:
-    """What readers would not believe is not written."""
+    """A record that readers would reject as too long is not written."""
     with pytest.raises(mpmetrics.FormatError, match="limit"):
         fmt.encode_record(fmt.FAMILY, b"x" * (fmt.MAX_BODY + 1))
 
@@ -243,13 +243,13 @@ texts = st.text(st.characters(codec="utf-8"), max_size=20)
 
 @given(st.lists(texts, max_size=6), st.binary(max_size=3))
 def test_texts_come_back_as_they_were_written(written: list[str], before: bytes) -> None:
-    """Any texts that UTF-8 can carry, empty ones too."""
+    """All texts that have a UTF-8 form, empty ones included, are decoded as they were encoded."""
     assert written == fmt.unpack_texts(before + fmt.pack_texts(written), len(before))
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_as_texts_or_a_metric_raise_nothing_else(data: bytes) -> None:
-    """What are no texts and no fields of a metric is a ValueError."""
+    """Decoding invalid bytes as texts, or as a metric, raises ValueError only."""
     for unpack in (lambda: fmt.unpack_texts(data, 0), lambda: Family.unpack(data)):
         try:
             unpack()
@@ -275,14 +275,14 @@ FAMILIES = [
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_metric_comes_back_as_it_was_written(family: Family) -> None:
-    """All fields, those that do not count for equality too."""
+    """All fields of a metric are decoded as they were encoded, even those that equality ignores."""
     read = Family.unpack(family.pack())
 
     assert (family, family.help, family.origin) == (read, read.help, read.origin)
 
 
 def test_a_metric_that_no_record_can_take_is_refused_where_it_is_made(provider: MakeProvider, scrape: Scrape) -> None:
-    """A help of a megabyte is a ValueError, with nothing changed: the name is free."""
+    """A help of a megabyte raises ValueError and changes nothing: the name stays free."""
     mine = provider()
     with pytest.raises(ValueError, match="over 1048576"):
         mpmetrics.Counter("hits", "x" * (1 << 20), provider=mine)
@@ -332,13 +332,13 @@ def dead_slab(path: Path) -> Path:
 
 
 def copy_of(source: Path, target: Path) -> Path:
-    """A sparse copy of a file, which no process maps."""
+    """A sparse copy of a file; no process maps it."""
     with source.open("rb") as old, target.open("wb") as new:
         offset, size = 0, source.stat().st_size
         while offset < size:
             try:
                 offset = os.lseek(old.fileno(), offset, os.SEEK_DATA)
-            except OSError:  # a hole up to the end
+            except OSError:  # only a hole follows
                 break
             end = os.lseek(old.fileno(), offset, os.SEEK_HOLE)
             os.pwrite(new.fileno(), os.pread(old.fileno(), end - offset, offset), offset)
@@ -348,7 +348,7 @@ def copy_of(source: Path, target: Path) -> Path:
 
 
 def read_whole(path: Path) -> int:
-    """All that a reader does with a slab or retired file; how many series it has."""
+    """Read a slab or retired file as a reader does; returns its number of series."""
     shapes = Shapes()
     with open_regular(str(path)) as descriptor:
         reader = SlabReader(descriptor, str(path), is_retired=path.name.startswith("retired"))
@@ -364,15 +364,15 @@ def copied(request: pytest.FixtureRequest, written: Path, fast_dir: Path) -> Pat
 
 
 def data_of(path: Path) -> Iterator[int]:
-    """Offsets that hold something: of the head, the first words, and the records."""
+    """The offsets of the head, the first words and the records."""
     committed = struct.unpack_from("=QQQ", read_at(path, 64, 24))[2]
     yield from range(128)
     yield from range(fmt.PAGE, fmt.PAGE + 256)
     yield from range(fmt.AREA_0, fmt.AREA_0 + committed)
 
 
-def test_a_file_cut_short_anywhere_raises_nothing_else(copied: Path) -> None:
-    """Readers of a truncated file say FormatError or OSError that name it, or read what is whole."""
+def test_a_file_truncated_anywhere_raises_only_format_errors(copied: Path) -> None:
+    """A reader of a truncated file raises FormatError or OSError, naming the file, or reads the rest."""
     whole = read_whole(copied)
     outcomes = set()
     for length in sorted(data_of(copied), reverse=True)[::7]:
@@ -387,8 +387,8 @@ def test_a_file_cut_short_anywhere_raises_nothing_else(copied: Path) -> None:
     assert "refused" in outcomes
 
 
-def test_a_flipped_byte_raises_nothing_else(copied: Path) -> None:
-    """Readers of a file in which any one byte is another say FormatError or OSError, or read on."""
+def test_a_changed_byte_raises_only_format_errors(copied: Path) -> None:
+    """A reader of a file with any one byte changed raises FormatError or OSError, or reads the rest."""
     whole = read_whole(copied)
     outcomes = {"refused": 0, "less": 0, "same": 0}
     with copied.open("r+b", buffering=0) as file:
@@ -424,10 +424,10 @@ JUNK: dict[str, Callable[[bytes], bytes]] = {
 def test_a_scrape_answers_with_the_rest(
     name: str, junk: str, written: Path, store_dir: str, scrape: Scrape, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slab of a dead process, or the retired file, that is not what it should be is skipped, counted and named."""
+    """An invalid dead slab or retired file is skipped, counted and named in the log; the rest is shown."""
     path = dead_slab(written) if name == "slab" else written / "retired"
     whole = read_at(path, 0, 2 * fmt.PAGE)
-    path.unlink()  # nobody maps the new file
+    path.unlink()  # so that no process maps the new file
     path.write_bytes(JUNK[junk](whole))
     collector = mpmetrics.Collector(store_dir)
 
@@ -437,12 +437,12 @@ def test_a_scrape_answers_with_the_rest(
         assert 2 == values["hits_total"] == values["sizes_count"] == values["total_count"]
         assert 3 == values["sizes_sum"]
     said = [record.getMessage() for record in caplog.records if str(path) in record.getMessage()]
-    assert 1 <= len(said) <= 2  # by the fold and by the reader, once each
+    assert 1 <= len(said) <= 2  # once by the fold, once by the reader
 
 
 @pytest.mark.parametrize("word", [float("inf"), float("-inf"), float("nan"), 1e300, -1.0, 0.5, 5e-324])
 def test_a_scrape_survives_any_number_in_any_word(word: float, written: Path, store_dir: str, scrape: Scrape) -> None:
-    """A word of a dead slab that holds an impossible number does not keep the rest from being served, nor folded."""
+    """With an impossible number in a word of a dead slab, the rest is still shown and folded."""
     slab, kept = dead_slab(written), written.parent / "kept"
     copy_of(slab, kept)
     for number in range(20):
@@ -460,10 +460,10 @@ def test_a_scrape_survives_any_number_in_any_word(word: float, written: Path, st
 
 @pytest.mark.parametrize("field", [fmt.WORDS_END, fmt.FLIPS, fmt.COMMITTED, fmt.ROOM])
 @pytest.mark.parametrize("number", [0, 1, 4097, 1 << 20, 1 << 28, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
-def test_a_head_that_cannot_be_harms_no_scrape(
+def test_an_invalid_head_harms_no_scrape(
     field: int, number: int, written: Path, store_dir: str, scrape: Scrape
 ) -> None:
-    """With a word of a dead slab's head overwritten, the living and the retired are shown; nothing is read too far."""
+    """With a word of a dead slab's head overwritten, the other files are shown, and no byte beyond a file is read."""
     slab = dead_slab(written)
     with slab.open("r+b") as file:
         file.seek(fmt.WORD * field)
@@ -475,7 +475,7 @@ def test_a_head_that_cannot_be_harms_no_scrape(
 
 
 def test_a_store_of_the_first_format_is_named(store_dir: str, provider: MakeProvider, scrape: Scrape) -> None:
-    """Files of another format version cost themselves, and the log says which version they have."""
+    """A file of another format version is skipped, and the log names its version."""
     mine = provider()
     head = struct.pack("=8sII16sQQd", b"MPMSLAB_", 1, 128, bytes(16), 0, 1, 0.0)
     Path(f"{mine.epoch.path}/slab-0").write_bytes(head.ljust(4096, b"\0"))
@@ -487,7 +487,7 @@ def test_a_store_of_the_first_format_is_named(store_dir: str, provider: MakeProv
 
 
 def test_unreadable_files_leak_no_descriptors(written: Path, store_dir: str) -> None:
-    """However often a file is found to be unreadable, a collector holds as many files as before."""
+    """Repeated attempts to read an invalid file leave no descriptor open."""
     dead_slab(written).write_bytes(b"cut")
     (written / "slab-7").write_bytes(b"foreign")
     collector = mpmetrics.Collector(store_dir)

@@ -1,4 +1,4 @@
-"""Guests that outlive their server, and the one that takes them over: each bad interleaving, and a control."""
+"""A new server takes over the guests of a dead one: each harmful interleaving, with a control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics.storage import store as store_module
-from mpmetrics.storage.epoch import alone
+from mpmetrics.storage.epoch import lock_if_dead
 from mpmetrics.storage.shared import Shared
 from mpmetrics.storage.store import Store
 from mpmetrics.storage.waiting import WaitingRoom
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class Guest:
-    """A process that found the store, as far as a provider of its own is one."""
+    """A guest process, for which a provider stands."""
 
     def __init__(self, store: str, epoch: int | None = None) -> None:
         self.provider = mpmetrics.Provider(store, epoch=epoch)
 
     def count(self, kind: str, amount: float = 1) -> None:
-        """Look a series up, and count in it."""
+        """Look up a series and count in it."""
         mpmetrics.Counter("tasks", "x", ["kind"], provider=self.provider).labels(kind).inc(amount)
 
     @property
     def epoch(self) -> str:
-        """Where it counts."""
+        """The directory of its epoch."""
         assert self.provider.epoch is not None
         return str(self.provider.epoch.path)
 
@@ -54,7 +54,7 @@ def guests(store_dir: str) -> Iterator[Callable[..., Guest]]:
 
 @pytest.fixture
 def after_the_rename(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], object]], None]:
-    """Has something happen right after a new epoch has its name."""
+    """Calls a function right after a new epoch gets its name."""
 
     def set_up(act: Callable[[str], object]) -> None:
         rename = os.rename
@@ -69,7 +69,7 @@ def after_the_rename(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str
 
 
 def tasks(values: dict[str, float]) -> dict[str, float]:
-    """The guests' values by label value."""
+    """The shown values of the guests, by label value."""
     return {
         name.removeprefix("tasks_total{kind=").rstrip("}"): value
         for name, value in values.items()
@@ -78,7 +78,7 @@ def tasks(values: dict[str, float]) -> dict[str, float]:
 
 
 def _only(link: Any, *, only_living: bool) -> Any:
-    """One of the two times that slabs are linked: before the epoch has its name, or after it was announced."""
+    """Do only one of the two passes that link slabs: before the epoch has its name, or after its announcement."""
 
     def link_once(*given: Any, **named: bool) -> None:
         if named["only_living"] == only_living:
@@ -94,16 +94,16 @@ def test_an_epoch_lives_from_its_first_moment_on(
     after_the_rename: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever looks right after it has its name finds its lease taken; else it would remove it as dead."""
+    """An epoch's lease is held when the epoch gets its name; else (control) another process takes it for dead."""
     found = []
 
     def look(epoch: str) -> None:
-        with alone(epoch) as is_dead:
+        with lock_if_dead(epoch) as is_dead:
             found.append(is_dead)
 
     after_the_rename(look)
     if not holds:
-        monkeypatch.setattr(store_module, "hold", lambda *_: None)
+        monkeypatch.setattr(store_module, "hold_shared", lambda *_: None)
     Store(store_dir).begin().close()
 
     assert [not holds] == found
@@ -120,7 +120,7 @@ def test_a_slab_that_is_made_while_a_server_begins_is_read(
     peek: Peek,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the server listed its slabs, and before it says where it is: what is in it is shown, moved over or not."""
+    """A guest's slab made after the server's first listing and before its announcement is shown."""
     early, late = guests(), guests()
     early.count("early")
     after_the_rename(lambda _: late.count("late", 5))
@@ -145,14 +145,14 @@ def test_a_slab_that_is_made_while_a_server_begins_is_read(
 
 
 @pytest.mark.parametrize("links_before", [True, False], ids=["", "control"])
-def test_slabs_are_linked_before_their_owners_move_over(
+def test_slabs_are_linked_before_their_owners_join_the_successor(
     links_before: bool,  # noqa: FBT001 (whether the protection is in place)
     guests: Callable[[], Guest],
     store_dir: str,
     peek: Peek,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A guest moves over the moment that it can: what it had counted until then is not taken for a dead process's."""
+    """A guest joins the successor as soon as it can: its earlier values still count as a living process's."""
     guest = guests()
     guest.count("before", 5)
     announce, link = Store._announce, Store._link_slabs
@@ -171,13 +171,13 @@ def test_slabs_are_linked_before_their_owners_move_over(
 
 
 @pytest.mark.parametrize("is_right", [True, False], ids=["", "control"])
-def test_the_successor_is_there_before_the_generation_says_so(
+def test_the_successor_is_stored_before_the_generation(
     is_right: bool,  # noqa: FBT001 (whether the protection is in place)
     guests: Callable[[], Guest],
     store_dir: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A guest that looks between the two stores moves over then or at its next look, and does not stay for good."""
+    """A guest that looks between the two stores joins the successor then or at its next look-up."""
     guest = guests()
     guest.count("before")
     store = Shared._store
@@ -209,7 +209,7 @@ def test_removals_of_the_new_epoch_end_the_guests_series(
     peek: Peek,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Generations go on where those of the guests' epochs were, though a guest does not look any more."""
+    """A new epoch's generations continue those of the guests' epochs, so removals end idle guests' series."""
     idle = guests()
     for number in range(3):
         idle.count("gone")
@@ -236,7 +236,7 @@ def test_a_newcomer_may_have_the_ordinal_of_a_guest(
     peek: Peek,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a server begins, one process has the first ordinal of the old epoch, and one that of the new: both show."""
+    """A process of the old epoch and one of the new may have the same ordinal while a server begins: both are shown."""
     old = guests()
 
     def come(_: str) -> None:
@@ -255,7 +255,7 @@ def test_a_newcomer_may_have_the_ordinal_of_a_guest(
 def test_values_that_wait_are_there_after_a_restart(
     store_dir: str, guests: Callable[..., Guest], peek: Peek, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A guest that moves over has values that could not be put into the store before."""
+    """Values that waited when the server died are in the store after their guest joined the next epoch."""
     monkeypatch.setattr(WaitingRoom, "open", lambda _: None)
     guest = guests()
     guest.count("kind-0")
@@ -276,7 +276,7 @@ def test_values_that_wait_are_there_after_a_restart(
 def test_a_process_that_a_worker_started_outlives_the_server(
     store_dir: str, guests: Callable[..., Guest], peek: Peek
 ) -> None:
-    """It was told the number of the server's epoch, and is a guest in it all the same."""
+    """A process that a worker starts joins the epoch by its number, but is a guest and outlives the server."""
     server = Store(store_dir).begin()
     guest = guests(server.number)
     guest.count("before")

@@ -1,4 +1,4 @@
-"""Nothing on the way of a request waits for another process: not even one that is stopped with every lock taken."""
+"""No request waits for another process, not even for one that is stopped while it holds every lock."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def _locks(store: str) -> list[Path]:
-    """Every file of the store that somebody may lock for an operation."""
+    """All files of the store that a process may lock during an operation."""
     return [path for path in Path(store).rglob("*") if path.name == "lock" or path.name.endswith(".lock")]
 
 
 @pytest.fixture
 def hog(store_dir: str) -> Iterator[Callable[[], None]]:
-    """Starts a process that takes every lock of the store, and stops it there."""
+    """Starts a process that takes every lock of the store, and stops it."""
     pids: list[int] = []
 
     def start() -> None:
@@ -51,15 +51,15 @@ def hog(store_dir: str) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.timeout(20)
-def test_processes_start_count_fork_and_end_beside_it(
+def test_processes_start_count_fork_and_end_beside_a_stopped_lock_holder(
     store_dir: str, provider: Callable[[], Any], fork: Callable[..., Any], scrape: Scrape, hog: Callable[[], None]
 ) -> None:
-    """Declarations, first uses, first writes, forks and ends: all is done, and all is seen."""
+    """Declarations, first uses, first writes, forks and exits succeed without waiting, and all values are shown."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "x", ["who"], provider=mine)
     hits.labels("before").inc()
     hog()
-    with pytest.raises(mpmetrics.LockTimeoutError):  # it has them
+    with pytest.raises(mpmetrics.LockTimeoutError):  # the other process holds the locks
         Mutex(f"{mine.epoch.path}/removals.lock", 0.0).__enter__()
 
     hits.labels("after").inc()
@@ -80,10 +80,10 @@ def test_processes_start_count_fork_and_end_beside_it(
 
 
 @pytest.mark.timeout(20)
-def test_a_removal_says_that_it_cannot_be_done(
+def test_a_removal_raises_while_another_process_holds_the_lock(
     provider: Callable[[], Any], scrape: Scrape, hog: Callable[[], None]
 ) -> None:
-    """Removing is the one thing that waits, for a moment; then it raises, and nothing is removed."""
+    """A removal is the only operation that waits; after a moment it raises, and nothing is removed."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "x", ["who"], provider=mine)
     hits.labels("a").inc(3)

@@ -1,4 +1,4 @@
-"""The order of looks and stores that readers rely on: each interleaving that would hurt without it, and a control."""
+"""The order of loads and stores that readers rely on: each harmful interleaving, with a control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
@@ -28,7 +28,7 @@ Interfere = Callable[[], object]
 
 
 def shown(path: str) -> dict[str, float]:
-    """What a new reader shows of the counter, by label value."""
+    """The counter's values in a new reader, by label value."""
     reader = EpochReader(path)
     found = {}
     for reading in merge(reader.snapshot()):
@@ -45,7 +45,7 @@ def hits(provider: MakeProvider) -> mpmetrics.Counter:
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Has something happen once between two steps of reading a slab; a step may be left out."""
+    """Calls a function once between two steps of reading a slab; can leave out the second step."""
 
     def set_up(interfere: Interfere, *, looks_again: bool) -> None:
         pending = iter([interfere])
@@ -72,9 +72,9 @@ def test_words_that_change_hands_while_they_are_read(
     between: Callable[..., None],
     looks_again: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """A series ends after its record was read, and its words are another's when they are copied: neither is shown.
+    """A series ends after its record was read, and its words belong to another when they are copied: neither is shown.
 
-    Without the second look at the records the one that ended has the other one's value.
+    Without the second parse of the records, the ended series has the other one's value.
     """
     path = str(hits._provider.epoch.path)
     hits.labels("old").inc(1)
@@ -85,7 +85,7 @@ def test_words_that_change_hands_while_they_are_read(
         hits.labels("new").inc(1_000_000)
         assert place == 512
 
-    # Removals are another protection of the same series: it is the owner's reuse that is looked at here.
+    # Removals protect the same series in another way; this test is about the reuse of words by their owner.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Shapes, "apply", lambda *_: None)
         between(reuse, looks_again=looks_again)
@@ -97,12 +97,12 @@ def test_words_that_change_hands_while_they_are_read(
 def test_a_series_that_comes_while_words_are_read_is_shown_by_the_next_reading(
     hits: mpmetrics.Counter, between: Callable[..., None]
 ) -> None:
-    """It is left out of this one, whole: never shown with less than it had when it was first shown."""
+    """A series that begins during a reading is left out of it, so no series is ever shown with a part of its value."""
     path = str(hits._provider.epoch.path)
     hits.labels("first").inc(1)
 
     def come() -> None:
-        for number in range(600):  # beyond the words that were there
+        for number in range(600):  # more than the present words
             hits.labels(f"late-{number}").inc(5)
 
     between(come, looks_again=True)
@@ -111,24 +111,24 @@ def test_a_series_that_comes_while_words_are_read_is_shown_by_the_next_reading(
 
 
 @pytest.mark.parametrize("looks_after", [True, False], ids=["", "control"])
-def test_removals_are_looked_at_after_the_slabs(
+def test_a_reader_reads_removals_after_the_slabs(
     hits: mpmetrics.Counter,
     monkeypatch: pytest.MonkeyPatch,
     looks_after: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """A series is removed right after a reader has read it: it is not shown, though its owner has not noticed yet."""
+    """A series removed right after a reader has read it is not shown, even if its owner has not noticed."""
     mine = hits._provider
     hits.labels("old").inc(7)
     other = mpmetrics.Provider(mine.directory)
     same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
     read_slabs, known = EpochReader._read_slabs, EpochReader._known_removals
 
-    def read_and_remove(self: EpochReader, snapshot: Any, folder: int) -> bool:
+    def read_and_remove(self: EpochReader, snapshot: Any, dir_fd: int) -> bool:
         if not looks_after:
             self._read_shared(snapshot)
             before = known(self, snapshot)
             monkeypatch.setattr(EpochReader, "_known_removals", lambda *_: before)
-        is_complete = read_slabs(self, snapshot, folder)
+        is_complete = read_slabs(self, snapshot, dir_fd)
         same.remove("old")
         return is_complete
 
@@ -139,12 +139,12 @@ def test_removals_are_looked_at_after_the_slabs(
 
 
 @pytest.mark.parametrize("reads_again", [True, False], ids=["", "control"])
-def test_records_that_move_to_where_the_file_had_no_bytes(
+def test_a_flip_beyond_the_known_size_of_the_file_is_read_again(
     hits: mpmetrics.Counter,
     monkeypatch: pytest.MonkeyPatch,
     reads_again: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """An owner flips for the first time while its slab is read: the other area is behind the file's end as it was."""
+    """An owner flips while its slab is read, to an area beyond the file's size at the last check: all is shown."""
     hits.labels("kept").inc(3)
     memory = hits._provider.memory
     head = memoryview(memory._leased.map).cast("Q")
@@ -169,29 +169,29 @@ def test_records_that_move_to_where_the_file_had_no_bytes(
 
 
 @pytest.mark.parametrize("reads_after", [True, False], ids=["", "control"])
-def test_a_folder_reads_removals_after_the_slabs(
+def test_a_fold_reads_removals_after_the_slabs(
     hits: mpmetrics.Counter,
     fork: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     reads_after: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """A series is removed and made anew before the slabs are read: the old value does not come back with the new one.
+    """A series is removed and made anew before a fold reads the slabs: its old value does not come back.
 
-    What they are folded into has the generation of the new one, so no reader could tell them apart any more.
+    The folded series would have the generation of the new one, so no reader could separate the two.
     """
     path = str(hits._provider.epoch.path)
     fork(lambda: hits.labels("old").inc(5)).result()
-    sweep = fold_module._Fold._sweep
+    clean = fold_module._Fold._remove_leftovers
 
-    def sweep_and_remove(self: Any) -> None:
-        sweep(self)
+    def clean_and_remove(self: Any) -> None:
+        clean(self)
         if not reads_after:
             self._removals.read()
             self._removals.read = lambda: None
         hits.remove("old")
         fork(lambda: hits.labels("old").inc(7)).result()
 
-    monkeypatch.setattr(fold_module._Fold, "_sweep", sweep_and_remove)
+    monkeypatch.setattr(fold_module._Fold, "_remove_leftovers", clean_and_remove)
     assert 2 == fold(path)
 
     assert {"old": 7.0 if reads_after else 12.0} == shown(path)
@@ -203,7 +203,7 @@ def test_an_owner_loads_the_generation_before_it_reads_the_removals(
     monkeypatch: pytest.MonkeyPatch,
     loads_before: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """A removal that comes behind what it has read is noticed at its next look, and not passed over for good."""
+    """An owner that misses a removal committed after its reading finds it at its next look-up."""
     mine = hits._provider
     other = mpmetrics.Provider(mine.directory)
     same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
@@ -217,13 +217,13 @@ def test_an_owner_loads_the_generation_before_it_reads_the_removals(
             same.remove(code)
         return found
 
-    def notice_late(self: Memory) -> None:
+    def catch_up_late(self: Memory) -> None:
         for removal in self.epoch.removals.after(self.process.seen, self.process.generation, self._children):
             self._apply(removal)
         self.process.seen = self.process.generation
 
     if not loads_before:
-        monkeypatch.setattr(Memory, "notice", notice_late)
+        monkeypatch.setattr(Memory, "catch_up", catch_up_late)
     monkeypatch.setattr(Removals, "after", read_and_remove)
     same.remove("early")
     hits.labels("other")
@@ -241,7 +241,7 @@ def test_a_removal_while_the_list_is_shortened_stays_in_it(
     monkeypatch: pytest.MonkeyPatch,
     keeps_later: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """It comes after the folder has seen which removals are needed, and is needed: an idle process has the series."""
+    """A removal made after a fold has checked which removals are needed stays: an idle process still has the series."""
     mine = hits._provider
     idle = mpmetrics.Provider(mine.directory)
     mpmetrics.Counter("hits", "Hits.", ["code"], provider=idle).labels("held").inc(5)
@@ -263,13 +263,13 @@ def test_a_removal_while_the_list_is_shortened_stays_in_it(
 
 
 @pytest.mark.parametrize("is_locked", [True, False], ids=["", "control"])
-def test_a_folder_unlinks_no_newcomers_name(
+def test_a_fold_does_not_unlink_a_new_process(
     hits: mpmetrics.Counter,
     fork: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     is_locked: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """A newcomer wants the ordinal of a dead process right before the folder unlinks that name: it gets another one."""
+    """A new process that claims an ordinal right before a fold unlinks the dead slab of that name gets another one."""
     path = str(hits._provider.epoch.path)
     fork(lambda: hits.labels("dead").inc(5)).result()
     unlink, newcomers = fold_module.os.unlink, []
@@ -291,12 +291,12 @@ def test_a_folder_unlinks_no_newcomers_name(
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["", "control"])
-def test_a_removal_is_in_the_list_before_its_generation_says_so(
+def test_a_removal_is_in_the_list_before_its_generation_is_stored(
     hits: mpmetrics.Counter,
     monkeypatch: pytest.MonkeyPatch,
     is_first: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """An owner looks the moment that the generation moves: it finds the removal, and does not pass it over for good."""
+    """An owner that looks as soon as the generation changes finds the removal's record."""
     mine = hits._provider
     other = mpmetrics.Provider(mine.directory)
     same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
@@ -326,7 +326,7 @@ def test_a_value_that_moves_into_the_store_while_it_is_read_counts_once(
     monkeypatch: pytest.MonkeyPatch,
     looks: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """It was found waiting, and then in the slab: the reading is made again."""
+    """A reader finds a value waiting and then in the slab: it reads again, and the value counts once."""
     mine = provider()
 
     def full(*_: Any) -> None:
@@ -335,12 +335,12 @@ def test_a_value_that_moves_into_the_store_while_it_is_read_counts_once(
     with monkeypatch.context() as patch:
         patch.setattr(slab_module, "make_slab", full)
         mpmetrics.Counter("hits", "Hits.", provider=mine).inc(5)
-    read_slabs, moves = EpochReader._read_slabs, mine.memory.moves
+    read_slabs, moves = EpochReader._read_slabs, mine.memory.moved_count
 
     def move_and_read(self: EpochReader, *given: Any) -> bool:
         mine.force_flush()
         if not looks:
-            mine.memory.moves = moves
+            mine.memory.moved_count = moves
         return read_slabs(self, *given)
 
     monkeypatch.setattr(EpochReader, "_read_slabs", move_and_read)

@@ -1,4 +1,4 @@
-"""A root master beside workers of another user: what is in the store is chosen by that user, and gives it no power."""
+"""A root master beside workers of another user: that user controls the store, but gains no power over root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mpmetrics
-from mpmetrics.integrations.home import Home
+from mpmetrics.integrations.server_store import ServerStore
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.store import Store
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def _as_nobody(function: Callable[[], object]) -> None:
-    """Run it in a child that is nobody; fails with the child."""
+    """Run ``function`` in a child of user nobody; fail if it fails."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -44,11 +44,11 @@ def _as_nobody(function: Callable[[], object]) -> None:
 
 @pytest.fixture
 def master(fast_dir: Path) -> Iterator[mpmetrics.Provider]:
-    """A provider of root's in a server's epoch of nobody's store."""
+    """A provider of root in a server's epoch, in a store of user nobody."""
     fast_dir.chmod(0o755)
     made = mpmetrics.Provider.deferred()
     mpmetrics.Counter("early", "x", provider=made)
-    Home({}).enter(made, str(fast_dir / "store"), SimpleNamespace(uid=NOBODY, gid=NOBODY))
+    ServerStore({}).enter(made, str(fast_dir / "store"), SimpleNamespace(uid=NOBODY, gid=NOBODY))
     yield made
     made.shutdown()
 
@@ -58,7 +58,7 @@ def _metric(master: mpmetrics.Provider) -> mpmetrics.Counter:
 
 
 def test_masters_counts_are_read_by_workers(master: mpmetrics.Provider, scrape: Scrape) -> None:
-    """The master's slab is root's own, and the collector, which is nobody, reads it beside the workers'."""
+    """The master's slab belongs to root, and a collector of user nobody reads it like the workers' slabs."""
     hooks = _metric(master)
     hooks.labels("start").inc(3)
     found: Path = Path(str(master.directory), "found")
@@ -76,8 +76,8 @@ def test_masters_counts_are_read_by_workers(master: mpmetrics.Provider, scrape: 
 
 
 @pytest.mark.parametrize("plant", ["link", "directory"])
-def test_nothing_is_made_where_a_worker_points_to(master: mpmetrics.Provider, fast_dir: Path, plant: str) -> None:
-    """A link, or another directory, in the place of the epoch's: root makes no file there, and counts on in memory."""
+def test_root_makes_no_file_where_a_worker_points_to(master: mpmetrics.Provider, fast_dir: Path, plant: str) -> None:
+    """With a link or another directory in the epoch's place, root makes no file there and counts in memory."""
     target = fast_dir / "roots"
     target.mkdir(0o755)
     path = Path(str(master.epoch.path if master.epoch else ""))
@@ -99,12 +99,12 @@ def test_nothing_is_made_where_a_worker_points_to(master: mpmetrics.Provider, fa
 
 @pytest.mark.parametrize("name", ["shared", "removals", "lease"])
 def test_a_file_that_workers_cut_short_does_not_end_the_master(master: mpmetrics.Provider, name: str) -> None:
-    """Root maps nothing that others can truncate: no SIGBUS, whatever is cut."""
+    """Root maps no file that others can truncate, so no truncated file ends it with SIGBUS."""
     hooks = _metric(master)
     hooks.labels("start").inc()
     path = Path(str(master.epoch.path if master.epoch else ""))
     pid = os.fork()
-    if pid == 0:  # it stays root
+    if pid == 0:  # stays root
         try:
             _as_nobody(lambda: os.truncate(path / name, 0))
             for hook in ("start", "reload"):
@@ -118,8 +118,8 @@ def test_a_file_that_workers_cut_short_does_not_end_the_master(master: mpmetrics
     assert 0 == status
 
 
-def test_workers_cannot_cut_the_masters_slab(master: mpmetrics.Provider) -> None:
-    """Also that is root's which it has from the start, before it counts: no SIGBUS can end it."""
+def test_workers_cannot_truncate_the_masters_slab(master: mpmetrics.Provider) -> None:
+    """The master's slab belongs to root from the start, even before it counts, so workers cannot truncate it."""
     (slab,) = Path(str(master.epoch.path if master.epoch else "")).glob("idle-*")
 
     def cut() -> None:
@@ -130,7 +130,7 @@ def test_workers_cannot_cut_the_masters_slab(master: mpmetrics.Provider) -> None
 
 
 def test_a_link_in_the_place_of_an_epoch_that_begins(fast_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root begins an epoch in nobody's store, who plants a link once the directory is his: no file is made there."""
+    """User nobody replaces a beginning epoch by a link once it owns the directory: root makes no file there."""
     target = fast_dir / "roots"
     target.mkdir(0o755)
     store = Store(fast_dir / "store", owner=(NOBODY, NOBODY))
@@ -150,7 +150,7 @@ def test_a_link_in_the_place_of_an_epoch_that_begins(fast_dir: Path, monkeypatch
 
 
 def test_a_removal_by_a_worker_reaches_the_master(master: mpmetrics.Provider, scrape: Scrape) -> None:
-    """The master notices removals when it makes a series; what it counted in a removed one is not shown."""
+    """The master applies removals when it makes a series; values of a removed series are not shown."""
     hooks = _metric(master)
     hooks.labels("start").inc(3)
     _as_nobody(lambda: hooks.remove("start"))

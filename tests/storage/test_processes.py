@@ -1,4 +1,4 @@
-"""Exact totals whatever the processes do: live, exit, are killed, fork, or are started afresh."""
+"""Totals are exact when processes live, exit, are killed, fork, or start in any way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import files
 from mpmetrics._cells.slab import Slab
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage import format as fmt
 from mpmetrics.storage.fold import fold
 from mpmetrics.storage.slab import is_alive, list_slabs
@@ -36,7 +36,7 @@ MakeProvider = Callable[[], mpmetrics.Provider]
 WORKERS = 6
 EACH = 2_000
 
-# What a process does that was not forked: it finds the store by itself.
+# The program of a process that was not forked: it finds the store by its path.
 WORK = f"""
 import mpmetrics
 hits = mpmetrics.Counter("hits", "Hits.", ["code"])
@@ -49,20 +49,20 @@ for _ in range({EACH}):
 
 
 def provider_map(provider: mpmetrics.Provider) -> Any:
-    """The map of this process's slab."""
+    """The map of the provider's slab in this process."""
     leased = provider.memory._leased
     assert leased is not None
     return leased.map
 
 
 def metrics(provider: mpmetrics.Provider) -> tuple[mpmetrics.Counter, mpmetrics.Histogram]:
-    """The metrics that the workers write."""
+    """The metrics that the workers write to."""
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider)
     return hits, mpmetrics.Histogram("sizes", "Sizes.", buckets=(1, 2), provider=provider)
 
 
 def work(provider: mpmetrics.Provider) -> None:
-    """One worker's work."""
+    """The work of one worker."""
     hits, sizes = metrics(provider)
     child = hits.labels("200")
     for _ in range(EACH):
@@ -71,12 +71,12 @@ def work(provider: mpmetrics.Provider) -> None:
 
 
 def start_forked(fork: Fork, provider: mpmetrics.Provider) -> list[Callable[[], object]]:
-    """Workers that the process forks with its provider already made."""
+    """Start workers by a fork after the provider was made."""
     return [fork(work, provider).result for _ in range(WORKERS)]
 
 
 def start_spawned(_fork: Fork, _provider: mpmetrics.Provider) -> list[Callable[[], object]]:
-    """Workers of multiprocessing's start method spawn, which begin with fresh memory."""
+    """Start workers by multiprocessing's method spawn, with fresh memory."""
     context = multiprocessing.get_context("spawn")
     started = [context.Process(target=exec, args=(WORK, {})) for _ in range(WORKERS)]
     for process in started:
@@ -85,12 +85,12 @@ def start_spawned(_fork: Fork, _provider: mpmetrics.Provider) -> list[Callable[[
 
 
 def start_executed(_fork: Fork, _provider: mpmetrics.Provider) -> list[Callable[[], object]]:
-    """Workers that are programs of their own."""
+    """Start workers as programs of their own."""
     return [subprocess.Popen([sys.executable, "-c", WORK]).wait for _ in range(WORKERS)]
 
 
 def start_threads(_fork: Fork, provider: mpmetrics.Provider) -> list[Callable[[], object]]:
-    """Workers that are threads of one process."""
+    """Start workers as threads of this process."""
     threads = [threading.Thread(target=work, args=(provider,)) for _ in range(WORKERS)]
     for thread in threads:
         thread.start()
@@ -106,7 +106,7 @@ def test_every_increment_counts_once(
     scrape: Callable[..., dict[str, float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """N workers of K increments add up to N x K, however they were started, after they ended and after a fold."""
+    """N workers with K increments each give N x K, however they start, after their end and after a fold."""
     monkeypatch.setenv("MPMETRICS_DIR", store_dir)
     mine = provider()
 
@@ -130,7 +130,7 @@ def test_the_total_is_the_same_while_workers_live_and_after_they_ended(
     store_dir: str,
     scrape: Callable[..., dict[str, float]],
 ) -> None:
-    """Live slabs, and then the retired file, give one and the same total."""
+    """The living slabs and, later, the retired file give the same total."""
     done, leave = gate(), gate()
     mine = provider()
 
@@ -156,7 +156,7 @@ def test_the_total_is_the_same_while_workers_live_and_after_they_ended(
 def test_a_killed_worker_loses_at_most_the_operation_in_flight(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """Each worker reports each operation once it is done: what is counted is that, or one more where it was killed."""
+    """Each worker reports each finished operation: the count is that, or one more for the operation at its kill."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["worker"], provider=mine)
     sizes = mpmetrics.Histogram("sizes", "Sizes.", ["worker"], buckets=(1, 2), provider=mine)
@@ -198,7 +198,7 @@ def test_a_killed_worker_loses_at_most_the_operation_in_flight(
 def test_the_check_for_lost_operations_notices_one(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """The control: a worker that keeps a value back is found out by the comparison above."""
+    """The control: the comparison above detects a worker that loses an operation."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["worker"], provider=mine)
 
@@ -214,14 +214,14 @@ def test_the_check_for_lost_operations_notices_one(
     assert not reported <= scrape(store_dir)["hits_total{worker=0}"] <= reported + 1
 
 
-def test_a_thousand_short_lived_workers_leave_no_files_and_lose_nothing(
+def test_hundreds_of_short_lived_workers_leave_no_files_and_lose_nothing(
     fork: Fork,
     gate: Callable[..., Any],
     provider: MakeProvider,
     store_dir: str,
     scrape: Callable[..., dict[str, float]],
 ) -> None:
-    """1,000 workers of 100 series each, killed or ended, while a reader scrapes: exact, monotonic, few files."""
+    """400 workers with 100 series each exit or are killed during scrapes: exact, monotonic totals, and few files."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["series"], provider=mine)
     path = str(mine.epoch.path)
@@ -250,7 +250,7 @@ def test_a_thousand_short_lived_workers_leave_no_files_and_lose_nothing(
     watcher = fork(watch)
     started.wait()
     most = 0
-    for batch in range(0, 1000, 100):
+    for batch in range(0, 400, 100):
         running: list[int] = []
         for number in range(batch, batch + 100):
             pid = os.fork()
@@ -266,22 +266,22 @@ def test_a_thousand_short_lived_workers_leave_no_files_and_lose_nothing(
         for pid in running:
             os.waitpid(pid, 0)
         while fold(path) or any(not is_alive(f"{path}/{slab.file}") for slab in list_slabs(path)):
-            time.sleep(0.01)  # the watcher folds, too
+            time.sleep(0.01)  # until the watcher has folded some
         assert len(os.listdir(path)) <= 12
     stop.open()
 
     assert watcher.result() > 0
     assert most <= 12 + 128
     values = scrape(store_dir)
-    assert {1000.0} == {values[f"hits_total{{series={series}}}"] for series in range(100)}
-    assert 1000 == values["mpmetrics_folds_total"]
+    assert {400.0} == {values[f"hits_total{{series={series}}}"] for series in range(100)}
+    assert 400 == values["mpmetrics_folds_total"]
     assert 0 == values["mpmetrics_drops_total"]
 
 
 def test_a_child_never_exports_its_parents_values(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """What the parent wrote before the fork counts once, whoever lives on."""
+    """What the parent wrote before a fork counts once, whichever process lives on."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     hits.inc(5)
@@ -296,10 +296,10 @@ def test_a_child_never_exports_its_parents_values(
     assert 7 == scrape(store_dir)["hits_total"]
 
 
-def test_values_that_wait_for_a_store_stay_the_parents(
+def test_only_the_parent_moves_its_waiting_values_in(
     fork: Fork, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """Values that have not yet moved into a store at a fork are moved in by the parent alone."""
+    """Values that wait for a store at a fork are moved into it by the parent, not by the child."""
     mine = mpmetrics.Provider.deferred()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     hits.inc(5)
@@ -319,7 +319,7 @@ def test_values_that_wait_for_a_store_stay_the_parents(
 def test_a_child_leases_a_slab_at_its_first_write(
     fork: Fork, provider: MakeProvider, slabs: Callable[[str], list[str]]
 ) -> None:
-    """A child that only looks series up has no file; one that writes has its own."""
+    """A child that only looks up series has no slab with an ordinal; a child that writes has its own."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     path = str(mine.epoch.path)
@@ -342,7 +342,7 @@ def test_a_child_leases_a_slab_at_its_first_write(
 
 
 def die_with_a_child_left(mine: mpmetrics.Provider, ready: Any, make_child: Callable[[Any], object]) -> None:
-    """Write, start a child that never writes and outlives us, and wait to be killed."""
+    """Write, start a child that outlives this process and never writes, and wait to be killed."""
     mpmetrics.Counter("hits", "Hits.", provider=mine).inc()
     make_child(mine)
     ready.open()
@@ -350,7 +350,7 @@ def die_with_a_child_left(mine: mpmetrics.Provider, ready: Any, make_child: Call
 
 
 def fork_sleeper(_: object) -> None:
-    """A child that inherits everything and does nothing."""
+    """Fork a child that inherits everything and sleeps."""
     if os.fork() == 0:
         with contextlib.suppress(BaseException):
             time.sleep(60)
@@ -358,7 +358,7 @@ def fork_sleeper(_: object) -> None:
 
 
 def fork_sleeper_twice(_: object) -> None:
-    """A grandchild that inherits everything, with its parent gone."""
+    """Fork a grandchild that inherits everything and sleeps; its parent exits."""
     pid = os.fork()
     if pid == 0:
         fork_sleeper(None)
@@ -367,12 +367,12 @@ def fork_sleeper_twice(_: object) -> None:
 
 
 def execute_sleeper(_: object) -> None:
-    """Another program, with all inheritable descriptors."""
+    """Start another program with all inheritable descriptors."""
     subprocess.Popen(["/bin/sleep", "60"], close_fds=False)
 
 
 def fork_sleeper_with_the_lease(mine: mpmetrics.Provider) -> None:
-    """The trap itself: a duplicate of the lease's descriptor, unknown to the lock library, lives on in a child."""
+    """The control: a child inherits a duplicate of the lease's descriptor, so the lock outlives the owner."""
     path = str(mine.epoch.path)
     (name,) = (name for name in os.listdir(path) if name.startswith("slab-"))
     mine.memory._leased.release()
@@ -397,7 +397,7 @@ def test_a_lease_ends_with_its_owner_although_a_child_lives_on(
     provider: MakeProvider,
     slabs: Callable[[str], list[str]],
 ) -> None:
-    """A killed parent's slab is dead at once, whatever its children inherited; a leaked descriptor is the control."""
+    """A killed parent's slab is dead at once, although a child lives on; a leaked descriptor is the control."""
     mine, ready = provider(), gate()
     path = str(mine.epoch.path)
 
@@ -411,7 +411,7 @@ def test_a_lease_ends_with_its_owner_although_a_child_lives_on(
         (slab,) = slabs(path)
         assert is_alive(f"{path}/{slab}")
         parent.stop()
-        deadline = time.monotonic() + 5  # for a child that was forked and has not run yet
+        deadline = time.monotonic() + 5  # a child that has just been forked may not have run yet
         while not alive and is_alive(f"{path}/{slab}") and time.monotonic() < deadline:
             time.sleep(0.001)
         assert alive == is_alive(f"{path}/{slab}")
@@ -424,14 +424,14 @@ pure = pytest.mark.skipif(_cells.TWIN != "pure", reason="nothing of its process 
 
 @pure
 @pytest.mark.parametrize("lets_go", [True, False], ids=["", "control"])
-def test_a_child_forked_while_a_slab_is_made_has_no_part_in_its_lease(
+def test_a_child_forked_while_a_slab_is_made_does_not_keep_its_lease(
     lets_go: bool,  # noqa: FBT001 (whether the protection is in place)
     fork: Fork,
     gate: Callable[..., Any],
     provider: MakeProvider,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Another thread forks while the slab is open and locked: the lease ends with the parent, not with that child."""
+    """If another thread forks while a slab is being made, the lease still ends with the parent, not with the child."""
     mine, ready, leave = provider(), gate(), gate()
     path = str(mine.epoch.path)
     allocate, children = os.posix_fallocate, []
@@ -465,7 +465,7 @@ def test_a_signal_handlers_child_that_goes_on_with_its_parents_slab_has_its_own(
     slabs: Callable[[str], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A handler forks amid the making of a slab: both count in a slab of their own that is locked."""
+    """A signal handler forks while a slab is being made: parent and child each count in a locked slab of their own."""
     mine, counted, leave = provider(), gate(), gate()
     path = str(mine.epoch.path)
     allocate, pids = os.posix_fallocate, []
@@ -492,8 +492,8 @@ def test_a_signal_handlers_child_that_goes_on_with_its_parents_slab_has_its_own(
     assert looks == (found == [True, True])
 
 
-def test_ordinals_are_small_and_used_again(fork: Fork, gate: Callable[..., Any], provider: MakeProvider) -> None:
-    """Each live worker has the smallest ordinal that was free when it began to write."""
+def test_ordinals_are_small_and_reused(fork: Fork, gate: Callable[..., Any], provider: MakeProvider) -> None:
+    """Each worker gets the smallest ordinal that is free at its first write."""
     mine, ready, leave = provider(), gate(), gate()
     gauge = mpmetrics.Gauge("busy", "Busy.", provider=mine)
     path = str(mine.epoch.path)
@@ -524,7 +524,7 @@ def test_ordinals_are_small_and_used_again(fork: Fork, gate: Callable[..., Any],
 def test_a_gauge_per_worker_keeps_its_labels_bounded(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """50 workers one after the other show up under one worker label, in a gauge that outlives them."""
+    """A gauge shows 50 consecutive workers under one worker label."""
     gauge = mpmetrics.Gauge("last", "Last.", multiprocess_mode="all", provider=provider())
 
     for number in range(50):
@@ -543,7 +543,7 @@ def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
     scrape: Callable[..., dict[str, float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fork while another thread makes room for a series: the child does not wait, and nothing is mixed up."""
+    """After a fork while another thread makes room for a series, the child does not hang and series stay separate."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=mine)
     hits.labels("early").inc()
@@ -557,7 +557,7 @@ def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
         return grow(self, words, size)
 
     def make() -> None:
-        for number in range(500):  # until there is no room
+        for number in range(500):  # until the slab is full
             hits.labels(f"fill-{number}")
         hits.labels("thread").inc(10)
 
@@ -585,7 +585,7 @@ def test_a_fork_in_the_middle_of_a_new_series_keeps_child_and_parent_apart(
 def test_forks_in_a_storm_of_new_series_stay_exact(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """Children forked while threads make series neither hang, nor count for the parent, nor mix series up."""
+    """Children forked while threads make series do not hang, and their counts and series stay separate."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["who"], provider=mine)
     stop = threading.Event()
@@ -619,10 +619,10 @@ def test_forks_in_a_storm_of_new_series_stay_exact(
     assert 0 == values["mpmetrics_damaged_records"]
 
 
-def test_a_collector_that_was_forked_reads_on(
+def test_a_forked_collector_still_reads(
     fork: Fork, provider: MakeProvider, store_dir: str, scrape: Callable[..., dict[str, float]]
 ) -> None:
-    """A collector made and used before a fork answers in the child, without disturbing the parent's."""
+    """A collector that was used before a fork works in the child and does not disturb the parent's."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     collector = mpmetrics.Collector(store_dir)
@@ -638,12 +638,12 @@ def test_a_collector_that_was_forked_reads_on(
 
 
 def _counts(column: Column) -> bool:
-    """Whether it is a worker's that has counted, or the retired file's."""
-    return column.is_retired or column.ordinal < fmt.BESIDE
+    """Whether the column is the retired file's, or a worker's that has counted."""
+    return column.is_retired or column.ordinal < fmt.AUXILIARY
 
 
 def test_a_reader_with_files_open_follows_workers_that_come_and_go(fork: Fork, provider: MakeProvider) -> None:
-    """An epoch reader that is kept sees each worker's slab appear, and takes its columns away when it is folded."""
+    """A long-lived epoch reader shows each new worker's slab, and drops its column after the fold."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     reader = EpochReader(str(mine.epoch.path))

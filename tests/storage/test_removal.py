@@ -1,4 +1,4 @@
-"""Removed series are gone in all processes, once and for all; their owners use the words again, and nothing grows."""
+"""Removed series end in all processes and do not come back; owners reuse their words, and nothing grows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells.slab import Slab
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.collector.merge import merge
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import format as fmt
@@ -42,7 +42,7 @@ def epoch_of(provider: mpmetrics.Provider) -> Path:
 
 
 def totals(values: dict[str, float]) -> dict[str, float]:
-    """The counter's values by label value."""
+    """The counter's values in a scrape, by label value."""
     return {
         name.removeprefix("hits_total{code=").rstrip("}"): value
         for name, value in values.items()
@@ -51,18 +51,18 @@ def totals(values: dict[str, float]) -> dict[str, float]:
 
 
 def shown(reader: EpochReader) -> dict[str, float]:
-    """The counter's values by label value, as this reader sees them now."""
+    """The counter's present values in this reader, by label value."""
     (samples,) = [reading.samples for reading in merge(reader.snapshot()) if reading.name == "hits"]
     return {labels[0][1]: value for suffix, labels, value in samples if suffix == "_total"}
 
 
 def rows_of(snapshot: Snapshot) -> int:
-    """How many rows the tables have."""
+    """How many rows the snapshot's tables have."""
     return sum(len(shape.table) for shapes in snapshot.shapes.values() for shape in shapes)
 
 
 class Neighbour:
-    """Another process with the same counter, which does one thing at a time when told to."""
+    """Another process with the same counter; ``go`` makes it do its next action."""
 
     def __init__(
         self, fork: Fork, gate: Callable[..., Any], hits: mpmetrics.Counter, *actions: Callable[[], object]
@@ -80,7 +80,7 @@ class Neighbour:
         self.process = fork(live)
 
     def go(self) -> None:
-        """Let it do the next thing, and wait until it has."""
+        """Let the process do its next action, and wait until it is done."""
         self._next.open()
         self._done.wait()
 
@@ -91,10 +91,10 @@ def hits(provider: MakeProvider) -> mpmetrics.Counter:
     return mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider())
 
 
-def test_a_removal_is_seen_by_another_process_at_its_next_look(
+def test_another_process_applies_a_removal_at_its_next_look_up(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape
 ) -> None:
-    """What a process removed, another one's next ``labels`` begins anew."""
+    """After a removal by one process, the next ``labels`` of another makes the series anew."""
     neighbour = Neighbour(fork, gate, hits, lambda: hits.labels("200").inc(100), lambda: hits.labels("200").inc(7))
     hits.labels("200").inc(10)
     neighbour.go()
@@ -108,10 +108,10 @@ def test_a_removal_is_seen_by_another_process_at_its_next_look(
     assert {"200": 8} == totals(scrape(store_dir))
 
 
-def test_a_process_that_removes_takes_in_what_others_removed_before(
+def test_a_process_that_removes_applies_earlier_removals_of_others(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape
 ) -> None:
-    """It has not looked since then: what it removed itself is not all that it notices."""
+    """A process that removes series also applies earlier removals of others that it has not seen yet."""
     other = mpmetrics.Provider(store_dir)
     same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
     for code in ("200", "404"):
@@ -125,7 +125,7 @@ def test_a_process_that_removes_takes_in_what_others_removed_before(
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["with_a_slab", "before_its_first_write"])
-def test_who_holds_a_removed_series_writes_to_nowhere(
+def test_a_held_child_of_a_removed_series_has_no_effect(
     written: bool,  # noqa: FBT001 (the case)
     hits: mpmetrics.Counter,
     fork: Fork,
@@ -133,7 +133,7 @@ def test_who_holds_a_removed_series_writes_to_nowhere(
     store_dir: str,
     scrape: Scrape,
 ) -> None:
-    """A held child of a removed series never writes into words that another series has been given since."""
+    """A held child of a removed series never writes to its former words, which another series may have now."""
     held: list[Any] = []
 
     def hold() -> None:
@@ -158,10 +158,10 @@ def test_who_holds_a_removed_series_writes_to_nowhere(
     assert expected == totals(scrape(store_dir))
 
 
-def test_what_an_idle_process_holds_is_gone_for_good(
+def test_a_removed_series_of_an_idle_process_does_not_come_back(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape
 ) -> None:
-    """A process that never looks again goes on holding it: not shown while it lives, nor when it is dead and folded."""
+    """A removed series of a process that never looks again is not shown, neither while it lives nor after its fold."""
     held: list[Any] = []
 
     def hold() -> None:
@@ -184,7 +184,7 @@ def test_what_an_idle_process_holds_is_gone_for_good(
 def test_counts_never_land_in_another_series(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], store_dir: str, scrape: Scrape
 ) -> None:
-    """One thread makes series and another one removes them, beside idle processes that hold some: each is its own."""
+    """While one thread makes series and another removes them, no count lands in another series."""
     names = [f"held-{number}" for number in range(50)]
     neighbours = [Neighbour(fork, gate, hits, lambda: [hits.labels(name).inc(1e6) for name in names]) for _ in range(5)]
     for neighbour in neighbours:
@@ -214,7 +214,7 @@ def test_counts_never_land_in_another_series(
 def test_a_removal_in_the_middle_of_a_first_use(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is committed after the series looked for removals, and before its record is: the count is shown."""
+    """A removal committed between a first use's check for removals and its record: the later count is shown."""
     other = mpmetrics.Provider(store_dir)
     same = mpmetrics.Counter("hits", "Hits.", ["code"], provider=other)
     hits.labels("grow").inc()
@@ -240,12 +240,12 @@ def test_a_removal_in_the_middle_of_a_first_use(
 def test_a_record_without_its_generation_removes_nothing(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A remover that is killed before the commit has removed nothing, and the next removal takes its record's place."""
+    """A process killed before the commit of its removal has removed nothing; the next removal overwrites its record."""
     hits.labels("old").inc(5)
     hits.labels("other").inc(6)
 
     class Killed(BaseException):
-        """Stands for a kill."""
+        """Stands for a kill of the process."""
 
     def die(*_: object) -> None:
         raise Killed
@@ -262,7 +262,7 @@ def test_a_record_without_its_generation_removes_nothing(
 def test_a_series_that_is_made_again_starts_at_zero(
     hits: mpmetrics.Counter, fork: Fork, store_dir: str, scrape: Scrape
 ) -> None:
-    """Neither this process's values, nor a live or dead one's, nor the retired file's come back with the name."""
+    """Old values do not come back: not this process's, not a live or dead one's, not the retired file's."""
     sizes = mpmetrics.Histogram("sizes", "Sizes.", ["code"], buckets=(1, 2), provider=hits._provider)
 
     def write() -> None:
@@ -271,7 +271,7 @@ def test_a_series_that_is_made_again_starts_at_zero(
 
     for _ in range(3):
         fork(write).result()
-        scrape(store_dir)  # folds
+        scrape(store_dir)  # folds the dead slabs
         fork(write).result()
         write()
         values = scrape(store_dir)
@@ -298,7 +298,7 @@ def test_a_series_that_is_made_again_starts_at_zero(
 def test_values_that_never_reached_the_store_can_be_removed(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape
 ) -> None:
-    """A series in private memory goes with its removal, and does not move into the store later."""
+    """The removal of a waiting series ends it: it does not move into the store later."""
     late = mpmetrics.Provider.deferred()
     waiting = mpmetrics.Counter("hits", "Hits.", ["code"], provider=late)
     held = waiting.labels("old")
@@ -313,10 +313,10 @@ def test_values_that_never_reached_the_store_can_be_removed(
     late.memory.close()
 
 
-def test_a_removal_that_the_store_cannot_take_changes_nothing(
+def test_a_removal_that_cannot_be_recorded_changes_nothing(
     hits: mpmetrics.Counter, store_dir: str, scrape: Scrape
 ) -> None:
-    """While another process removes, and does not get on, a removal raises, and the series goes on."""
+    """While another process holds the lock of removals, a removal raises, and the series still counts."""
     hits.labels("200").inc()
     with (
         Mutex(str(epoch_of(hits._provider) / "removals.lock"), 0.0),
@@ -336,7 +336,7 @@ def test_all_are_removed_where_the_store_has_little_room(
     monkeypatch: pytest.MonkeyPatch,
     ends_all: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """The slab has no room for so many ENDs, and cannot grow: all are gone, and count from the start."""
+    """In a full slab without room for the ENDs, all removed series are gone and count from zero again."""
     codes = [str(number) for number in range(500)]
     for code in codes:
         hits.labels(code).inc(5)
@@ -363,7 +363,7 @@ def test_all_are_removed_where_the_store_has_little_room(
 
 
 def sizes_of(path: Path) -> dict[str, int]:
-    """Bytes of blocks of each kind of file."""
+    """Allocated bytes of each kind of file."""
     return {entry.name.split("-")[0]: 512 * entry.stat().st_blocks for entry in path.iterdir()}
 
 
@@ -377,9 +377,9 @@ def test_removals_leave_memory_and_files_flat(
     is_scraped: bool,  # noqa: FBT001 (a parameter)
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After 30,000 cycles files and memory are what they were after 10,000, beside an idle process that holds some.
+    """After 30,000 series, made and removed beside an idle process, files and memory are as after 10,000.
 
-    In the twin in Python, which is slow when its memory is traced, 12,000 and 4,000.
+    The twin in Python, which is slow while its memory is traced, makes 12,000 and 4,000.
     """
     for module in (fold_module, memory_module):
         monkeypatch.setattr(module, "SHORTEN_AT", 1 << 14)
@@ -394,7 +394,7 @@ def test_removals_leave_memory_and_files_flat(
         hits.labels("kept").inc()
         collector = mpmetrics.Collector(store_dir)
         readings = []
-        gc.freeze()  # what the parent has left us takes a tenth of a second each time
+        gc.freeze()  # else each collection of the parent's objects takes a tenth of a second
         tracemalloc.start()
         for batch in range(100 if _cells.TWIN == "compiled" else 40):
             for number in range(300):
@@ -419,7 +419,7 @@ def test_removals_leave_memory_and_files_flat(
 
 
 def test_a_reader_forgets_series_that_were_removed(hits: mpmetrics.Counter) -> None:
-    """Of 12,000 series, of which 300 live at a time, it has rows of a few thousand at any moment."""
+    """While 12,000 series come and go, 300 at a time, a reader never has more than a few thousand rows."""
     hits.labels("kept").inc()
     reader = EpochReader(str(epoch_of(hits._provider)))
     rows = []
@@ -434,10 +434,10 @@ def test_a_reader_forgets_series_that_were_removed(hits: mpmetrics.Counter) -> N
     assert {"kept": 1} == shown(reader)
 
 
-def test_a_reader_that_forgets_them_keeps_what_has_no_name(
+def test_a_reader_that_starts_over_keeps_unlinked_files(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slab and a retired file that somebody has unlinked are shown on, with all that is in them."""
+    """A reader that starts over with new tables still shows an unlinked slab and an unlinked retired file."""
     monkeypatch.setattr(shapes, "SPARE_ROWS", 10)
     path = epoch_of(hits._provider)
     hits.labels("mine").inc()
@@ -460,8 +460,10 @@ def test_a_reader_that_forgets_them_keeps_what_has_no_name(
     assert {"mine": 1, "dead": 3, "idle": 5} == shown(reader)
 
 
-def test_records_that_move_while_a_slab_is_read_first(hits: mpmetrics.Counter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a part of the file that it did not have at the first look: the reader looks again."""
+def test_a_flip_during_the_first_reading_is_read_again(
+    hits: mpmetrics.Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If records move beyond the known size of the file, the reader checks the size again."""
     hits.labels("kept").inc()
     path = epoch_of(hits._provider)
     read, number = SlabReader.read, 0
@@ -489,7 +491,7 @@ def test_records_that_move_while_a_slab_is_read_first(hits: mpmetrics.Counter, m
 def test_series_that_are_removed_one_by_one_take_the_same_words(
     provider: MakeProvider, store_dir: str, scrape: Scrape
 ) -> None:
-    """Series that are made and removed one after the other take no more room than one."""
+    """Series that are made and removed one after the other use the words of one series."""
     mine = provider()
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
     hits.labels("kept").inc()
@@ -505,7 +507,7 @@ def test_series_that_are_removed_one_by_one_take_the_same_words(
     assert {"kept": 1, "last": 1} == totals(scrape(store_dir))
 
 
-def test_removals_that_end_nothing_any_more_are_forgotten(
+def test_removals_that_end_no_series_are_dropped_from_the_list(
     hits: mpmetrics.Counter,
     fork: Fork,
     gate: Callable[..., Any],
@@ -513,7 +515,7 @@ def test_removals_that_end_nothing_any_more_are_forgotten(
     scrape: Scrape,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those that an idle process's series need stay: nothing comes back when the list is shortened."""
+    """A shortened list keeps the removals that end an idle process's series, so none comes back."""
     idle = Neighbour(fork, gate, hits, lambda: hits.labels("old").inc(100))
     hits.labels("first").inc()
     idle.go()
@@ -533,10 +535,10 @@ def test_removals_that_end_nothing_any_more_are_forgotten(
     assert {"first": 1} == totals(scrape(store_dir))
 
 
-def test_what_ended_an_overflow_series_is_not_forgotten_for_a_later_removal(
+def test_the_removal_that_ended_an_overflow_series_stays_in_the_list(
     hits: mpmetrics.Counter, provider: MakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The removal of a series whose label is empty ends no overflow series of an idle process; ``clear`` did."""
+    """``clear`` ended an idle process's overflow series; a later removal of the empty label does not replace it."""
     few = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider(), max_series=1)
     few.labels("one").inc()
     few.labels("more").inc(5)
@@ -552,7 +554,7 @@ def test_what_ended_an_overflow_series_is_not_forgotten_for_a_later_removal(
 
 
 @pytest.mark.parametrize("is_counted", [True, False], ids=["", "control"])
-def test_a_list_with_the_number_of_one_that_is_gone_is_another(
+def test_a_new_list_with_the_inode_of_the_old_one_is_read_from_the_start(
     hits: mpmetrics.Counter,
     provider: MakeProvider,
     store_dir: str,
@@ -560,7 +562,7 @@ def test_a_list_with_the_number_of_one_that_is_gone_is_another(
     monkeypatch: pytest.MonkeyPatch,
     is_counted: bool,  # noqa: FBT001 (whether the protection is in place)
 ) -> None:
-    """On a disk a new file gets it; an idle process that had read the old one to its end does not go on behind that."""
+    """A disk may give a new list the old one's inode number: an idle process still reads it from the start."""
     idle = mpmetrics.Counter("hits", "Hits.", ["code"], provider=provider())
     idle.labels("old").inc(5)
     hits.remove("another")
@@ -581,10 +583,10 @@ def test_a_list_with_the_number_of_one_that_is_gone_is_another(
     assert ({"old": 7} if is_counted else {}) == totals(scrape(store_dir))
 
 
-def test_a_process_without_descriptors_notices_a_removal_later(
+def test_a_process_without_descriptors_applies_a_removal_later(
     hits: mpmetrics.Counter, fork: Fork, gate: Callable[..., Any], scrape: Scrape, provider: MakeProvider
 ) -> None:
-    """It cannot read which series were removed when it looks one up; what it counts once it can is shown."""
+    """A process that is out of descriptors applies a removal at a later look-up; what it counts then is shown."""
 
     def count_without() -> None:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""A slab grows without moving a word, has its blocks before it says so, and claims a small ordinal without waiting."""
+"""Slabs grow without moving words, allocate blocks before promising them, and claim ordinals without waiting."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def epoch_of(provider: mpmetrics.Provider) -> Path:
 
 
 def slabs(path: Path) -> list[str]:
-    """The names of the slabs, without identities."""
+    """The names of the slab files, without identities."""
     names = (entry.name.split("-") for entry in path.iterdir())
     return sorted("-".join(parts[:2]) if parts[0] != "idle" else "idle" for parts in names if parts[0] in KINDS)
 
@@ -42,19 +42,19 @@ KINDS = {"idle", "slab", "dead"}
 
 
 def promised(slab: Path) -> int:
-    """Bytes for which the head says that there are blocks."""
+    """Bytes that have blocks according to the head."""
     words = struct.unpack_from("=14Q", slab.read_bytes()[: fmt.PAGE])
     return int(words[fmt.WORDS_END] + words[fmt.ROOM] + words[fmt.ROOM + 1])
 
 
 def check_blocks(slab: Path) -> None:
-    """Fail unless there are blocks for all that the head promises."""
-    wanted = promised(slab)  # first: a writer that grows meanwhile has more blocks afterwards
+    """Fail unless all bytes that the head promises have blocks."""
+    wanted = promised(slab)  # first: a writer that grows meanwhile only has more blocks then
     assert slab.stat().st_blocks * 512 >= wanted, "the head promises more than there is"
 
 
 def values_of(shown: dict[Any, float], name: str) -> dict[str, float]:
-    """The values of a metric with one label, by that."""
+    """The values of a metric with one label, by label value."""
     return {labels[0][1]: value for (sample, labels), value in shown.items() if sample == name}
 
 
@@ -62,7 +62,7 @@ def values_of(shown: dict[Any, float], name: str) -> dict[str, float]:
 
 
 def test_growth_moves_nothing(shared: mpmetrics.Provider, shown: Shown) -> None:
-    """Series keep their words while thousands come behind them, and readers that have the file mapped follow."""
+    """Series keep their words while thousands of others are made, and readers that map the file see them all."""
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
     slab = epoch_of(shared) / "slab-0"
     collector = mpmetrics.Collector(str(shared.directory))
@@ -86,10 +86,8 @@ def test_growth_moves_nothing(shared: mpmetrics.Provider, shown: Shown) -> None:
     assert expected == values_of(shown(collector), "hits_total")
 
 
-def test_words_of_removed_series_are_used_again_and_records_are_tidied_up(
-    shared: mpmetrics.Provider, shown: Shown
-) -> None:
-    """Tens of thousands of series that come and go leave a slab as small as a few, which goes on to be read right."""
+def test_words_of_removed_series_are_reused_and_records_are_compacted(shared: mpmetrics.Provider, shown: Shown) -> None:
+    """After tens of thousands of series came and went, the slab is as small as with a few and is read correctly."""
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
     stays = hits.labels("stays")
     collector = mpmetrics.Collector(str(shared.directory))
@@ -98,7 +96,7 @@ def test_words_of_removed_series_are_used_again_and_records_are_tidied_up(
     for number in range(20_000):
         stays.inc()
         hits.labels(str(number)).inc()
-        shared.memory.forget(hits.family, (str(number),))  # as when another process has removed it
+        shared.memory.forget(hits.family, (str(number),))  # as after a removal by another process
         if number % 4000 == 0:
             assert {"stays": number + 1.0} == values_of(shown(collector), "hits_total")
     flips = struct.unpack_from("=Q", slab.read_bytes()[: fmt.PAGE], fmt.WORD * fmt.FLIPS)[0]
@@ -109,10 +107,10 @@ def test_words_of_removed_series_are_used_again_and_records_are_tidied_up(
     assert {"stays": 20_000.0} == values_of(shown(collector), "hits_total")
 
 
-def test_a_reader_follows_growth_and_tidying_up_while_they_happen(
+def test_a_reader_follows_growth_and_flips_while_they_happen(
     shared: mpmetrics.Provider, fork: Fork, gate: Callable[[], Any]
 ) -> None:
-    """What it sees of a writer that never stops is never less than before, and whole at the end."""
+    """Totals that a reader sees of a busy writer never decrease, and are exact at the end."""
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
     started, enough = gate(), gate()
 
@@ -145,8 +143,8 @@ def test_a_reader_follows_growth_and_tidying_up_while_they_happen(
     assert totals[-1] <= written == total()
 
 
-def test_what_was_committed_behind_the_size_at_the_last_look_is_no_damage(shared: mpmetrics.Provider) -> None:
-    """A reader that the growth of the file overtakes reads the rest, and a record across the end, when it looks."""
+def test_records_committed_beyond_the_known_size_are_no_damage(shared: mpmetrics.Provider) -> None:
+    """If the file grows beyond its size at the last check, the reader reads the rest after the next check."""
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
     hits.labels("first").inc()
     table, behind = Table(), 0
@@ -161,7 +159,7 @@ def test_what_was_committed_behind_the_size_at_the_last_look_is_no_damage(shared
                 assert before <= reader.source.series <= len(hits._children)
                 assert 0 == reader.damaged
                 behind += reader.source.series < len(hits._children)
-                reader.look(descriptor)
+                reader.refresh(descriptor)
         reader.read(lambda *_: table)
 
     assert behind > 0
@@ -169,7 +167,7 @@ def test_what_was_committed_behind_the_size_at_the_last_look_is_no_damage(shared
 
 
 def test_a_published_slab_is_whole(shared: mpmetrics.Provider) -> None:
-    """A slab under its name has a sound head, blocks for its first words and records, and mode 0600."""
+    """A slab with its final name has a valid head, blocks for its first words and records, and mode 0600."""
     hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
     (idle,) = (entry for entry in epoch_of(shared).iterdir() if entry.name.startswith("idle-"))
     check_blocks(idle)
@@ -188,7 +186,7 @@ def test_a_published_slab_is_whole(shared: mpmetrics.Provider) -> None:
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, of so many bytes."""
+    """A separate file system of this size."""
     path.mkdir()
     mounted = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=False)
     if mounted.returncode:
@@ -200,7 +198,7 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
 
 
 def fill(path: Path, free: int = 0) -> None:
-    """Leave but so many blocks free."""
+    """Fill the file system, except ``free`` blocks."""
     with (path / "ballast").open("ab", buffering=0) as file:
         with contextlib.suppress(OSError):
             while True:
@@ -215,7 +213,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system"
 def test_a_full_disk_stops_no_request_and_loses_nothing(
     tmp_path: Path, shown: Shown, sums: Callable[[Any], dict[str, float]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Writes go on in memory, counted and said once; with room again everything is in the store, exact."""
+    """On a full disk, values wait in memory, are counted and logged once; with room again, all are in the store."""
     caplog.set_level(logging.WARNING, "mpmetrics")
     with small_disk(tmp_path / "disk", "64k") as disk:
         mine = mpmetrics.Provider(disk / "store")
@@ -226,7 +224,7 @@ def test_a_full_disk_stops_no_request_and_loses_nothing(
             hits.inc()
             sizes.labels(str(number)).observe(1.5)
         own, full = shown(mine), sums(disk / "store")
-        lines = [text for text in caplog.messages if "values stay in process" in text]
+        lines = [text for text in caplog.messages if "values wait in process" in text]
         (disk / "ballast").unlink()
         mine.force_flush()
         hits.inc()
@@ -234,7 +232,7 @@ def test_a_full_disk_stops_no_request_and_loses_nothing(
         values = shown(disk / "store")
         mine.shutdown()
 
-    assert 100 == own["hits_total", ()]  # the process's own collector shows what waits
+    assert 100 == own["hits_total", ()]  # the process's own collector shows waiting values
     assert 1 <= full["mpmetrics_drops_total"]
     assert "hits_total" not in full
     assert 1 == len(lines)
@@ -251,7 +249,7 @@ def test_a_full_disk_stops_no_request_and_loses_nothing(
 def test_a_disk_that_fills_up_while_a_slab_grows_kills_nobody(
     tmp_path: Path, fork: Fork, sums: Callable[[Any], dict[str, float]], free: int
 ) -> None:
-    """Whichever step of the growth finds no block: the head never promises one, and what found no room waits."""
+    """If any step of a growth finds no block, the head promises none, and values without room wait."""
     with small_disk(tmp_path / "disk", "512k") as disk:
         mine = mpmetrics.Provider(disk / "store")
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=mine)
@@ -275,7 +273,7 @@ def test_a_disk_that_fills_up_while_a_slab_grows_kills_nobody(
 
 
 def test_the_check_finds_a_promise_without_blocks(shared: mpmetrics.Provider) -> None:
-    """The control: a head that says more than was allocated, as of a writer that stores it first, is noticed."""
+    """The control: the check detects a head that promises blocks before they are allocated."""
     mpmetrics.Counter("hits", "Hits.", provider=shared).inc()
     slab = epoch_of(shared) / "slab-0"
     check_blocks(slab)
@@ -288,7 +286,7 @@ def test_the_check_finds_a_promise_without_blocks(shared: mpmetrics.Provider) ->
 
 @needs_root
 def test_attempts_on_a_full_disk_leak_no_descriptors(tmp_path: Path, fork: Fork) -> None:
-    """However often a slab cannot be made, the process holds as many files as before."""
+    """Repeated failures to make a slab leave no descriptor open."""
     with small_disk(tmp_path / "disk", "64k") as disk:
         mine = mpmetrics.Provider(disk / "store")
         fill(disk)
@@ -313,7 +311,7 @@ def test_attempts_on_a_full_disk_leak_no_descriptors(tmp_path: Path, fork: Fork)
 
 @pytest.fixture
 def count(shared: mpmetrics.Provider, child: Callable[..., Any]) -> Callable[[], Any]:
-    """Start a process that counts once."""
+    """Starts a process that counts once."""
     hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
     return lambda: child(hits.inc)
 
@@ -321,7 +319,7 @@ def count(shared: mpmetrics.Provider, child: Callable[..., Any]) -> Callable[[],
 def test_a_process_has_an_ordinal_from_its_first_count_on(
     shared: mpmetrics.Provider, count: Callable[[], Any], child: Callable[..., Any]
 ) -> None:
-    """One that declares and looks up has a slab without one; each that counts has the smallest that is free."""
+    """A process that only declares and looks up has no ordinal; one that counts has the smallest free one."""
     path = epoch_of(shared)
     assert ["idle"] == slabs(path)
     child(lambda: mpmetrics.Counter("other", "Others.", ["x"], provider=shared).labels("1"))
@@ -331,10 +329,10 @@ def test_a_process_has_an_ordinal_from_its_first_count_on(
     assert ["idle", "idle", "slab-0", "slab-1"] == slabs(path)
 
 
-def test_a_newcomer_sets_the_dead_aside_and_has_its_ordinal(
+def test_a_new_process_sets_a_dead_slab_aside_and_takes_its_ordinal(
     shared: mpmetrics.Provider, count: Callable[[], Any], shown: Shown
 ) -> None:
-    """The dead process's slab goes on to be read under another name, and is folded as any other."""
+    """The dead slab is still read under its other name, and is folded like any other."""
     path = epoch_of(shared)
     first, _ = count(), count()
     dead = (path / "slab-0").stat().st_ino
@@ -348,10 +346,10 @@ def test_a_newcomer_sets_the_dead_aside_and_has_its_ordinal(
     assert {("hits_total", ()): 3.0} == shown(str(shared.directory))
 
 
-def test_a_newcomer_waits_for_nobody_who_sets_the_dead_aside(
+def test_a_new_process_takes_the_next_ordinal_while_another_renames_slabs(
     shared: mpmetrics.Provider, count: Callable[[], Any], shown: Shown
 ) -> None:
-    """While another process, stopped perhaps, has the lock for that, the next ordinal will do."""
+    """While another process, perhaps a stopped one, has locked the directory, the next free ordinal is claimed."""
     path = epoch_of(shared)
     count().kill()
     with DirectoryMutex(str(path), 0.0):
@@ -361,10 +359,10 @@ def test_a_newcomer_waits_for_nobody_who_sets_the_dead_aside(
     assert {("hits_total", ()): 2.0} == shown(str(shared.directory))
 
 
-def test_claims_at_the_same_moment_are_all_different(
+def test_simultaneous_claims_get_different_ordinals(
     shared: mpmetrics.Provider, fork: Fork, gate: Callable[[], Any], shown: Shown
 ) -> None:
-    """A dozen processes that count first at once, beside dead ones, have a dozen ordinals, and none has two names."""
+    """Twelve processes that first count at once, beside dead slabs, get twelve ordinals, and no slab has two names."""
     hits = mpmetrics.Counter("hits", "Hits.", provider=shared)
     path = epoch_of(shared)
     start, counted, end = gate(), gate(), gate()

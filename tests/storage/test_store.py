@@ -1,4 +1,4 @@
-"""Stores and epochs: nothing is inherited, nobody's files are touched, nothing planted is followed."""
+"""Stores and epochs: a restart inherits nothing, living neighbours stay untouched, planted files are not followed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
-from mpmetrics.integrations.home import default_base, new_default_directory, remove_dead_stores
+from mpmetrics.collector.epoch_reader import EpochReader
+from mpmetrics.integrations.server_store import default_base, new_default_directory, remove_dead_stores
 from mpmetrics.storage import epoch as epoch_module
 from mpmetrics.storage import store as store_module
 from mpmetrics.storage.descriptor import Directory
 from mpmetrics.storage.fold import fold
-from mpmetrics.storage.locks import hold
+from mpmetrics.storage.locks import hold_shared
 from mpmetrics.storage.store import Store, remove_if_dead
 
 Fork = Callable[..., Any]
@@ -36,24 +36,24 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as several users
 
 
 def epochs(directory: str) -> list[str]:
-    """The names of a store's epochs, the oldest first."""
+    """The names of a store's epochs, oldest first."""
     return sorted(name for name in os.listdir(directory) if name.startswith("epoch-"))
 
 
 def write_in(directory: str, amount: float) -> None:
-    """A process that joins the current epoch and counts."""
+    """Join the current epoch and count."""
     mpmetrics.Counter("hits", "Hits.", provider=mpmetrics.Provider(directory)).inc(amount)
 
 
 def write_and_stay(directory: str, ready: Any, leave: Any) -> None:
-    """A process that counts one and stays."""
+    """Join, count one and stay."""
     write_in(directory, 1)
     ready.open()
     leave.wait()
 
 
 def serve(directory: str, amount: float, ready: Any, leave: Any) -> None:
-    """A server that begins an epoch, counts, and stays."""
+    """Begin an epoch as a server, count and stay."""
     epoch = Store(directory).begin()
     provider = mpmetrics.Provider.deferred()
     provider.attach(epoch)
@@ -65,7 +65,7 @@ def serve(directory: str, amount: float, ready: Any, leave: Any) -> None:
 def test_processes_that_find_a_store_share_its_first_epoch(
     store_dir: str, fork: Fork, gate: Callable[..., Any], scrape: Scrape
 ) -> None:
-    """Whoever comes first begins an epoch, the others join it while it lives."""
+    """The first process begins an epoch; the others join it while it lives."""
     ready, leave = ([gate() for _ in range(5)] for _ in range(2))
     children = [fork(write_and_stay, store_dir, *gates) for gates in zip(ready, leave, strict=True)]
     for each in ready:
@@ -98,7 +98,7 @@ def test_a_restart_inherits_nothing(store_dir: str, fork: Fork, gate: Callable[.
 
 
 def test_epochs_are_numbered_by_the_time_of_their_start(store_dir: str) -> None:
-    """In ms; one more than the highest where the clock does not go on, or goes back."""
+    """The number is the time in ms; if the clock stands still or goes back, the highest number + 1."""
     times = iter([1_700_000_000.1234, 1_700_000_000.1239, 5.0, 1_700_000_001.0])
     store = Store(store_dir, clock=lambda: next(times))
     held = [store.begin() for _ in range(4)]
@@ -108,10 +108,10 @@ def test_epochs_are_numbered_by_the_time_of_their_start(store_dir: str) -> None:
     ]
 
 
-def test_a_live_neighbour_is_untouched(
+def test_a_living_neighbour_is_untouched(
     store_dir: str, fork: Fork, gate: Callable[..., Any], peek: Callable[[str], dict[str, float]]
 ) -> None:
-    """A server that begins beside a live one leaves every file of it as it is; each has its own totals."""
+    """A server that begins beside a living one changes none of its files, and each has totals of its own."""
     ready, leave = gate(), gate()
     fork(serve, store_dir, 100, ready, leave)
     ready.wait()
@@ -128,7 +128,7 @@ def test_a_live_neighbour_is_untouched(
 
 
 def test_a_join_of_a_dead_epoch_begins_a_new_one(store_dir: str, fork: Fork, scrape: Scrape) -> None:
-    """Without a server, too, a cold restart inherits nothing; the dead epoch is removed."""
+    """A guest that finds only a dead epoch begins a new one, inherits nothing, and the dead epoch is removed."""
     fork(write_in, store_dir, 100).result()
     assert 100 == scrape(store_dir)["hits_total"]
     (first,) = epochs(store_dir)
@@ -143,7 +143,7 @@ def test_a_join_of_a_dead_epoch_begins_a_new_one(store_dir: str, fork: Fork, scr
 def test_a_dead_epoch_cannot_be_joined_while_it_is_removed(
     store_dir: str, fork: Fork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever finds an epoch dead keeps others out until its lease has no name: they join the new one."""
+    """A process that finds an epoch dead locks it until its lease is unlinked; others join the new epoch."""
     fork(write_in, store_dir, 100).result()
     children = []
     begin = Store._begin
@@ -180,7 +180,7 @@ def test_an_epoch_that_lost_its_lease_is_not_taken_for_dead(
     scrape: Scrape,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A cleaner of temporary files unlinked it: whoever comes next removes nothing of the living, and guests join."""
+    """After a cleaner has unlinked the lease of a living epoch, new processes do not remove it, and guests join it."""
     ready, leave = gate(), gate()
     fork(serve, store_dir, 100, ready, leave)
     ready.wait()
@@ -206,7 +206,7 @@ def test_an_epoch_that_lost_its_lease_is_not_taken_for_dead(
 
 
 def test_an_epoch_without_lease_and_owners_is_dead(store_dir: str, fork: Fork, scrape: Scrape) -> None:
-    """As a cleaner leaves it that was killed behind its first step: the next one goes on."""
+    """An epoch without lease and living owners, as a killed cleaner leaves it, is removed by the next process."""
     fork(write_in, store_dir, 100).result()
     (first,) = epochs(store_dir)
     Path(store_dir, first, "lease").unlink()
@@ -225,11 +225,11 @@ def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
     gate: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process sees that a cleaner is at it; the cleaner is killed amid that, and then the process joins."""
+    """If a cleaner of a dead epoch is killed while a process waits for it, the process does not join the rest."""
     fork(write_in, store_dir, 100).result()
     (dead,) = epochs(store_dir)
     ready, seen, inside = gate(), gate(), gate()
-    alone, remove = store_module.alone, store_module.remove_epoch
+    lock, remove = store_module.lock_if_dead, store_module.remove_epoch
 
     def remove_half(epoch: str) -> None:
         ready.open()
@@ -246,14 +246,14 @@ def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
 
     @contextlib.contextmanager
     def look_and_kill(epoch: str) -> Iterator[bool]:
-        with alone(epoch) as is_dead:
+        with lock(epoch) as is_dead:
             seen.open()
             inside.wait()
             cleaner.stop()
-            monkeypatch.setattr(store_module, "alone", alone)
+            monkeypatch.setattr(store_module, "lock_if_dead", lock)
             yield is_dead
 
-    monkeypatch.setattr(store_module, "alone", look_and_kill)
+    monkeypatch.setattr(store_module, "lock_if_dead", look_and_kill)
     epoch = Store(store_dir).join()
 
     assert lease_first == (epoch.path != str(Path(store_dir, dead)))
@@ -261,13 +261,13 @@ def test_what_a_killed_cleaner_left_of_an_epoch_is_not_joined(
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["", "control"])
-def test_a_lease_that_was_unlinked_after_it_was_opened_is_none(
+def test_a_lease_that_was_unlinked_after_its_opening_does_not_count(
     looks: bool,  # noqa: FBT001 (whether the protection is in place)
     store_dir: str,
     fork: Fork,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The epoch is removed between the opening of its lease and the lock: who has that lock is in no epoch."""
+    """If an epoch is removed between the opening and the locking of its lease, that lock joins no epoch."""
     fork(write_in, store_dir, 100).result()
     (dead,) = epochs(store_dir)
     directory = Directory.at(f"{store_dir}/{dead}")
@@ -283,7 +283,7 @@ def test_a_lease_that_was_unlinked_after_it_was_opened_is_none(
     if not looks:
         monkeypatch.setattr(os, "fstat", lambda file: os.stat_result([*status(file)[:3], 1, *status(file)[4:]]))
     with pytest.raises(FileNotFoundError) if looks else contextlib.nullcontext():
-        hold("lease", directory)
+        hold_shared("lease", directory)
 
     assert removed
     assert dead not in epochs(store_dir)
@@ -292,7 +292,7 @@ def test_a_lease_that_was_unlinked_after_it_was_opened_is_none(
 def test_a_guest_that_outlives_its_server_is_still_counted(
     store_dir: str, fork: Fork, gate: Callable[..., Any], scrape: Scrape
 ) -> None:
-    """A process that was started on its own goes on to be read after a restart, whether it looks series up or not."""
+    """A guest is still read after a restart of its server, whether it looks up series or not."""
     ready, leave = gate(), gate()
     server = fork(serve, store_dir, 100, ready, leave)
     ready.wait()
@@ -344,7 +344,7 @@ def test_a_guest_that_outlives_its_server_is_still_counted(
 def test_a_guest_of_a_living_server_stays_with_it(
     store_dir: str, fork: Fork, gate: Callable[..., Any], peek: Callable[[str], dict[str, float]]
 ) -> None:
-    """A second server in the same store takes nobody over while the first one lives."""
+    """A second server in the same store takes over no guest while the first one lives."""
     ready, leave = gate(), gate()
     fork(serve, store_dir, 100, ready, leave)
     ready.wait()
@@ -362,7 +362,7 @@ def test_a_guest_of_a_living_server_stays_with_it(
 
 
 def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
-    """``epoch`` joins a certain one though there is a later; one that is not there is an error that says so."""
+    """With ``epoch``, a worker joins that epoch although there is a later one; a missing epoch is an error."""
     first, second = Store(store_dir).begin(), Store(store_dir).begin()
     provider = mpmetrics.Provider(store_dir, epoch=first.number)
 
@@ -376,7 +376,7 @@ def test_a_worker_joins_the_epoch_it_is_told(store_dir: str) -> None:
 
 
 def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fork, gate: Callable[..., Any]) -> None:
-    """A worker that outlives its master, and never wrote, keeps the epoch."""
+    """A worker that outlives its master keeps the epoch alive, even if it never wrote."""
     ready, leave = gate(), gate()
 
     def lead() -> int:
@@ -406,7 +406,7 @@ def test_an_epoch_lives_as_long_as_any_of_its_processes(store_dir: str, fork: Fo
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777], ids=oct)
 @pytest.mark.parametrize("user", [None, pytest.param(NOBODY, marks=needs_root)])
 def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir: Path, fork: Fork) -> None:
-    """Directories have mode 0700 and files 0600, whatever the umask is and whoever makes them."""
+    """Directories have mode 0700 and files 0600, with any umask and any creator."""
     fast_dir.chmod(0o777)
     store = fast_dir / "store"
 
@@ -434,7 +434,7 @@ def test_modes_do_not_depend_on_the_umask(umask: int, user: int | None, fast_dir
 
 @needs_root
 def test_a_privileged_master_makes_the_store_for_its_workers(fast_dir: Path, fork: Fork, scrape: Scrape) -> None:
-    """What root makes for another user belongs to that user, who can write, fold and collect in it."""
+    """A store that root makes for another user belongs to that user, who can write, fold and collect in it."""
     fast_dir.chmod(0o755)
     store = str(fast_dir / "store")
     epoch = Store(store, owner=(NOBODY, NOBODY)).begin()
@@ -472,7 +472,7 @@ def test_a_privileged_master_makes_the_store_for_its_workers(fast_dir: Path, for
 
 @pytest.fixture
 def refused(fast_dir: Path) -> Iterator[Callable[[Path], str]]:
-    """The message with which a store at a path is refused, to providers as to collectors."""
+    """Returns the error message for a store at a path, the same for providers and collectors."""
 
     def message(path: Path) -> str:
         with pytest.raises(mpmetrics.StoreUnavailableError) as caught:
@@ -490,7 +490,7 @@ def refused(fast_dir: Path) -> Iterator[Callable[[Path], str]]:
 def test_a_directory_that_others_can_write_is_refused(
     mode: int, fast_dir: Path, refused: Callable[[Path], str]
 ) -> None:
-    """The error names the directory, its mode, and the command that puts it right; nothing is made in it."""
+    """The error names the directory, its mode and the command that repairs it; nothing is created in it."""
     path = fast_dir / "store"
     path.mkdir()
     path.chmod(mode)
@@ -500,7 +500,7 @@ def test_a_directory_that_others_can_write_is_refused(
 
 
 def test_a_symbolic_link_is_refused(fast_dir: Path, refused: Callable[[Path], str]) -> None:
-    """A link in the store's place is not followed, though it leads to a directory of ours."""
+    """A link in the store's place is not followed, even to a directory of our own."""
     (fast_dir / "elsewhere").mkdir(mode=0o700)
     (fast_dir / "store").symlink_to(fast_dir / "elsewhere")
 
@@ -510,7 +510,7 @@ def test_a_symbolic_link_is_refused(fast_dir: Path, refused: Callable[[Path], st
 
 
 def test_a_file_is_refused(fast_dir: Path, refused: Callable[[Path], str]) -> None:
-    """A file in the store's place stays as it is."""
+    """A file in the store's place is an error and stays unchanged."""
     (fast_dir / "store").write_text("mine")
 
     assert "directory" in refused(fast_dir / "store")
@@ -519,7 +519,7 @@ def test_a_file_is_refused(fast_dir: Path, refused: Callable[[Path], str]) -> No
 
 @needs_root
 def test_a_directory_of_another_user_is_refused(fast_dir: Path, fork: Fork) -> None:
-    """Whoever is not root trusts no directory but his own; the error says whose it is."""
+    """A user other than root trusts only their own directory; the error names its owner."""
     fast_dir.chmod(0o755)
     path = fast_dir / "store"
     path.mkdir(mode=0o755)
@@ -538,8 +538,8 @@ def test_a_directory_of_another_user_is_refused(fast_dir: Path, fork: Fork) -> N
 
 @needs_root
 @pytest.mark.parametrize("mode", [0o700, 0o755], ids=oct)
-def test_root_without_power_over_the_owner_is_refused(mode: int, fast_dir: Path) -> None:
-    """Root of a user namespace is root in name only: the error says whose the store is and what to do, like others."""
+def test_root_that_cannot_use_the_owners_files_is_refused(mode: int, fast_dir: Path) -> None:
+    """Root of a user namespace without the owner gets an error that names the owner and the way out."""
     fast_dir.chmod(0o755)
     path = fast_dir / "store"
     path.mkdir()
@@ -560,7 +560,7 @@ def test_root_without_power_over_the_owner_is_refused(mode: int, fast_dir: Path)
 
 
 def test_a_store_that_cannot_be_made_says_where(fast_dir: Path, refused: Callable[[Path], str]) -> None:
-    """A directory whose parent is missing is not made with all its parents."""
+    """A store is not created with missing parent directories; the error names the path."""
     assert "MPMETRICS_DIR" in refused(fast_dir / "missing" / "store")
     assert not (fast_dir / "missing").exists()
 
@@ -569,7 +569,7 @@ def test_a_store_that_cannot_be_made_says_where(fast_dir: Path, refused: Callabl
 def test_a_planted_link_is_not_followed(
     name: str, provider: MakeProvider, fast_dir: Path, store_dir: str, fork: Fork, scrape: Scrape
 ) -> None:
-    """A link in a file's place costs that file at most: what it leads to is neither read nor changed."""
+    """A link in a file's place makes that file unusable at most; its target is neither read nor changed."""
     victim = fast_dir / "victim"
     victim.write_bytes(b"precious" * 1024)
     mine = provider()
@@ -590,10 +590,10 @@ def test_a_planted_link_is_not_followed(
 
 @pytest.mark.timeout(5)
 @pytest.mark.parametrize("name", ["slab-0", "retired"])
-def test_a_pipe_in_a_files_place_holds_nobody_up(
+def test_a_pipe_in_a_files_place_blocks_no_process(
     name: str, provider: MakeProvider, store_dir: str, scrape: Scrape
 ) -> None:
-    """A named pipe, which a careless open would wait for, is skipped and counted."""
+    """A named pipe, whose opening could block, is skipped and counted."""
     mine = provider()
     os.mkfifo(f"{mine.epoch.path}/{name}")
     mpmetrics.Counter("hits", "Hits.", provider=mine).inc()
@@ -603,14 +603,16 @@ def test_a_pipe_in_a_files_place_holds_nobody_up(
     assert (1, 1) == (values["hits_total"], values["mpmetrics_unreadable_files"])
 
 
-def test_dead_stores_are_removed_and_live_ones_never(fast_dir: Path, fork: Fork, gate: Callable[..., Any]) -> None:
-    """Of the default stores of a user those go whose every process is dead, and nothing else."""
+def test_dead_default_stores_are_removed_and_living_ones_never(
+    fast_dir: Path, fork: Fork, gate: Callable[..., Any]
+) -> None:
+    """Of a user's default stores, only those without a living process are removed, and nothing else is."""
     uid = os.getuid()
     ready, leave = gate(), gate()
     crashed, live = (new_default_directory(str(fast_dir), uid) for _ in range(2))
     fork(serve, crashed, 1, ready, leave)
     ready.wait()
-    fork(serve, live, 1, ready, leave).pid  # noqa: B018 (it stays)
+    fork(serve, live, 1, ready, leave).pid  # noqa: B018 (the process stays, so it has no result)
     ready.wait()
     half = new_default_directory(str(fast_dir), uid)
     Path(half).mkdir()
@@ -637,8 +639,8 @@ def test_dead_stores_are_removed_and_live_ones_never(fast_dir: Path, fork: Fork,
 
 
 @needs_root
-def test_names_of_ours_that_belong_to_another_user_stay(fast_dir: Path) -> None:
-    """A directory that has a name like ours and another owner is left alone, old and dead as it may look."""
+def test_stores_of_another_user_are_not_removed(fast_dir: Path) -> None:
+    """A directory named like a default store, but with another owner, is left alone, even if old and dead."""
     path = fast_dir / "mpmetrics-0-abcdef"
     path.mkdir()
     os.utime(path, (0, 0))
@@ -651,7 +653,7 @@ def test_names_of_ours_that_belong_to_another_user_stay(fast_dir: Path) -> None:
 
 
 def test_default_stores_lie_in_memory_where_there_is_some(tmp_path: Path) -> None:
-    """In /dev/shm, or else where the user's session has its files."""
+    """Default stores are in /dev/shm, or else in the user's runtime directory."""
     expected = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(tmp_path)
 
     assert expected == default_base({"XDG_RUNTIME_DIR": str(tmp_path)})
@@ -659,13 +661,13 @@ def test_default_stores_lie_in_memory_where_there_is_some(tmp_path: Path) -> Non
 
 
 def test_an_epoch_of_an_older_release_is_named_at_once(store_dir: str) -> None:
-    """One of format 1 that lives: whoever would join it is told what it is, and does not wait for it to be removed."""
+    """Joining a living epoch of format 1 fails at once, with an error that names the older release."""
     store = Store(store_dir)
     epoch = Path(store_dir, "epoch-1")
     epoch.mkdir(0o700)
     for name in ("lease", "series", "series.lock", "fold.lock"):
         (epoch / name).touch(0o600)
-    lease = hold("lease", Directory.at(str(epoch)))
+    lease = hold_shared("lease", Directory.at(str(epoch)))
     started = time.monotonic()
     with pytest.raises(mpmetrics.StoreUnavailableError, match=r"format version 1"):
         store.join()

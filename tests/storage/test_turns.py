@@ -1,4 +1,4 @@
-"""`Turns`: one thread after the other, none waits for long, and an abandoned turn does not block others."""
+"""`Turns`: threads take turns, none waits for long, and an abandoned turn does not block others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATIENCE = 60.0
 
 
 class Holder:
-    """Another thread that has its turn until it is told to end it."""
+    """Another thread, which holds its turn until ``end``."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -28,13 +28,13 @@ class Holder:
             self._goes_on.wait(PATIENCE)
 
     def end(self) -> None:
-        """Have it end its turn."""
+        """End the thread's turn."""
         self._goes_on.set()
         self._thread.join(PATIENCE)
 
 
-def test_one_after_the_other() -> None:
-    """A second thread waits for the first one's end."""
+def test_a_second_thread_waits_for_the_first() -> None:
+    """A second thread waits until the first one's turn ends."""
     turns, done = Turns(PATIENCE), []
     holder = Holder(turns)
     entered = threading.Event()
@@ -56,8 +56,8 @@ def test_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_abandoned_turn_is_waited_for_once(*, elsewhere: bool) -> None:
-    """An exception kept it from being given back: the next thread is out of patience once, those after it wait not."""
+def test_only_one_thread_waits_for_an_abandoned_turn(*, elsewhere: bool) -> None:
+    """After an exception prevented the end of a turn, the next thread waits the full time, later ones not at all."""
     turns = Turns(0.05)
     taken, ending = threading.Event(), threading.Event()
 
@@ -82,8 +82,8 @@ def test_an_abandoned_turn_is_waited_for_once(*, elsewhere: bool) -> None:
     ending.set()
 
 
-def test_within_ones_own_turn() -> None:
-    """A signal handler that interrupts a turn has its own in it, and does not end the one that it interrupted."""
+def test_a_signal_handlers_turn_within_a_turn() -> None:
+    """A signal handler that interrupts a turn has a turn of its own, and does not end the interrupted one."""
     turns = Turns(PATIENCE)
 
     def handle() -> None:
@@ -96,8 +96,8 @@ def test_within_ones_own_turn() -> None:
     assert not turns._taken
 
 
-def test_a_thread_out_of_patience_goes_on_and_ends_no_other_turn() -> None:
-    """A thread that only took its time does not end the turn of one that came after it."""
+def test_a_thread_that_waited_too_long_ends_no_other_turn() -> None:
+    """A thread whose turn was taken as abandoned does not end a later thread's turn."""
     turns = Turns(PATIENCE)
     slow = Holder(turns)
     turns._patience = 0.01
@@ -109,8 +109,8 @@ def test_a_thread_out_of_patience_goes_on_and_ends_no_other_turn() -> None:
     next_one.end()
 
 
-def test_nobody_has_a_turn_in_a_forked_child() -> None:
-    """A thread that had it is not there."""
+def test_no_thread_has_a_turn_in_a_forked_child() -> None:
+    """A turn of a parent's thread does not exist in a forked child."""
     turns = Turns(PATIENCE)
     holder = Holder(turns)
     turns.after_fork_in_child()

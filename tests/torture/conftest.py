@@ -1,4 +1,4 @@
-"""What the tests that try to break things share. Their table is printed by the folder above."""
+"""The count of tries and losses that each torture test reports for the table at the end of the run."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Needs atheris (the extra `fuzz`). An input is a target, by its first byte, and bytes: raw ones in the place of a file,
 or bodies of records that get right checksums. Whatever is in them, a scrape has to be made, Prometheus' parser has to
 take it, and no exception, endless loop or heap of memory may come of it. Ends by itself with `-max_total_time=60`; what
-it found is kept in the folder that is given as an argument, if one is. Given files, it tries these.
+it found is kept in the directory that is given as an argument, if one is. Given files, it tries these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import atheris
 
 with atheris.instrument_imports(include=["mpmetrics.storage", "mpmetrics.collector", "mpmetrics.formats.text"]):
-    from mpmetrics.collector.epoch import EpochReader
+    from mpmetrics.collector.epoch_reader import EpochReader
     from mpmetrics.collector.merge import merge
     from mpmetrics.formats.text import render_openmetrics, render_text
     from mpmetrics.storage import format as fmt

@@ -60,7 +60,7 @@ enum.state("on")
 @gauge.labels("a").track_inprogress()
 @summary.labels("a").time()
 def handle(number: int) -> str:
-    """Decorators leave the signature as it is."""
+    """Decorators keep the signature."""
     return str(number)
 
 
@@ -91,13 +91,13 @@ meter.observable_up_down_counter("busy", callback=lambda _: [(1, {"a": 1})])
 
 @meter.callback(depth, sent, timeout=1)
 async def read(observer: MeterObserver) -> None:
-    """Decorated, it stays what it is."""
+    """Decorated, it keeps its type."""
     observer.observe(depth, 1)
     observer.observe(sent, 2, {"to": "a"})
 
 
 def read_again(observer: MeterObserver) -> Iterator[object]:
-    """A generator will do."""
+    """A generator is a valid callback."""
     observer.observe(depth, 1)
     yield sent, 2
 

@@ -1,4 +1,4 @@
-"""Mistakes that a type checker shall find: each line that ends in `# wrong` is one. It is never run."""
+"""Mistakes that a type checker must find: each line that ends in `# wrong` is one. It is never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a type checker sees of the public names."""
+"""The types of the public names, as mypy sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def check(file: Path, cache: Path) -> str:
-    """What `mypy --strict` says about a file."""
+    """Return the output of `mypy --strict` for a file."""
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), "--no-error-summary", str(file)],
         cwd=ROOT,
@@ -39,7 +39,7 @@ def test_public_names(tmp_path: Path) -> None:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    """Each mistake of an application is found on its line, and nothing else is."""
+    """Mypy reports each mistake on its line, and nothing else."""
     file = HERE / "mistakes.py"
     lines = file.read_text(encoding="utf-8").splitlines()
     wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}

@@ -23,18 +23,18 @@ static void cell_dealloc(Cell *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-int say_no_exemplars(PyObject *exemplar)
+int warn_exemplar(PyObject *exemplar)
 {
     if (exemplar == NULL || exemplar == Py_None)
         return 0;
     PyObject *module = PyImport_ImportModule("mpmetrics._cells.exemplars");
-    PyObject *said = module == NULL ? NULL : PyObject_CallMethod(module, "say_not_kept", NULL);
+    PyObject *result = module == NULL ? NULL : PyObject_CallMethod(module, "warn_exemplar_dropped", NULL);
     Py_XDECREF(module);
-    Py_XDECREF(said);
-    return said == NULL ? -1 : 0;
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
 }
 
-int take_number(PyObject *value, double *number)
+int parse_number(PyObject *value, double *number)
 {
     if (PyFloat_CheckExact(value)) {
         *number = PyFloat_AS_DOUBLE(value);
@@ -44,11 +44,11 @@ int take_number(PyObject *value, double *number)
     return *number == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* The same of whatever float() takes: text, too. */
-int take_float(PyObject *value, double *number)
+/* The same for all that float() accepts, text included. */
+int parse_float(PyObject *value, double *number)
 {
     if (PyFloat_CheckExact(value) || PyLong_CheckExact(value))
-        return take_number(value, number);
+        return parse_number(value, number);
     PyObject *made = PyNumber_Float(value);
     if (made == NULL)
         return -1;
@@ -57,9 +57,9 @@ int take_float(PyObject *value, double *number)
     return 0;
 }
 
-/* The arguments of a method, by position or by name; those that are not given stay NULL. The first is needed unless
-   `most` is negative; the method then takes -most, and all may be missing. */
-int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
+/* The arguments of a method, by position or by name; missing ones stay NULL. The first is required unless `most` is
+   negative: then the method takes -most arguments, all optional. */
+int parse_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values)
 {
     if (count == 1 && names == NULL) {
@@ -112,7 +112,8 @@ static PyObject *cell_name(Cell *self, void *Py_UNUSED(closure)) { return Py_New
 
 static PyObject *cell_gone(Cell *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->state == GONE); }
 
-/* The members of a class go to another one, which Python's `class` cannot make: all of those are collected. */
+/* Copy the members of a class to another one, which Python's `class` cannot make: the garbage collector tracks the
+   instances of all those. */
 static int copy_members(PyObject *from, PyObject *to)
 {
     PyObject *members = PyObject_GetAttrString(from, "__dict__"), *items = NULL;
@@ -129,11 +130,11 @@ static int copy_members(PyObject *from, PyObject *to)
     return failed ? -1 : 0;
 }
 
-PyObject *uncollected(PyObject *Py_UNUSED(module), PyObject *type)
+PyObject *without_gc(PyObject *Py_UNUSED(module), PyObject *type)
 {
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &Cell_Type)
         || ((PyTypeObject *)type)->tp_basicsize != sizeof(Cell))
-        return PyErr_Format(PyExc_TypeError, "%R is no kind of cell without fields of its own", type);
+        return PyErr_Format(PyExc_TypeError, "%R is not a class of cells, or adds fields", type);
     PyObject *module = PyObject_GetAttrString(type, "__module__");
     PyObject *name = module == NULL ? NULL : PyUnicode_FromFormat("%U.%s", module, ((PyTypeObject *)type)->tp_name);
     const char *text = name == NULL ? NULL : PyUnicode_AsUTF8(name);
@@ -161,15 +162,16 @@ static PyMemberDef cell_members[] = {
 static PyGetSetDef cell_fields[] = {
     {"_name", (getter)cell_name, NULL, NULL, NULL},
     {"_key", (getter)cell_key, NULL, NULL, NULL},
-    {"place", (getter)cell_place, NULL, "Number of its first word in the process's slab; None: it is not there.", NULL},
-    {"gone", (getter)cell_gone, NULL, "Whether it was ended: what is done to it has no effect.", NULL},
+    {"place", (getter)cell_place, NULL, "Number of its first word in the process's slab; None if it is not in the slab.",
+     NULL},
+    {"gone", (getter)cell_gone, NULL, "Whether the series has ended: operations on it have no effect.", NULL},
     {NULL},
 };
 
 PyTypeObject Cell_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.Cell",
-    .tp_doc = "One series in this process; made by Children.make alone.",
+    .tp_doc = "One series in this process; only Children.make makes it.",
     .tp_basicsize = sizeof(Cell),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .tp_dealloc = (destructor)cell_dealloc,

@@ -6,7 +6,7 @@
 #include "core.h"
 #include "format.h"
 
-/* Older headers than the kernel do not have them. */
+/* The headers may be older than the kernel. */
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
@@ -16,53 +16,53 @@
 
 enum { NAME_ROOM = 80 };
 
-/* A directory as Python hands it over: its path, device, number and owner. Without a path, there is none. */
+/* A directory as Python passes it: path, device, inode number and owner. Without a path, there is none. */
 typedef struct {
     PyObject *path;
     unsigned long long device, number;
     unsigned long owner;
 } Directory;
 
-/* The state of one provider in this process. `words` are in a page that a forked child finds wiped. */
+/* The state of one provider in this process. `words` are in a page that the kernel wipes in a forked child. */
 enum { COUNTING, BEGUN };
 typedef struct {
     PyObject_HEAD
     PyObject *owner;
     PyObject *clock; /* NULL or None: the system's */
-    struct Slab *slab; /* that new series go to, or NULL */
+    struct Slab *slab; /* new series go to it; NULL: they wait */
     uint64_t *words;
     uint64_t token, seen, last_time;
     long long time_offset;
     Py_buffer watched;
     const uint64_t *generation; /* in the watched buffer, or NULL */
-    Directory where;   /* of the epoch whose removals are followed */
-    PyObject *metrics; /* the series that they may end, by metric; NULL: they are not followed here */
-    uint64_t removals; /* number of their file */
+    Directory where;   /* of the epoch whose removals are read here */
+    PyObject *metrics; /* the series that they may end, by metric; NULL: removals are not read here */
+    uint64_t removals; /* inode number of their file */
     Py_ssize_t position; /* up to which it was read */
     uint64_t shortened; /* how often it had been shortened then */
 } Process;
 
-/* Runs of words that ended series left, all of one width. */
+/* Runs of words, all of one width, that ended series have freed. */
 typedef struct {
     size_t width, count, room;
     uint32_t *firsts;
 } FreeRuns;
 
-/* The writer of one slab. What decides where the next store goes is kept here, not read back from the file. */
+/* The writer of one slab. It never reads back from the file where to write next: the file could be damaged. */
 typedef struct Slab {
     PyObject_HEAD
     Py_buffer view;
     char *base;
     size_t area, committed, garbage, next_word;
-    uint32_t *record_of; /* by first word: 1 + offset / 8 of the SERIES record of the series that lives there */
+    uint32_t *record_of; /* by first word of a living series: 1 + offset / 8 of its SERIES record */
     FreeRuns *free;
     size_t widths;
     Directory where; /* of its file */
     char file[NAME_ROOM];
-    uint64_t number; /* of its file */
-    unsigned long lowest; /* ordinal that it may have */
+    uint64_t number; /* inode number of its file */
+    unsigned long lowest; /* the lowest ordinal that it may claim */
     long ordinal; /* -1: none yet */
-    int sets_aside; /* whether it may give the slabs of the dead other names */
+    int sets_aside; /* whether it may rename the slabs of dead processes */
 } Slab;
 
 typedef struct {
@@ -71,8 +71,8 @@ typedef struct {
     int is_signed;
 } Layout;
 
-/* What a series has to know of its metric. Its cells share it, and refer to nothing that leads back to them. So they are
-   no matter for the garbage collector, and a first use never sets it off. */
+/* What a cell needs of its metric, shared by the metric's cells. Cells hold no references that lead back to them, so the
+   garbage collector need not track them, and a first use never starts it. */
 typedef struct {
     size_t users;
     PyObject *name;
@@ -82,8 +82,8 @@ typedef struct {
     Layout layout; /* of a sketch */
 } Shape;
 
-/* The series of one metric in this process: a mapping by linear hashing, which splits one bucket for each series that
-   comes. Source: Litwin, "Linear hashing: a new tool for file and table addressing" (1980). */
+/* The series of one metric in this process: a mapping by linear hashing, which splits one bucket for each new series.
+   Source: Litwin, "Linear hashing: a new tool for file and table addressing" (1980). */
 typedef struct {
     PyObject_HEAD
     Process *process;
@@ -93,26 +93,26 @@ typedef struct {
     Py_ssize_t limit, labels;
     size_t budget, bytes; /* of the keys, as UTF-8 */
     long number; /* of the family in the slab; -1: it could not be declared there */
-    uint64_t stamp; /* the token under which it was declared */
+    uint64_t stamp; /* the process's token when it was declared */
     struct Cell **buckets;
-    size_t count, base, room; /* of buckets: how many there are, and the power of two that is not above it */
+    size_t count, base, room; /* of buckets: how many, the largest power of two up to that, and the array's size */
     Py_ssize_t used; /* series */
-    uint64_t made; /* series ever */
+    uint64_t made; /* series made so far */
 } Children;
 
-/* One series. While `stamp` is what `counting` points to, `words` are this process's, and can be written to. */
+/* One series. While `stamp` equals what `counting` points to, `words` belong to this process. */
 enum { MAKING, LIVE, GONE };
 typedef struct Cell {
     PyObject_HEAD
     uint64_t stamp;
     const uint64_t *counting;
     double *words;
-    uint64_t count; /* of the values that a distribution or sketch has taken since its words were zero */
+    uint64_t count; /* values that a distribution or sketch has counted since its words were zero */
     Shape *shape;
-    Children *children; /* among which it is: they know it, and it does not keep them; NULL once it is gone */
+    Children *children; /* that hold it; a borrowed reference, NULL once it is gone */
     PyObject **key; /* its label values */
     Py_ssize_t key_size; /* -1: it is the overflow series */
-    Slab *slab; /* that has the words; NULL: they are the cell's own */
+    Slab *slab; /* that has the words; NULL: the words are private memory of the cell */
     uint32_t first; /* word number there */
     int state;
     uint64_t hash, serial;
@@ -125,9 +125,9 @@ extern PyTypeObject SketchCell_Type;
 extern PyMethodDef map_functions[];
 
 /* map.c */
-uint64_t *wipe_page(void); /* two words or more that are zero in a forked child; NULL with an exception */
+uint64_t *wipe_page(void); /* a page of words that are zero in a forked child; NULL with an exception */
 void wipe_page_free(uint64_t *words);
-uint64_t fork_mark(void); /* the same number within a process, another one in its children; 0 with an exception */
+uint64_t fork_mark(void); /* constant within a process, different in each child; 0 with an exception */
 int owner_call(Process *self, const char *method, PyObject *argument); /* -1 with an exception */
 static inline uint64_t process_generation(const Process *self)
 {
@@ -136,7 +136,7 @@ static inline uint64_t process_generation(const Process *self)
 
 /* slab.c. None of these runs Python code. */
 int slab_has_room(const Slab *self, size_t words, size_t bytes);
-uint32_t slab_take(Slab *self, size_t width); /* words for a series; there has to be room */
+uint32_t slab_allocate_words(Slab *self, size_t width); /* words for a series; the slab must have room */
 void slab_put_series(Slab *self, const SeriesHead *head, PyObject *const *key, Py_ssize_t count, size_t texts);
 int slab_end(Slab *self, uint32_t first, size_t width); /* 0: no room for the record */
 static inline double *slab_words(const Slab *self, uint32_t first) { return (double *)self->base + first; }
@@ -153,10 +153,10 @@ void shape_release(Shape *shape);
 /* mapping.c. Values are exact str; a count of -1 stands for the overflow series. None of these runs Python code. */
 Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t count); /* borrowed; NULL: none */
 int children_reserve(Children *self); /* room for one more; -1 with an exception */
-void children_free(Children *self); /* what they are in */
+void children_free(Children *self); /* the buckets */
 void children_insert(Children *self, Cell *cell); /* takes over the reference */
 void children_remove(Children *self, Cell *cell); /* gives the reference back */
-Cell **children_cells(const Children *self); /* in the order they came, from PyMem; NULL with an exception */
+Cell **children_cells(const Children *self); /* in the order of creation, from PyMem; NULL with an exception */
 
 /* children.c */
 PyObject *children_make(Children *self, PyObject *const *values, Py_ssize_t count);
@@ -171,21 +171,21 @@ PyObject *removals_in(PyObject *bytes, uint64_t after, uint64_t upto, PyObject *
 /* files.c. None of these runs Python code. */
 int directory_converter(PyObject *where, void *directory);
 int slab_claim(Slab *self); /* -1 with an exception */
-int slab_grow(Slab *self, size_t words, size_t bytes); /* 0: it is as large as it may be; -1 with an exception */
-int process_skip_removals(Process *self, uint64_t generation); /* 0: some may matter, the owner has to look */
+int slab_grow(Slab *self, size_t words, size_t bytes); /* 0: it has its maximal size; -1 with an exception */
+int process_skip_removals(Process *self, uint64_t generation); /* 0: some may matter, the owner must apply them */
 PyObject *make_slab(PyObject *module, PyObject *args);
 PyObject *read_tail(PyObject *module, PyObject *args);
 
 /* cell.c */
-PyObject *uncollected(PyObject *module, PyObject *type);
+PyObject *without_gc(PyObject *module, PyObject *type);
 double *cell_ready(Cell *self); /* NULL with an exception */
 static inline double *cell_words(Cell *self)
 {
     return __builtin_expect(self->stamp == *self->counting, 1) ? self->words : cell_ready(self);
 }
-int say_no_exemplars(PyObject *exemplar);
-int take_float(PyObject *value, double *number);
-int take_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
+int warn_exemplar(PyObject *exemplar);
+int parse_float(PyObject *value, double *number);
+int parse_arguments(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names,
                    const char *const *keywords, int most, PyObject **values);
 
 #endif

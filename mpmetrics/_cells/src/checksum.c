@@ -1,4 +1,4 @@
-/* CRC-32: sixteen bytes at a time where the processor can multiply without carries, else eight, in tables.
+/* CRC-32: sixteen bytes at a time if the processor has carry-less multiplication, else eight at a time by tables.
 
    Sources: Kounavis, Berry: "A systematic approach to building high performance, software-based, CRC generators" (2005);
    Gopal et al.: "Fast CRC computation for generic polynomials using PCLMULQDQ instruction" (2009). */
@@ -25,7 +25,7 @@ static inline uint32_t little(const unsigned char *at)
     return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* Four bytes, with so many more behind them. */
+/* What four bytes contribute, with `behind` further bytes after them. */
 static inline uint32_t step(int behind, uint32_t word)
 {
     return tables[behind + 3][word & 0xFF] ^ tables[behind + 2][word >> 8 & 0xFF] ^ tables[behind + 1][word >> 16 & 0xFF]
@@ -52,14 +52,14 @@ static uint32_t by_tables(uint32_t crc, const unsigned char *at, Py_ssize_t size
 MULTIPLIES inline __m128i load(const void *at) { return _mm_loadu_si128(at); }
 MULTIPLIES inline void store(void *at, __m128i block) { _mm_storeu_si128(at, block); }
 
-/* What 16 bytes are modulo the polynomial, with 16 more behind them. */
+/* 16 bytes modulo the polynomial, with 16 further bytes after them. */
 MULTIPLIES inline __m128i fold(__m128i sum)
 {
     const __m128i powers = _mm_set_epi64x(0x0CCAA009E, 0x1751997D0);
     return multiply(sum, powers, 0x00) ^ multiply(sum, powers, 0x11);
 }
 
-/* Of at least 16 bytes, which are copied if there is a place for them. Each byte counts as it is in the copy. */
+/* Of at least 16 bytes, which are copied to `to` unless it is NULL. Each byte counts as it is in the copy. */
 MULTIPLIES uint32_t by_multiplying(uint32_t crc, unsigned char *to, const unsigned char *at, Py_ssize_t size)
 {
     static const unsigned char moves[48] = {
@@ -76,7 +76,7 @@ MULTIPLIES uint32_t by_multiplying(uint32_t crc, unsigned char *to, const unsign
             store(to + from, block);
         sum = (from == 0 ? sum : fold(sum)) ^ block;
     }
-    if (size % 16 > 0) { /* As many bytes of the sum are folded, and the others go before those that are left. */
+    if (size % 16 > 0) { /* Fold as many bytes of the sum; its others go before the remaining bytes. */
         __m128i back = load(moves + size % 16), forth = load(moves + 16 + size % 16);
         sum = fold(_mm_shuffle_epi8(sum, back)) ^ _mm_blendv_epi8(last, _mm_shuffle_epi8(sum, forth), back);
     }

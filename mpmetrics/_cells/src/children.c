@@ -1,7 +1,7 @@
-/* The series of one metric in this process: how they are found, made, bound anew, moved and ended.
+/* The series of one metric in this process: how they are found, made, bound again, moved and ended.
 
-   Making one takes what calls into Python (a beginning, a declaration, growth) one step at a time, and looks at everything
-   again after each: what runs there may do the same. What is left then is one stretch without Python code. */
+   Making a series may call into Python to begin, declare or grow. Each call is a step of its own. After each, the loop
+   checks everything again, since code that ran during the step may have changed it. The final write runs no Python. */
 
 #include "cells.h"
 #include <structmember.h>
@@ -29,7 +29,7 @@ static PyObject *const *key_values(PyObject *key, Py_ssize_t *count)
     return key == Py_None ? NULL : &PyTuple_GET_ITEM(key, 0);
 }
 
-/* Bytes of the texts in a record; TOO_LARGE when they fit into none. -1 when UTF-8 cannot carry them. */
+/* Bytes of the texts in a record; TOO_LARGE if no record can hold them. -1 if they cannot be encoded in UTF-8. */
 static int measure(PyObject *const *values, Py_ssize_t count, size_t *texts)
 {
     *texts = 2;
@@ -44,16 +44,16 @@ static int measure(PyObject *const *values, Py_ssize_t count, size_t *texts)
     return 0;
 }
 
-/* Of the texts alone, without their lengths. */
+/* Bytes of the texts without their lengths. */
 static size_t key_bytes(Py_ssize_t count, size_t texts) { return count < 0 ? 0 : texts - 2 - 2 * (size_t)count; }
 
-/* ---- One attempt to have a series written */
+/* ---- One attempt to write a series */
 
 typedef struct {
-    size_t texts; /* bytes of the label values in a record */
-    int counts, waits; /* whether the process has to count; whether the series has to wait for room */
-    uint64_t generation; /* that the record has */
-    uint64_t noticed; /* the generation up to which removals were taken in, or could not be */
+    size_t texts; /* bytes of the label values in the record */
+    int counts, waits; /* whether the process needs an ordinal; whether the series must wait for room */
+    uint64_t generation; /* in the record */
+    uint64_t noticed; /* the generation up to which the owner has applied removals, or failed to */
     double created;
 } Attempt;
 
@@ -80,15 +80,15 @@ static int has_begun(const Process *self, int counts)
     return self->token != 0 && self->words[BEGUN] == self->token && (!counts || self->words[COUNTING] == self->token);
 }
 
-/* READY, and no Python code has run since the process was found begun and without removals to take in. */
-static int look(Process *process, Attempt *attempt)
+/* READY: the process has begun and has no removals to apply, and no Python code has run since that check. */
+static int ready_process(Process *process, Attempt *attempt)
 {
     if (tell_time(process, &attempt->created) < 0)
         return FAILED;
     if (attempt->counts && has_begun(process, 0) && !has_begun(process, 1) && process->slab != NULL) {
         if (slab_claim(process->slab) == 0)
             process->words[COUNTING] = process->token;
-        PyErr_Clear(); /* the owner tries again, and says why it cannot be */
+        PyErr_Clear(); /* the owner tries again, and reports the error */
     }
     if (!has_begun(process, attempt->counts))
         return owner_call(process, "begin", attempt->counts ? Py_True : Py_False) < 0 ? FAILED : AGAIN;
@@ -98,24 +98,24 @@ static int look(Process *process, Attempt *attempt)
     attempt->noticed = generation;
     if (process_skip_removals(process, generation))
         return AGAIN;
-    return owner_call(process, "notice", NULL) < 0 ? FAILED : AGAIN;
+    return owner_call(process, "catch_up", NULL) < 0 ? FAILED : AGAIN;
 }
 
-/* READY: the slab has room, and no Python code has run. AGAIN: now it has. REFUSED: there is none. */
+/* READY: the slab has room, and no Python code has run. AGAIN: it has room now. REFUSED: it cannot have. */
 static int grow(Process *process, Py_ssize_t words, Py_ssize_t bytes)
 {
     if (slab_has_room(process->slab, (size_t)words, (size_t)bytes)
         || slab_grow(process->slab, (size_t)words, (size_t)bytes) > 0)
         return READY;
-    PyErr_Clear(); /* the owner tries again, and says why it cannot be */
+    PyErr_Clear(); /* the owner tries again, and reports the error */
     PyObject *has_room = PyObject_CallMethod(process->owner, "grow", "nn", words, bytes);
     int is_true = has_room == NULL ? -1 : PyObject_IsTrue(has_room);
     Py_XDECREF(has_room);
     return is_true < 0 ? FAILED : is_true ? AGAIN : REFUSED;
 }
 
-/* READY: the slab has room for the series, or it has to wait. */
-static int prepare(Children *self, Attempt *attempt)
+/* READY: the slab has room for the series, or the series must wait. */
+static int ready_slab(Children *self, Attempt *attempt)
 {
     Process *process = self->process;
     if (self->stamp != process->token)
@@ -130,7 +130,7 @@ static int prepare(Children *self, Attempt *attempt)
     return step == REFUSED ? AGAIN : step;
 }
 
-/* Have the cell write to these words from now on. `slab` NULL: they are its own, from PyMem. */
+/* Point the cell to these words. `slab` NULL: private memory, from PyMem. */
 static void point(Cell *cell, Slab *slab, uint32_t first, double *words)
 {
     Slab *before = cell->slab;
@@ -143,14 +143,14 @@ static void point(Cell *cell, Slab *slab, uint32_t first, double *words)
     Py_XDECREF(before);
 }
 
-/* Write the series, whose words are `values` or zero. There has to be room. */
+/* Write the series, with `values` or zeros as its words. The slab must have room. */
 static void write_series(Children *self, Cell *cell, Attempt *attempt, const double *values)
 {
     Process *process = self->process;
     Slab *slab = process->slab;
-    /* A series that is moved is as old as what was taken in when it was made, at least. */
+    /* A moved series was made before now: it gets the last applied generation, not a later one. */
     attempt->generation = values == NULL ? process_generation(process) : process->seen;
-    uint32_t first = slab_take(slab, (size_t)self->shape->width);
+    uint32_t first = slab_allocate_words(slab, (size_t)self->shape->width);
     double *words = slab_words(slab, first);
     for (Py_ssize_t at = 0; values != NULL && at < self->shape->width; at++)
         store_word(words + at, load_word(values + at));
@@ -161,8 +161,8 @@ static void write_series(Children *self, Cell *cell, Attempt *attempt, const dou
     point(cell, slab, first, words);
 }
 
-/* Give the cell words: in the slab, or while it waits, its own. */
-static int settle(Children *self, Cell *cell, Attempt *attempt)
+/* Give the cell words: in the slab or, if it must wait, private ones. */
+static int commit_first_use(Children *self, Cell *cell, Attempt *attempt)
 {
     if (!attempt->waits) {
         write_series(self, cell, attempt, NULL);
@@ -178,16 +178,16 @@ static int settle(Children *self, Cell *cell, Attempt *attempt)
     return READY;
 }
 
-/* What there is to do once a series is there: AGAIN when it was removed at the same moment. */
+/* The work after the write: AGAIN if another process removed the series while it was written. */
 static int finish(Process *process, Cell *cell, const Attempt *attempt)
 {
     if (attempt->waits)
-        return owner_call(process, "waits", (PyObject *)cell);
-    /* A remover stores the generation, then readers look at the slabs: one of us sees the other. */
+        return owner_call(process, "move_later", (PyObject *)cell);
+    /* Either we see a remover's generation here, or readers that apply its removal see our record. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     uint64_t generation = process_generation(process);
     if (generation != attempt->generation && !process_skip_removals(process, generation)
-        && owner_call(process, "notice", NULL) < 0)
+        && owner_call(process, "catch_up", NULL) < 0)
         return FAILED;
     return cell->state == GONE ? AGAIN : READY;
 }
@@ -229,7 +229,7 @@ static PyObject *make(Children *self, PyObject *const *values, Py_ssize_t count)
     Cell *cell = NULL;
     int step = measure(values, count, &attempt.texts) < 0 ? FAILED : AGAIN;
     while (step == AGAIN) {
-        step = look(process, &attempt);
+        step = ready_process(process, &attempt);
         if (step != READY)
             continue;
         Cell *found = children_find(self, values, count);
@@ -239,11 +239,11 @@ static PyObject *make(Children *self, PyObject *const *values, Py_ssize_t count)
             Py_XDECREF(cell);
             return result;
         }
-        step = prepare(self, &attempt);
+        step = ready_slab(self, &attempt);
         if (step == READY && cell == NULL && (cell = new_cell(self, values, count)) == NULL)
             step = FAILED;
         if (step == READY)
-            step = children_reserve(self) < 0 ? FAILED : settle(self, cell, &attempt);
+            step = children_reserve(self) < 0 ? FAILED : commit_first_use(self, cell, &attempt);
         if (step != READY)
             continue;
         cell->state = LIVE;
@@ -265,7 +265,7 @@ PyObject *children_make(Children *self, PyObject *const *values, Py_ssize_t coun
         if (found != NULL)
             return Py_NewRef(found);
     }
-    Py_INCREF(self); /* whatever the owner does meanwhile */
+    Py_INCREF(self); /* the owner's code could drop the last reference */
     PyObject *cell = make(self, values, count);
     Py_DECREF(self);
     return cell;
@@ -276,13 +276,13 @@ static int bind(Children *self, Cell *cell)
     Attempt attempt = {.counts = 1, .noticed = self->process->seen};
     int step = measure(cell->key, cell->key_size, &attempt.texts) < 0 ? FAILED : AGAIN;
     while (step == AGAIN) {
-        step = look(self->process, &attempt);
+        step = ready_process(self->process, &attempt);
         if (step == READY && (cell->state == GONE || cell->stamp == self->process->token))
             return 0;
         if (step == READY)
-            step = prepare(self, &attempt);
+            step = ready_slab(self, &attempt);
         if (step == READY)
-            step = settle(self, cell, &attempt);
+            step = commit_first_use(self, cell, &attempt);
     }
     return step == FAILED || finish(self->process, cell, &attempt) == FAILED ? -1 : 0;
 }
@@ -309,7 +309,7 @@ static PyObject *move_method(Children *self, PyObject *argument)
     Cell *cell = (Cell *)argument;
     Process *process = self->process;
     if (!PyObject_TypeCheck(argument, &Cell_Type) || cell->shape != self->shape)
-        return PyErr_Format(PyExc_ValueError, "%R is no series of %R", argument, self->shape->name);
+        return PyErr_Format(PyExc_ValueError, "%R is not a series of %R", argument, self->shape->name);
     Attempt attempt = {0};
     if (measure(cell->key, cell->key_size, &attempt.texts) < 0 || tell_time(process, &attempt.created) < 0)
         return NULL;
@@ -332,8 +332,8 @@ static int has_place(const Cell *cell)
     return cell->slab == process->slab && has_begun(process, 0) && cell->stamp == process->token;
 }
 
-/* It is none of the series any more: what is done to it stays in `own`, in whatever process; NULL: in what it has. */
-static void let_go(Cell *cell, double *own)
+/* Detach the cell: it writes to `own` from now on, in any process; `own` NULL: to the words that it has. */
+static void detach(Cell *cell, double *own)
 {
     static const uint64_t nobody = 0;
     if (own != NULL)
@@ -360,7 +360,7 @@ static PyObject *end_method(Children *self, PyObject *key)
     double *own = PyMem_Calloc((size_t)self->shape->width, sizeof *own);
     if (own == NULL)
         return PyErr_NoMemory();
-    /* A series of the parent of this process, or of a slab that is given up, is ended by nobody. */
+    /* No END for a series of the parent process or of an abandoned slab. */
     for (int step = AGAIN; step == AGAIN && cell != NULL && has_place(cell);) {
         step = grow(self->process, 0, (Py_ssize_t)record_size(sizeof(uint64_t)));
         if (step == FAILED) {
@@ -377,7 +377,7 @@ static PyObject *end_method(Children *self, PyObject *key)
     children_remove(self, cell);
     self->bytes -= key_bytes(count, texts);
     int is_ended = !has_place(cell) || slab_end(cell->slab, cell->first, (size_t)self->shape->width);
-    let_go(cell, own);
+    detach(cell, own);
     Py_DECREF(cell);
     return PyBool_FromLong(is_ended);
 }
@@ -418,7 +418,7 @@ PyObject *cell_key(Cell *self, void *Py_UNUSED(closure))
 
 enum { KEYS, VALUES, ITEMS };
 
-/* To make an object may run Python code, which may make and end series: so the cells are kept first. */
+/* Making an object may run Python code, which may make and end series: so collect the cells first. */
 static PyObject *list_of(Children *self, int what)
 {
     Py_ssize_t used = self->used;
@@ -457,8 +457,8 @@ static PyObject *iterate(Children *self)
     return iterator;
 }
 
-/* Label values that a look-up by position gives; -1 where a key has more than these. */
-static int take_labels(Children *self)
+/* The number of label values in a look-up by position; -1 if keys have more than these. */
+static int parse_labels(Children *self)
 {
     PyObject *labels = PyObject_GetAttrString(self->family, "labels");
     PyObject *is_open = labels == NULL ? NULL : PyObject_GetAttrString(self->family, "is_open");
@@ -479,9 +479,9 @@ static PyObject *children_new(PyTypeObject *type, PyObject *args, PyObject *kwar
                                      &PyType_Type, &cell_type, &width, &limit, &budget, &context))
         return NULL;
     if (!PyType_IsSubtype((PyTypeObject *)cell_type, &Cell_Type) || (PyTypeObject *)cell_type == &Cell_Type)
-        return PyErr_Format(PyExc_TypeError, "%R is no kind of cell", cell_type);
+        return PyErr_Format(PyExc_TypeError, "%R is not a class of cells", cell_type);
     if (limit < 0 || budget < 0)
-        return PyErr_Format(PyExc_ValueError, "a metric has a limit and a budget of 0 or more, not %zd and %zd", limit,
+        return PyErr_Format(PyExc_ValueError, "limit and budget must be 0 or more, not %zd and %zd", limit,
                             budget);
     Children *self = (Children *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -493,7 +493,7 @@ static PyObject *children_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->limit = limit;
     self->budget = (size_t)budget;
     self->shape = shape_of(family, self->cell_type, width, &self->bounds, &self->layout);
-    if (self->shape == NULL || take_labels(self) < 0) {
+    if (self->shape == NULL || parse_labels(self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -515,14 +515,14 @@ static int children_clear(Children *self)
     return 0;
 }
 
-/* The series that somebody still holds have memory of their own from now on. Where there is none, they keep the slab. */
+/* Cells that are still referenced get private memory. If none can be allocated, they keep the slab alive. */
 static void release_cells(Children *self)
 {
     for (size_t at = 0; at < self->count; at++)
         for (Cell *cell = self->buckets[at], *next; cell != NULL; cell = next) {
             next = cell->next;
             double *own = Py_REFCNT(cell) == 1 ? NULL : PyMem_Calloc((size_t)self->shape->width, sizeof *own);
-            let_go(cell, own);
+            detach(cell, own);
             Py_DECREF(cell);
         }
     children_free(self);
@@ -549,27 +549,27 @@ static PyObject *get_width(Children *self, void *Py_UNUSED(closure)) { return Py
 static PyMethodDef children_methods[] = {
     {"get", (PyCFunction)get_method, METH_O, "get($self, key, /)\n--\n\nThe series of this key, or None."},
     {"make", (PyCFunction)make_method, METH_O,
-     "make($self, key, /)\n--\n\nThe series of this key, made at its first use; past the cap, the overflow series."},
+     "make($self, key, /)\n--\n\nThe series of this key, made at its first use; beyond the cap, the overflow series."},
     {"end", (PyCFunction)end_method, METH_O,
-     "end($self, key, /)\n--\n\nEnd a series of this process. False when its END could not be written."},
+     "end($self, key, /)\n--\n\nEnd a series of this process. False when its END record could not be written."},
     {"move", (PyCFunction)move_method, METH_O,
-     "move($self, cell, /)\n--\n\nGive a series that is elsewhere words in the slab. False when it has no room."},
-    {"keys", (PyCFunction)keys_method, METH_NOARGS, "keys($self)\n--\n\nA list of the keys, in the order they came."},
-    {"values", (PyCFunction)values_method, METH_NOARGS, "values($self)\n--\n\nA list of the series."},
-    {"items", (PyCFunction)items_method, METH_NOARGS, "items($self)\n--\n\nA list of keys and series."},
+     "move($self, cell, /)\n--\n\nMove a series from elsewhere into the slab. False when the slab has no room."},
+    {"keys", (PyCFunction)keys_method, METH_NOARGS, "keys($self)\n--\n\nThe keys, in the order of creation."},
+    {"values", (PyCFunction)values_method, METH_NOARGS, "values($self)\n--\n\nThe series."},
+    {"items", (PyCFunction)items_method, METH_NOARGS, "items($self)\n--\n\nKeys and series."},
     {NULL},
 };
 
 static PyMemberDef children_members[] = {
     {"process", T_OBJECT_EX, offsetof(Children, process), READONLY, NULL},
     {"family", T_OBJECT_EX, offsetof(Children, family), READONLY, NULL},
-    {"context", T_OBJECT, offsetof(Children, context), 0, "Whatever the owner wants."},
-    {"bounds", T_OBJECT, offsetof(Children, bounds), READONLY, "Of the buckets of a distribution, else None."},
-    {"layout", T_OBJECT, offsetof(Children, layout), READONLY, "Of a sketch, else None."},
-    {"limit", T_PYSSIZET, offsetof(Children, limit), READONLY, "Series that there may be."},
-    {"budget", T_PYSSIZET, offsetof(Children, budget), READONLY, "Bytes that their keys may have."},
-    {"number", T_LONG, offsetof(Children, number), 0, "The family's in the slab; -1: it could not be declared."},
-    {"stamp", T_ULONGLONG, offsetof(Children, stamp), 0, "The token under which it was declared."},
+    {"context", T_OBJECT, offsetof(Children, context), 0, "For the owner's use."},
+    {"bounds", T_OBJECT, offsetof(Children, bounds), READONLY, "Upper bounds of a distribution's buckets, else None."},
+    {"layout", T_OBJECT, offsetof(Children, layout), READONLY, "Layout of a sketch, else None."},
+    {"limit", T_PYSSIZET, offsetof(Children, limit), READONLY, "Series at most."},
+    {"budget", T_PYSSIZET, offsetof(Children, budget), READONLY, "Bytes of their keys at most."},
+    {"number", T_LONG, offsetof(Children, number), 0, "The family's number in the slab; -1: it could not be declared."},
+    {"stamp", T_ULONGLONG, offsetof(Children, stamp), 0, "The process's token when it was declared."},
     {NULL},
 };
 
@@ -585,7 +585,7 @@ PyTypeObject Children_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.Children",
     .tp_doc = "Children(process, family, cell_type, *, width, limit, budget, context=None)\n--\n\n"
-              "The series of one metric in this process, by their keys.",
+              "The series of one metric in this process, by key.",
     .tp_basicsize = sizeof(Children),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = children_new,

@@ -1,7 +1,7 @@
-/* What the files of the compiled twin share. The contract is the package's, mpmetrics/_cells/__init__.py.
+/* What all files of the compiled twin use. The contract: mpmetrics/_cells/__init__.py.
 
-   All of it relies on the GIL: between two calls into Python, an operation is alone. The module does not declare itself
-   free of the GIL, so an interpreter without one takes it back for as long as this module is loaded. */
+   All of it relies on the GIL: between two calls into Python, no other thread runs. The module does not declare that it
+   works without the GIL, so a free-threaded interpreter enables the GIL while this module is loaded. */
 
 #ifndef MPMETRICS_CORE_H
 #define MPMETRICS_CORE_H
@@ -17,7 +17,7 @@
 #error "sums are exact only where each operation on doubles is rounded by itself"
 #endif
 
-/* Loads and stores of whole words, in the order in which they are written down. Other processes look on. */
+/* Loads and stores of whole words, in program order: other processes read the words meanwhile. */
 static inline double load_word(const double *at) { return *(const volatile double *)at; }
 static inline void store_word(double *at, double value) { *(volatile double *)at = value; }
 static inline void commit_word(double *at, double value)
@@ -30,8 +30,8 @@ static inline void commit_word(double *at, double value)
 static inline int is_set(double value) { return value != 0.0 || signbit(value); }
 
 uint32_t checksum(uint32_t start, const void *bytes, Py_ssize_t size); /* zlib.crc32(bytes, start) */
-uint32_t checksum_copy(uint32_t start, void *to, const void *from, Py_ssize_t size); /* that of the copy that it makes */
+uint32_t checksum_copy(uint32_t start, void *to, const void *from, Py_ssize_t size); /* copies; checksum of the copy */
 
-int take_number(PyObject *value, double *number);
+int parse_number(PyObject *value, double *number);
 
 #endif

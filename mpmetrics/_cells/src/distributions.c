@@ -22,9 +22,9 @@ static PyObject *distribution_observe(Cell *self, PyObject *const *args, Py_ssiz
     double value;
     if (count == 1 && names == NULL)
         values[0] = args[0];
-    else if (take_arguments("observe", args, count, names, keywords, 2, values) < 0 || say_no_exemplars(values[1]) < 0)
+    else if (parse_arguments("observe", args, count, names, keywords, 2, values) < 0 || warn_exemplar(values[1]) < 0)
         return NULL;
-    if (take_float(values[0], &value) < 0)
+    if (parse_float(values[0], &value) < 0)
         return NULL;
     if (isnan(value)) {
         PyObject *number = PyFloat_FromDouble(value);
@@ -37,10 +37,10 @@ static PyObject *distribution_observe(Cell *self, PyObject *const *args, Py_ssiz
     if (words == NULL)
         return NULL;
     double *bucket = words + 2 + bucket_of(self->shape, value);
-    /* Whether the number of observations is odd tells which of the two sums counts. */
+    /* Store the new sum into the word that does not count yet; see the format. */
     int odd = self->count & 1;
     store_word(words + 1 - odd, load_word(words + odd) + value);
-    /* The commit: with one observation more, the other sum counts. */
+    /* The commit: with one more observation, the other sum counts. */
     commit_word(bucket, load_word(bucket) + 1.0);
     self->count++;
     Py_RETURN_NONE;
@@ -50,14 +50,14 @@ static PyMethodDef distribution_methods[] = {
     {"observe", (PyCFunction)(void (*)(void))distribution_observe, METH_FASTCALL | METH_KEYWORDS,
      "observe($self, /, amount, exemplar=None)\n--\n\n"
      "Count ``amount`` in its bucket and add it to the sum. Safe from any thread, signal handler or finaliser.\n\n"
-     "Raises ValueError when it is not a number; nothing is changed then. ``exemplar`` as in :class:`CounterCell`."},
+     "Raises ValueError, and changes nothing, when it is NaN. ``exemplar`` as in :class:`CounterCell`."},
     {NULL},
 };
 
 PyTypeObject DistributionCell_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.DistributionCell",
-    .tp_doc = "Sum and buckets of observations: a histogram, or with one bucket a summary.",
+    .tp_doc = "Sum and buckets of observations: a histogram or, with one bucket, a summary.",
     .tp_basicsize = sizeof(Cell),
     .tp_base = &Cell_Type,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,

@@ -1,7 +1,7 @@
-/* What a request may have to do with files: a process's slab is made, claims an ordinal, grows, and removals are read.
+/* The file operations that a request may need: make a process's slab, claim its ordinal, grow it, read removals.
 
-   Each function is one step among the threads of the process: it keeps the interpreter's lock, so that no thread can fork
-   while a descriptor is open here. It opens the directory anew, and takes no other one for it. */
+   Each function is atomic for the threads of the process: it keeps the GIL, so that no thread can fork while a
+   descriptor is open here. It opens the directory again and checks that it is still the same. */
 
 #include "cells.h"
 #include <ctype.h>
@@ -16,10 +16,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Words of the shared page, behind the generation: the epoch that took the place of this one, how often the list of
+/* Words of the shared page, as offsets from the generation: the successor of this epoch, and how often the list of
    removals was shortened. */
 enum { SUCCESSOR = 1, SHORTENED = 2 };
-enum { BESIDE = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
+enum { AUXILIARY = 900000000, MOST_REMOVALS = 1 << 24, EARLY = 64 };
 
 static PyObject *fail(void) { return PyErr_SetFromErrno(PyExc_OSError); }
 
@@ -31,7 +31,7 @@ int directory_converter(PyObject *where, void *result)
         return 1;
     }
     if (!PyTuple_Check(where))
-        PyErr_Format(PyExc_TypeError, "a directory is its path, device, number and owner, not %R", where);
+        PyErr_Format(PyExc_TypeError, "a directory must be its path, device, number and owner, not %R", where);
     else if (PyArg_ParseTuple(where, "O&KKk", PyUnicode_FSConverter, &directory->path, &directory->device,
                               &directory->number, &directory->owner))
         return Py_CLEANUP_SUPPORTED;
@@ -41,12 +41,12 @@ int directory_converter(PyObject *where, void *result)
 static int open_directory(const Directory *directory)
 {
     struct stat status;
-    int folder = open(PyBytes_AS_STRING(directory->path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (folder >= 0 && fstat(folder, &status) == 0 && status.st_dev == directory->device
+    int dir_fd = open(PyBytes_AS_STRING(directory->path), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (dir_fd >= 0 && fstat(dir_fd, &status) == 0 && status.st_dev == directory->device
         && status.st_ino == directory->number && status.st_uid == directory->owner)
-        return folder;
-    if (folder >= 0) {
-        close(folder);
+        return dir_fd;
+    if (dir_fd >= 0) {
+        close(dir_fd);
         errno = ESTALE; /* another directory is in its place */
     }
     PyObject *path = PyUnicode_DecodeFSDefault(PyBytes_AS_STRING(directory->path));
@@ -56,9 +56,9 @@ static int open_directory(const Directory *directory)
     return -1;
 }
 
-static int open_and_look(int folder, const char *name, int flags, struct stat *status)
+static int open_and_look(int dir_fd, const char *name, int flags, struct stat *status)
 {
-    int file = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    int file = openat(dir_fd, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
     if (file >= 0 && (fstat(file, status) != 0 || !S_ISREG(status->st_mode))) {
         close(file);
         errno = EINVAL;
@@ -67,10 +67,10 @@ static int open_and_look(int folder, const char *name, int flags, struct stat *s
     return file;
 }
 
-static int open_at(int folder, const char *name, int flags)
+static int open_at(int dir_fd, const char *name, int flags)
 {
     struct stat status;
-    return open_and_look(folder, name, flags, &status);
+    return open_and_look(dir_fd, name, flags, &status);
 }
 
 static int allocate(int file, size_t offset, size_t size)
@@ -84,23 +84,24 @@ static int allocate(int file, size_t offset, size_t size)
 
 /* ---- A new slab */
 
-/* Lock it, give it blocks and a head, and map it twice. `lease` keeps the lock, and no child has it. */
-static int fill_slab(int folder, const char *name, int file, const Py_buffer *head, PyObject **lease, PyObject **words)
+/* Lock the file, give it blocks and a head, and map it twice. `lease` holds the lock; children do not inherit it. */
+static int fill_slab(int dir_fd, const char *name, int file, const Py_buffer *head, PyObject **lease, PyObject **words)
 {
     if (flock(file, LOCK_EX | LOCK_NB) != 0 || allocate(file, 0, 2 * HEAD_SIZE) < 0
         || allocate(file, AREA_0, HEAD_SIZE) < 0 || pwrite(file, head->buf, (size_t)head->len, 0) != head->len) {
         fail();
         return -1;
     }
-    /* Any other map of the locked open file would hold the lock on in a forked child: so it is opened once more. */
-    int again = open_at(folder, name, O_RDWR);
-    if (again < 0) {
+    /* Opened once more for the words: a child inherits their map, and a map of the locked open file would keep the lock
+       after the owner's death. */
+    int unlocked = open_at(dir_fd, name, O_RDWR);
+    if (unlocked < 0) {
         fail();
         return -1;
     }
     PyObject *options = Py_BuildValue("{s:O}", "forked", Py_False), *write = Py_BuildValue("{s:O}", "write", Py_True);
     PyObject *first = Py_BuildValue("(in)", file, (Py_ssize_t)HEAD_SIZE);
-    PyObject *second = Py_BuildValue("(in)", again, (Py_ssize_t)SLAB_SIZE);
+    PyObject *second = Py_BuildValue("(in)", unlocked, (Py_ssize_t)SLAB_SIZE);
     if (options != NULL && write != NULL && first != NULL && second != NULL) {
         *lease = PyObject_Call((PyObject *)&Map_Type, first, options);
         *words = *lease == NULL ? NULL : PyObject_Call((PyObject *)&Map_Type, second, write);
@@ -109,11 +110,11 @@ static int fill_slab(int folder, const char *name, int file, const Py_buffer *he
     Py_XDECREF(write);
     Py_XDECREF(first);
     Py_XDECREF(second);
-    close(again);
+    close(unlocked);
     if (*words == NULL)
         return -1;
-    /* Have the pages that are written to first at hand now: on a disk, each costs as much as all else of a first use.
-       A kernel without this does it at the first use. */
+    /* Fault the first pages in now: on a disk, each fault costs as much as the rest of a first use. An older kernel
+       refuses the advice and faults them in at the first use. */
     Py_buffer view;
     if (PyObject_GetBuffer(*words, &view, PyBUF_WRITABLE) < 0)
         return -1;
@@ -135,23 +136,23 @@ PyObject *make_slab(PyObject *Py_UNUSED(module), PyObject *args)
     snprintf(name, sizeof name, "idle-%.32s", identity);
     PyObject *lease = NULL, *words = NULL, *result = NULL;
     struct stat status;
-    int folder = open_directory(&directory);
-    int file = folder < 0 ? -1 : open_at(folder, temporary, O_RDWR | O_CREAT | O_EXCL);
-    if (folder >= 0 && (file < 0 || fchmod(file, (mode_t)mode) != 0 || fstat(file, &status) != 0))
+    int dir_fd = open_directory(&directory);
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, temporary, O_RDWR | O_CREAT | O_EXCL);
+    if (dir_fd >= 0 && (file < 0 || fchmod(file, (mode_t)mode) != 0 || fstat(file, &status) != 0))
         fail();
-    else if (folder >= 0 && fill_slab(folder, temporary, file, &head, &lease, &words) == 0) {
-        /* The commit: from here on readers find it, whole and locked. */
-        if (linkat(folder, temporary, folder, name, 0) != 0)
+    else if (dir_fd >= 0 && fill_slab(dir_fd, temporary, file, &head, &lease, &words) == 0) {
+        /* The commit: from here on readers find the slab, complete and locked. */
+        if (linkat(dir_fd, temporary, dir_fd, name, 0) != 0)
             fail();
         else
             result = Py_BuildValue("OOK", lease, words, (unsigned long long)status.st_ino);
     }
     if (file >= 0) {
-        unlinkat(folder, temporary, 0);
+        unlinkat(dir_fd, temporary, 0);
         close(file);
     }
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     Py_XDECREF(lease);
     Py_XDECREF(words);
     Py_DECREF(directory.path);
@@ -189,9 +190,9 @@ static int has_number(const Numbers *numbers, unsigned long number)
 }
 
 /* The ordinals from `lowest` to `end` that have a slab; -1 with an exception. */
-static int list_ordinals(int folder, unsigned long lowest, unsigned long end, Numbers *numbers)
+static int list_ordinals(int dir_fd, unsigned long lowest, unsigned long end, Numbers *numbers)
 {
-    int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *listing = copy < 0 ? NULL : fdopendir(copy);
     if (listing == NULL) {
         fail();
@@ -214,43 +215,43 @@ static int list_ordinals(int folder, unsigned long lowest, unsigned long end, Nu
     return failed ? -1 : 0;
 }
 
-/* Give the slab of this ordinal a name that claims nothing, if its owner is dead; whether it is. The caller has locked the
-   directory: nobody else takes a slab's name away, so what is looked at is what is renamed. */
-static int set_dead_aside(int folder, unsigned long ordinal)
+/* Rename the slab of this ordinal if its owner is dead, which frees the ordinal; whether it is free. The caller has
+   locked the directory, so no other process renames slabs between the check and the rename. */
+static int set_dead_aside(int dir_fd, unsigned long ordinal)
 {
     char name[NAME_ROOM], aside[NAME_ROOM];
     struct stat status;
     snprintf(name, sizeof name, "slab-%lu", ordinal);
-    int file = open_and_look(folder, name, O_RDONLY, &status);
+    int file = open_and_look(dir_fd, name, O_RDONLY, &status);
     if (file < 0)
         return errno == ENOENT;
     snprintf(aside, sizeof aside, "dead-%lu-%llu", ordinal, (unsigned long long)status.st_ino);
-    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0 && renameat(folder, name, folder, aside) == 0;
+    int is_dead = flock(file, LOCK_SH | LOCK_NB) == 0 && renameat(dir_fd, name, dir_fd, aside) == 0;
     close(file);
     return is_dead;
 }
 
-static int link_to(const Slab *self, int folder, unsigned long ordinal, char *name)
+static int link_to(const Slab *self, int dir_fd, unsigned long ordinal, char *name)
 {
     snprintf(name, NAME_ROOM, "slab-%lu", ordinal);
-    /* The claim: nobody else can link to this name. */
-    return linkat(folder, self->file, folder, name, 0) == 0;
+    /* The claim: no other process can link to this name now. */
+    return linkat(dir_fd, self->file, dir_fd, name, 0) == 0;
 }
 
-/* Claim one of the first ordinals, one after the other; a dead process's is free for this. 0: none of them, or `errno`.
-   The directory stays locked until `folder` is closed. */
-static int claim_early(const Slab *self, int folder, unsigned long *ordinal, char *name)
+/* Try the first ordinals one by one, those of dead processes included. 0: all are taken, or an error in `errno`.
+   The directory stays locked until `dir_fd` is closed. */
+static int claim_early(const Slab *self, int dir_fd, unsigned long *ordinal, char *name)
 {
     int is_claimed = 0, is_locked = 0, error = EEXIST;
     for (*ordinal = 0; !is_claimed && error == EEXIST && *ordinal < EARLY; *ordinal += !is_claimed) {
-        is_claimed = link_to(self, folder, *ordinal, name);
+        is_claimed = link_to(self, dir_fd, *ordinal, name);
         error = errno;
         if (is_claimed || error != EEXIST || !self->sets_aside)
             continue;
         if (*ordinal == 0)
-            is_locked = flock(folder, LOCK_EX | LOCK_NB) == 0;
-        if (is_locked && set_dead_aside(folder, *ordinal)) {
-            is_claimed = link_to(self, folder, *ordinal, name);
+            is_locked = flock(dir_fd, LOCK_EX | LOCK_NB) == 0;
+        if (is_locked && set_dead_aside(dir_fd, *ordinal)) {
+            is_claimed = link_to(self, dir_fd, *ordinal, name);
             error = errno;
         }
     }
@@ -259,15 +260,15 @@ static int claim_early(const Slab *self, int folder, unsigned long *ordinal, cha
 }
 
 /* Claim the smallest ordinal that no slab has. */
-static int claim_free(const Slab *self, int folder, unsigned long *ordinal, char *name)
+static int claim_free(const Slab *self, int dir_fd, unsigned long *ordinal, char *name)
 {
     Numbers taken = {0};
     int is_claimed = 0;
-    if (list_ordinals(folder, *ordinal, *ordinal < BESIDE ? BESIDE : ULONG_MAX, &taken) == 0) {
+    if (list_ordinals(dir_fd, *ordinal, *ordinal < AUXILIARY ? AUXILIARY : ULONG_MAX, &taken) == 0) {
         do {
             while (has_number(&taken, *ordinal))
                 ++*ordinal;
-            is_claimed = link_to(self, folder, *ordinal, name);
+            is_claimed = link_to(self, dir_fd, *ordinal, name);
         } while (!is_claimed && errno == EEXIST && ++*ordinal);
         if (!is_claimed)
             fail();
@@ -282,55 +283,55 @@ int slab_claim(Slab *self)
         return 0;
     char name[NAME_ROOM];
     unsigned long ordinal = self->lowest;
-    int folder = open_directory(&self->where), is_claimed = 0;
-    if (folder < 0)
+    int dir_fd = open_directory(&self->where), is_claimed = 0;
+    if (dir_fd < 0)
         return -1;
     if (ordinal == 0)
-        is_claimed = claim_early(self, folder, &ordinal, name);
+        is_claimed = claim_early(self, dir_fd, &ordinal, name);
     if (!is_claimed && ordinal > 0 && ordinal < EARLY)
         fail();
     else if (!is_claimed)
-        is_claimed = claim_free(self, folder, &ordinal, name);
+        is_claimed = claim_free(self, dir_fd, &ordinal, name);
     if (is_claimed) {
-        unlinkat(folder, self->file, 0); /* a cleaner may have been quicker */
+        unlinkat(dir_fd, self->file, 0); /* fails if a cleaner has removed it */
         memcpy(self->file, name, sizeof name);
         self->ordinal = (long)ordinal;
     }
-    close(folder);
+    close(dir_fd);
     return is_claimed ? 0 : -1;
 }
 
 /* ---- Growth */
 
-/* Have blocks for these bytes of the slab's file; memory needs none. */
+/* Allocate blocks for these bytes of the slab's file; a slab in memory needs none. */
 static int have_blocks(const Slab *self, size_t offset, size_t size)
 {
     if (self->where.path == NULL || size == 0)
         return 0;
     struct stat status;
-    int folder = open_directory(&self->where), is_done = 0;
-    int file = folder < 0 ? -1 : open_at(folder, self->file, O_RDWR);
+    int dir_fd = open_directory(&self->where), is_done = 0;
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, self->file, O_RDWR);
     if (file >= 0 && fstat(file, &status) == 0 && status.st_ino != self->number)
-        errno = ESTALE; /* another file has its name */
+        errno = ESTALE; /* another file has the slab's name */
     else if (file >= 0)
         is_done = allocate(file, offset, size) == 0;
-    if (!is_done && folder >= 0)
+    if (!is_done && dir_fd >= 0)
         fail();
     if (file >= 0)
         close(file);
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     return is_done ? 0 : -1;
 }
 
-/* How much words or an area grow by that began at `start` and end at `end`. */
+/* By how much to extend words, or an area, from `start` to `end`. */
 static size_t growth(size_t start, size_t end)
 {
     size_t size = end - start < MAX_GROWTH ? end - start : MAX_GROWTH;
     return size < HEAD_SIZE ? HEAD_SIZE : size;
 }
 
-/* More words, or more room for records: readers take the head's word for that so many bytes have blocks. */
+/* Extend the words or the area of records. The head's word tells readers how many bytes have blocks. */
 static int grow_part(Slab *self, size_t word, size_t base, size_t start, size_t limit)
 {
     size_t end = slab_head_word(self, word), more = growth(start, end);
@@ -361,14 +362,14 @@ int slab_grow(Slab *self, size_t words, size_t bytes)
 
 /* ---- Removals */
 
-/* What `removals` holds from `position` on, or if it is another file than that of `number` all of it; both are set. */
+/* What `removals` holds from `position` on; all of it if its inode number is not `number`. Sets both. */
 static PyObject *tail(const Directory *directory, const char *name, uint64_t *number, Py_ssize_t *position,
                       Py_ssize_t most)
 {
     struct stat status;
     PyObject *data = NULL;
-    int folder = open_directory(directory);
-    int file = folder < 0 ? -1 : open_at(folder, name, O_RDONLY);
+    int dir_fd = open_directory(directory);
+    int file = dir_fd < 0 ? -1 : open_at(dir_fd, name, O_RDONLY);
     if (file >= 0 && fstat(file, &status) == 0) {
         *position = status.st_ino == *number ? *position : 0;
         *number = status.st_ino;
@@ -382,12 +383,12 @@ static PyObject *tail(const Directory *directory, const char *name, uint64_t *nu
         else if (data != NULL)
             Py_CLEAR(data);
     }
-    if (data == NULL && folder >= 0 && !PyErr_Occurred())
+    if (data == NULL && dir_fd >= 0 && !PyErr_Occurred())
         fail();
     if (file >= 0)
         close(file);
-    if (folder >= 0)
-        close(folder);
+    if (dir_fd >= 0)
+        close(dir_fd);
     return data;
 }
 
@@ -414,11 +415,11 @@ int process_skip_removals(Process *self, uint64_t generation)
     Py_ssize_t position = self->position;
     PyObject *data = tail(&self->where, "removals", &number, &position, MOST_REMOVALS);
     if (page[SHORTENED] != shortened)
-        Py_CLEAR(data); /* the file may have been another one already */
+        Py_CLEAR(data); /* we may have read the file that replaced it */
     PyObject *found = data == NULL ? NULL : removals_in(data, self->seen, generation, self->metrics);
     Py_XDECREF(data);
     int is_done = found != NULL && PyList_GET_SIZE(PyTuple_GET_ITEM(found, 2)) == 0;
-    /* Objects were made: a finaliser may have come this way, too, and farther. */
+    /* Making objects may have run a finaliser that came here, too, and read further. */
     if (is_done && generation > self->seen) {
         self->removals = number;
         self->shortened = shortened;
@@ -426,6 +427,6 @@ int process_skip_removals(Process *self, uint64_t generation)
         self->seen = generation;
     }
     Py_XDECREF(found);
-    PyErr_Clear(); /* the owner finds out, and says so */
+    PyErr_Clear(); /* the owner tries again, and reports the error */
     return is_done;
 }

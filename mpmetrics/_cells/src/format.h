@@ -1,4 +1,4 @@
-/* Numbers of the format; what they mean stands in mpmetrics/storage/format.py, and a test holds one against the other. */
+/* The numbers of the format. mpmetrics/storage/format.py explains them, and a test compares the two. */
 
 #ifndef MPMETRICS_FORMAT_H
 #define MPMETRICS_FORMAT_H
@@ -24,14 +24,14 @@ enum { KIND_FAMILY = 1, KIND_SERIES, KIND_END, KIND_FOLDED, KIND_REMOVE };
 enum { MAX_GROWTH = 1 << 15 };
 enum { RECORD_MAGIC = 0x4D50524B, MAX_BODY = 1 << 20, OVERFLOW_TEXTS = 0xFFFF };
 
-/* Bytes of damaged records whose checksums are computed. */
-enum { PATIENCE = 1 << 26 };
+/* Bytes of damaged records whose checksums are computed, at most; bounds the time that a damaged file costs. */
+enum { CHECK_BUDGET = 1 << 26 };
 
 typedef struct {
     uint32_t magic, length, checksum, kind;
 } RecordHead;
 
-/* What stands before the texts of a SERIES record. */
+/* The body of a SERIES record before the texts. */
 typedef struct {
     uint32_t family, words;
     uint64_t first_word;
@@ -39,7 +39,7 @@ typedef struct {
     uint64_t generation;
 } SeriesHead;
 
-/* Bytes of a record with a body of so many, padding included. */
+/* Bytes of a record with a body of `length` bytes, padding included. */
 static inline size_t record_size(size_t length) { return (sizeof(RecordHead) + length + 7) & ~(size_t)7; }
 
 #endif

@@ -1,4 +1,4 @@
-/* Tables: the different sets of labels of one metric, over all processes. Contract: mpmetrics/_cells/index.py. */
+/* Tables: the different label sets of one metric, over all processes. Contract: mpmetrics/_cells/index.py. */
 
 #include "index.h"
 
@@ -11,13 +11,13 @@ static inline uint16_t u16_at(const char *at)
     return number;
 }
 
-/* Keyed by the interpreter's secret, so nobody can choose labels that meet in one slot. */
+/* Keyed by the interpreter's secret, so a client cannot choose labels that collide. */
 static inline uint64_t hash_text(Text text)
 {
     return (uint64_t)PyHash_GetFuncDef()->hash(text.bytes, text.size);
 }
 
-/* Hashes of pairs are added up, so their order does not matter: they have to be as good as random ones. */
+/* A row's hash is the sum of its pairs' hashes, so their order does not matter. Each must be as good as random. */
 static inline uint64_t hash_pair(uint64_t name, uint64_t value)
 {
     uint64_t hash = name * 0x9E3779B97F4A7C15u + value;
@@ -49,7 +49,7 @@ static int is_utf8(const char *bytes, Py_ssize_t size)
     return text != NULL;
 }
 
-/* Whether a key can be one of a series with these labels. */
+/* Whether a key is valid for a series with these labels. */
 static int is_key(const Names *names, const char *key, uint32_t size)
 {
     if (size < 2)
@@ -65,7 +65,7 @@ static int is_key(const Names *names, const char *key, uint32_t size)
     for (Py_ssize_t at = 0; at < count; at++) {
         Py_ssize_t length = u16_at(key + 2 + 2 * at);
         if (length == 0 && at >= names->count && (at - names->count) % 2 == 0)
-            return 0; /* a name */
+            return 0; /* an empty name */
         end += (size_t)length;
     }
     if (end != size)
@@ -101,7 +101,7 @@ static inline Text cursor_next(Cursor *cursor)
     return text;
 }
 
-/* The hash of a key that is one. */
+/* The hash of a valid key. */
 uint32_t table_hash(const Table *table, uint32_t names_index, const char *key)
 {
     const Names *names = &table->names[names_index];
@@ -126,13 +126,13 @@ static Py_ssize_t pairs_of(const Names *names, const char *key, Pair *pairs)
     return count;
 }
 
-/* How many pairs a row may have at most. */
+/* The most pairs that a row can have. */
 Py_ssize_t row_most_pairs(const Table *table, const Row *row)
 {
     return cursor_of(row_key(table, row)).left;
 }
 
-/* Its pairs, those with empty values included. */
+/* The pairs of a row, those with empty values included. */
 Py_ssize_t row_pairs(const Table *table, const Row *row, Pair *pairs)
 {
     return pairs_of(&table->names[row->names], row_key(table, row), pairs);
@@ -176,7 +176,7 @@ static int same_pairs(const Pair *some, Py_ssize_t count, const Pair *others, Py
     return is_same;
 }
 
-/* Whether a key is the row's: 1 or 0, or -1 with MemoryError. */
+/* Whether a key has the row's labels: 1 or 0, or -1 with MemoryError. */
 static int is_row(const Table *table, const Row *row, const Names *names, const char *key, uint32_t size)
 {
     const Names *own = &table->names[row->names];
@@ -195,7 +195,7 @@ static int is_row(const Table *table, const Row *row, const Names *names, const 
 
 /* --- rows --- */
 
-/* The row of a key; ROW_NONE when there is none, ROW_FAILED with MemoryError. */
+/* The row of a key; ROW_NONE if no row has it, ROW_FAILED with MemoryError. */
 static Py_ssize_t row_find(const Table *table, const Names *names, const char *key, uint32_t size, uint32_t hash)
 {
     for (size_t at = hash & table->slot_mask; table->slots != NULL && table->slots[at].row != 0;
@@ -218,7 +218,7 @@ static void slot_put(Slot *slots, size_t mask, Slot slot)
     slots[at] = slot;
 }
 
-/* Have at least half of the slots empty when there is one row more. */
+/* Keep at least half of the slots empty with one more row. */
 static int slots_grow(Table *table)
 {
     if (table->slots != NULL && (size_t)table->count < table->slot_mask / 2)
@@ -239,7 +239,7 @@ static int slots_grow(Table *table)
     return 0;
 }
 
-/* Room for one row more, and for its removal if there are any. */
+/* Make room for one more row, and for its removal if any row was removed. */
 static int rows_grow(Table *table)
 {
     if (table->count < table->room)
@@ -269,13 +269,13 @@ static Py_ssize_t row_add(Table *table, uint32_t names, const char *key, uint32_
     return table->count++;
 }
 
-/* Whether bytes are the key of a series with these names. */
+/* Whether bytes are a valid key of a series with these label names. */
 int table_is_key(const Table *table, uint32_t names, const char *key, uint32_t size)
 {
     return is_key(&table->names[names], key, size);
 }
 
-/* Have the memory at hand in which a row with this hash is looked up. */
+/* Prefetch the memory in which a row with this hash is looked up. */
 void table_prefetch(const Table *table, uint32_t hash)
 {
     if (table->slots != NULL)
@@ -299,7 +299,7 @@ Py_ssize_t table_row(Table *table, uint32_t names, const char *key, uint32_t siz
     return row;
 }
 
-/* A series of this row is no longer in some source. */
+/* Count one series less for this row. */
 void row_release(Table *table, uint32_t row)
 {
     if (--table->rows[row].uses == 0)
@@ -318,7 +318,7 @@ static PyObject *pair_as_object(const Pair *pair)
 
 static const Pair overflow_pair = {{"otel_metric_overflow", 20}, {"true", 4}};
 
-/* Names and values of a row, as a tuple of tuples. */
+/* Label names and values of a row, as a tuple of tuples. */
 PyObject *row_labels(const Table *table, Py_ssize_t number)
 {
     if (number == table->overflow) {
@@ -383,7 +383,7 @@ Py_ssize_t table_names(Table *table, PyObject *labels, int is_open)
     if (known != NULL)
         index = PyLong_AsSsize_t(known);
     else if (!PyErr_Occurred()) {
-        Py_ssize_t room = table->names_count; /* few declarations: it grows one by one */
+        Py_ssize_t room = table->names_count; /* grows one by one, since declarations are few */
         Names *more = PyMem_Resize(table->names, Names, room + 1);
         PyObject *number = PyLong_FromSsize_t(room);
         if (more == NULL)
@@ -404,11 +404,11 @@ Py_ssize_t table_names(Table *table, PyObject *labels, int is_open)
 
 /* --- the type --- */
 
-void kept_clear(Kept *kept)
+void cache_clear(Cache *cache)
 {
-    PyMem_RawFree(kept->stamps);
-    Py_XDECREF(kept->made);
-    *kept = (Kept){0};
+    PyMem_RawFree(cache->stamps);
+    Py_XDECREF(cache->made);
+    *cache = (Cache){0};
 }
 
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -450,8 +450,8 @@ static void table_dealloc(Table *table)
     PyMem_Free(table->names);
     Py_XDECREF(table->names_index);
     Py_XDECREF(table->texts);
-    kept_clear(&table->kept_present);
-    kept_clear(&table->kept_created);
+    cache_clear(&table->cached_present);
+    cache_clear(&table->cached_created);
     Py_TYPE(table)->tp_free(table);
 }
 
@@ -460,7 +460,7 @@ static Py_ssize_t table_length(Table *table)
     return table->count;
 }
 
-static Py_ssize_t take_row(Table *table, PyObject *number)
+static Py_ssize_t parse_row(Table *table, PyObject *number)
 {
     Py_ssize_t row = PyNumber_AsSsize_t(number, PyExc_IndexError);
     if (row == -1 && PyErr_Occurred())
@@ -474,11 +474,11 @@ static Py_ssize_t take_row(Table *table, PyObject *number)
 
 static PyObject *table_labels(Table *table, PyObject *number)
 {
-    Py_ssize_t row = take_row(table, number);
+    Py_ssize_t row = parse_row(table, number);
     return row < 0 ? NULL : row_labels(table, row);
 }
 
-/* Pairs that are looked for, sorted. Those with empty values stand behind the others: such a label has to be missing. */
+/* The pairs of a query, sorted. Pairs with empty values stand behind the others: such a label must be missing. */
 typedef struct {
     PyObject *objects;
     Pair *pairs, *missing;
@@ -491,20 +491,20 @@ static void wanted_close(Wanted *wanted)
     Py_XDECREF(wanted->objects);
 }
 
-static int take_text(PyObject *object, Text *text)
+static int parse_text(PyObject *object, Text *text)
 {
     text->bytes = PyUnicode_AsUTF8AndSize(object, &text->size);
     return text->bytes == NULL ? -1 : 0;
 }
 
-static int take_pair(PyObject *object, Pair *pair)
+static int parse_pair(PyObject *object, Pair *pair)
 {
     if (!PyTuple_Check(object) || PyTuple_GET_SIZE(object) != 2) {
-        PyErr_SetString(PyExc_TypeError, "labels are pairs of a name and a value");
+        PyErr_SetString(PyExc_TypeError, "labels must be pairs of a name and a value");
         return -1;
     }
-    return take_text(PyTuple_GET_ITEM(object, 0), &pair->name) < 0
-        ? -1 : take_text(PyTuple_GET_ITEM(object, 1), &pair->value);
+    return parse_text(PyTuple_GET_ITEM(object, 0), &pair->name) < 0
+        ? -1 : parse_text(PyTuple_GET_ITEM(object, 1), &pair->value);
 }
 
 static int wanted_open(Wanted *wanted, PyObject *pairs)
@@ -519,7 +519,7 @@ static int wanted_open(Wanted *wanted, PyObject *pairs)
         PyErr_NoMemory();
     for (Py_ssize_t at = 0; !failed && at < count; at++) {
         Pair pair;
-        failed = take_pair(PyTuple_GET_ITEM(wanted->objects, at), &pair) < 0;
+        failed = parse_pair(PyTuple_GET_ITEM(wanted->objects, at), &pair) < 0;
         if (!failed && pair.value.size > 0)
             wanted->pairs[wanted->count++] = pair;
         else if (!failed)
@@ -567,8 +567,8 @@ static PyObject *table_find(Table *table, PyObject *pairs)
     return row == ROW_FAILED ? NULL : PyLong_FromSsize_t(row < 0 ? -1 : row);
 }
 
-/* Whether a row has all the wanted pairs, and none of the labels that have to be missing: 1 or 0, or -1 with
-   MemoryError. The overflow row is wanted where nothing is asked. */
+/* Whether a row has all wanted pairs and none of the labels that must be missing: 1 or 0, or -1 with MemoryError. The
+   overflow row matches only a query without pairs. */
 static int has_wanted(const Table *table, Py_ssize_t number, const Wanted *wanted)
 {
     const Row *row = &table->rows[number];
@@ -669,10 +669,11 @@ static PyObject *table_get_present(Table *table, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef table_methods[] = {
-    {"labels", (PyCFunction)table_labels, METH_O, NULL},
-    {"find", (PyCFunction)table_find, METH_O, NULL},
-    {"remove", (PyCFunction)table_remove, METH_VARARGS, NULL},
-    {"texts", (PyCFunction)table_texts, METH_VARARGS, NULL},
+    {"labels", (PyCFunction)table_labels, METH_O, "labels($self, row, /)\n--\n\n"},
+    {"find", (PyCFunction)table_find, METH_O, "find($self, pairs, /)\n--\n\n"},
+    {"remove", (PyCFunction)table_remove, METH_VARARGS,
+     "remove($self, pairs, subset, generation, first_row=0, /)\n--\n\n"},
+    {"texts", (PyCFunction)table_texts, METH_VARARGS, "texts($self, key, make, /)\n--\n\n"},
     {NULL},
 };
 
@@ -688,7 +689,7 @@ static PySequenceMethods table_sequence = {.sq_length = (lenfunc)table_length};
 PyTypeObject Table_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells.Table",
-    .tp_doc = "The different sets of labels of one metric. See mpmetrics._cells.index.",
+    .tp_doc = "Table()\n--\n\nThe different label sets of one metric. See mpmetrics._cells.index.",
     .tp_basicsize = sizeof(Table),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = table_new,

@@ -1,4 +1,4 @@
-/* What the reading files of the compiled twin share: rows, sources, sums, text. */
+/* What the reading part of the compiled twin shares: rows, sources, sums, text. */
 
 #ifndef MPMETRICS_INDEX_H
 #define MPMETRICS_INDEX_H
@@ -17,7 +17,7 @@ typedef struct {
     Text name, value;
 } Pair;
 
-/* The labels of one declaration. The texts belong to the str objects in `labels`. */
+/* The label names of one declaration. The str objects in `labels` own the texts. */
 typedef struct {
     PyObject *labels;
     Text *names;
@@ -26,32 +26,32 @@ typedef struct {
     int is_open;
 } Names;
 
-/* One set of labels: where its key, the texts of a SERIES record, stands among the table's keys. */
+/* One label set: where the table's keys hold its key, which is the texts of a SERIES record. */
 typedef struct {
     uint32_t at; /* in units of KEY_UNIT bytes */
     uint32_t size;
     uint32_t names;
-    uint32_t uses; /* series in sources */
+    uint32_t uses; /* series of this row in sources */
 } Row;
 
 #define KEY_UNIT 4
 
 typedef struct {
     uint32_t hash;
-    uint32_t row; /* and one more; 0: empty */
+    uint32_t row; /* number of the row + 1; 0: empty */
 } Slot;
 
-/* What was made of the series with these stamps, one stamp a source. */
+/* A cached result, valid while the series of each source have these stamps. */
 typedef struct {
     uint64_t *stamps;
     Py_ssize_t count, rows;
     PyObject *made;
-} Kept;
+} Cache;
 
 typedef struct {
     PyObject_HEAD
     Row *rows;
-    uint64_t *removed; /* of each row: series of a lower generation are gone; NULL: none was removed yet */
+    uint64_t *removed; /* by row: series of a lower generation have ended; NULL: no row was removed yet */
     Py_ssize_t count, room;
     Py_ssize_t present; /* rows in use */
     Slot *slots;
@@ -64,10 +64,10 @@ typedef struct {
     PyObject *texts;       /* key -> Texts */
     Py_ssize_t overflow;   /* the row of the overflow series, or -1 */
     uint64_t removals;     /* how often remove() found a row */
-    Kept kept_present, kept_created;
+    Cache cached_present, cached_created;
 } Table;
 
-/* Texts of rows, one behind the other. */
+/* The texts of rows, concatenated. */
 typedef struct {
     PyObject_HEAD
     char *bytes;
@@ -76,7 +76,7 @@ typedef struct {
     Py_ssize_t count, ends_room;
 } Texts;
 
-/* A series whose row has not been looked up yet; its key is among the source's pending keys. */
+/* A series whose row has not been looked up yet; the source's pending keys hold its key. */
 typedef struct {
     uint32_t hash, size;
     size_t at;
@@ -89,22 +89,22 @@ typedef struct {
    in use; the first `loaded` of them have values. */
 typedef struct {
     Table *table;
-    uint32_t width; /* 0: each has its own */
+    uint32_t width; /* words of each series; 0: the numbers differ */
     Py_ssize_t count, loaded, room, gone;
     Py_ssize_t words_end; /* where the last word of a series ends */
-    Py_ssize_t next; /* the row that the next series probably has */
+    Py_ssize_t next; /* the probable row of the next series */
     uint32_t *words;
     uint32_t *rows; /* GONE: ended, or removed */
     uint32_t *widths; /* NULL unless width is 0 */
     uint64_t *generations;
     double *created;
     double *values; /* `width` of each; else at `starts` */
-    int is_run;     /* whether those with values are in the order of rows, without a gap */
+    int is_run;     /* whether the loaded ones are in the order of rows, without a gap */
     size_t *starts;
-    uint64_t stamp; /* another one whenever `loaded` series come or go */
+    uint64_t stamp; /* changes whenever loaded series come or go */
     Py_ssize_t swept;
     uint64_t swept_removals;
-    uint32_t *by_row; /* the last member of each row, and one more; of the stamp `by_row_stamp` */
+    uint32_t *by_row; /* by row, its last member + 1; valid for the stamp `by_row_stamp` */
     Py_ssize_t by_row_count;
     uint64_t by_row_stamp;
 } Part;
@@ -118,8 +118,8 @@ typedef struct {
     int has_begun, is_cut, was_loaded, must_load, restarts;
     uint64_t flips;
     Py_ssize_t position;
-    Py_ssize_t wanted; /* where committed records end; the file may have grown since its size was looked at */
-    int64_t patience; /* bytes of damaged records that are still checked */
+    Py_ssize_t wanted; /* where committed records end; the file may have grown since its size was checked */
+    int64_t check_budget; /* bytes of damaged records that may still be checked */
     Py_ssize_t damaged;
     PyObject *folded;
     struct FamilyEntry *families;
@@ -127,11 +127,11 @@ typedef struct {
     Part *parts;
     Py_ssize_t parts_count;
     PyObject *parts_index; /* Table -> index */
-    uint64_t *taken;       /* a bit for each word that a series has */
-    size_t taken_size;
-    struct Place *places;  /* by first word; NULL until it is needed */
+    uint64_t *used_words;  /* a bit for each word that a series has */
+    size_t used_size;
+    struct Place *places;  /* by first word; NULL until needed */
     size_t places_mask, places_count;
-    char *body;            /* of the record that is looked at; a copy, which nobody changes */
+    char *body;            /* a copy of the present record's body, which the writer cannot change */
     size_t body_room;
     Pending pending[MOST_PENDING];
     int pending_count;
@@ -140,7 +140,7 @@ typedef struct {
 } Source;
 
 #define GONE UINT32_MAX
-#define SKETCH_RECORD 6 /* words of a sketch's record; a retired sketch has one, any other two */
+#define SKETCH_RECORD 6 /* words of a sketch's record; a retired sketch has one record, others have two */
 enum { ROW_FAILED = -1, ROW_NONE = -2 };
 
 extern PyTypeObject Table_Type, Source_Type, Texts_Type;
@@ -156,7 +156,7 @@ Py_ssize_t row_pairs(const Table *table, const Row *row, Pair *pairs);
 Py_ssize_t row_most_pairs(const Table *table, const Row *row);
 PyObject *row_labels(const Table *table, Py_ssize_t row);
 void row_release(Table *table, uint32_t row);
-void kept_clear(Kept *kept);
+void cache_clear(Cache *cache);
 
 /* source.c */
 Part *source_part(Source *source, Table *table);
@@ -176,7 +176,7 @@ static inline const char *row_key(const Table *table, const Row *row)
     return table->keys + (size_t)row->at * KEY_UNIT;
 }
 
-/* Whether bytes are the same; of few, without a call. */
+/* memcmp() == 0 for texts that mostly have few bytes: those are compared without a call. */
 static inline int same_few(const char *one, const char *other, size_t size)
 {
     uint64_t left, right, differ = 0;
@@ -192,7 +192,7 @@ static inline int same_few(const char *one, const char *other, size_t size)
     return (differ | (left ^ right)) == 0;
 }
 
-/* Whether a key stands in a row, byte for byte: the same labels may stand there in other words. */
+/* Whether the row has this very key; equal labels may have another key. */
 static inline int row_has_key(const Table *table, Py_ssize_t number, uint32_t names, const char *key, uint32_t size)
 {
     if (number >= table->count)
@@ -211,7 +211,7 @@ static inline uint32_t member_width(const Part *part, Py_ssize_t member)
     return part->width ? part->width : part->widths[member];
 }
 
-/* The same as memcpy(); of few bytes, as texts mostly have, without a call. */
+/* memcpy() for texts that mostly have few bytes: those are copied without a call. */
 static inline void copy_few(char *to, const char *from, size_t size)
 {
     if (size > 64)
@@ -231,11 +231,10 @@ static inline void copy_few(char *to, const char *from, size_t size)
             to[at] = from[at];
 }
 
-/* How much room to make for `wanted` items. Pages that nothing was stored to cost nothing, so there is much of it, and
-   what was stored is seldom moved. */
+/* How much room to make for `wanted` items. Generous, so that items seldom move: untouched pages cost nothing. */
 static inline Py_ssize_t room_for(Py_ssize_t wanted) { return 3 * wanted + 8; }
 
-/* Ask for large pages: less time goes to page faults, and to looking up addresses. Some may have none; no matter. */
+/* Ask for large pages, for fewer page faults and TLB misses. It does not matter if the kernel has none. */
 static inline void want_large_pages(void *start, size_t size)
 {
 #ifdef MADV_HUGEPAGE
@@ -245,7 +244,7 @@ static inline void want_large_pages(void *start, size_t size)
 #endif
 }
 
-/* Have room for so many items; what was in the array stays. Returns 0, or -1 with MemoryError. */
+/* Make room for so many items and keep the present ones. Returns 0, or -1 with MemoryError. */
 static inline int resize_array(void *array, Py_ssize_t room, size_t item)
 {
     void **place = array, *resized = PyMem_RawRealloc(*place, (size_t)room * item);

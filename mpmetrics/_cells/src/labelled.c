@@ -2,14 +2,14 @@
 
 #include "cells.h"
 
-enum { MAX_VALUE = 1024 }; /* characters of a label value that are taken as they are */
+enum { MAX_VALUE = 1024 }; /* characters of a label value that need no shortening */
 
 typedef struct {
     PyObject_HEAD
     Children *children;
 } Labelled;
 
-/* What the subclass does when it takes longer: `_resolve(values, named)`. */
+/* Call the subclass's `_resolve(values, named)`. */
 static PyObject *resolve(Labelled *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *values = PyTuple_New(count), *named = PyDict_New(), *child = NULL;
@@ -33,7 +33,7 @@ static int are_exact(PyObject *const *values, Py_ssize_t count)
     return 1;
 }
 
-/* Whether the values are label values as they stand. */
+/* Whether the values are usable as label values without conversion. */
 static int are_plain(PyObject *const *values, Py_ssize_t count)
 {
     for (Py_ssize_t at = 0; at < count; at++) {
@@ -56,7 +56,7 @@ static PyObject *labelled_labels(Labelled *self, PyObject *const *args, Py_ssize
     Process *process = self->children->process;
     uint64_t generation = process_generation(process);
     if (generation != process->seen && !process_skip_removals(process, generation)
-        && owner_call(process, "notice", NULL) < 0)
+        && owner_call(process, "catch_up", NULL) < 0)
         return NULL;
     if (names == NULL && count > 0 && count == self->children->labels && are_exact(args, count)) {
         Cell *cell = children_find(self->children, args, count);
@@ -78,7 +78,7 @@ static PyObject *labelled_children(Labelled *self, void *Py_UNUSED(closure))
 static int labelled_set_children(Labelled *self, PyObject *value, void *Py_UNUSED(closure))
 {
     if (value == NULL || !Py_IS_TYPE(value, &Children_Type)) {
-        PyErr_SetString(PyExc_TypeError, "_children are Children");
+        PyErr_SetString(PyExc_TypeError, "_children must be a Children");
         return -1;
     }
     Py_XSETREF(self->children, (Children *)Py_NewRef(value));
@@ -107,9 +107,9 @@ static void labelled_dealloc(Labelled *self)
 static PyMethodDef labelled_methods[] = {
     {"labels", (PyCFunction)(void (*)(void))labelled_labels, METH_FASTCALL | METH_KEYWORDS,
      "labels($self, /, *labelvalues, **labelkwargs)\n--\n\n"
-     "The series with these label values, in the order of the label names or by name; made at its first use.\n\n"
-     "Values are taken as ``str``, those that are one as the text they hold. The result may be kept: its methods are\n"
-     "the fast path. ValueError when the number or names of the labels are not the metric's."},
+     "The series with these label values, by position or by name; made at its first use.\n\n"
+     "Values are converted with ``str``. Keep the result where you can: its methods are the fast path. ValueError\n"
+     "when the number or the names of the labels are not the metric's."},
     {NULL},
 };
 

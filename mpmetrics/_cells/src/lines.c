@@ -1,4 +1,4 @@
-/* Labels and whole families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/text.py. */
+/* Write labels and families as text. Contract: mpmetrics/_cells/index.py (Texts), mpmetrics/_cells/text.py. */
 
 #include "index.h"
 
@@ -18,7 +18,7 @@ static int texts_room(Texts *texts, size_t more)
     return 0;
 }
 
-/* A text is complete: it ends where the bytes end. */
+/* Complete a text: it ends where the bytes end. */
 static int texts_end(Texts *texts)
 {
     if (grow_array(&texts->ends, &texts->ends_room, texts->count + 1, sizeof *texts->ends) < 0)
@@ -91,7 +91,7 @@ static int extend_in_c(Texts *texts, const Table *table)
     return failed ? -1 : 0;
 }
 
-/* `make` may do anything, extend these texts included. */
+/* `make` may run any code, even code that extends these texts. */
 static int extend_by(Texts *texts, const Table *table, PyObject *make)
 {
     while (texts->count < table->count) {
@@ -100,7 +100,7 @@ static int extend_by(Texts *texts, const Table *table, PyObject *make)
         PyObject *text = labels == NULL ? NULL : PyObject_CallOneArg(make, labels);
         Py_XDECREF(labels);
         if (text != NULL && !PyBytes_Check(text)) {
-            PyErr_Format(PyExc_TypeError, "the text of labels is bytes, not %R", text);
+            PyErr_Format(PyExc_TypeError, "the text of labels must be bytes, not %R", text);
             Py_CLEAR(text);
         }
         if (text == NULL)
@@ -122,7 +122,7 @@ static int extend_by(Texts *texts, const Table *table, PyObject *make)
     return 0;
 }
 
-/* Have a text for each row of a table: what `make` makes of its labels, or where that is None, name="value",... */
+/* Add texts until each row of the table has one: what `make` returns for its labels; without it, name="value",... */
 int texts_extend(Texts *texts, Table *table, PyObject *make)
 {
     return make == Py_None ? extend_in_c(texts, table) : extend_by(texts, table, make);
@@ -150,7 +150,7 @@ static PyObject *texts_item(Texts *texts, Py_ssize_t row)
     return PyBytes_FromStringAndSize(text.bytes, text.size);
 }
 
-/* The rows whose byte in `shown` is not zero: 1 if all their texts are different, else 0; -1 with MemoryError. */
+/* Whether all rows whose byte in `shown` is not zero have different texts: 1 or 0, or -1 with MemoryError. */
 static int are_distinct(const Texts *texts, const char *shown, Py_ssize_t rows)
 {
     size_t size = 64;
@@ -183,13 +183,14 @@ static int are_distinct(const Texts *texts, const char *shown, Py_ssize_t rows)
 static PyObject *texts_are_distinct(Texts *texts, PyObject *mask)
 {
     if (!PyBytes_Check(mask) || PyBytes_GET_SIZE(mask) > texts->count)
-        return PyErr_Format(PyExc_ValueError, "a mask has a byte for each of at most %zd rows", texts->count);
+        return PyErr_Format(PyExc_ValueError, "a mask must have a byte for each of at most %zd rows", texts->count);
     int are = are_distinct(texts, PyBytes_AS_STRING(mask), PyBytes_GET_SIZE(mask));
     return are < 0 ? NULL : PyBool_FromLong(are);
 }
 
 static PyMethodDef texts_methods[] = {
-    {"are_distinct", (PyCFunction)texts_are_distinct, METH_O, NULL},
+    {"are_distinct", (PyCFunction)texts_are_distinct, METH_O,
+     "are_distinct($self, mask, /)\n--\n\nSee mpmetrics._cells.index."},
     {NULL},
 };
 
@@ -211,10 +212,10 @@ PyTypeObject Texts_Type = {
 
 /* --- lines --- */
 
-/* What stands before and behind a row's labels, and what stands there alone where it has none. */
+/* A line's text before the labels, its text behind them, and its whole start if it has no labels. */
 typedef struct {
-    Text opening, closing, alone;
-} Around;
+    Text opening, closing, bare;
+} Template;
 
 typedef struct {
     PyObject *bytes;
@@ -239,17 +240,17 @@ static inline void put(Output *output, Text text)
     output->at += text.size;
 }
 
-static int put_line(Output *output, const Around *around, Text labels, double value)
+static int put_line(Output *output, const Template *template, Text labels, double value)
 {
-    Py_ssize_t most = around->opening.size + around->closing.size + around->alone.size + labels.size + NUMBER_ROOM + 1;
+    Py_ssize_t most = template->opening.size + template->closing.size + template->bare.size + labels.size + NUMBER_ROOM + 1;
     if (reserve(output, most) < 0)
         return -1;
     if (labels.size == 0)
-        put(output, around->alone);
+        put(output, template->bare);
     else {
-        put(output, around->opening);
+        put(output, template->opening);
         put(output, labels);
-        put(output, around->closing);
+        put(output, template->closing);
     }
     Py_ssize_t size = write_number(value, output->at);
     if (size < 0)
@@ -259,34 +260,34 @@ static int put_line(Output *output, const Around *around, Text labels, double va
     return 0;
 }
 
-/* A family: `width` values a row, of which those are left out whose around has no opening. */
+/* A family: `width` values a row. A value whose template has no opening is left out. */
 typedef struct {
-    const Around *arounds;
+    const Template *templates;
     Py_ssize_t width, rows;
     const Texts *texts;
     const double *values;
     const char *shown;
     Py_ssize_t shown_width; /* a byte for each value, for each row, or none */
-    const Around *created_around;
+    const Template *created_template;
     const double *created;
 } Lines;
 
 static inline int is_shown(const Lines *lines, Py_ssize_t row, Py_ssize_t at)
 {
-    return lines->arounds[at].opening.bytes != NULL
+    return lines->templates[at].opening.bytes != NULL
         && (lines->shown == NULL || lines->shown[lines->shown_width == 1 ? row : row * lines->width + at]);
 }
 
-/* Nearly how many bytes there are going to be. */
+/* Roughly the size of the output in bytes. */
 static Py_ssize_t estimate(const Lines *lines)
 {
     Py_ssize_t count = 0, size = 0;
     for (Py_ssize_t at = 0; at < lines->width; at++) {
-        if (lines->arounds[at].opening.bytes == NULL)
+        if (lines->templates[at].opening.bytes == NULL)
             continue;
         for (Py_ssize_t row = 0; row < lines->rows; row++)
             count += is_shown(lines, row, at);
-        size = lines->arounds[at].opening.size + lines->arounds[at].closing.size;
+        size = lines->templates[at].opening.size + lines->templates[at].closing.size;
     }
     Py_ssize_t labels = lines->texts->count == 0 ? 0 : (Py_ssize_t)lines->texts->size / lines->texts->count;
     return (count + (lines->created == NULL ? 0 : lines->rows)) * (size + labels + 16) + 256;
@@ -309,10 +310,10 @@ static PyObject *write_lines(const Lines *lines)
             if (!is_shown(lines, row, at))
                 continue;
             is_any = 1;
-            failed = put_line(&output, &lines->arounds[at], labels, lines->values[row * lines->width + at]) < 0;
+            failed = put_line(&output, &lines->templates[at], labels, lines->values[row * lines->width + at]) < 0;
         }
         if (!failed && is_any && lines->created != NULL)
-            failed = put_line(&output, lines->created_around, labels, lines->created[row]) < 0;
+            failed = put_line(&output, lines->created_template, labels, lines->created[row]) < 0;
     }
     if (failed) {
         Py_XDECREF(output.bytes);
@@ -322,10 +323,10 @@ static PyObject *write_lines(const Lines *lines)
     return _PyBytes_Resize(&output.bytes, size) < 0 ? NULL : output.bytes;
 }
 
-static int take_around(PyObject *object, Around *around)
+static int parse_template(PyObject *object, Template *template)
 {
-    Text *texts[] = {&around->opening, &around->closing, &around->alone};
-    *around = (Around){0};
+    Text *texts[] = {&template->opening, &template->closing, &template->bare};
+    *template = (Template){0};
     if (object == Py_None)
         return 0;
     int is_right = PyTuple_Check(object) && PyTuple_GET_SIZE(object) == 3;
@@ -336,29 +337,29 @@ static int take_around(PyObject *object, Around *around)
             *texts[at] = (Text){PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
     }
     if (!is_right)
-        PyErr_Format(PyExc_TypeError, "%R is no tuple of an opening, a closing and what stands alone", object);
+        PyErr_Format(PyExc_TypeError, "%R is not a template: a tuple of three bytes objects", object);
     return is_right ? 0 : -1;
 }
 
 /* The doubles of a buffer. */
-static int take_doubles(PyObject *object, Py_buffer *view)
+static int parse_doubles(PyObject *object, Py_buffer *view)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_ND | PyBUF_FORMAT) < 0)
         return -1;
     if (view->itemsize == sizeof(double) && view->format != NULL && strcmp(view->format, "d") == 0)
         return 0;
     PyBuffer_Release(view);
-    PyErr_SetString(PyExc_TypeError, "lines() takes values as an array of format 'd'");
+    PyErr_SetString(PyExc_TypeError, "lines() needs values as an array of format 'd'");
     return -1;
 }
 
-static int take_mask(PyObject *mask, Lines *lines)
+static int parse_mask(PyObject *mask, Lines *lines)
 {
     if (mask == Py_None)
         return 0;
     Py_ssize_t size = PyBytes_Check(mask) ? PyBytes_GET_SIZE(mask) : -1;
     if (size != lines->rows && size != lines->rows * lines->width) {
-        PyErr_Format(PyExc_ValueError, "the mask has no byte for each of %zd rows, or for each value", lines->rows);
+        PyErr_Format(PyExc_ValueError, "the mask must have a byte for each of %zd rows, or for each value", lines->rows);
         return -1;
     }
     lines->shown = PyBytes_AS_STRING(mask);
@@ -366,52 +367,52 @@ static int take_mask(PyObject *mask, Lines *lines)
     return 0;
 }
 
-static PyObject *lines_of(PyObject *arounds, PyObject *texts, const Py_buffer *values, PyObject *mask,
-                          PyObject *created_around, const Py_buffer *created)
+static PyObject *lines_of(PyObject *templates, PyObject *texts, const Py_buffer *values, PyObject *mask,
+                          PyObject *created_template, const Py_buffer *created)
 {
-    Py_ssize_t width = PyTuple_GET_SIZE(arounds), count = values->len / (Py_ssize_t)sizeof(double);
-    Around around, *taken = PyMem_New(Around, width + 1);
-    Lines lines = {.arounds = taken, .width = width, .rows = width == 0 ? 0 : count / width, .values = values->buf};
+    Py_ssize_t width = PyTuple_GET_SIZE(templates), count = values->len / (Py_ssize_t)sizeof(double);
+    Template template, *parsed = PyMem_New(Template, width + 1);
+    Lines lines = {.templates = parsed, .width = width, .rows = width == 0 ? 0 : count / width, .values = values->buf};
     PyObject *text = NULL;
-    if (taken == NULL)
+    if (parsed == NULL)
         return PyErr_NoMemory();
     int failed = 0;
     for (Py_ssize_t at = 0; !failed && at < width; at++)
-        failed = take_around(PyTuple_GET_ITEM(arounds, at), &taken[at]) < 0;
+        failed = parse_template(PyTuple_GET_ITEM(templates, at), &parsed[at]) < 0;
     if (!failed && created != NULL) {
-        failed = take_around(created_around, &around) < 0;
-        lines.created_around = &around;
+        failed = parse_template(created_template, &template) < 0;
+        lines.created_template = &template;
         lines.created = created->buf;
     }
     lines.texts = (const Texts *)texts;
     if (!failed && (lines.rows * width != count || lines.rows > lines.texts->count
                     || (created != NULL && created->len / (Py_ssize_t)sizeof(double) != lines.rows))) {
-        PyErr_Format(PyExc_ValueError, "%zd values of %zd texts", count, lines.texts->count);
+        PyErr_Format(PyExc_ValueError, "%zd values do not fit %zd texts", count, lines.texts->count);
         failed = 1;
     }
-    if (!failed && take_mask(mask, &lines) == 0)
+    if (!failed && parse_mask(mask, &lines) == 0)
         text = write_lines(&lines);
-    PyMem_Free(taken);
+    PyMem_Free(parsed);
     return text;
 }
 
 static PyObject *lines(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *arounds, *texts, *values, *mask, *created = Py_None;
+    PyObject *templates, *texts, *values, *mask, *created = Py_None;
     Py_buffer view, created_view;
-    if (!PyArg_ParseTuple(args, "O!O!OO|O:lines", &PyTuple_Type, &arounds, &Texts_Type, &texts, &values, &mask, &created))
+    if (!PyArg_ParseTuple(args, "O!O!OO|O:lines", &PyTuple_Type, &templates, &Texts_Type, &texts, &values, &mask, &created))
         return NULL;
     int has_created = created != Py_None;
     if (has_created && (!PyTuple_Check(created) || PyTuple_GET_SIZE(created) != 2))
-        return PyErr_Format(PyExc_TypeError, "created is a tuple of what stands around and of times, not %R", created);
-    /* First: it may run code. From here on nothing does, so the texts stay as they are. */
-    if (take_doubles(values, &view) < 0)
+        return PyErr_Format(PyExc_TypeError, "created must be a tuple of a template and times, not %R", created);
+    /* First, as it may run code. Nothing below does, so the texts cannot change. */
+    if (parse_doubles(values, &view) < 0)
         return NULL;
     PyObject *text = NULL;
     if (!has_created)
-        text = lines_of(arounds, texts, &view, mask, NULL, NULL);
-    else if (take_doubles(PyTuple_GET_ITEM(created, 1), &created_view) == 0) {
-        text = lines_of(arounds, texts, &view, mask, PyTuple_GET_ITEM(created, 0), &created_view);
+        text = lines_of(templates, texts, &view, mask, NULL, NULL);
+    else if (parse_doubles(PyTuple_GET_ITEM(created, 1), &created_view) == 0) {
+        text = lines_of(templates, texts, &view, mask, PyTuple_GET_ITEM(created, 0), &created_view);
         PyBuffer_Release(&created_view);
     }
     PyBuffer_Release(&view);
@@ -422,14 +423,15 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
 {
     char text[NUMBER_ROOM];
     double number;
-    if (take_number(value, &number) < 0)
+    if (parse_number(value, &number) < 0)
         return NULL;
     Py_ssize_t size = write_number(number, text);
     return size < 0 ? NULL : PyUnicode_FromStringAndSize(text, size);
 }
 
 PyMethodDef line_methods[] = {
-    {"lines", lines, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"number", number, METH_O, "See mpmetrics._cells.merging."},
+    {"lines", lines, METH_VARARGS,
+     "lines(arounds, texts, values, mask, created=None, /)\n--\n\nSee mpmetrics._cells.text."},
+    {"number", number, METH_O, "number(value, /)\n--\n\nSee mpmetrics._cells.text."},
     {NULL},
 };

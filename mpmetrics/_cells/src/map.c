@@ -1,12 +1,12 @@
-/* Maps of files, which keep no descriptor; and the pages that a forked child finds wiped. */
+/* Maps of files without a descriptor, and pages that the kernel wipes in a forked child. */
 
 #include "cells.h"
 #include <pthread.h>
 #include <sys/mman.h>
 
-/* ---- Pages that are zero in a forked child, whoever forked and however. */
+/* ---- Pages that are zero in a forked child, however it was forked. */
 
-/* Where the kernel refuses the advice (gVisor does), those that the child has to wipe itself. */
+/* Pages for which the kernel refuses the advice, as gVisor's does: the child wipes them itself. */
 typedef struct Refused {
     uint64_t *words;
     struct Refused *next;
@@ -81,12 +81,15 @@ static PyObject *new_token(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none
 
 PyMethodDef map_functions[] = {
     {"new_token", new_token, METH_NOARGS,
-     "new_token()\n--\n\nA number from 1 on that this process and its parents have not had yet."},
-    {"uncollected", uncollected, METH_O,
-     "uncollected(type, /)\n--\n\nThe same kind of cell as a class that the garbage collector has nothing to do with."},
-    {"find_removals", find_removals, METH_VARARGS, "See mpmetrics._cells.removals."},
-    {"make_slab", make_slab, METH_VARARGS, "See mpmetrics._cells.files."},
-    {"read_tail", read_tail, METH_VARARGS, "See mpmetrics._cells.files."},
+     "new_token()\n--\n\nA number, from 1 on, that neither this process nor its parents have used."},
+    {"without_gc", without_gc, METH_O,
+     "without_gc(type, /)\n--\n\nThe same class of cells, as one whose instances the garbage collector does not track."},
+    {"find_removals", find_removals, METH_VARARGS,
+     "find_removals(data, after, upto, metrics, /)\n--\n\nSee mpmetrics._cells.removals."},
+    {"make_slab", make_slab, METH_VARARGS,
+     "make_slab(where, identity, mode, head, /)\n--\n\nSee mpmetrics._cells.files."},
+    {"read_tail", read_tail, METH_VARARGS,
+     "read_tail(where, file, number, position, most, /)\n--\n\nSee mpmetrics._cells.files."},
     {NULL},
 };
 
@@ -97,7 +100,7 @@ typedef struct {
     char *base;
     size_t size;
     int is_writable;
-    uint64_t mark; /* 0, or of the one process that it is mapped in */
+    uint64_t mark; /* 0, or the fork mark of the only process in which it is mapped */
 } Map;
 
 static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -108,7 +111,7 @@ static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "in|$pp:Map", names, &fd, &size, &is_writable, &is_forked))
         return NULL;
     if (size <= 0)
-        return PyErr_Format(PyExc_ValueError, "a map has at least one byte, not %zd", size);
+        return PyErr_Format(PyExc_ValueError, "a map must have at least one byte, not %zd", size);
     uint64_t mark = is_forked ? 0 : fork_mark();
     if (mark == 0 && !is_forked)
         return NULL;
@@ -116,7 +119,7 @@ static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     char *base = mmap(NULL, (size_t)size, PROT_READ | (is_writable ? PROT_WRITE : 0), flags, fd, 0);
     if (base == MAP_FAILED)
         return PyErr_SetFromErrno(PyExc_OSError);
-    /* Files here are mostly holes: a disk's file system would read ahead into them, page by page, on a request's path. */
+    /* No read-ahead: the files are mostly holes, and a disk's file system would read them page by page, in a request. */
     if (fd >= 0)
         madvise(base, (size_t)size, MADV_RANDOM);
     Map *self = NULL;
@@ -137,7 +140,7 @@ static PyObject *map_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static void map_dealloc(Map *self)
 {
-    /* In a forked child something else may be mapped there by now. */
+    /* In a forked child, other memory may be at these addresses by now: never unmap it. */
     if (self->mark == 0 || self->mark == fork_mark())
         munmap(self->base, self->size);
     Py_TYPE(self)->tp_free(self);
@@ -154,9 +157,9 @@ PyTypeObject Map_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.Map",
     .tp_doc = "Map(fd, size, *, write=False, forked=True)\n--\n\n"
-              "``size`` bytes of the file ``fd``, which may have fewer, mapped for as long as anything refers to them;\n"
-              "of -1, memory of this process. It keeps no descriptor. ``forked=False``: a forked child does not have "
-              "it.\nOSError when it cannot be mapped.",
+              "Maps ``size`` bytes of the file ``fd`` while anything refers to them. The file may be shorter.\n\n"
+              "With ``fd`` -1: private memory. Unlike ``mmap.mmap``, it keeps no descriptor. ``forked=False``: forked\n"
+              "children do not inherit it. OSError when the file cannot be mapped.",
     .tp_basicsize = sizeof(Map),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = map_new,

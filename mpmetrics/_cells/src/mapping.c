@@ -1,4 +1,4 @@
-/* The series of a metric by their label values. No tuple is needed to look one up: the hashes of str objects are known. */
+/* The mapping from label values to series. A look-up needs no tuple, since str objects keep their hashes. */
 
 #include "cells.h"
 #include <stdlib.h>
@@ -10,7 +10,7 @@ static uint64_t hash_values(PyObject *const *values, Py_ssize_t count)
 {
     uint64_t hash = (uint64_t)count;
     for (Py_ssize_t at = 0; at < count; at++) {
-        /* Those of str objects are made with a key that nobody outside knows, and mostly are kept there. */
+        /* str objects cache their hashes, which depend on a secret of this interpreter. */
         Py_hash_t one = ((PyASCIIObject *)values[at])->hash;
         if (one == -1)
             one = PyObject_Hash(values[at]);
@@ -55,7 +55,7 @@ Cell *children_find(const Children *self, PyObject *const *values, Py_ssize_t co
     return cell;
 }
 
-/* Room for more buckets. More than a page of them are mapped and grow without a copy, which one series would pay for. */
+/* Make room for more buckets. From a page of them on they are mapped, so that growing copies nothing in a first use. */
 static Cell **grown(const Children *self, size_t room)
 {
     size_t before = self->room * sizeof(Cell *), size = room * sizeof(Cell *);
@@ -107,7 +107,7 @@ static void put(Children *self, Cell *cell)
     *head = cell;
 }
 
-/* Give the series of one bucket to two. */
+/* Split one bucket in two. */
 static void split(Children *self)
 {
     size_t from = self->count - self->base;

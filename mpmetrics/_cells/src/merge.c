@@ -1,8 +1,8 @@
-/* Merging the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py and rows.py. */
+/* Merge the series of many sources, all rows of a table at a time. Contract: mpmetrics/_cells/merging.py and rows.py. */
 
 #include "index.h"
 
-/* --- what all of them begin with --- */
+/* --- what all functions share --- */
 
 typedef struct {
     const Part *part;
@@ -13,7 +13,7 @@ typedef struct {
 /* The sources that have series of a table. */
 typedef struct {
     Table *table;
-    PyObject *sources; /* a tuple, which nobody changes */
+    PyObject *sources; /* a tuple, so that it cannot change */
     Column *columns;
     Py_ssize_t count, rows;
 } Merge;
@@ -63,7 +63,7 @@ static inline int has_width(const Column *column, Py_ssize_t width)
     return (Py_ssize_t)column->part->width == width;
 }
 
-/* `count` zeros of 8 bytes: a memoryview of that format, and where they are. */
+/* A memoryview with `count` items of this 8-byte format, all zero. `data` is set to their address. */
 static PyObject *new_array(Py_ssize_t count, const char *format, void *data)
 {
     if (count > PY_SSIZE_T_MAX / 8)
@@ -86,7 +86,7 @@ static PyObject *new_mask(Py_ssize_t size, char **data)
     return mask;
 }
 
-/* Whole numbers of 8 bytes. */
+/* The items of a buffer of format 'q'. */
 static int open_integers(Py_buffer *view, PyObject *object, const int64_t **data, Py_ssize_t *count)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_ND | PyBUF_FORMAT) < 0)
@@ -97,14 +97,14 @@ static int open_integers(Py_buffer *view, PyObject *object, const int64_t **data
         return 0;
     }
     PyBuffer_Release(view);
-    PyErr_SetString(PyExc_TypeError, "an array of format 'q' is wanted");
+    PyErr_SetString(PyExc_TypeError, "needs an array of format 'q'");
     return -1;
 }
 
 /* --- sums --- */
 
-/* Sums of cells. A first pass adds up, each cell in two doubles; cells whose sum these do not hold are marked, their
-   addends are counted by a second pass and gathered by a third, and they are added up one by one. */
+/* Exact sums of cells. The first pass adds up each cell in two doubles and marks the cells whose sum does not fit into
+   two. The second pass counts the addends of the marked cells, the third gathers them; then each is summed exactly. */
 enum { ADD, COUNT, GATHER };
 
 typedef struct {
@@ -129,7 +129,7 @@ static void sums_close(Sums *sums)
 
 static int sums_open(Sums *sums, double *value, Py_ssize_t size)
 {
-    /* Pages that nothing is stored to cost nothing. */
+    /* Untouched pages cost nothing. */
     *sums = (Sums){
         .value = value, .size = size, .rest = PyMem_RawCalloc((size_t)size + 1, sizeof(double)),
         .marked = PyMem_RawCalloc((size_t)size + 1, 1),
@@ -144,7 +144,7 @@ static int sums_open(Sums *sums, double *value, Py_ssize_t size)
 static void add_rest(Sums *sums, Py_ssize_t cell, double lost)
 {
     double rest = sums->rest[cell], total = rest + lost, part = total - rest;
-    if ((rest - (total - part)) + (lost - part) != 0.0 && !sums->marked[cell]) { /* NaN, too */
+    if ((rest - (total - part)) + (lost - part) != 0.0 && !sums->marked[cell]) { /* also true for NaN */
         sums->marked[cell] = 1;
         sums->marks++;
     }
@@ -173,7 +173,7 @@ typedef struct {
 
 typedef void (*Feed)(Sums *sums, const Merge *merge, const Shape *shape, int pass);
 
-/* Number the marked cells, and have room for their addends once those are counted. */
+/* Number the marked cells, and make room for their addends once those are counted. */
 static int sums_prepare(Sums *sums)
 {
     sums->index = PyMem_RawCalloc((size_t)sums->size + 1, sizeof *sums->index);
@@ -201,8 +201,8 @@ static int sums_gather(Sums *sums)
     return sums->addends == NULL || sums->room == NULL ? -1 : 0;
 }
 
-/* The sum of a marked cell, and in `rest` what rounding left. */
-static double sum_anew(Sums *sums, Py_ssize_t cell, double *rest)
+/* The sum of a marked cell; sets `rest` to what rounding left. */
+static double sum_marked(Sums *sums, Py_ssize_t cell, double *rest)
 {
     uint32_t index = sums->index[cell];
     Py_ssize_t count = sums->fill[index] - sums->start[index];
@@ -216,12 +216,12 @@ static double sum_anew(Sums *sums, Py_ssize_t cell, double *rest)
     return value;
 }
 
-/* The sum of a cell, rounded once, and in `rest`, unless it is NULL, what that left. */
+/* The sum of a cell, rounded once; sets `rest`, unless it is NULL, to what rounding left. */
 static inline void finish(Sums *sums, Py_ssize_t cell, double *rest)
 {
     double high = sums->value[cell], low = sums->rest[cell], value = high + low;
     if (sums->marked[cell]) {
-        sums->value[cell] = sum_anew(sums, cell, rest);
+        sums->value[cell] = sum_marked(sums, cell, rest);
         return;
     }
     if (rest != NULL) {
@@ -231,7 +231,7 @@ static inline void finish(Sums *sums, Py_ssize_t cell, double *rest)
     sums->value[cell] = value + 0.0; /* never -0.0 */
 }
 
-/* Mark what is past the largest double only with its rest. */
+/* Mark cells whose sum exceeds the largest double only together with its rest. */
 static void mark_infinite(Sums *sums)
 {
     for (Py_ssize_t cell = 0; cell < sums->size; cell++)
@@ -260,7 +260,7 @@ static int sums_feed(Sums *sums, const Merge *merge, const Shape *shape, Feed fe
     return 0;
 }
 
-/* Where the words begin in a row of a column, of which `pair` is set for value and rest; -1: it has none of them. */
+/* The offset of the words in a row of a column; -1 if it has none of them. Sets `pair` if they are value and rest. */
 static Py_ssize_t words_at(const Column *column, const Shape *shape, int *pair)
 {
     Py_ssize_t has = column->part->width, position = shape->position;
@@ -275,7 +275,7 @@ static Py_ssize_t words_at(const Column *column, const Shape *shape, int *pair)
 typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
 typedef int64_t FourBits __attribute__((vector_size(32)));
 
-/* Add many words to as many cells, four at a time; what rounding left of them is seldom more than nothing. */
+/* Add `count` words to as many cells, four at a time. The rest that rounding leaves is mostly zero. */
 static void add_run(Sums *sums, Py_ssize_t cell, const double *words, Py_ssize_t count)
 {
     Py_ssize_t at = 0;
@@ -387,7 +387,7 @@ static PyObject *sums_and_rests(PyObject *Py_UNUSED(module), PyObject *args, PyO
 
 /* --- distributions --- */
 
-/* Cells of a row: the sum, one that is left free, the buckets. */
+/* The cells of a row: the sum, an unused one, the buckets. */
 static inline __attribute__((always_inline)) void feed_distributions_by(
     Sums *sums, const Merge *merge, const Shape *shape, const int pass)
 {
@@ -428,7 +428,7 @@ static void feed_distributions(Sums *sums, const Merge *merge, const Shape *shap
         feed_distributions_by(sums, merge, shape, GATHER);
 }
 
-/* Cumulative counts, count, sum, of a row of sum, rest, buckets. */
+/* Turn a row of sum, rest, buckets into cumulative counts, count, sum. */
 static void accumulate(double *value, Py_ssize_t buckets)
 {
     double sum = value[0], count = 0.0;
@@ -483,7 +483,7 @@ static PyObject *folded_distributions(PyObject *Py_UNUSED(module), PyObject *arg
 
 /* --- gauges --- */
 
-static void take_extremes(const Column *column, double *value, char *shown, int is_max)
+static void gather_extremes(const Column *column, double *value, char *shown, int is_max)
 {
     const Part *part = column->part;
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
@@ -511,12 +511,12 @@ static PyObject *extremes(PyObject *Py_UNUSED(module), PyObject *args)
         Py_CLEAR(values);
     for (Py_ssize_t at = 0; values != NULL && at < merge.count; at++)
         if (has_width(&merge.columns[at], 1))
-            take_extremes(&merge.columns[at], value, shown, is_max);
+            gather_extremes(&merge.columns[at], value, shown, is_max);
     merge_close(&merge);
     return values == NULL ? NULL : Py_BuildValue("NN", values, mask);
 }
 
-/* The values by ordinal: a row for each row of the table, a column for each ordinal, in ascending order. */
+/* The levels: a row for each row of the table, a column for each ordinal, in ascending order. */
 typedef struct {
     const int64_t *columns;
     Py_ssize_t width;
@@ -550,14 +550,14 @@ static inline int64_t ordinal_in(const double *word)
     return ordinal;
 }
 
-static void take_own_levels(const Part *part, Py_ssize_t column, Levels *levels)
+static void gather_own_levels(const Part *part, Py_ssize_t column, Levels *levels)
 {
     for (Py_ssize_t member = 0; column >= 0 && part->width == 1 && member < part->loaded; member++)
         if (part->rows[member] != GONE && is_set(part->values[member]))
             put_level(levels, part->rows[member], column, part->values[member]);
 }
 
-static void take_retired_levels(const Part *part, Levels *levels)
+static void gather_retired_levels(const Part *part, Levels *levels)
 {
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
         const double *values = member_values(part, member);
@@ -569,14 +569,14 @@ static void take_retired_levels(const Part *part, Levels *levels)
     }
 }
 
-static void take_levels(const Merge *merge, const int64_t *ordinals, Levels *levels)
+static void gather_levels(const Merge *merge, const int64_t *ordinals, Levels *levels)
 {
     for (Py_ssize_t at = 0; at < merge->count; at++) {
         const Column *column = &merge->columns[at];
         if (column->source->is_retired)
-            take_retired_levels(column->part, levels);
+            gather_retired_levels(column->part, levels);
         else
-            take_own_levels(column->part, column_of(levels, ordinals[column->number]), levels);
+            gather_own_levels(column->part, column_of(levels, ordinals[column->number]), levels);
     }
 }
 
@@ -604,7 +604,7 @@ static PyObject *levels(PyObject *Py_UNUSED(module), PyObject *args)
                  && (mask = new_mask(merge.rows * levels.width, &levels.shown)) == NULL)
             Py_CLEAR(values);
         if (values != NULL)
-            take_levels(&merge, ordinal, &levels);
+            gather_levels(&merge, ordinal, &levels);
         merge_close(&merge);
     }
     PyBuffer_Release(&ordinal_view);
@@ -635,7 +635,7 @@ static PyObject *retired_ordinals(PyObject *Py_UNUSED(module), PyObject *args)
     return found;
 }
 
-/* What was said last of each row: when, by whom, and the value. */
+/* The last set value of each row: its time, its source's identity, the value. */
 typedef struct {
     double *value;
     uint64_t *time;
@@ -650,7 +650,7 @@ static inline uint64_t time_in(const double *word)
     return time;
 }
 
-static void take_recents(const Column *column, Recents *recents)
+static void gather_recents(const Column *column, Recents *recents)
 {
     const Part *part = column->part;
     for (Py_ssize_t member = 0; member < part->loaded; member++) {
@@ -686,7 +686,7 @@ static PyObject *recents(PyObject *Py_UNUSED(module), PyObject *args)
         memset(recents.winner, -1, (size_t)merge.rows * 8);
         for (Py_ssize_t at = 0; at < merge.count; at++)
             if (has_width(&merge.columns[at], 4))
-                take_recents(&merge.columns[at], &recents);
+                gather_recents(&merge.columns[at], &recents);
     }
     PyMem_RawFree(recents.identity);
     merge_close(&merge);
@@ -697,28 +697,28 @@ static PyObject *recents(PyObject *Py_UNUSED(module), PyObject *args)
     return NULL;
 }
 
-/* --- which rows there are, and since when --- */
+/* --- which rows have series, and since when --- */
 
-/* What was kept of these columns, or NULL: then the stamps are taken, for what is made next. */
-static PyObject *kept_find(Kept *kept, const Merge *merge)
+/* The cached result for these columns, or NULL if it is out of date. */
+static PyObject *cache_find(Cache *cache, const Merge *merge)
 {
-    int is_same = kept->made != NULL && kept->count == merge->count && kept->rows == merge->rows;
+    int is_same = cache->made != NULL && cache->count == merge->count && cache->rows == merge->rows;
     for (Py_ssize_t at = 0; is_same && at < merge->count; at++)
-        is_same = kept->stamps[at] == merge->columns[at].part->stamp;
-    return is_same ? Py_NewRef(kept->made) : NULL;
+        is_same = cache->stamps[at] == merge->columns[at].part->stamp;
+    return is_same ? Py_NewRef(cache->made) : NULL;
 }
 
-static void kept_put(Kept *kept, const Merge *merge, PyObject *made)
+static void cache_put(Cache *cache, const Merge *merge, PyObject *made)
 {
-    kept_clear(kept);
-    kept->stamps = PyMem_RawMalloc((size_t)(merge->count + 1) * sizeof *kept->stamps);
-    if (kept->stamps == NULL)
-        return; /* it is made anew each time */
+    cache_clear(cache);
+    cache->stamps = PyMem_RawMalloc((size_t)(merge->count + 1) * sizeof *cache->stamps);
+    if (cache->stamps == NULL)
+        return; /* without a cache the result is computed each time */
     for (Py_ssize_t at = 0; at < merge->count; at++)
-        kept->stamps[at] = merge->columns[at].part->stamp;
-    kept->count = merge->count;
-    kept->rows = merge->rows;
-    kept->made = Py_NewRef(made);
+        cache->stamps[at] = merge->columns[at].part->stamp;
+    cache->count = merge->count;
+    cache->rows = merge->rows;
+    cache->made = Py_NewRef(made);
 }
 
 static PyObject *present(PyObject *Py_UNUSED(module), PyObject *args)
@@ -728,20 +728,20 @@ static PyObject *present(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:present", &table, &sources) || merge_open(&merge, table, sources) < 0)
         return NULL;
     char *shown;
-    PyObject *mask = kept_find(&merge.table->kept_present, &merge);
+    PyObject *mask = cache_find(&merge.table->cached_present, &merge);
     if (mask == NULL && (mask = new_mask(merge.rows, &shown)) != NULL) {
         for (Py_ssize_t at = 0; at < merge.count; at++)
             for (Py_ssize_t member = 0; member < merge.columns[at].part->loaded; member++)
                 if (merge.columns[at].part->rows[member] != GONE)
                     shown[merge.columns[at].part->rows[member]] = 1;
-        kept_put(&merge.table->kept_present, &merge, mask);
+        cache_put(&merge.table->cached_present, &merge, mask);
     }
     merge_close(&merge);
     return mask;
 }
 
-/* The earliest creation of each row; 0 where there is none. */
-static void take_created(const Merge *merge, double *created)
+/* The earliest creation of each row; 0 for a row without a series. */
+static void gather_created(const Merge *merge, double *created)
 {
     for (Py_ssize_t row = 0; row < merge->rows; row++)
         created[row] = INFINITY;
@@ -762,16 +762,16 @@ static PyObject *created(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OO:created", &table, &sources) || merge_open(&merge, table, sources) < 0)
         return NULL;
     double *time;
-    PyObject *times = kept_find(&merge.table->kept_created, &merge);
+    PyObject *times = cache_find(&merge.table->cached_created, &merge);
     if (times == NULL && (times = new_array(merge.rows, "d", &time)) != NULL) {
-        take_created(&merge, time);
-        kept_put(&merge.table->kept_created, &merge, times);
+        gather_created(&merge, time);
+        cache_put(&merge.table->cached_created, &merge, times);
     }
     merge_close(&merge);
     return times;
 }
 
-/* --- writing rows down as series of a retired file --- */
+/* --- packing rows as series of a retired file --- */
 
 typedef struct {
     Merge merge;
@@ -796,7 +796,7 @@ static void pack_close(Pack *pack)
         PyBuffer_Release(&pack->mask);
 }
 
-static int take_numbers(Pack *pack, PyObject *sequence)
+static int parse_numbers(Pack *pack, PyObject *sequence)
 {
     PyObject *numbers = PySequence_Tuple(sequence);
     if (numbers == NULL)
@@ -812,7 +812,7 @@ static int take_numbers(Pack *pack, PyObject *sequence)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static void take_generations(Pack *pack)
+static void gather_generations(Pack *pack)
 {
     for (Py_ssize_t at = 0; at < pack->merge.count; at++) {
         const Part *part = pack->merge.columns[at].part;
@@ -833,20 +833,20 @@ static int pack_open(Pack *pack, PyObject *table, PyObject *sources, PyObject *v
     int failed = pack->created == NULL || pack->generations == NULL;
     if (failed)
         PyErr_NoMemory();
-    failed = failed || take_numbers(pack, numbers) < 0
+    failed = failed || parse_numbers(pack, numbers) < 0
         || PyObject_GetBuffer(values, &pack->values, PyBUF_ND | PyBUF_FORMAT) < 0
         || PyObject_GetBuffer(mask, &pack->mask, PyBUF_SIMPLE) < 0;
     if (!failed && (strcmp(pack->values.format, "d") != 0 || pack->values.len / 8 != pack->merge.rows * width
                     || pack->mask.len != pack->merge.rows)) {
-        PyErr_Format(PyExc_ValueError, "values and mask are not of %zd rows", pack->merge.rows);
+        PyErr_Format(PyExc_ValueError, "values and mask do not fit %zd rows", pack->merge.rows);
         failed = 1;
     }
     if (failed) {
         pack_close(pack);
         return -1;
     }
-    take_created(&pack->merge, pack->created);
-    take_generations(pack);
+    gather_created(&pack->merge, pack->created);
+    gather_generations(pack);
     return 0;
 }
 
@@ -873,7 +873,7 @@ static void pack_record(Pack *pack, Py_ssize_t number, Py_ssize_t width)
     pack->word += (uint64_t)width;
 }
 
-/* Room for the words and records of the rows that are shown; -1 with MemoryError. */
+/* Make room for the words and records of the rows in the mask; -1 with MemoryError. */
 static int pack_room(Pack *pack, Py_ssize_t width)
 {
     const char *shown = pack->mask.buf;
@@ -923,17 +923,25 @@ static PyObject *pack_rows(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyMethodDef reader_methods[] = {
-    {"present", present, METH_VARARGS, "See mpmetrics._cells.rows."},
-    {"created", created, METH_VARARGS, "See mpmetrics._cells.rows."},
-    {"sums", (PyCFunction)(void (*)(void))sums, METH_VARARGS | METH_KEYWORDS, "See mpmetrics._cells.merging."},
+    {"present", present, METH_VARARGS, "present(table, sources, /)\n--\n\nSee mpmetrics._cells.rows."},
+    {"created", created, METH_VARARGS, "created(table, sources, /)\n--\n\nSee mpmetrics._cells.rows."},
+    {"sums", (PyCFunction)(void (*)(void))sums, METH_VARARGS | METH_KEYWORDS,
+     "sums(table, sources, /, position=0, width=1)\n--\n\nSee mpmetrics._cells.merging."},
     {"sums_and_rests", (PyCFunction)(void (*)(void))sums_and_rests, METH_VARARGS | METH_KEYWORDS,
-     "See mpmetrics._cells.merging."},
-    {"distributions", distributions, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"folded_distributions", folded_distributions, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"extremes", extremes, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"levels", levels, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"retired_ordinals", retired_ordinals, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"recents", recents, METH_VARARGS, "See mpmetrics._cells.merging."},
-    {"pack_rows", pack_rows, METH_VARARGS, "See mpmetrics._cells.rows."},
+     "sums_and_rests(table, sources, /, position=0)\n--\n\nSee mpmetrics._cells.merging."},
+    {"distributions", distributions, METH_VARARGS,
+     "distributions(table, sources, buckets, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"folded_distributions", folded_distributions, METH_VARARGS,
+     "folded_distributions(table, sources, buckets, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"extremes", extremes, METH_VARARGS,
+     "extremes(table, sources, is_max, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"levels", levels, METH_VARARGS,
+     "levels(table, sources, ordinals, columns, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"retired_ordinals", retired_ordinals, METH_VARARGS,
+     "retired_ordinals(table, sources, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"recents", recents, METH_VARARGS,
+     "recents(table, sources, /)\n--\n\nSee mpmetrics._cells.merging."},
+    {"pack_rows", pack_rows, METH_VARARGS,
+     "pack_rows(table, sources, values, mask, width, first_word, numbers, /)\n--\n\nSee mpmetrics._cells.rows."},
     {NULL},
 };

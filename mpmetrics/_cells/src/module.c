@@ -1,9 +1,9 @@
-/* The module. What its parts do stands in their files; the contract is the package's, mpmetrics/_cells/__init__.py. */
+/* The module. Each file explains its part; the contract is the package's, mpmetrics/_cells/__init__.py. */
 
 #include "cells.h"
 
-/* One more whenever the twin in Python expects something else of this one. */
-enum { CONTRACT = 6 };
+/* Increment this when the twin in Python expects something else of this one. */
+enum { CONTRACT = 7 };
 
 extern PyTypeObject Table_Type, Source_Type, Texts_Type;
 extern PyMethodDef reader_methods[], line_methods[];
@@ -11,7 +11,7 @@ extern PyMethodDef reader_methods[], line_methods[];
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "mpmetrics._cells._native",
-    .m_doc = "The compiled twin of the hot words; see the package for the contract.",
+    .m_doc = "The compiled twin; the docstring of mpmetrics._cells is the contract.",
     .m_size = -1,
     .m_methods = map_functions,
 };

@@ -1,9 +1,9 @@
-/* Sums that are exact, and numbers as text. */
+/* Exact sums, and numbers as text. */
 
 #include "index.h"
 
-/* The exact sum of what is finite, rounded once; -1 when a partial sum is past the largest double. `partials` has room
-   for `count` + 1 numbers: they do not overlap, and grow in magnitude.
+/* The exact sum of finite numbers, rounded once; -1 when a partial sum exceeds the largest double. `partials` has room
+   for `count` + 1 numbers, which do not overlap and grow in magnitude.
 
    Source: Shewchuk, "Adaptive precision floating-point arithmetic and fast robust geometric predicates" (1997). */
 static int sum_partials(const double *addends, Py_ssize_t count, double *partials, double *sum)
@@ -36,7 +36,7 @@ static int sum_partials(const double *addends, Py_ssize_t count, double *partial
         high = x + y;
         low = y - (high - x);
     }
-    /* Half way between two doubles: what comes below decides. */
+    /* Half way between two doubles: the lower partials decide. */
     if (size > 0 && ((low < 0.0 && partials[size - 1] < 0.0) || (low > 0.0 && partials[size - 1] > 0.0))) {
         double twice = low * 2.0, next = high + twice;
         if (twice == next - high)
@@ -55,7 +55,7 @@ double exact_sum(const double *addends, Py_ssize_t count, double *room)
         double total = sum + x, part = total - sum;
         double lost = (sum - (total - part)) + (x - part);
         sum = total;
-        if (lost != 0.0) { /* NaN, too: something is not finite */
+        if (lost != 0.0) { /* also true for NaN, if an addend is not finite */
             total = rest + lost;
             part = total - rest;
             if ((rest - (total - part)) + (lost - part) != 0.0)
@@ -64,13 +64,13 @@ double exact_sum(const double *addends, Py_ssize_t count, double *room)
         }
     }
     if (at == count && isfinite(sum + rest))
-        return sum + rest + 0.0; /* sum and rest are the exact sum; never -0.0 */
+        return sum + rest + 0.0; /* sum plus rest is exact; never -0.0 */
     int finite = 1;
     for (at = 0; at < count && finite; at++)
         finite = isfinite(addends[at]);
     if (finite && sum_partials(addends, count, room, &sum) == 0)
         return sum;
-    /* Infinities and NaN, or past the largest double: as IEEE 754 adds them up, one after the other. */
+    /* Infinities, NaN, or a sum beyond the largest double: added one after the other, as in IEEE 754. */
     for (at = 0, sum = 0.0; at < count; at++)
         sum += addends[at];
     return sum;
@@ -91,7 +91,7 @@ static Py_ssize_t write_digits(uint64_t number, char *text)
     return count;
 }
 
-/* A number of at most 15 digits, `places` of them behind the point. */
+/* A number of at most 15 digits, `places` of them after the decimal point. */
 static Py_ssize_t write_decimal(uint64_t number, int places, char *text)
 {
     uint64_t power = (uint64_t)POWERS[places];
@@ -105,8 +105,8 @@ static Py_ssize_t write_decimal(uint64_t number, int places, char *text)
     return size + places;
 }
 
-/* Decimals of up to 15 digits come back from the double next to them, so the first that reads back to `value` is its
-   shortest: -1 when there is none. Both operations that decide are of exact numbers, and so rounded once. */
+/* A decimal of up to 15 digits survives the conversion to a double and back, so the first one that reads back to `value`
+   is its shortest; -1 if none does. The two deciding operations have exact operands, so each is rounded once. */
 static Py_ssize_t write_short(double value, char *text)
 {
     if (value >= 1e15 || value < 1e-4)

@@ -1,4 +1,4 @@
-/* The state of one provider in this process: whether it has a slab and counts, and what it has noticed of removals. */
+/* The state of one provider in this process: whether it has a slab and counts, and which removals it has applied. */
 
 #include "cells.h"
 #include <structmember.h>
@@ -37,8 +37,8 @@ static int process_traverse(Process *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* No tp_clear: a finaliser may still write to a series of a cycle that is being taken apart, and owners can be taken
-   apart themselves. */
+/* No tp_clear: a finaliser may still write to a series of a cycle that the garbage collector clears; clearing the owner
+   breaks the cycle. */
 static void process_dealloc(Process *self)
 {
     PyObject_GC_UnTrack(self);
@@ -65,7 +65,7 @@ static PyObject *process_watch(Process *self, PyObject *args)
             return NULL;
         if (at < 0 || at >= view.len / WORD_SIZE || (uintptr_t)view.buf % WORD_SIZE != 0) {
             PyBuffer_Release(&view);
-            return PyErr_Format(PyExc_ValueError, "there is no word %zd in %R", at, map);
+            return PyErr_Format(PyExc_ValueError, "%R has no word %zd", map, at);
         }
     }
     self->watched = view;
@@ -97,7 +97,7 @@ static PyObject *process_get_slab(Process *self, void *Py_UNUSED(closure))
 static int process_set_slab(Process *self, PyObject *slab, void *Py_UNUSED(closure))
 {
     if (slab == NULL || (slab != Py_None && !Py_IS_TYPE(slab, &Slab_Type))) {
-        PyErr_SetString(PyExc_TypeError, "slab is a Slab or None");
+        PyErr_SetString(PyExc_TypeError, "slab must be a Slab or None");
         return -1;
     }
     Py_XSETREF(self->slab, slab == Py_None ? NULL : (Slab *)Py_NewRef(slab));
@@ -130,29 +130,29 @@ static PyObject *process_follow(Process *self, PyObject *args)
 
 static PyMethodDef process_methods[] = {
     {"follow", (PyCFunction)process_follow, METH_VARARGS,
-     "follow($self, where, metrics, /)\n--\n\nPass over the removals in this epoch that end no series of ``metrics``."},
+     "follow($self, where, metrics, /)\n--\n\nSkip removals of this epoch that end no series of ``metrics``."},
     {"watch", (PyCFunction)process_watch, METH_VARARGS,
-     "watch($self, map, index, /)\n--\n\nFrom now on the u64 at word ``index`` of ``map`` is the generation; of None, "
-     "nothing is."},
+     "watch($self, map, index, /)\n--\n\nUse the u64 at word ``index`` of ``map`` as the generation; with None, no longer "
+     "watch any."},
     {NULL},
 };
 
 static PyGetSetDef process_fields[] = {
-    {"counting", (getter)process_word, (setter)process_set_word, "The token, while it counts under an ordinal.",
+    {"counting", (getter)process_word, (setter)process_set_word, "The token, while the process counts under an ordinal.",
      (void *)COUNTING},
-    {"begun", (getter)process_word, (setter)process_set_word, "The token, while it has a slab.", (void *)BEGUN},
-    {"slab", (getter)process_get_slab, (setter)process_set_slab, "What new series go to; None: they wait.", NULL},
-    {"generation", (getter)process_get_generation, NULL, "The generation of removals now; 0 where none is watched.",
+    {"begun", (getter)process_word, (setter)process_set_word, "The token, while the process has a slab.", (void *)BEGUN},
+    {"slab", (getter)process_get_slab, (setter)process_set_slab, "The slab for new series; None: they wait.", NULL},
+    {"generation", (getter)process_get_generation, NULL, "The present generation of removals; 0 if none is watched.",
      NULL},
-    {"is_due", (getter)process_is_due, NULL, "Whether there were removals that this process has not taken in.", NULL},
+    {"is_due", (getter)process_is_due, NULL, "Whether removals were made that this process has not applied.", NULL},
     {NULL},
 };
 
 static PyMemberDef process_members[] = {
     {"owner", T_OBJECT_EX, offsetof(Process, owner), READONLY, NULL},
-    {"clock", T_OBJECT, offsetof(Process, clock), 0, "Tells the Unix time; None: the system's does."},
-    {"token", T_ULONGLONG, offsetof(Process, token), 0, "The number of this beginning; 0: none yet."},
-    {"seen", T_ULONGLONG, offsetof(Process, seen), 0, "The generation of removals that has been taken in."},
+    {"clock", T_OBJECT, offsetof(Process, clock), 0, "Returns the Unix time; None: the system's."},
+    {"token", T_ULONGLONG, offsetof(Process, token), 0, "Identifies the present slab; 0: none yet."},
+    {"seen", T_ULONGLONG, offsetof(Process, seen), 0, "The last applied generation of removals."},
     {"time_offset", T_LONGLONG, offsetof(Process, time_offset), 0,
      "Nanoseconds by which the monotonic clock is ahead of the machine's."},
     {NULL},

@@ -1,10 +1,10 @@
-/* Finding the removals that matter to a process among all that others have appended. */
+/* Find the removals that may end a series of this process. */
 
 #include "cells.h"
 
 enum { SUBSET = 1, MOST_LABELS = 64 };
 
-/* The body of a REMOVE record, taken apart as far as it is looked at here. */
+/* The parts of a REMOVE record's body that matter here. */
 typedef struct {
     uint64_t generation;
     uint32_t flags;
@@ -29,7 +29,7 @@ static int take_apart(const char *body, size_t length, Removal *removal)
     return total == length && removal->count % 2 == 1;
 }
 
-/* The next text, as str; NULL with an exception. */
+/* The text at `text`, as a str; moves `text` behind it. NULL with an exception. */
 static PyObject *next_text(const Removal *removal, uint16_t at, const char **text)
 {
     uint16_t size;
@@ -55,7 +55,7 @@ static int has_series(Children *children, const Removal *removal, const char *te
         if (value == NULL)
             found = -1;
         else if (place == count)
-            found = PyUnicode_GET_LENGTH(value) == 0; /* a label that it does not have, unless it is empty */
+            found = PyUnicode_GET_LENGTH(value) == 0; /* the metric has no such label: only an empty value matches */
         else
             Py_XSETREF(values[place], Py_NewRef(value));
         Py_XDECREF(value);
@@ -71,7 +71,7 @@ static int has_series(Children *children, const Removal *removal, const char *te
     return found;
 }
 
-/* Whether the process may have a series that this ends; -1 with an exception. */
+/* Whether the process may have a series that this removal ends; -1 with an exception. */
 static int matters(const Removal *removal, PyObject *metrics)
 {
     const char *text = removal->texts;
@@ -88,16 +88,16 @@ static int matters(const Removal *removal, PyObject *metrics)
     return removal->flags & SUBSET || series->labels < 0 ? 1 : has_series(series, removal, text);
 }
 
-/* Where the next whole record begins, at or behind `at`; `size` when there is none, or damaged ones took too long. */
-static size_t next_record(const char *data, size_t size, size_t at, RecordHead *head, int64_t *patience)
+/* Where the next valid record at or behind `at` begins; `size` if there is none, or the budget is used up. */
+static size_t next_record(const char *data, size_t size, size_t at, RecordHead *head, int64_t *check_budget)
 {
-    for (; at + sizeof *head <= size && *patience >= 0; at += WORD_SIZE) {
+    for (; at + sizeof *head <= size && *check_budget >= 0; at += WORD_SIZE) {
         memcpy(head, data + at, sizeof *head);
         if (head->magic != RECORD_MAGIC || head->length > MAX_BODY || head->length > size - at - sizeof *head)
             continue;
         if (checksum(head->kind, data + at + sizeof *head, head->length) == head->checksum)
             return at;
-        *patience -= head->length;
+        *check_budget -= head->length;
     }
     return size;
 }
@@ -107,13 +107,13 @@ PyObject *removals_in(PyObject *bytes, uint64_t after, uint64_t upto, PyObject *
     const char *data = PyBytes_AS_STRING(bytes);
     size_t size = (size_t)PyBytes_GET_SIZE(bytes), at = 0, end = 0;
     Py_ssize_t gaps = 0, gap = 0;
-    int64_t patience = PATIENCE;
+    int64_t check_budget = CHECK_BUDGET;
     PyObject *bodies = PyList_New(0);
     int failed = bodies == NULL;
     while (!failed && at < size) {
         RecordHead head;
         Removal removal;
-        size_t start = next_record(data, size, at, &head, &patience);
+        size_t start = next_record(data, size, at, &head, &check_budget);
         gap += start != at;
         if (start >= size)
             break;
@@ -130,7 +130,7 @@ PyObject *removals_in(PyObject *bytes, uint64_t after, uint64_t upto, PyObject *
         gap = 0;
         int is_wanted = removal.generation > after;
         if (is_wanted && metrics != Py_None && (is_wanted = matters(&removal, metrics)) < 0) {
-            PyErr_Clear(); /* texts that are none: whoever takes it apart finds that out */
+            PyErr_Clear(); /* invalid texts: the caller detects that when it decodes the body */
             is_wanted = 1;
         }
         PyObject *one = is_wanted ? PyBytes_FromStringAndSize(body, head.length) : NULL;

@@ -1,4 +1,4 @@
-/* Cells of one value: counters, gauges, and gauges of which the latest value counts. */
+/* Cells of one value: counters, gauges, and gauges whose latest value counts. */
 
 #include "cells.h"
 #include <time.h>
@@ -13,9 +13,9 @@ static PyObject *counter_inc(Cell *self, PyObject *const *args, Py_ssize_t count
     double amount = 1.0;
     if (count != 0 || names != NULL) {
         PyObject *values[2] = {NULL, NULL};
-        if (take_arguments("inc", args, count, names, amount_names, -2, values) < 0
-            || (values[1] != NULL && say_no_exemplars(values[1]) < 0)
-            || (values[0] != NULL && take_number(values[0], &amount) < 0))
+        if (parse_arguments("inc", args, count, names, amount_names, -2, values) < 0
+            || (values[1] != NULL && warn_exemplar(values[1]) < 0)
+            || (values[0] != NULL && parse_number(values[0], &amount) < 0))
             return NULL;
         if (!(amount >= 0))
             return PyErr_Format(PyExc_ValueError, "counter %R can only go up: it cannot be increased by %R",
@@ -33,8 +33,8 @@ static PyMethodDef counter_methods[] = {
     {"inc", (PyCFunction)(void (*)(void))counter_inc, METH_FASTCALL | METH_KEYWORDS,
      "inc($self, /, amount=1, exemplar=None)\n--\n\n"
      "Add ``amount``. Safe from any thread, signal handler or finaliser.\n\n"
-     "Raises ValueError when it is negative or not a number; the value is unchanged then. ``exemplar`` is accepted\n"
-     "for compatibility and not kept, which is said once in the log."},
+     "Raises ValueError, and changes nothing, when it is negative or not a number. ``exemplar`` is accepted for\n"
+     "compatibility but not kept; the first one logs a warning."},
     {NULL},
 };
 
@@ -48,7 +48,7 @@ PyTypeObject CounterCell_Type = {
     .tp_methods = counter_methods,
 };
 
-/* ---- GaugeCell: all bits zero mean that it was never set, so zero is stored as -0.0. */
+/* ---- GaugeCell. All bits zero: never set. A value of zero is stored as -0.0. */
 
 static inline double gauge_word(double value) { return value == 0.0 ? -0.0 : value; }
 
@@ -58,8 +58,8 @@ static PyObject *gauge_move(Cell *self, PyObject *const *args, Py_ssize_t count,
     double amount = 1.0;
     if (count != 0 || names != NULL) {
         PyObject *values[1] = {NULL};
-        if (take_arguments(method, args, count, names, amount_names, -1, values) < 0
-            || (values[0] != NULL && take_number(values[0], &amount) < 0))
+        if (parse_arguments(method, args, count, names, amount_names, -1, values) < 0
+            || (values[0] != NULL && parse_number(values[0], &amount) < 0))
             return NULL;
     }
     amount *= sign;
@@ -85,9 +85,9 @@ static PyObject *gauge_set(Cell *self, PyObject *const *args, Py_ssize_t count, 
     double value;
     if (count != 1 || names != NULL) {
         PyObject *values[1] = {NULL};
-        if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
+        if (parse_arguments("set", args, count, names, value_names, 1, values) < 0 || parse_float(values[0], &value) < 0)
             return NULL;
-    } else if (take_float(args[0], &value) < 0) {
+    } else if (parse_float(args[0], &value) < 0) {
         return NULL;
     }
     double *word = cell_words(self);
@@ -113,23 +113,24 @@ static PyMethodDef gauge_methods[] = {
      "dec($self, /, amount=1)\n--\n\nSubtract ``amount``. Safe from any thread, signal handler or finaliser."},
     {"set", (PyCFunction)(void (*)(void))gauge_set, METH_FASTCALL | METH_KEYWORDS,
      "set($self, /, value)\n--\n\nSet the value. Safe from any thread, signal handler or finaliser."},
-    {"unset", (PyCFunction)gauge_unset, METH_NOARGS, "unset($self, /)\n--\n\nBe as if it had never been set."},
+    {"unset", (PyCFunction)gauge_unset, METH_NOARGS,
+     "unset($self, /)\n--\n\nReturn to the state of a gauge that was never set."},
     {NULL},
 };
 
 PyTypeObject GaugeCell_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.GaugeCell",
-    .tp_doc = "One word that goes up and down; all bits zero mean that it was never set.",
+    .tp_doc = "One word that goes up and down. All bits zero: never set.",
     .tp_basicsize = sizeof(Cell),
     .tp_base = &Cell_Type,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .tp_methods = gauge_methods,
 };
 
-/* ---- RecentCell: a value and the time it was set, in two copies of which the later counts. */
+/* ---- RecentCell: a value and the time at which it was set, in two copies. The later copy counts. */
 
-/* Times are whole numbers of nanoseconds, and stand in words of their own type. */
+/* Times are u64: nanoseconds. */
 static uint64_t load_time(const double *at) { return *(const volatile uint64_t *)at; }
 
 static void commit_time(double *at, uint64_t time)
@@ -137,10 +138,10 @@ static void commit_time(double *at, uint64_t time)
     __atomic_store_n((uint64_t *)at, time, __ATOMIC_RELEASE);
 }
 
-/* Of two values of one process, the later one has the later time, however coarse the clock is. */
+/* A process's later value always gets a later time, even if the clock is coarse. */
 static uint64_t next_time(const Children *children)
 {
-    static Process nobody; /* whose series are gone */
+    static Process nobody; /* stands for the process of a cell that is gone */
     Process *process = children == NULL ? &nobody : children->process;
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -156,14 +157,14 @@ static PyObject *recent_set(Cell *self, PyObject *const *args, Py_ssize_t count,
 {
     PyObject *values[1] = {NULL};
     double value;
-    if (take_arguments("set", args, count, names, value_names, 1, values) < 0 || take_float(values[0], &value) < 0)
+    if (parse_arguments("set", args, count, names, value_names, 1, values) < 0 || parse_float(values[0], &value) < 0)
         return NULL;
     double *words = cell_words(self);
     if (words == NULL)
         return NULL;
     double *older = load_time(words + 1) <= load_time(words + 3) ? words : words + 2;
     store_word(older, value);
-    /* The commit: with the later time this copy counts, until then the other one does. */
+    /* The commit: with its later time, this copy counts from now on. */
     commit_time(older + 1, next_time(self->children));
     Py_RETURN_NONE;
 }
@@ -173,7 +174,7 @@ static PyObject *recent_unset(Cell *self, PyObject *Py_UNUSED(none))
     double *words = cell_words(self);
     if (words == NULL)
         return NULL;
-    /* The older copy first: while only the later one is left, it is the one that counts, as before. */
+    /* Clear the older copy first: until the second store, the later copy still counts. */
     int older = load_time(words + 1) <= load_time(words + 3) ? 1 : 3;
     commit_time(words + older, 0);
     commit_time(words + 4 - older, 0);
@@ -182,15 +183,17 @@ static PyObject *recent_unset(Cell *self, PyObject *Py_UNUSED(none))
 
 static PyMethodDef recent_methods[] = {
     {"set", (PyCFunction)(void (*)(void))recent_set, METH_FASTCALL | METH_KEYWORDS,
-     "set($self, /, value)\n--\n\nSet the value as of now. Safe from any thread, signal handler or finaliser."},
-    {"unset", (PyCFunction)recent_unset, METH_NOARGS, "unset($self, /)\n--\n\nBe as if it had never been set."},
+     "set($self, /, value)\n--\n\n"
+     "Set the value, with the present time. Safe from any thread, signal handler or finaliser."},
+    {"unset", (PyCFunction)recent_unset, METH_NOARGS,
+     "unset($self, /)\n--\n\nReturn to the state of a gauge that was never set."},
     {NULL},
 };
 
 PyTypeObject RecentCell_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells._native.RecentCell",
-    .tp_doc = "A value and the time it was set, in two copies of which the later counts.",
+    .tp_doc = "A value and the time at which it was set, in two copies. The later copy counts.",
     .tp_basicsize = sizeof(Cell),
     .tp_base = &Cell_Type,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,

@@ -1,8 +1,8 @@
-/* What the cells of one metric share: its name, and how their words are laid out. */
+/* What the cells of one metric share: its name, and the layout of their words. */
 
 #include "cells.h"
 
-static int take_bounds(Shape *self, PyObject *bounds)
+static int parse_bounds(Shape *self, PyObject *bounds)
 {
     Py_ssize_t count = PyTuple_Check(bounds) ? PyTuple_GET_SIZE(bounds) : 0;
     self->bounds = PyMem_Calloc((size_t)count + 1, sizeof *self->bounds);
@@ -15,7 +15,7 @@ static int take_bounds(Shape *self, PyObject *bounds)
         self->bound_count++;
     }
     if (count == 0 || self->bound_count < count || self->bounds[count - 1] != Py_HUGE_VAL) {
-        PyErr_Format(PyExc_ValueError, "bounds are floats, the last one infinite: %R", bounds);
+        PyErr_Format(PyExc_ValueError, "bounds must be floats, the last one infinite, not %R", bounds);
         return -1;
     }
     return 0;
@@ -38,7 +38,7 @@ static double layout_number(PyObject *layout, const char *name)
     return number;
 }
 
-static int take_layout(Shape *self, PyObject *layout)
+static int parse_layout(Shape *self, PyObject *layout)
 {
     double side = layout_number(layout, "side"), zero = layout_number(layout, "zero");
     double size = layout_number(layout, "size"), is_signed = layout_number(layout, "signed");
@@ -60,7 +60,7 @@ static PyObject *layout_of(PyObject *family)
     return layout;
 }
 
-/* How many words a series has: else a cell would write into its neighbour's. */
+/* How many words a series must have; with fewer, a cell would write into its neighbour's. */
 static Py_ssize_t words_of(const Shape *self, PyTypeObject *cell_type)
 {
     if (PyType_IsSubtype(cell_type, &DistributionCell_Type))
@@ -77,12 +77,12 @@ static int fill(Shape *self, PyObject *family, PyTypeObject *cell_type, PyObject
         return -1;
     if (PyType_IsSubtype(cell_type, &DistributionCell_Type)) {
         *bounds = bounds_of(family);
-        if (*bounds == NULL || take_bounds(self, *bounds) < 0)
+        if (*bounds == NULL || parse_bounds(self, *bounds) < 0)
             return -1;
     }
     if (PyType_IsSubtype(cell_type, &SketchCell_Type)) {
         *layout = layout_of(family);
-        if (*layout == NULL || take_layout(self, *layout) < 0)
+        if (*layout == NULL || parse_layout(self, *layout) < 0)
             return -1;
     }
     if (self->width == words_of(self, cell_type))

@@ -1,7 +1,7 @@
-/* The writer of a slab: records, the words of series, and their use for others. Format: mpmetrics/storage/format.py.
+/* The writer of a slab: its records, and the words of series and their reuse. Format: mpmetrics/storage/format.py.
 
-   Each function here is one step among the threads of the process, and runs no Python code. A process that is killed
-   anywhere in it leaves the slab as before or as after: the store of `committed`, or of `flips`, is the commit. */
+   Each function here is atomic for the threads of the process and runs no Python code. A kill at any point leaves the
+   slab as before or as after the call: the store of `committed`, or of `flips`, is the commit. */
 
 #include "cells.h"
 #include <stdio.h>
@@ -14,7 +14,7 @@
 
 uint64_t slab_head_word(const Slab *self, size_t at) { return *((const volatile uint64_t *)self->base + at); }
 
-/* Readers see all stores before this one, too. */
+/* A reader that sees this store sees all stores before it, too. */
 void slab_put_head_word(Slab *self, size_t at, uint64_t value)
 {
     __atomic_store_n((uint64_t *)self->base + at, value, __ATOMIC_RELEASE);
@@ -42,7 +42,7 @@ int slab_has_room(const Slab *self, size_t words, size_t bytes)
     return end <= at_most(slab_head_word(self, ROOM + self->area), AREA_SIZE);
 }
 
-uint32_t slab_take(Slab *self, size_t width)
+uint32_t slab_allocate_words(Slab *self, size_t width)
 {
     FreeRuns *runs = free_runs(self, width);
     if (runs != NULL && runs->count > 0)
@@ -52,7 +52,7 @@ uint32_t slab_take(Slab *self, size_t width)
     return (uint32_t)first;
 }
 
-/* Keep a run for another series of this width. Without memory for that it is lost, which is no harm. */
+/* Keep a run for another series of this width. If no memory can be allocated, the run stays unused. */
 static void give_back(Slab *self, uint32_t first, size_t width)
 {
     FreeRuns *runs = free_runs(self, width);
@@ -75,7 +75,7 @@ static void give_back(Slab *self, uint32_t first, size_t width)
     runs->firsts[runs->count++] = first;
 }
 
-/* Where the body of the next record goes; there has to be room. */
+/* Where to put the body of the next record; the slab must have room. */
 static char *next_body(const Slab *self) { return area(self, self->area) + self->committed + sizeof(RecordHead); }
 
 /* Write the head of the record whose body is there, and commit it. */
@@ -87,7 +87,7 @@ static void commit(Slab *self, uint32_t kind, size_t length)
     RecordHead head = {RECORD_MAGIC, (uint32_t)length, checksum(kind, body, (Py_ssize_t)length), kind};
     memcpy(body - sizeof head, &head, sizeof head);
     self->committed += size;
-    /* Readers take it for: all up to here are whole records, whose words are zero or the series' own. */
+    /* It tells readers: all bytes up to here are whole records, whose words are zero or belong to their series. */
     slab_put_head_word(self, COMMITTED + self->area, self->committed);
 }
 
@@ -100,7 +100,7 @@ void slab_put_series(Slab *self, const SeriesHead *head, PyObject *const *key, P
     char *text = length + 2 * (count < 0 ? 1 : count + 1);
     for (Py_ssize_t at = 0; at < count; at++) {
         Py_ssize_t size;
-        const char *bytes = PyUnicode_AsUTF8AndSize(key[at], &size); /* kept since it was measured */
+        const char *bytes = PyUnicode_AsUTF8AndSize(key[at], &size); /* cached since measure() */
         uint16_t short_size = (uint16_t)size;
         memcpy(length + 2 * (at + 1), &short_size, 2);
         memcpy(text, bytes, (size_t)size);
@@ -117,7 +117,7 @@ int slab_end(Slab *self, uint32_t first, size_t width)
     uint64_t body = first;
     memcpy(next_body(self), &body, sizeof body);
     commit(self, KIND_END, sizeof body);
-    /* Only now: until END is committed, readers take the words for the series'. */
+    /* Only now: until the END is committed, readers count the words as the series'. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (size_t at = 0; at < width; at++)
         store_word(slab_words(self, first) + at, 0.0);
@@ -138,7 +138,7 @@ static PyObject *slab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Slab *self = (Slab *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    /* Most of it is never touched, and takes no memory. */
+    /* Most of it is never touched and takes no memory. */
     self->record_of = mmap(NULL, RECORD_OF_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                            -1, 0);
     if (self->record_of == MAP_FAILED) {
@@ -146,7 +146,7 @@ static PyObject *slab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_SetFromErrno(PyExc_OSError);
     } else if (PyObject_GetBuffer(map, &self->view, PyBUF_WRITABLE) == 0) {
         if ((size_t)self->view.len < SLAB_SIZE || (uintptr_t)self->view.buf % WORD_SIZE != 0)
-            PyErr_Format(PyExc_ValueError, "a slab has %zu bytes, not %zd", SLAB_SIZE, self->view.len);
+            PyErr_Format(PyExc_ValueError, "a slab must have %zu bytes, not %zd", SLAB_SIZE, self->view.len);
     }
     if (PyErr_Occurred()) {
         Py_DECREF(self);
@@ -202,7 +202,7 @@ int slab_needs_flip(const Slab *self) { return self->garbage > LEAST_GARBAGE && 
 
 static PyObject *needs_flip(Slab *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(slab_needs_flip(self)); }
 
-/* Whether readers need the record at `offset`: they need those of living series, and those of metrics. */
+/* Whether readers need the record at `offset`: one of a metric or of a living series. */
 static int is_needed(const Slab *self, const RecordHead *head, size_t offset)
 {
     SeriesHead series;
@@ -212,56 +212,56 @@ static int is_needed(const Slab *self, const RecordHead *head, size_t offset)
     return series.first_word < AREA_0 / WORD_SIZE && self->record_of[series.first_word] == offset / WORD_SIZE + 1;
 }
 
-/* Bytes of the records that are needed. With `other`, they are copied there. */
+/* The size of the needed records in bytes. Copies them to `other` unless that is NULL. */
 static size_t copy_needed(Slab *self, char *other)
 {
-    size_t kept = 0, size;
+    size_t needed = 0, size;
     for (size_t offset = 0; offset < self->committed; offset += size) {
         RecordHead head;
         char *record = area(self, self->area) + offset;
         memcpy(&head, record, sizeof head);
         size = record_size(head.length);
         if (size > self->committed - offset)
-            break; /* somebody else wrote to our file */
+            break; /* another process has damaged our file */
         if (!is_needed(self, &head, offset))
             continue;
         if (other != NULL) {
             SeriesHead series;
-            memcpy(other + kept, record, size);
+            memcpy(other + needed, record, size);
             memcpy(&series, record + sizeof head, sizeof series);
             if (head.kind == KIND_SERIES)
-                self->record_of[series.first_word] = (uint32_t)(kept / WORD_SIZE + 1);
+                self->record_of[series.first_word] = (uint32_t)(needed / WORD_SIZE + 1);
         }
-        kept += size;
+        needed += size;
     }
-    return kept;
+    return needed;
 }
 
 int slab_do_flip(Slab *self)
 {
-    size_t other = 1 - self->area, kept = copy_needed(self, NULL);
-    if (kept > at_most(slab_head_word(self, ROOM + other), AREA_SIZE))
+    size_t other = 1 - self->area, needed = copy_needed(self, NULL);
+    if (needed > at_most(slab_head_word(self, ROOM + other), AREA_SIZE))
         return 0;
     copy_needed(self, area(self, other));
-    slab_put_head_word(self, COMMITTED + other, kept);
+    slab_put_head_word(self, COMMITTED + other, needed);
     self->area = other;
-    self->committed = kept;
+    self->committed = needed;
     self->garbage = 0;
-    /* The commit. Readers that see it begin with this slab again; the records of before stay as they are until then. */
+    /* The commit. Readers that see it start over with this slab; the old records stay unchanged until the next flip. */
     slab_put_head_word(self, FLIPS, slab_head_word(self, FLIPS) + 1);
     return 1;
 }
 
 static PyObject *slab_flip(Slab *self, PyObject *Py_UNUSED(none)) { return PyBool_FromLong(slab_do_flip(self)); }
 
-static PyObject *slab_settle(Slab *self, PyObject *args)
+static PyObject *slab_attach_file(Slab *self, PyObject *args)
 {
     Directory where = {0};
     const char *file;
     unsigned long long number;
     unsigned long lowest;
     int sets_aside;
-    if (!PyArg_ParseTuple(args, "O&sKkp:settle", directory_converter, &where, &file, &number, &lowest, &sets_aside))
+    if (!PyArg_ParseTuple(args, "O&sKkp:attach_file", directory_converter, &where, &file, &number, &lowest, &sets_aside))
         return NULL;
     Py_XDECREF(self->where.path);
     self->where = where;
@@ -269,7 +269,8 @@ static PyObject *slab_settle(Slab *self, PyObject *args)
     self->number = number;
     self->lowest = lowest;
     self->sets_aside = sets_aside;
-    /* No child goes on in it. So no fork write-protects it, and the next series need not copy a page of it. */
+    /* The kernel wipes this in forked children, which get slabs of their own. So a fork does not write-protect it, and
+       the next series need not copy a page of it. */
     if (madvise(self->record_of, RECORD_OF_SIZE, MADV_WIPEONFORK) == 0)
         self->record_of[FIRST_WORD] = 0;
     Py_RETURN_NONE;
@@ -298,32 +299,33 @@ static PyObject *slab_get_ordinal(Slab *self, void *Py_UNUSED(closure))
 
 static PyMethodDef slab_methods[] = {
     {"append", (PyCFunction)slab_append, METH_VARARGS,
-     "append($self, kind, body, /)\n--\n\nWrite and commit a record; False when there is no room for it."},
+     "append($self, kind, body, /)\n--\n\nWrite and commit a record; False when the slab has no room for it."},
     {"room_for", (PyCFunction)slab_room_for, METH_VARARGS,
-     "room_for($self, words, bytes, /)\n--\n\nWhether there is room for a series of so many words, and for so many bytes "
-     "of records."},
+     "room_for($self, words, bytes, /)\n--\n\nWhether the slab has room for a series of ``words`` words and ``bytes`` "
+     "bytes of records."},
     {"flip", (PyCFunction)slab_flip, METH_NOARGS,
-     "flip($self)\n--\n\nGo on in the other area, with the records that are needed; False when it has no room for them."},
-    {"settle", (PyCFunction)slab_settle, METH_VARARGS,
-     "settle($self, where, file, number, lowest, sets_aside, /)\n--\n\nSay which file it is, and the lowest ordinal that it "
-     "may claim."},
+     "flip($self)\n--\n\n"
+     "Copy the needed records to the other area and continue there; False when it has no room for them."},
+    {"attach_file", (PyCFunction)slab_attach_file, METH_VARARGS,
+     "attach_file($self, where, file, number, lowest, sets_aside, /)\n--\n\n"
+     "Attach the slab to its file, with inode ``number``, and set the lowest ordinal that it may claim."},
     {"claim", (PyCFunction)slab_claim_method, METH_NOARGS,
-     "claim($self)\n--\n\nTake the smallest ordinal that no living process has. OSError."},
+     "claim($self)\n--\n\nClaim the smallest ordinal that no living process has. OSError when that fails."},
     {"grow", (PyCFunction)slab_grow_method, METH_VARARGS,
-     "grow($self, words, bytes, /)\n--\n\nHave room for so many words and bytes of records. False when it is as large as it "
-     "may be; OSError."},
+     "grow($self, words, bytes, /)\n--\n\n"
+     "Make room for ``words`` words and ``bytes`` bytes of records. False at the maximal size; OSError."},
     {NULL},
 };
 
 static PyMemberDef slab_members[] = {
-    {"lowest", T_ULONG, offsetof(Slab, lowest), 0, "Ordinal that it may claim, at least."},
+    {"lowest", T_ULONG, offsetof(Slab, lowest), 0, "The lowest ordinal that it may claim."},
     {NULL},
 };
 
 static PyGetSetDef slab_fields[] = {
-    {"file", (getter)slab_get_file, NULL, "Name of its file.", NULL},
+    {"file", (getter)slab_get_file, NULL, "Name of the slab's file.", NULL},
     {"ordinal", (getter)slab_get_ordinal, NULL, "The ordinal that it has claimed, or None.", NULL},
-    {"needs_flip", (getter)needs_flip, NULL, "Whether more than half of the records are of no use any more.",
+    {"needs_flip", (getter)needs_flip, NULL, "Whether more than half of the records are garbage.",
      NULL},
     {NULL},
 };

@@ -1,15 +1,15 @@
-/* One slab or retired file, read: its records are taken to rows of tables, its words are copied.
+/* Sources: parse the records and copy the words of one slab or retired file.
    Contract: mpmetrics/_cells/source.py. Format: mpmetrics/storage/format.py.
 
-   Whatever the bytes are, they cost this source alone, and memory in proportion to the file. They may change at any
-   time: what was checked is a copy. */
+   Invalid bytes affect only their own source, and memory use is proportional to the file's size. The bytes may change at
+   any time, so each check is made on a copy. */
 
 #include "index.h"
 
 enum {
     MAX_FAMILIES = 1 << 16,
     MAX_WIDTH = 1 << 17,
-    RESTARTS = 16, /* between two loads; a writer may flip as fast as it likes */
+    RESTARTS = 16, /* at most between two loads: a writer may flip again and again */
 };
 
 struct FamilyEntry {
@@ -31,7 +31,8 @@ static uint64_t stamps;
 
 /* --- parts --- */
 
-/* Room for one more. A part begins with room for all rows, but no more than words: most sources have most rows. */
+/* Make room for one more member. A part begins with room for all rows, but not for more than the words: most sources
+   have series of most rows. */
 static int part_grow(Part *part, Py_ssize_t words)
 {
     if (part->count < part->room)
@@ -63,7 +64,7 @@ static void part_close(Part *part)
     Py_XDECREF(part->table);
 }
 
-/* Leave out the members that are gone. */
+/* Forget the members that are gone. */
 static void part_compact(Part *part)
 {
     Py_ssize_t kept = 0, swept = 0;
@@ -84,7 +85,7 @@ static void part_compact(Part *part)
     part->gone = 0;
 }
 
-/* The last member that a row has, of those with values; -1: none. -2 with MemoryError. */
+/* The last loaded member of a row; -1 if it has none, -2 with MemoryError. */
 Py_ssize_t part_member(Part *part, Py_ssize_t row)
 {
     if (part->by_row == NULL || part->by_row_stamp != part->stamp) {
@@ -105,14 +106,14 @@ Py_ssize_t part_member(Part *part, Py_ssize_t row)
     return row >= 0 && row < part->by_row_count ? (Py_ssize_t)part->by_row[row] - 1 : -1;
 }
 
-/* The series of a table; NULL when there are none. */
+/* The source's series of a table; NULL if it has none. */
 Part *source_part(Source *source, Table *table)
 {
     PyObject *index = PyDict_GetItemWithError(source->parts_index, (PyObject *)table);
     return index == NULL ? NULL : &source->parts[PyLong_AsSsize_t(index)];
 }
 
-/* --- which words are taken --- */
+/* --- which words series have --- */
 
 static inline uint64_t bits_between(Py_ssize_t low, Py_ssize_t high)
 {
@@ -122,44 +123,44 @@ static inline uint64_t bits_between(Py_ssize_t low, Py_ssize_t high)
 static inline int are_free(const Source *source, Py_ssize_t first, Py_ssize_t width)
 {
     if (width == 1)
-        return (source->taken[first / 64] >> first % 64 & 1) == 0;
+        return (source->used_words[first / 64] >> first % 64 & 1) == 0;
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
-        if (source->taken[at] & bits_between(low < 0 ? 0 : low, high))
+        if (source->used_words[at] & bits_between(low < 0 ? 0 : low, high))
             return 0;
     }
     return 1;
 }
 
-static inline void flip_taken(Source *source, Py_ssize_t first, Py_ssize_t width)
+static inline void flip_used(Source *source, Py_ssize_t first, Py_ssize_t width)
 {
     if (width == 1) {
-        source->taken[first / 64] ^= (uint64_t)1 << first % 64;
+        source->used_words[first / 64] ^= (uint64_t)1 << first % 64;
         return;
     }
     for (Py_ssize_t at = first / 64; at * 64 < first + width; at++) {
         Py_ssize_t low = first - at * 64, high = first + width - at * 64;
-        source->taken[at] ^= bits_between(low < 0 ? 0 : low, high);
+        source->used_words[at] ^= bits_between(low < 0 ? 0 : low, high);
     }
 }
 
-static int taken_grow(Source *source, Py_ssize_t words)
+static int used_words_grow(Source *source, Py_ssize_t words)
 {
     size_t size = (size_t)words / 64 + 1;
-    if (size <= source->taken_size)
+    if (size <= source->used_size)
         return 0;
-    uint64_t *taken = PyMem_RawRealloc(source->taken, size * sizeof *taken);
-    if (taken == NULL) {
+    uint64_t *used_words = PyMem_RawRealloc(source->used_words, size * sizeof *used_words);
+    if (used_words == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    memset(taken + source->taken_size, 0, (size - source->taken_size) * sizeof *taken);
-    source->taken = taken;
-    source->taken_size = size;
+    memset(used_words + source->used_size, 0, (size - source->used_size) * sizeof *used_words);
+    source->used_words = used_words;
+    source->used_size = size;
     return 0;
 }
 
-/* --- members by first word: made when somebody asks, thrown away when members are numbered anew --- */
+/* --- members by first word: made when needed, discarded when members are renumbered --- */
 
 static struct Place *place_of(struct Place *places, size_t mask, uint32_t word)
 {
@@ -205,7 +206,7 @@ static int places_make(Source *source)
     return 0;
 }
 
-/* The living member that begins at a word: 1, or 0 when there is none; -1 with MemoryError. */
+/* Find the living member that begins at a word: 1 if found, 0 if not, -1 with MemoryError. */
 static int find_member(Source *source, uint64_t word, Part **part, Py_ssize_t *member)
 {
     if (source->places == NULL && places_make(source) < 0)
@@ -222,7 +223,7 @@ static int find_member(Source *source, uint64_t word, Part **part, Py_ssize_t *m
 
 static void drop_member(Source *source, Part *part, Py_ssize_t member)
 {
-    flip_taken(source, part->words[member], member_width(part, member));
+    flip_used(source, part->words[member], member_width(part, member));
     row_release(part->table, part->rows[member]);
     part->rows[member] = GONE;
     part->gone++;
@@ -238,13 +239,13 @@ static inline uint64_t head_word(const Source *source, int word)
     return __atomic_load_n((const uint64_t *)source->view.buf + word, __ATOMIC_ACQUIRE);
 }
 
-/* Where the records are. */
+/* Offset of the area in use. */
 static inline Py_ssize_t area_of(const Source *source)
 {
     return (Py_ssize_t)(AREA_0 + (source->flips & 1) * AREA_SIZE);
 }
 
-/* How many words the file has, as far as its head and its size say. */
+/* The number of words in the file, by both its head and its size. */
 static Py_ssize_t words_limit(const Source *source)
 {
     uint64_t end = head_word(source, WORDS_END);
@@ -269,7 +270,7 @@ static int body_room(Source *source, size_t size)
     return 0;
 }
 
-/* The record at a position, its body copied to `source->body`: 1, or 0 when there is none; -1 with MemoryError. */
+/* Copy the body of the record at a position to `source->body`: 1, or 0 if the record is invalid; -1 with MemoryError. */
 static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Record *record)
 {
     const char *at = (const char *)source->view.buf + area_of(source) + position;
@@ -278,20 +279,20 @@ static int read_record(Source *source, Py_ssize_t position, Py_ssize_t end, Reco
         return 0;
     memcpy(&head, at, sizeof head);
     if (head.magic != RECORD_MAGIC || head.length > MAX_BODY
-        || head.length > (size_t)(end - position) - sizeof head || source->patience < 0)
+        || head.length > (size_t)(end - position) - sizeof head || source->check_budget < 0)
         return 0;
     if (body_room(source, head.length) < 0)
         return -1;
     if (checksum_copy(head.kind, source->body, at + sizeof head, head.length) != head.checksum) {
-        source->patience -= head.length;
+        source->check_budget -= head.length;
         return 0;
     }
     *record = (Record){head.kind, head.length, position + (Py_ssize_t)record_size(head.length)};
     return 1;
 }
 
-/* Whether the record there goes on behind ``end``. */
-static int goes_on(Source *source, Py_ssize_t position, Py_ssize_t end)
+/* Whether the record at a position extends beyond `end`. */
+static int is_incomplete(Source *source, Py_ssize_t position, Py_ssize_t end)
 {
     RecordHead head;
     if (end - position < (Py_ssize_t)sizeof head)
@@ -309,8 +310,8 @@ static void put_in_row(Part *part, Py_ssize_t member, Py_ssize_t row)
     part->next = row + 1;
 }
 
-/* Look up the rows of the series that were put off. -1 with MemoryError: those that are left have none. */
-static int look_up(Source *source)
+/* Look up the rows of the deferred series. -1 with MemoryError: the remaining ones have no row. */
+static int look_up_deferred(Source *source)
 {
     int failed = 0;
     for (int at = 0; at < source->pending_count; at++) {
@@ -330,8 +331,9 @@ static int look_up(Source *source)
     return failed ? -1 : 0;
 }
 
-/* A table has to be looked at in places that no cache holds: so many at a time, which are loaded meanwhile. */
-static int put_off(Source *source, struct FamilyEntry entry, Py_ssize_t member, const char *key, uint32_t size)
+/* Defer the look-up of a series' row. It reads memory that no cache holds, so look-ups are made in batches, and the
+   memory is prefetched meanwhile. */
+static int defer_look_up(Source *source, struct FamilyEntry entry, Py_ssize_t member, const char *key, uint32_t size)
 {
     Table *table = source->parts[entry.part].table;
     Py_ssize_t at = source->pending_size;
@@ -346,7 +348,7 @@ static int put_off(Source *source, struct FamilyEntry entry, Py_ssize_t member, 
     return 0;
 }
 
-static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
+static int apply_series(Source *source, uint32_t size, Py_ssize_t limit)
 {
     SeriesHead head;
     if (size < sizeof head)
@@ -379,11 +381,11 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
         part->widths[member] = head.words;
     if (is_next)
         put_in_row(part, member, part->next);
-    else if (put_off(source, entry, member, key, key_size) < 0)
+    else if (defer_look_up(source, entry, member, key, key_size) < 0)
         return -1;
     part->count++;
     part->words_end = Py_MAX(part->words_end, (Py_ssize_t)(first + head.words));
-    flip_taken(source, (Py_ssize_t)first, head.words);
+    flip_used(source, (Py_ssize_t)first, head.words);
     if (source->places != NULL && 2 * source->places_count > source->places_mask)
         places_drop(source);
     if (source->places != NULL)
@@ -391,14 +393,14 @@ static int take_series(Source *source, uint32_t size, Py_ssize_t limit)
     return 1;
 }
 
-static int take_end(Source *source, uint32_t size)
+static int apply_end(Source *source, uint32_t size)
 {
     Part *part;
     Py_ssize_t member;
     uint64_t first;
     if (size != sizeof first)
         return 0;
-    if (look_up(source) < 0)
+    if (look_up_deferred(source) < 0)
         return -1;
     memcpy(&first, source->body, sizeof first);
     int found = find_member(source, first, &part, &member);
@@ -407,7 +409,7 @@ static int take_end(Source *source, uint32_t size)
     return found < 0 ? -1 : 1;
 }
 
-static int take_folded(Source *source, uint32_t size)
+static int apply_folded(Source *source, uint32_t size)
 {
     if (size != 16)
         return 0;
@@ -423,8 +425,8 @@ static PyStructSequence_Desc record_description = {
 };
 static PyTypeObject *record_type;
 
-/* Announce a family to the caller, as `made`. */
-static int take_family(Source *source, uint32_t size, PyObject **made)
+/* Return a new family to the caller, in `made`. */
+static int apply_family(Source *source, uint32_t size, PyObject **made)
 {
     uint32_t number;
     uint64_t declared;
@@ -439,7 +441,7 @@ static int take_family(Source *source, uint32_t size, PyObject **made)
         return -1;
     memset(source->families + room, 0, (size_t)(source->families_room - room) * sizeof *source->families);
     uint32_t sum = checksum(0, source->body, size);
-    if (source->families[number].state != UNKNOWN) /* an interrupted declaration is made again */
+    if (source->families[number].state != UNKNOWN) /* perhaps an interrupted declaration, repeated by the writer */
         return source->families[number].checksum == sum;
     if (record_type == NULL && (record_type = PyStructSequence_NewType(&record_description)) == NULL)
         return -1;
@@ -461,48 +463,48 @@ static int take_family(Source *source, uint32_t size, PyObject **made)
     return 1;
 }
 
-/* Read on to the end, or to a family, which is `made`. -1 with MemoryError. */
+/* Apply records up to the end, or up to a new family, returned in `made`. -1 with MemoryError. */
 static int walk(Source *source, Py_ssize_t end, int is_cut, Py_ssize_t limit, PyObject **made)
 {
     while (source->position < end && *made == NULL) {
         Record record;
         int found = read_record(source, source->position, end, &record);
         if (found == 0) {
-            if (is_cut && goes_on(source, source->position, end))
+            if (is_cut && is_incomplete(source, source->position, end))
                 break;
             source->damaged++;
             do {
-                source->position = source->patience < 0 || end - source->position <= 8 ? end : source->position + 8;
+                source->position = source->check_budget < 0 || end - source->position <= 8 ? end : source->position + 8;
                 found = source->position < end ? read_record(source, source->position, end, &record) : 0;
             } while (found == 0 && source->position < end);
             if (found == 0)
                 break;
         }
-        int taken = found < 0 ? -1
-            : record.kind == KIND_SERIES ? take_series(source, record.size, limit)
-            : record.kind == KIND_END ? take_end(source, record.size)
-            : record.kind == KIND_FOLDED ? take_folded(source, record.size)
-            : record.kind == KIND_FAMILY ? take_family(source, record.size, made) : 1;
-        if (taken < 0)
+        int applied = found < 0 ? -1
+            : record.kind == KIND_SERIES ? apply_series(source, record.size, limit)
+            : record.kind == KIND_END ? apply_end(source, record.size)
+            : record.kind == KIND_FOLDED ? apply_folded(source, record.size)
+            : record.kind == KIND_FAMILY ? apply_family(source, record.size, made) : 1;
+        if (applied < 0)
             return -1;
-        source->damaged += taken == 0;
+        source->damaged += applied == 0;
         source->position = record.end;
-        if (source->pending_count == MOST_PENDING && look_up(source) < 0)
+        if (source->pending_count == MOST_PENDING && look_up_deferred(source) < 0)
             return -1;
     }
-    return look_up(source);
+    return look_up_deferred(source);
 }
 
 /* --- words --- */
 
 enum { RETRIES = 256, RECORDS = 12 };
 
-/* The words that a writer is at: those of which it was seen, and the first ones, which may change and change back. */
+/* The words that a writer is changing: those seen to change, and the first ones, which may change and change back. */
 typedef struct {
     char *marked;
     int32_t *hot;
     int32_t count;
-    int left; /* readings that may still be made */
+    int left; /* how many readings are still allowed */
 } Busy;
 
 static void mark(Busy *busy, Py_ssize_t at)
@@ -513,7 +515,7 @@ static void mark(Busy *busy, Py_ssize_t at)
     }
 }
 
-/* Load the busy words until two readings agree: they all had these values between the two. */
+/* Load the busy words until two readings agree: between the two, all words had these values. */
 static int load_busy(Busy *busy, const double *words, double *values)
 {
     for (int attempt = 0; busy->left-- > 0; attempt++) {
@@ -530,7 +532,7 @@ static int load_busy(Busy *busy, const double *words, double *values)
     return 0;
 }
 
-/* Load the words that were not busy so far; whether they are as they were. */
+/* Load the words that are not busy; whether they are unchanged. */
 static int load_rest(Busy *busy, const double *words, double *values, Py_ssize_t width)
 {
     int is_same = 1;
@@ -546,11 +548,12 @@ static int load_rest(Busy *busy, const double *words, double *values, Py_ssize_t
     return is_same;
 }
 
-/* Words that belong together, as they were at one moment, if that can be had in a bounded number of attempts.
+/* Take the words of one series as they were at one moment, if a bounded number of attempts allows it.
 
-   A writer may be quicker than a reading of all of them, but it is at few words at a time. So those are read, in the
-   middle of two readings of the others, which are buckets: they only grow, so the same twice means the same between. */
-static void settle(Busy *busy, const double *words, double *values, Py_ssize_t width)
+   A writer may be faster than a reading of all words, but it changes few words at a time. So the busy words are read
+   between two readings of the others. The others are buckets, which only grow: if two readings agree, the buckets did
+   not change in between. */
+static void take_stable(Busy *busy, const double *words, double *values, Py_ssize_t width)
 {
     memset(busy->marked, 0, (size_t)width);
     busy->count = 0;
@@ -562,7 +565,7 @@ static void settle(Busy *busy, const double *words, double *values, Py_ssize_t w
             return;
 }
 
-/* Whether words are as they were when they were loaded. */
+/* Whether words are unchanged since they were loaded. */
 static int is_steady(const double *words, const double *values, Py_ssize_t width)
 {
     for (Py_ssize_t at = 0; at < width; at++) {
@@ -573,13 +576,13 @@ static int is_steady(const double *words, const double *values, Py_ssize_t width
     return 1;
 }
 
-/* Whether the file still has the words of a member; it may have been cut. */
+/* Whether the file, which may have been truncated, still has the words of a member. */
 static inline int has_words(const Part *part, Py_ssize_t member, Py_ssize_t limit)
 {
     return (Py_ssize_t)part->words[member] + (Py_ssize_t)member_width(part, member) <= limit;
 }
 
-static int settle_part(Part *part, const double *words, Py_ssize_t limit)
+static int take_stable_part(Part *part, const double *words, Py_ssize_t limit)
 {
     Busy busy = {.marked = PyMem_RawMalloc(part->width), .hot = PyMem_RawMalloc(part->width * sizeof(int32_t))};
     int failed = busy.marked == NULL || busy.hot == NULL;
@@ -587,7 +590,7 @@ static int settle_part(Part *part, const double *words, Py_ssize_t limit)
         const double *source = words + part->words[at];
         double *values = part->values + (size_t)at * part->width;
         if (has_words(part, at, limit) && !is_steady(source, values, part->width))
-            settle(&busy, source, values, part->width);
+            take_stable(&busy, source, values, part->width);
     }
     PyMem_RawFree(busy.marked);
     PyMem_RawFree(busy.hot);
@@ -596,7 +599,7 @@ static int settle_part(Part *part, const double *words, Py_ssize_t limit)
     return failed ? -1 : 0;
 }
 
-/* Room for the values of all members. */
+/* Make room for the values of all members. */
 static int part_room(Part *part)
 {
     size_t size = (size_t)part->count * part->width;
@@ -621,7 +624,7 @@ static int part_room(Part *part)
     return 0;
 }
 
-/* Words of any width, of a file that may have been cut: zero where it has none. */
+/* Load words of any width from a file that may have been truncated; missing words are zero. */
 static void load_members(Part *part, const double *words, Py_ssize_t limit)
 {
     double *value = part->values;
@@ -649,7 +652,7 @@ static int load_part(Part *part, const double *words, Py_ssize_t limit, int is_r
     else
         load_members(part, words, limit);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    return part->width > 1 && !is_retired ? settle_part(part, words, limit) : 0;
+    return part->width > 1 && !is_retired ? take_stable_part(part, words, limit) : 0;
 }
 
 static int load_all(Source *source)
@@ -676,15 +679,15 @@ static void forget(Source *source)
     for (Py_ssize_t at = 0; at < source->parts_count; at++)
         part_close(&source->parts[at]);
     source->parts_count = 0;
-    if (source->taken != NULL)
-        memset(source->taken, 0, source->taken_size * sizeof *source->taken);
+    if (source->used_words != NULL)
+        memset(source->used_words, 0, source->used_size * sizeof *source->used_words);
     if (source->families != NULL)
         memset(source->families, 0, (size_t)source->families_room * sizeof *source->families);
     places_drop(source);
     source->pending_count = 0;
     source->pending_size = 0;
     source->position = source->damaged = 0;
-    source->patience = PATIENCE;
+    source->check_budget = CHECK_BUDGET;
     source->wanted = 0;
     source->is_cut = 0;
 }
@@ -721,7 +724,7 @@ static void source_dealloc(Source *source)
     forget(source);
     PyMem_RawFree(source->parts);
     PyMem_RawFree(source->families);
-    PyMem_RawFree(source->taken);
+    PyMem_RawFree(source->used_words);
     PyMem_RawFree(source->body);
     PyMem_RawFree(source->pending_keys);
     Py_XDECREF(source->parts_index);
@@ -745,10 +748,10 @@ static PyObject *source_limit(Source *source, PyObject *size)
     Py_RETURN_NONE;
 }
 
-/* Begin, or begin again where the records were moved. */
+/* Start parsing, or start over after the writer has moved the records. */
 static int source_begin(Source *source)
 {
-    PyObject *folded = PySet_New(NULL); /* the old one may be in somebody's hands */
+    PyObject *folded = PySet_New(NULL); /* a new set: callers may hold the old one */
     if (folded == NULL)
         return -1;
     forget(source);
@@ -767,21 +770,21 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
     for (;;) {
         uint64_t flips = head_word(source, FLIPS);
         uint64_t end = head_word(source, COMMITTED + (int)(flips & 1)) & ~(uint64_t)7;
-        int is_other = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
-        if (is_other && source->restarts == RESTARTS)
+        int is_restart = !source->has_begun || flips != source->flips || end < (uint64_t)source->position;
+        if (is_restart && source->restarts == RESTARTS)
             Py_RETURN_NONE;
-        if (is_other && source_begin(source) < 0)
+        if (is_restart && source_begin(source) < 0)
             return NULL;
         source->flips = flips;
         Py_ssize_t there = source->limit - area_of(source);
         there = there < 0 ? 0 : there > (Py_ssize_t)AREA_SIZE ? (Py_ssize_t)AREA_SIZE : there & ~(Py_ssize_t)7;
         source->wanted = end > INT64_MAX / 2 ? INT64_MAX : area_of(source) + (Py_ssize_t)end;
-        int is_cut = end > (uint64_t)there; /* the file had fewer bytes at the last look than are committed by now */
+        int is_cut = end > (uint64_t)there; /* more is committed than the file had at the last check of its size */
         if (is_cut)
             end = (uint64_t)there;
         Py_ssize_t limit = words_limit(source);
         PyObject *made = NULL;
-        if (taken_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0) {
+        if (used_words_grow(source, limit) < 0 || walk(source, (Py_ssize_t)end, is_cut, limit, &made) < 0) {
             Py_XDECREF(made);
             return NULL;
         }
@@ -793,7 +796,7 @@ static PyObject *source_parse(Source *source, PyObject *Py_UNUSED(ignored))
             return made;
         if (!source->must_load)
             Py_RETURN_NONE;
-        /* Words do not move with records: what the last load() read is of no use, but may be read again right now. */
+        /* A flip moves records, not words. The parts are new, so load their words again at once. */
         source->must_load = 0;
         if (load_all(source) < 0)
             return NULL;
@@ -827,13 +830,13 @@ static PyObject *source_family(Source *source, PyObject *args)
     if (!PyArg_ParseTuple(args, "nOnO!p:family", &number, &table, &width, &PyTuple_Type, &labels, &is_open))
         return NULL;
     if (number < 0 || number >= source->families_room || source->families[number].state != ANNOUNCED)
-        return PyErr_Format(PyExc_ValueError, "family %zd was not asked for", number);
+        return PyErr_Format(PyExc_ValueError, "parse() has not returned family %zd", number);
     if (table == Py_None) {
         source->families[number].state = IGNORED;
         Py_RETURN_NONE;
     }
     if (!Py_IS_TYPE(table, &Table_Type) || width < 0 || width > MAX_WIDTH)
-        return PyErr_Format(PyExc_TypeError, "family() takes a Table and a width of at most %d", MAX_WIDTH);
+        return PyErr_Format(PyExc_TypeError, "family() needs a Table and a width of at most %d", MAX_WIDTH);
     Py_ssize_t names = table_names((Table *)table, labels, is_open);
     Part *part = names < 0 ? NULL : source_part(source, (Table *)table);
     if (part == NULL && !PyErr_Occurred())
@@ -841,7 +844,7 @@ static PyObject *source_family(Source *source, PyObject *args)
     if (part == NULL)
         return NULL;
     if (part->width != (uint32_t)width)
-        return PyErr_Format(PyExc_ValueError, "a table of %u words a series, not %zd", part->width, width);
+        return PyErr_Format(PyExc_ValueError, "the table has %u words a series, not %zd", part->width, width);
     struct FamilyEntry *entry = &source->families[number];
     *entry = (struct FamilyEntry){KNOWN, (uint32_t)(part - source->parts), (uint32_t)names, entry->checksum};
     Py_RETURN_NONE;
@@ -967,7 +970,7 @@ static PyObject *source_get_identity(Source *source, void *Py_UNUSED(closure))
 static int source_set_identity(Source *source, PyObject *identity, void *Py_UNUSED(closure))
 {
     if (identity == NULL || !PyBytes_Check(identity) || PyBytes_GET_SIZE(identity) != 16) {
-        PyErr_SetString(PyExc_TypeError, "an identity is 16 bytes");
+        PyErr_SetString(PyExc_TypeError, "an identity must be 16 bytes");
         return -1;
     }
     Py_SETREF(source->identity, Py_NewRef(identity));
@@ -975,13 +978,14 @@ static int source_set_identity(Source *source, PyObject *identity, void *Py_UNUS
 }
 
 static PyMethodDef source_methods[] = {
-    {"limit", (PyCFunction)source_limit, METH_O, NULL},
-    {"parse", (PyCFunction)source_parse, METH_NOARGS, NULL},
-    {"family", (PyCFunction)source_family, METH_VARARGS, NULL},
-    {"load", (PyCFunction)source_load, METH_NOARGS, NULL},
-    {"sweep", (PyCFunction)source_sweep, METH_O, NULL},
-    {"words", (PyCFunction)source_words, METH_VARARGS, NULL},
-    {"rows_at", (PyCFunction)source_rows_at, METH_VARARGS, NULL},
+    {"limit", (PyCFunction)source_limit, METH_O, "limit($self, size, /)\n--\n\n"},
+    {"parse", (PyCFunction)source_parse, METH_NOARGS, "parse($self)\n--\n\n"},
+    {"family", (PyCFunction)source_family, METH_VARARGS,
+     "family($self, number, table, width, labels, is_open, /)\n--\n\n"},
+    {"load", (PyCFunction)source_load, METH_NOARGS, "load($self)\n--\n\n"},
+    {"sweep", (PyCFunction)source_sweep, METH_O, "sweep($self, table, /)\n--\n\n"},
+    {"words", (PyCFunction)source_words, METH_VARARGS, "words($self, table, row, /)\n--\n\n"},
+    {"rows_at", (PyCFunction)source_rows_at, METH_VARARGS, "rows_at($self, table, firsts, /)\n--\n\n"},
     {NULL},
 };
 
@@ -997,7 +1001,7 @@ static PyGetSetDef source_getset[] = {
 PyTypeObject Source_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "mpmetrics._cells.Source",
-    .tp_doc = "One slab or retired file, read. See mpmetrics._cells.source.",
+    .tp_doc = "Source(buffer, /, *, retired=False)\n--\n\nReads one slab or retired file. See mpmetrics._cells.source.",
     .tp_basicsize = sizeof(Source),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_new = source_new,

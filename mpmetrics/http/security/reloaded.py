@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mpmetrics.http.security.files import signature
+from mpmetrics.log_once import LogOnce
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,11 +45,11 @@ class Reloaded(Generic[Value]):
     ) -> None:
         self._paths = paths
         self._secrets = secrets
-        self._said_open: dict[str, Signature] = {}
+        self._open_files = LogOnce()
+        self._failures = LogOnce()
         self._make = make
         self._clock = clock
         self._looking = threading.Lock()
-        self._said = ""
         # Looked at before they are read: a change in between shows at the next look.
         self._seen = self._look()
         self._value = make()
@@ -72,9 +73,9 @@ class Reloaded(Generic[Value]):
     def _look(self) -> list[Signature | None]:
         seen = [signature(path) for path in self._paths]
         for path, found in zip(self._paths, seen, strict=True):
-            if path in self._secrets and found is not None and found.is_open and self._said_open.get(path) != found:
-                self._said_open[path] = found
-                log.warning(
+            if path in self._secrets and found is not None and found.is_open:
+                self._open_files.warn(
+                    (path, found),
                     "%r holds secrets, and is open to every user of this host (mode %04o): chmod o= %s",
                     path,
                     stat.S_IMODE(found.mode),
@@ -89,10 +90,8 @@ class Reloaded(Generic[Value]):
         try:
             self._value = self._make()
         except Exception as error:  # noqa: BLE001 (whatever it is, what protected the endpoint so far goes on doing so)
-            if str(error) != self._said:
-                self._said = str(error)
-                log.error("%s; the endpoint stays protected by what it said before", error)
+            self._failures.error(str(error), "%s; the endpoint stays protected by what it said before", error)
             return
         self._seen = seen
-        self._said = ""
+        self._failures.clear()
         log.info("read again, since they changed: %s", ", ".join(self._paths))

@@ -1,4 +1,4 @@
-"""Both twins, and an owner for their processes whose slab is in memory."""
+"""Fixtures of the writer tests: both twins, and an owner for their processes whose slab is in memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PURE = SimpleNamespace(
     SketchCell=sketch.SketchCell,
     Slab=slab.Slab,
     new_token=maps.new_token,
-    uncollected=pure.uncollected,
+    without_gc=pure.without_gc,
 )
 COMPILED = None
 if compiled is not None:
@@ -53,11 +53,11 @@ WIDTHS = {
     "DistributionCell": 2 + len(BOUNDS),
     "SketchCell": 12 + sketch.LAYOUTS["value"].size,
 }
-LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
+LIBC = ctypes.PyDLL(None)  # keeps the GIL at a fork; else the child could wait for ever for another thread's GIL
 
 
 class Series(NamedTuple):
-    """A SERIES record that no END has followed."""
+    """A SERIES record without an END."""
 
     family: int
     width: int
@@ -67,9 +67,9 @@ class Series(NamedTuple):
 
 
 class Owner:
-    """The owner of a process of ``twin``: its slab is in memory, has ``room`` bytes of records, and grows on demand.
+    """The owner of a process of ``twin``. Its slab is in memory, has ``room`` bytes for records, and grows on demand.
 
-    With ``descriptor`` the slab is that file.
+    With ``descriptor`` the slab is that file. ``calls`` lists the calls of the cells.
     """
 
     widths = WIDTHS
@@ -83,11 +83,11 @@ class Owner:
         self.map: Any = None
         self.waiting: list[Any] = []
         self.metrics: list[Any] = []
-        self.said: list[str] = []
+        self.calls: list[str] = []
 
     def begin(self, counting: bool) -> None:  # noqa: FBT001 (called from C)
-        """Have a slab."""
-        self.said.append("begin")
+        """Make a slab."""
+        self.calls.append("begin")
         held = self.process
         if not held.token or held.begun != held.token:
             self.renew()
@@ -95,13 +95,13 @@ class Owner:
             held.counting = held.token
 
     def renew(self) -> None:
-        """Begin anew, with another slab."""
+        """Begin anew: another slab and token."""
         self.renew_slab()
         self.process.token = self.twin.new_token()
         self.process.begun = self.process.token
 
     def renew_slab(self) -> None:
-        """Go on with another slab."""
+        """Continue with another slab."""
         self.map = self.twin.Map(self.descriptor, fmt.SLAB_SIZE, write=True)
         head = memoryview(self.map).cast("Q")
         head[fmt.WORDS_END] = fmt.FIRST_WORDS_END
@@ -109,30 +109,30 @@ class Owner:
         self.process.slab = self.twin.Slab(self.map)
 
     def fill(self) -> None:
-        """Have a slab that cannot grow, and has no room for a sketch."""
+        """Make a slab that cannot grow and has no room for a sketch."""
         self.begin(counting=True)
-        self.process.slab.settle(("/nowhere", 0, 0, 0), "slab-0", 0, 0, False)
+        self.process.slab.attach_file(("/nowhere", 0, 0, 0), "slab-0", 0, 0, False)
 
     def give_room(self) -> None:
-        """Have room in the slab without growth."""
+        """Give the slab room without growth."""
         self.head[fmt.WORDS_END] = self.head[fmt.ROOM + (self.head[fmt.FLIPS] & 1)] = 1 << 20
 
-    def notice(self) -> None:
-        """Take in removals: of nothing."""
-        self.said.append("notice")
+    def catch_up(self) -> None:
+        """Note the generation; there is nothing to remove."""
+        self.calls.append("catch_up")
         self.process.seen = self.process.generation
 
     def declare_in(self, metric: Any) -> None:
-        """Give it a number."""
-        self.said.append("declare_in")
+        """Give the metric a number."""
+        self.calls.append("declare_in")
         if metric not in self.metrics:
             self.metrics.append(metric)
         metric.number = self.metrics.index(metric)
         metric.stamp = self.process.token
 
     def grow(self, words: int, size: int) -> bool:
-        """Have that room, unless the store is full."""
-        self.said.append("grow")
+        """Make room, unless the store is full."""
+        self.calls.append("grow")
         try:
             return bool(self.process.slab.grow(words, size))
         except OSError:
@@ -140,12 +140,12 @@ class Owner:
 
     def overflow(self, metric: Any) -> Any:
         """The overflow series."""
-        self.said.append("overflow")
+        self.calls.append("overflow")
         return metric.make(None)
 
-    def waits(self, cell: Any) -> None:
-        """Keep it."""
-        self.said.append("waits")
+    def move_later(self, cell: Any) -> None:
+        """Remember the waiting cell."""
+        self.calls.append("move_later")
         self.waiting.append(cell)
 
     def metric(self, kind: str = "CounterCell", *, limit: int = 10_000, budget: int = 1 << 20) -> Any:
@@ -161,33 +161,33 @@ class Owner:
         return counter, gauge, sizes
 
     def latest(self, first: int) -> tuple[float, int]:
-        """Value and time of the copy that counts, of a cell whose latest value does."""
+        """Value and time of the copy that counts, of a RecentCell."""
         words, times = self.words, self.head
         one, two = times[first + 1], times[first + 3]
         return (words[first], one) if one >= two else (words[first + 2], two)
 
     def watch(self) -> memoryview:
-        """Have a page whose word 3 is the generation; its words."""
+        """Watch a page whose word 3 is the generation; returns its words."""
         page = _shared_page(self.twin)
         self.process.watch(page, 3)
         return memoryview(page).cast("Q")
 
     @property
     def words(self) -> memoryview:
-        """The words of its slab; the number of a word is its index."""
+        """The words of the slab, by number."""
         return memoryview(self.map).cast("d")
 
     @property
     def head(self) -> memoryview:
-        """The same as whole numbers."""
+        """The words of the slab as u64."""
         return memoryview(self.map).cast("Q")
 
     def series(self) -> dict[int, Series]:
-        """What a reader finds in the slab, by first word."""
+        """The series that a reader finds in the slab, by first word."""
         return live_series(memoryview(self.map))
 
     def keys(self, metric: Any) -> list[Any]:
-        """The keys that a reader finds of a metric."""
+        """The keys of a metric that a reader finds."""
         number = self.metrics.index(metric)
         return [series.key for series in self.series().values() if series.family == number]
 
@@ -209,7 +209,7 @@ def committed(data: memoryview) -> bytes:
 
 
 def records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kinds and bodies of records, one right behind the other, all of them whole."""
+    """Kinds and bodies of records; fails unless all are valid and without gaps."""
     at = 0
     while at < len(data):
         magic, length, checksum, kind = fmt.RECORD_HEAD.unpack_from(data, at)
@@ -221,7 +221,7 @@ def records(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def live_series(data: memoryview) -> dict[int, Series]:
-    """The series whose END is not there, by first word; none of them begins within another one."""
+    """The series without an END, by first word; fails if two overlap."""
     found: dict[int, Series] = {}
     for kind, body in records(committed(data)):
         if kind == fmt.END:
@@ -253,7 +253,7 @@ def _key(texts: bytes) -> tuple[str, ...] | None:
 
 @pytest.fixture(params=["pure", "compiled"])
 def twin(request: pytest.FixtureRequest) -> Any:
-    """The names of one twin."""
+    """The functions and classes of one twin."""
     if request.param == "pure":
         return PURE
     if COMPILED is None:
@@ -263,7 +263,7 @@ def twin(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def twins() -> tuple[Any, Any]:
-    """Both of them."""
+    """Both twins."""
     if COMPILED is None:
         pytest.skip("the extension was not built")
     return PURE, COMPILED
@@ -271,13 +271,13 @@ def twins() -> tuple[Any, Any]:
 
 @pytest.fixture
 def pure_twin() -> Any:
-    """The one in Python."""
+    """The twin in Python."""
     return PURE
 
 
 @pytest.fixture
 def owner(twin: Any) -> Owner:
-    """An owner of a process of this twin."""
+    """The owner of a process of this twin."""
     return Owner(twin)
 
 
@@ -295,13 +295,13 @@ def series_in() -> Callable[[memoryview], dict[int, Series]]:
 
 @pytest.fixture
 def distribution() -> Callable[[Any], tuple[float, ...]]:
-    """Sum and buckets as a reader takes them."""
+    """Sum and buckets as a reader reads them."""
     return lambda words: (distribution_sum(words), *words[2:])
 
 
 @pytest.fixture
 def forked() -> Callable[..., int]:
-    """Calls a function in a child that was forked past Python's hooks, unless told otherwise; its exit code."""
+    """Calls a function in a forked child, by default without Python's fork hooks; returns the exit code."""
 
     def run(act: Callable[[], Any], fork: Callable[[], int] = LIBC.fork) -> int:
         pid = fork()

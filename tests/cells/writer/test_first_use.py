@@ -1,4 +1,4 @@
-"""A series' first use: what is written, what the owner is asked for, and what is past the cap."""
+"""A series' first use: what it writes, what it asks the owner for, and the cap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def test_a_first_use_writes_what_the_format_says(owner: Any) -> None:
-    """Once make returns, the record is committed: family, words, creation in whole milliseconds, generation, labels."""
+    """When make() returns, the record is committed: family, words, creation in ms, generation, labels."""
     owner.process.clock = lambda: 1234.56789
     owner.process.seen = 7
     counters, sizes = owner.metric(), owner.metric("DistributionCell")
@@ -26,7 +26,7 @@ def test_a_first_use_writes_what_the_format_says(owner: Any) -> None:
 
 
 def test_a_series_is_made_once(owner: Any) -> None:
-    """The same key gives the same cell, in the order in which they came."""
+    """The same key gives the same cell; cells are in the order of creation."""
     metric = owner.metric()
     one = metric.make(("a",))
 
@@ -40,7 +40,7 @@ def test_a_series_is_made_once(owner: Any) -> None:
 
 @pytest.mark.parametrize("key", ["a", 1, [], ("a", 1), (None,)])
 def test_keys_are_texts(owner: Any, key: Any) -> None:
-    """What is no tuple of str is refused, and nothing is made."""
+    """A key that is no tuple of str raises TypeError, and no series is made."""
     metric = owner.metric()
     if key == "a" and owner.twin.name == "pure":
         pytest.skip("a str is as good as a tuple of its characters there")
@@ -51,23 +51,23 @@ def test_keys_are_texts(owner: Any, key: Any) -> None:
     assert 0 == len(metric)
 
 
-def test_cells_are_made_by_their_metric_alone(twin: Any) -> None:
-    """A cell without a metric has no words."""
+def test_only_a_metric_makes_cells(twin: Any) -> None:
+    """Calling a cell's class raises TypeError."""
     for kind in ("CounterCell", "GaugeCell", "RecentCell", "DistributionCell", "SketchCell"):
         with pytest.raises(TypeError):
             getattr(twin, kind)()
 
 
-def test_a_width_that_is_not_the_cells(owner: Any) -> None:
-    """A metric whose series would write into their neighbours' words cannot be made."""
+def test_a_wrong_width_is_refused(owner: Any) -> None:
+    """A width other than the cell's raises ValueError: cells would write into their neighbours' words."""
     family = owner.metric().family
     with pytest.raises(ValueError, match="5 words, not 4"):
         owner.twin.Children(owner.process, family, owner.twin.DistributionCell, width=4, limit=1, budget=1)
 
 
 @pytest.mark.parametrize(("limit", "budget"), [(2, 1 << 20), (100, 2)])
-def test_past_the_cap(owner: Any, limit: int, budget: int) -> None:
-    """What is past the number of series, or the bytes of their labels, is the overflow series; what is there stays."""
+def test_series_beyond_the_cap_count_in_the_overflow_series(owner: Any, limit: int, budget: int) -> None:
+    """Beyond the number of series, or the bytes of their labels, the overflow series counts; present series stay."""
     metric = owner.metric(limit=limit, budget=budget)
     one, two = metric.make(("a",)), metric.make(("b",))
     past = metric.make(("c",))
@@ -81,16 +81,16 @@ def test_past_the_cap(owner: Any, limit: int, budget: int) -> None:
 
 
 @pytest.mark.parametrize("key", [("x" * 65_536,), ("x" * 60_000,) * 18])
-def test_labels_that_fit_into_no_record(owner: Any, key: tuple[str, ...]) -> None:
-    """They count in the overflow series, and cost no exception."""
+def test_labels_that_do_not_fit_into_a_record_overflow(owner: Any, key: tuple[str, ...]) -> None:
+    """Labels that do not fit into a record count in the overflow series, without an exception."""
     metric = owner.metric(budget=1 << 30)
 
     assert metric.make(key) is metric.make(None)
     assert len(metric.make(("x" * 65_535,)).values()) == 1
 
 
-def test_room_is_asked_for_before_the_record(owner: Any) -> None:
-    """Growth is asked for when words or records do not fit, and a series is made as soon as there is room."""
+def test_the_owner_makes_room_before_the_record(owner: Any) -> None:
+    """The owner grows the slab when words or record do not fit, and the series is made once there is room."""
     metric = owner.metric("SketchCell")
     for number in range(10):
         metric.make((str(number),)).update(number)
@@ -99,8 +99,8 @@ def test_room_is_asked_for_before_the_record(owner: Any) -> None:
     assert all(1 == sum(cell.values()[12:]) for cell in metric.values())
 
 
-def test_a_gone_clock(owner: Any) -> None:
-    """What the clock raises comes out, and nothing is half made."""
+def test_a_clock_that_raises_makes_nothing(owner: Any) -> None:
+    """An exception of the clock reaches the caller, and nothing is half made."""
     metric = owner.metric()
     owner.process.clock = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -114,25 +114,25 @@ def test_a_gone_clock(owner: Any) -> None:
     assert created == round(created, 3)
 
 
-@pytest.mark.parametrize("step", ["begin", "declare_in", "grow", "overflow", "waits", "notice"])
-def test_what_the_owner_raises(owner: Any, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes out, and the call can be made again."""
+@pytest.mark.parametrize("step", ["begin", "declare_in", "grow", "overflow", "move_later", "catch_up"])
+def test_an_exception_of_the_owner_reaches_the_caller(owner: Any, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in any call of the owner reaches the caller, and the operation can be repeated."""
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     generation = owner.watch()
-    if step == "notice":
+    if step == "catch_up":
         generation[3] = 1
     metric = owner.metric("SketchCell", limit=0 if step == "overflow" else 9)
-    if step in ("grow", "waits"):
+    if step in ("grow", "move_later"):
         owner.fill()
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fail)
         with pytest.raises(KeyboardInterrupt):
             metric.make(("a",))
-    assert (step == "waits") == len(metric)
+    assert (step == "move_later") == len(metric)
     metric.make(("a",)).update(1)
 
     assert 1 == len(metric)
-    assert (step not in ("grow", "waits")) == len(owner.series())
+    assert (step not in ("grow", "move_later")) == len(owner.series())

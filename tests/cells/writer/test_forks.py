@@ -1,4 +1,4 @@
-"""Forks, whoever makes them: each process has series of its own, and touches nobody else's."""
+"""After a fork, by Python or by C, each process has series of its own and does not touch the other's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mpmetrics.storage import format as fmt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
+LIBC = ctypes.PyDLL(None)  # keeps the GIL at a fork; else the child could wait for ever for another thread's GIL
 
 
 @pytest.mark.parametrize("fork", [LIBC.fork, os.fork], ids=["libc", "os"])
 def test_a_forked_child_has_words_of_its_own(
     owner: Any, fork: Callable[[], int], forked: Any, distribution: Any
 ) -> None:
-    """Whoever forked: it begins with nothing, and its parent's words are as they were. So are its children."""
+    """A child, and a child's child, begin with zeros, and their parent's words do not change."""
     owner.map = None
     counter, gauge, sizes = owner.cells()
     counter.inc(5)
@@ -45,7 +45,7 @@ def test_a_forked_child_has_words_of_its_own(
 
 
 def test_a_child_touches_nothing_of_its_parent(twin: Any, owners: Any, forked: Any) -> None:
-    """The slab is a file that both have mapped: the child's making, ending, moving and writing leave it alone."""
+    """Parent and child map the same slab file: the child's operations leave it unchanged."""
     descriptor = os.memfd_create("slab")
     os.ftruncate(descriptor, fmt.SLAB_SIZE)
     owner = owners(twin, descriptor=descriptor)
@@ -54,7 +54,7 @@ def test_a_child_touches_nothing_of_its_parent(twin: Any, owners: Any, forked: A
     one.inc(5)
     two.inc(5)
     before = os.pread(descriptor, 1 << 16, 0), os.pread(descriptor, 1 << 16, fmt.AREA_0)
-    owner.descriptor = -1  # that of a child is another
+    owner.descriptor = -1  # a child's slab is another one
 
     def act() -> bool:
         metric.end(("a",))
@@ -72,7 +72,7 @@ def test_a_child_touches_nothing_of_its_parent(twin: Any, owners: Any, forked: A
 
 @pytest.mark.parametrize("step", ["begin", "declare_in", "grow"])
 def test_a_fork_within_a_call_to_the_owner(owner: Any, step: str) -> None:
-    """A handler that forks there: both go on with their own series, whichever call it was."""
+    """After a fork in any call to the owner, both processes continue with series of their own."""
     metric = owner.metric("SketchCell")
     inner = getattr(owner, step)
     if step == "grow":
@@ -96,8 +96,8 @@ def test_a_fork_within_a_call_to_the_owner(owner: Any, step: str) -> None:
     assert 1 == os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
 
 
-def test_an_ended_series_is_no_matter_to_a_child(owner: Any, forked: Any) -> None:
-    """What a gone cell counts stays with each process."""
+def test_an_ended_series_stays_private_after_a_fork(owner: Any, forked: Any) -> None:
+    """What an ended cell counts after a fork stays in each process."""
     metric = owner.metric()
     cell = metric.make(("a",))
     metric.end(("a",))
@@ -106,8 +106,8 @@ def test_an_ended_series_is_no_matter_to_a_child(owner: Any, forked: Any) -> Non
     assert [0.0] == cell.values()
 
 
-def test_a_child_of_a_private_process_goes_on_with_its_copy(owner: Any, forked: Any) -> None:
-    """Where the owner says that the slab is the child's, since it is memory, values are kept."""
+def test_a_child_of_a_private_provider_keeps_its_copy(owner: Any, forked: Any) -> None:
+    """If the owner keeps the inherited slab in memory, the child keeps its copy of the values."""
     counter, _, _ = owner.cells()
     counter.inc(5)
 

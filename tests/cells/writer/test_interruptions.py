@@ -1,4 +1,4 @@
-"""Threads, signal handlers, finalisers and collections amid operations: exact, without a lock."""
+"""Operations are exact, without a lock, when threads, signal handlers, finalisers or collections interrupt them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.usefixtures("restless")
 def test_threads_lose_nothing(owner: Any, distribution: Any) -> None:
-    """Eight threads that write to the same cells, and make, end and look up series: every operation counts."""
+    """When eight threads write to the same cells and make, end and look up series, each operation counts."""
     counter, gauge, sizes = owner.cells()
     metric, ended = owner.metric(), owner.metric()
     rounds = 1000 if owner.twin.name == "pure" else 10_000
@@ -49,7 +49,7 @@ def test_threads_lose_nothing(owner: Any, distribution: Any) -> None:
 
 
 def storm(owner: Any, setting: str) -> tuple[Any, ...]:
-    """Interrupt operations with the same operations, by signals, collections or finalisers, for a second."""
+    """For a second, interrupt operations by the same operations in signal handlers, collections or finalisers."""
     counter, gauge, sizes = owner.cells()
     made = owner.metric(limit=1 << 30, budget=1 << 40)
     own = interruptions = 0
@@ -111,7 +111,7 @@ def storm(owner: Any, setting: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("setting", ["signal", "collection", "finaliser"])
 def test_a_storm_of_interruptions_loses_nothing(owner: Any, setting: str, in_child: Callable[..., Any]) -> None:
-    """Handlers, collection callbacks and finalisers that do the same in the midst neither hang nor lose."""
+    """Interruptions by handlers, collection callbacks and finalisers neither hang nor lose an operation."""
     interruptions, counts, is_same, is_right = in_child(storm, owner, setting)
 
     assert interruptions > 50
@@ -125,7 +125,7 @@ class Stop(Exception):  # noqa: N818 (not an error)
 
 
 def raising_storm(owner: Any) -> dict[str, Any]:
-    """Write to cells and make series while a signal handler raises; beside it a thread that counts undisturbed."""
+    """Write to cells and make series while a signal handler raises; another thread counts undisturbed."""
     counter, _, sizes = owner.cells()
     other_counter, _, other_sizes = owner.cells()
     made = owner.metric(limit=1 << 30, budget=1 << 40)
@@ -151,7 +151,7 @@ def raising_storm(owner: Any) -> dict[str, Any]:
         try:
             is_caught = True
             signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0005))
-            for _ in range(10_000):  # not for ever: raised within a finaliser, the exception goes no further
+            for _ in range(10_000):  # bounded: an exception within a finaliser does not end the loop
                 begun += 1
                 counter.inc()
                 sizes.observe(1.5)
@@ -176,7 +176,7 @@ def raising_storm(owner: Any) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("restless")
 def test_a_handler_that_raises_costs_what_it_interrupts(owner: Any, in_child: Callable[..., Any]) -> None:
-    """Handlers that raise out of the middle of operations: the rest is exact, and so is what other threads do."""
+    """A raising handler costs the interrupted operation only; all others are exact, in other threads, too."""
     told = in_child(raising_storm, owner)
 
     assert told["hits"] > 100
@@ -188,7 +188,7 @@ def test_a_handler_that_raises_costs_what_it_interrupts(owner: Any, in_child: Ca
 
 
 def test_a_handler_within_each_call_to_the_owner(owner: Any) -> None:
-    """Whatever the owner is asked for, the same series may be made there: it is made once."""
+    """If a handler makes the same series within any call to the owner, the series is still made once."""
     metric = owner.metric("SketchCell")
 
     def within(step: str) -> None:

@@ -1,4 +1,4 @@
-"""Kills at any moment: a slab is as before an operation or as after it."""
+"""After a kill at any moment, a slab is as before an operation or as after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def kill_at_random(twin: Any, owners: Any, descriptor: int) -> None:
-    """Make, write and end series in the file, until killed."""
+    """Make, write to and end series in the file, until killed."""
     owner = owners(twin, room=1 << 16, descriptor=descriptor)
     sizes, sketches = owner.metric("DistributionCell"), owner.metric("SketchCell")
     sketch = sketches.make(("s",))
@@ -36,7 +36,7 @@ def kill_at_random(twin: Any, owners: Any, descriptor: int) -> None:
 
 
 def test_killed_at_any_moment(twin: Any, owners: Any, series_in: Any) -> None:
-    """Whatever a process was at: the records are whole, and each series is as before an operation or as after it."""
+    """After a kill at a random moment, records are valid, and each series is as before or as after an operation."""
     kinds = set()
     for _ in range(40):
         descriptor = os.memfd_create("slab")
@@ -47,7 +47,7 @@ def test_killed_at_any_moment(twin: Any, owners: Any, series_in: Any) -> None:
             kill_at_random(twin, owners, descriptor)
         head = memoryview(held).cast("Q")
         while not head[fmt.COMMITTED]:
-            time.sleep(0.001)  # it has not come to its first record
+            time.sleep(0.001)  # the process has not written its first record yet
         time.sleep(random.uniform(0.005, 0.03))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -68,11 +68,11 @@ def test_killed_at_any_moment(twin: Any, owners: Any, series_in: Any) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Stands for a kill of the process."""
 
 
 def killed_before(act: Callable[[], object], instruction: int) -> bool:
-    """Whether ``act`` came to its end before this instruction of the twin in Python, where it is cut short."""
+    """Stop ``act`` before this instruction of the Python twin; whether it finished before."""
     left = instruction
 
     def trace(frame: Any, event: str, _: object) -> Any:
@@ -116,12 +116,12 @@ FIRST: dict[str, Callable[[Any], object]] = {
 
 
 def observed(words: Any) -> tuple[float, ...]:
-    """Sum and buckets as a reader takes them."""
+    """Sum and buckets as a reader reads them."""
     return (distribution_sum(words), *words[2:])
 
 
 def readable(owner: Any, kind: str) -> Any:
-    """What a reader makes of the slab: its series and their values."""
+    """The series and values that a reader finds in the slab."""
     values = {}
     for first, series in owner.series().items():
         words = list(owner.words[first : first + series.width])
@@ -136,7 +136,7 @@ def readable(owner: Any, kind: str) -> Any:
 
 
 def ready(owner: Any, name: str) -> Any:
-    """A metric with a series that has a value, about to be operated on."""
+    """A metric with a series that has a value, ready for the operation."""
     kind = OPERATIONS[name][0]
     metric = owner.metric(kind)
     cell = metric.make(("a",))
@@ -150,7 +150,7 @@ def ready(owner: Any, name: str) -> Any:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_killed_at_any_instruction(name: str, pure_twin: Any, owners: Any) -> None:
-    """Each operation of the twin in Python, cut short before each of its instructions: as before it, or as after it."""
+    """Stopped before any of its instructions, an operation of the Python twin leaves the slab as before or as after."""
     kind, operation = OPERATIONS[name]
     whole = owners(pure_twin, room=1 << 14)
     operation(ready(whole, name))
@@ -169,8 +169,8 @@ def test_killed_at_any_instruction(name: str, pure_twin: Any, owners: Any) -> No
     assert (name not in ("append", "flip")) == changes
 
 
-def test_a_single_sum_would_not_be_whole(pure_twin: Any, owners: Any) -> None:
-    """The control: a distribution that adds to the sum that counts, and then to the bucket, is found in between."""
+def test_a_single_sum_would_show_half_an_observation(pure_twin: Any, owners: Any) -> None:
+    """The control: adding to the one sum and then to the bucket shows a state in between."""
     owner = owners(pure_twin)
     metric = owner.metric("DistributionCell")
     cell = metric.make(("a",))

@@ -1,4 +1,4 @@
-"""Finding a series by its label values."""
+"""The look-up of a series by its label values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def labelled(owner: Any) -> Any:
-    """An instrument with the one label that its metric has, which says when it is asked for more."""
+    """An instrument with one label, which records the calls of ``_resolve``."""
 
     class Instrument(owner.twin.Labelled):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -23,7 +23,7 @@ def labelled(owner: Any) -> Any:
 
 
 def test_labels_find_and_make(owner: Any) -> None:
-    """A series by its values, whichever objects hold them; what is no str, or too many, the instrument resolves."""
+    """labels() finds a series by equal values; the instrument resolves values that are no str, or too many."""
     it = labelled(owner)
     one = it.labels("a")
 
@@ -37,8 +37,8 @@ def test_labels_find_and_make(owner: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["x" * 1025, "\ud800"])
-def test_odd_label_values_are_for_the_instrument(owner: Any, value: str) -> None:
-    """Those that are too long, and those that UTF-8 cannot carry, it takes in another form."""
+def test_the_instrument_resolves_odd_label_values(owner: Any, value: str) -> None:
+    """The instrument converts label values that are too long or have no UTF-8 form."""
     it = labelled(owner)
     it._resolve = lambda values, _: it.asked.append(values)
     it.labels(value)
@@ -46,24 +46,24 @@ def test_odd_label_values_are_for_the_instrument(owner: Any, value: str) -> None
     assert [(value,)] == it.asked
 
 
-def test_labels_notice_removals_first(owner: Any) -> None:
-    """A series that another process removed is not found any more, but made anew."""
+def test_labels_apply_removals_first(owner: Any) -> None:
+    """A series that another process removed is made anew, not found."""
     generation = owner.watch()
     it = labelled(owner)
     one = it.labels("a")
 
-    def notice() -> None:
+    def catch_up() -> None:
         owner.process.seen = owner.process.generation
         it._children.end(("a",))
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     assert it.labels("a") is one
     generation[3] = 1
     assert it.labels("a") is not one
     assert one.gone
 
 
-def test_an_instrument_that_was_not_made_to_its_end(twin: Any) -> None:
-    """AttributeError, as of any object."""
+def test_a_half_made_instrument_raises_attribute_error(twin: Any) -> None:
+    """An instrument whose ``__init__`` did not finish raises AttributeError, like any object."""
     with pytest.raises(AttributeError):
         twin.Labelled().labels("a")

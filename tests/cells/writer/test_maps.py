@@ -1,4 +1,4 @@
-"""Maps without descriptors, and words that a fork wipes."""
+"""Maps without descriptors, and words that the kernel wipes at a fork."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 
 from mpmetrics.storage import format as fmt
 
-LIBC = ctypes.PyDLL(None)  # keeps the GIL: a child would wait for ever for one that another thread had
+LIBC = ctypes.PyDLL(None)  # keeps the GIL at a fork; else the child could wait for ever for another thread's GIL
 
 
 def test_a_map_may_reach_past_the_end_of_its_file(twin: Any) -> None:
-    """It keeps no descriptor, sees what the file grows by, and is there as long as anything refers to its bytes."""
+    """A map keeps no descriptor, shows what the file grows by, and lives while anything refers to its bytes."""
     descriptor = os.memfd_create("it")
     os.ftruncate(descriptor, fmt.PAGE)
     before = len(os.listdir("/proc/self/fd"))
@@ -44,7 +44,7 @@ def _is_mapped(address: int) -> bool:
 
 
 def test_a_map_that_children_do_not_have(twin: Any, forked: Any) -> None:
-    """It is not there in a child, where letting go of it unmaps nothing that is mapped in its place."""
+    """A child does not inherit a map with forked=False; deleting it there does not unmap what is in its place."""
     descriptor = os.memfd_create("it")
     os.ftruncate(descriptor, fmt.PAGE)
     held = [twin.Map(descriptor, fmt.PAGE, write=True, forked=False)]
@@ -69,14 +69,14 @@ def test_a_map_that_children_do_not_have(twin: Any, forked: Any) -> None:
 
 
 @pytest.mark.parametrize(("descriptor", "size", "error"), [(1 << 20, 4096, OSError), (-1, 0, ValueError)])
-def test_maps_that_cannot_be(twin: Any, descriptor: int, size: int, error: type[Exception]) -> None:
-    """Errors say so."""
+def test_invalid_maps_raise(twin: Any, descriptor: int, size: int, error: type[Exception]) -> None:
+    """A bad descriptor or size raises the documented error."""
     with pytest.raises(error):
         twin.Map(descriptor, size)
 
 
 def test_words_that_a_fork_wipes(owner: Any, forked: Any) -> None:
-    """A child finds that it has not begun, whoever forked; tokens are new in each process."""
+    """A child finds that it has not begun, however it was forked; its tokens are new."""
     owner.begin(counting=True)
     process = owner.process
     assert process.token == process.begun == process.counting > 0
@@ -86,19 +86,19 @@ def test_words_that_a_fork_wipes(owner: Any, forked: Any) -> None:
 
 
 def refuse_to_wipe() -> None:
-    """Have the kernel refuse the advice in this process and its children, as gVisor's does."""
+    """Make the kernel refuse MADV_WIPEONFORK in this process and its children, as gVisor's does."""
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
     load, is_equal, give = 0x20, 0x15, 0x06
     steps = (
-        (load, 0, 0, 0),  # the number of the call
+        (load, 0, 0, 0),  # the number of the system call
         (is_equal, 0, 3, MADVISE[platform.machine()]),
         (load, 0, 0, 32),  # its third argument
         (is_equal, 0, 1, 18),
         (give, 0, 0, 0x00050000 | errno.EINVAL),
-        (give, 0, 0, 0x7FFF0000),  # it is allowed
+        (give, 0, 0, 0x7FFF0000),  # the call is allowed
     )
     program = Program(len(steps), b"".join(struct.pack("=HBBI", *step) for step in steps))
     if LIBC.prctl(38, 1, 0, 0, 0) or LIBC.prctl(22, 2, ctypes.byref(program), 0, 0):
@@ -111,14 +111,14 @@ NO_FILTER = 77
 
 @pytest.mark.parametrize("fork", [os.fork, LIBC.fork], ids=["hooks", "no hooks"])
 def test_a_kernel_that_does_not_wipe(fork: Any, twin: Any, owners: Any, forked: Any) -> None:
-    """A hook of the C library wipes the words then; the twin in Python has the interpreter's, which is the control."""
+    """Without the advice, a hook of the C library wipes the words; in Python, the interpreter's hook (the control)."""
 
     def act() -> int:
         refuse_to_wipe()
         with pytest.raises(OSError, match="Invalid argument"):
             mmap.mmap(-1, fmt.PAGE).madvise(18)
         first, others = owners(twin), [owners(twin) for _ in range(3)]
-        del others[1]  # pages that are given back are wiped no more
+        del others[1]  # freed pages are no longer wiped
         for owner in (first, *others):
             owner.begin(counting=True)
         cell = first.metric().make(("a",))
@@ -139,7 +139,7 @@ def test_a_kernel_that_does_not_wipe(fork: Any, twin: Any, owners: Any, forked: 
     assert (3 if twin.name == "compiled" or fork is os.fork else 1) == found
 
 
-def test_a_word_that_is_not_there(owner: Any) -> None:
-    """A generation outside the map is refused."""
+def test_a_generation_outside_the_map_is_refused(owner: Any) -> None:
+    """watch() raises ValueError for a word outside the map."""
     with pytest.raises(ValueError, match="512"):
         owner.process.watch(owner.twin.Map(-1, fmt.PAGE), 512)

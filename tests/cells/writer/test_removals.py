@@ -1,4 +1,4 @@
-"""Series that end: their words, their records, and removals that come at the same moment."""
+"""Ended series: their words, their records, and removals during a first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpmetrics.storage import format as fmt
 
 
 def test_an_ended_series_makes_room_for_another(owner: Any) -> None:
-    """END is written, its words are zero again and another's; who holds it writes to no effect."""
+    """An END is written, then the words are zeroed and reused; writes to the ended cell have no effect."""
     metric, sizes = owner.metric(), owner.metric("DistributionCell")
     cell, other = metric.make(("a",)), sizes.make(("b",))
     cell.inc(5)
@@ -36,8 +36,8 @@ def test_an_ended_series_makes_room_for_another(owner: Any) -> None:
     assert metric.end(("a",)) is True
 
 
-def test_words_are_another_series_only_after_end(twin: Any, owners: Any) -> None:
-    """A reader that looks at any moment finds each series' own value, or a series that has ended or has just come."""
+def test_words_are_reused_only_after_the_end_record(twin: Any, owners: Any) -> None:
+    """At any moment, a reader finds each series with its own value, or sees that it ended or has just begun."""
     owner = owners(twin, room=1 << 20)
     metric = owner.metric()
     owner.begin(counting=True)
@@ -67,7 +67,7 @@ def test_words_are_another_series_only_after_end(twin: Any, owners: Any) -> None
 
 
 def test_a_million_series_that_come_and_go_take_no_more_room(twin: Any, owners: Any) -> None:
-    """Words are used again, and records that are of no use give way: the slab stays as small as it is."""
+    """Words are reused and garbage records are dropped, so the slab does not grow."""
     owner = owners(twin)
     metric, count = owner.metric(), 20_000 if twin.name == "pure" else 1_000_000
     metric.make(("kept",)).inc(3)
@@ -84,7 +84,7 @@ def test_a_million_series_that_come_and_go_take_no_more_room(twin: Any, owners: 
 
 
 def test_a_flip_keeps_what_is_needed(owner: Any) -> None:
-    """In the other area are the metrics and the living series alone; without room there, nothing changes."""
+    """A flip copies only metrics and living series to the other area; without room there, nothing changes."""
     metric, sizes = owner.metric(), owner.metric("DistributionCell")
     owner.begin(counting=True)
     held, head = owner.process.slab, owner.head
@@ -111,8 +111,8 @@ def test_a_flip_keeps_what_is_needed(owner: Any) -> None:
     assert all(cell.values() == [float(key[0])] for key, cell in metric.items() if key != ("more",))
 
 
-def test_when_to_flip(owner: Any) -> None:
-    """More than half of the records, and more than 64 KiB of them, have to be of no use."""
+def test_a_flip_needs_enough_garbage(owner: Any) -> None:
+    """A flip is due when more than half of the records, and more than 64 KiB, are garbage."""
     metric = owner.metric()
     owner.begin(counting=True)
     held, head = owner.process.slab, owner.head
@@ -129,8 +129,8 @@ def test_when_to_flip(owner: Any) -> None:
     assert 64 << 10 < garbage <= (64 << 10) + 80 or 2 * (garbage - 80) <= head[fmt.COMMITTED] - 24 < 2 * garbage
 
 
-def test_end_without_room(owner: Any) -> None:
-    """The series is gone here, and its words are nobody's: readers drop it by its generation."""
+def test_a_series_ends_without_room_for_its_end_record(owner: Any) -> None:
+    """Without room for the END the series still ends here, and its words stay unused; readers use its generation."""
     metric = owner.metric()
     cell = metric.make(("a",))
     cell.inc(5)
@@ -146,24 +146,24 @@ def test_end_without_room(owner: Any) -> None:
     assert (5.0, 0.0) == (owner.words[512], owner.words[513])
 
 
-def test_a_removal_at_the_same_moment(twin: Any, owners: Any) -> None:
-    """A first use whose generation has moved once its record is there takes the removal in before it returns.
+def test_a_removal_during_a_first_use_is_applied(twin: Any, owners: Any) -> None:
+    """A first use that finds a new generation after its commit applies the removal before it returns.
 
-    Another process removes as fast as it can. Whatever the moment, the series that is returned is there.
+    While another process removes as fast as it can, each returned series exists.
     """
     owner = owners(twin)
     generation = owner.watch()
     metric = owner.metric(limit=1 << 30, budget=1 << 40)
     remade = []
 
-    def notice() -> None:
+    def catch_up() -> None:
         now = owner.process.generation
         for key in metric.keys()[-1:]:
             remade.append(key)
             metric.end(key)
         owner.process.seen = now
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     pid = os.fork()
     if not pid:
         while True:
@@ -190,7 +190,7 @@ def test_a_removal_at_the_same_moment(twin: Any, owners: Any) -> None:
 def test_a_removal_between_record_and_return(
     pure_twin: Any, owners: Any, monkeypatch: pytest.MonkeyPatch, *, is_ended: bool
 ) -> None:
-    """The same, forced: the generation moves right after the commit. The series is made anew only if it was meant."""
+    """The generation changes right after the commit: the series is made anew only if the removal matches it."""
     owner = owners(pure_twin)
     generation = owner.watch()
     metric = owner.metric()
@@ -202,12 +202,12 @@ def test_a_removal_between_record_and_return(
         generation[3] += 1
         return lock()
 
-    def notice() -> None:
+    def catch_up() -> None:
         owner.process.seen = owner.process.generation
         if is_ended:
             metric.end(("a",))
 
-    owner.notice = notice
+    owner.catch_up = catch_up
     monkeypatch.setattr(pure_attempt, "allocate_lock", fence)
     cell = metric.make(("a",))
 
@@ -216,8 +216,8 @@ def test_a_removal_between_record_and_return(
     assert [int(is_ended)] == [series.generation for series in owner.series().values()]
 
 
-def test_removals_are_taken_in_before_a_series_is_made(owner: Any) -> None:
-    """A generation that has moved is noticed first; one that cannot be taken in is not asked about for ever."""
+def test_removals_are_applied_before_a_series_is_made(owner: Any) -> None:
+    """A new generation is applied first; if that fails, the first use does not retry it for ever."""
     generation = owner.watch()
     metric = owner.metric()
     generation[3] = 5
@@ -225,10 +225,10 @@ def test_removals_are_taken_in_before_a_series_is_made(owner: Any) -> None:
     cell = metric.make(("a",))
 
     assert 5 == owner.process.generation == owner.process.seen == owner.series()[cell.place].generation
-    owner.notice = lambda: owner.said.append("in vain")
+    owner.catch_up = lambda: owner.calls.append("failed")
     generation[3] = 6
     other = metric.make(("b",))
     assert 6 == owner.series()[other.place].generation
-    assert 1 == owner.said.count("in vain")
+    assert 1 == owner.calls.count("failed")
     owner.process.watch(None, 0)
     assert (0, False) == (owner.process.generation, owner.process.is_due)

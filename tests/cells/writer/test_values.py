@@ -1,4 +1,4 @@
-"""What the operations of each kind of cell mean."""
+"""The operations of each class of cells."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mpmetrics._cells.arithmetic import is_set
 
 
 def test_times_grow_whatever_the_clock_does(owner: Any) -> None:
-    """The value that a process set last has the latest time, over all its series, with any clock."""
-    owner.process.time_offset = 1 << 62  # so far ahead that the clock says nothing
+    """A process's last set value has the latest time of all its series, whatever the clock does."""
+    owner.process.time_offset = 1 << 62  # so large that the clock does not matter
     metric = owner.metric("RecentCell")
     one, two = metric.make(("a",)), metric.make(("b",))
     moments = []
@@ -30,8 +30,8 @@ def test_times_grow_whatever_the_clock_does(owner: Any) -> None:
     assert now - 10**10 < owner.latest(one.place)[1] <= now
 
 
-def test_what_was_taken_back(owner: Any) -> None:
-    """A gauge is as if it had never been set, and can be set again."""
+def test_an_unset_gauge_counts_as_never_set(owner: Any) -> None:
+    """After unset() a gauge is as if never set, and can be set again."""
     gauge, recent = owner.metric("GaugeCell").make(("a",)), owner.metric("RecentCell").make(("a",))
     for _ in range(2):
         gauge.set(0)
@@ -44,8 +44,8 @@ def test_what_was_taken_back(owner: Any) -> None:
         assert 0 == owner.latest(recent.place)[1]
 
 
-def test_a_gauge_that_was_set_to_zero_is_told_from_one_that_was_not(owner: Any) -> None:
-    """Zero, by setting or by arithmetic, is stored as minus zero; untouched words are all zero bits."""
+def test_a_gauge_set_to_zero_differs_from_an_unset_one(owner: Any) -> None:
+    """Zero, set or computed, is stored as -0.0; the bits of an unset gauge are all zero."""
     _, gauge, _ = owner.cells()
     assert not is_set(gauge.values()[0])
     gauge.set(0)
@@ -58,7 +58,7 @@ def test_a_gauge_that_was_set_to_zero_is_told_from_one_that_was_not(owner: Any) 
 
 @pytest.mark.parametrize("amount", [-1, -0.001, math.nan, -math.inf])
 def test_a_counter_goes_up_only(amount: float, owner: Any) -> None:
-    """A negative amount, or none, is refused before anything is changed, and leaves the cell usable."""
+    """A negative amount or NaN raises ValueError, changes nothing, and leaves the cell usable."""
     counter, _, _ = owner.cells()
     counter.inc(2)
 
@@ -70,7 +70,7 @@ def test_a_counter_goes_up_only(amount: float, owner: Any) -> None:
 
 
 def test_an_observation_that_is_no_number_is_refused(owner: Any) -> None:
-    """NaN belongs to no bucket: it is refused before anything is changed."""
+    """NaN belongs to no bucket: it raises ValueError and changes nothing."""
     _, _, sizes = owner.cells()
     sizes.observe(1.5)
     before = sizes.values()
@@ -84,8 +84,8 @@ def test_an_observation_that_is_no_number_is_refused(owner: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e151, -1e151])
-def test_a_sketch_takes_numbers(value: float, owner: Any) -> None:
-    """What has no square that is a number is refused before anything is changed."""
+def test_a_sketch_refuses_values_without_a_finite_square(value: float, owner: Any) -> None:
+    """A value whose square is not finite raises ValueError and changes nothing."""
     cell = owner.metric("SketchCell").make(("a",))
 
     with pytest.raises(ValueError, match="'it' cannot count"):
@@ -95,7 +95,7 @@ def test_a_sketch_takes_numbers(value: float, owner: Any) -> None:
 
 
 def test_a_bound_belongs_to_its_bucket(owner: Any) -> None:
-    """Buckets hold what is less than or equal to their bound."""
+    """A bucket counts the values up to its bound, the bound included."""
     _, _, sizes = owner.cells()
     for value in (1.0, 1.0000001, 2.0, 2.5, math.inf, -5):
         sizes.observe(value)

@@ -1,4 +1,4 @@
-"""Series that wait for room, series that move, and processes that begin anew."""
+"""Series that wait for room, series that move into a slab, and processes that begin anew."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mpmetrics._cells.arithmetic import sketch_record
 from mpmetrics.storage import format as fmt
 
 
-def test_what_has_no_room_waits(owner: Any) -> None:
-    """It has memory of its own, the owner is told, and it goes to the slab with its value once there is room."""
+def test_a_series_without_room_waits(owner: Any) -> None:
+    """A series without room counts in private memory; the owner moves it into the slab once there is room."""
     owner.fill()
     sizes = owner.metric("SketchCell")
     cell = sizes.make(("a",))
@@ -32,7 +32,7 @@ def test_what_has_no_room_waits(owner: Any) -> None:
 
 @pytest.mark.parametrize("reason", ["slab", "number"])
 def test_other_reasons_to_wait(owner: Any, reason: str) -> None:
-    """Without a slab, or with a metric that could not be declared there, series wait as well."""
+    """Series also wait when there is no slab, or when their metric could not be declared in it."""
     metric = owner.metric()
     owner.begin(counting=True)
     if reason == "slab":
@@ -54,7 +54,7 @@ def test_other_reasons_to_wait(owner: Any, reason: str) -> None:
 
 
 def test_moving_to_another_slab(owner: Any, distribution: Any) -> None:
-    """Series of a slab in memory go to the file's, with their values; what was removed goes nowhere."""
+    """Series move from a slab in memory into one in a file, with their values; ended series do not move."""
     sizes = owner.metric("DistributionCell")
     cell, gone = sizes.make(("a",)), sizes.make(("b",))
     cell.observe(1.5)
@@ -69,8 +69,8 @@ def test_moving_to_another_slab(owner: Any, distribution: Any) -> None:
     assert {512: ("a",)} == {first: series.key for first, series in owner.series().items()}
 
 
-def test_a_series_that_moves_is_as_old_as_what_was_taken_in(owner: Any) -> None:
-    """A removal that its owner has not noticed yet ends it, though it was moved in after that."""
+def test_a_moved_series_has_the_last_applied_generation(owner: Any) -> None:
+    """A removal that the owner has not applied yet ends a series, even if the series moves after the removal."""
     generation = owner.watch()
     owner.fill()
     sizes = owner.metric("SketchCell")
@@ -82,8 +82,8 @@ def test_a_series_that_moves_is_as_old_as_what_was_taken_in(owner: Any) -> None:
     assert 0 == owner.series()[cell.place].generation
 
 
-def test_a_beginning_anew(owner: Any, distribution: Any) -> None:
-    """Under another token, series bind themselves in the new slab at their next write, at zero."""
+def test_series_bind_again_after_a_new_beginning(owner: Any, distribution: Any) -> None:
+    """Under a new token, series get words in the new slab at their next write, and start at zero."""
     counter, gauge, sizes = owner.cells()
     for _ in range(3):
         counter.inc()
@@ -102,8 +102,8 @@ def test_a_beginning_anew(owner: Any, distribution: Any) -> None:
     assert 2 == len(owner.series())
 
 
-def test_idle_until_the_first_write(owner: Any) -> None:
-    """A look-up has the process begin; only a write has it count."""
+def test_only_a_write_makes_a_process_count(owner: Any) -> None:
+    """A look-up makes the process begin; only a write gives it an ordinal."""
     cell = owner.metric().make(("a",))
     process = owner.process
     assert (process.token, 0) == (process.begun, process.counting)

@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS", "0"))
 """How long each sweep goes on, if it has more to try than it always does."""
 
-PATIENCE = 50
+PATIENCE = 120
 """Seconds after which something hangs; never a measure of speed."""
 
 Values = dict[str, float]
@@ -194,11 +194,11 @@ def extents(path: str) -> list[tuple[int, bytes]]:
 
 def copy_tree(source: str, target: str) -> None:
     """Copy a store; its files are sparse."""
-    for folder, _, files in os.walk(source):
-        there = os.path.join(target, os.path.relpath(folder, source))
+    for directory, _, files in os.walk(source):
+        there = os.path.join(target, os.path.relpath(directory, source))
         os.makedirs(there, 0o700)
         for name in files:
-            path = os.path.join(folder, name)
+            path = os.path.join(directory, name)
             if os.path.isfile(path):
                 rebuild(os.path.join(there, name), os.path.getsize(path), extents(path))
 
@@ -226,7 +226,7 @@ class Store:
         self._held: list[int] = []
         self.names = {"live": "slab-0", "dead": "slab-1"}
         self.hold("slab-0")
-        self._keep_folders_out = self.hold("fold.lock")
+        self._keep_folds_out = self.hold("fold.lock")
         files = ("retired", "live", "dead", "shared", "removals")
         self.files = {what: (os.path.getsize(self.where(what)), extents(self.where(what))) for what in files}
         self.records = {what: self._records(what) for what in ("retired", "live", "dead")}
@@ -250,8 +250,8 @@ class Store:
 
     def let_fold(self) -> None:
         """From now on the dead may be folded."""
-        os.close(self._keep_folders_out)
-        self._held.remove(self._keep_folders_out)
+        os.close(self._keep_folds_out)
+        self._held.remove(self._keep_folds_out)
 
     def where(self, what: str) -> str:
         """Path of a file."""
@@ -409,7 +409,7 @@ def in_process() -> Callable[..., str]:
 
 @pytest.fixture
 def sweep(request: pytest.FixtureRequest) -> Callable[..., Iterator[Any]]:
-    """All of what has to be tried, then as much of the rest, in random order, as there is time for.
+    """Yield all that must be tried, then the rest in random order as long as there is time.
 
     ``least`` are seconds for the rest in any case, ``share`` is how many such sweeps one test makes.
     """
@@ -442,7 +442,7 @@ def differ() -> Callable[[Values, Values], set[str]]:
 
 @pytest.fixture
 def put_socket() -> Iterator[Callable[[str], None]]:
-    """Makes unix sockets that nobody answers at."""
+    """Makes unix sockets on which no process listens."""
     made: list[socket.socket] = []
 
     def make(where: str) -> None:

@@ -1,4 +1,4 @@
-"""Single bytes of a store's files, flipped or cut away: what they belong to is lost, counted and named, and no more."""
+"""Flipped or missing bytes in a store's files: the damage costs what it hits, is counted, and spreads no further."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flips(offsets: Any) -> list[tuple[int, int]]:
 def test_a_file_that_is_cut_short_is_as_if_it_were_not_there(
     what: str, store: Any, sweep: Sweep, differ: Differ, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At every length: the rest has its values, the file is counted, and named once by each collector."""
+    """Cut at any length, the file is counted and named once by each collector; all other values are shown."""
     size = store.files[what][0]
     ends = [record.end for record in store.records[what]]
     last = max(ends)
@@ -63,7 +63,7 @@ def test_a_file_that_is_cut_short_is_as_if_it_were_not_there(
 def test_a_flipped_byte_of_a_record_costs_that_record_alone(
     what: str, store: Any, sweep: Sweep, differ: Differ
 ) -> None:
-    """Every byte of every record: exactly what it records is missing, it is counted, and the rest has its values."""
+    """A flipped byte in any record: only what that record says is missing, the damage is counted, the rest is exact."""
     for record in sweep(store.records[what]):
         expected = store.expected(what, [record])
         length = fmt.RECORD_HEAD.unpack(store.read(what, record.start, 16))[1]
@@ -84,7 +84,7 @@ def test_a_flipped_byte_of_a_record_costs_that_record_alone(
 
 @pytest.mark.parametrize("what", CHECKED)
 def test_a_flipped_byte_of_a_head(what: str, store: Any, sweep: Sweep, differ: Differ) -> None:
-    """Where there is a checksum, the file is refused; of the words behind it, what cannot be is, and else no more."""
+    """A wrong checksum of a head and impossible words after it are refused; other flips harm only this file."""
     lost = store.without.get(what, store.whole)
     always = flips(range(CHECKED[what]))
     for offset, flip in sweep(always, flips(range(CHECKED[what], 128 if what in SLABS else 24))):
@@ -113,7 +113,7 @@ def test_a_flipped_byte_of_a_head(what: str, store: Any, sweep: Sweep, differ: D
 
 
 def test_a_flipped_byte_of_the_removals(store: Any, sweep: Sweep, differ: Differ) -> None:
-    """What it removed comes back where nobody knew it, and it is said; the collector that knew it has it removed."""
+    """A new collector shows the removed series again and reports it; one that knew the removal still applies it."""
     size = store.files["removals"][0]
     for offset, flip in sweep([(0, 1), (4, 0x80), (8, 1), (12, 1), (20, 1)], flips(range(size))):
         store.flip("removals", offset, flip)
@@ -129,7 +129,7 @@ def test_a_flipped_byte_of_the_removals(store: Any, sweep: Sweep, differ: Differ
 
 @pytest.mark.parametrize("what", ["live", "dead"])
 def test_a_word_of_a_slab_is_some_number_of_one_series(what: str, store: Any, sweep: Sweep, differ: Differ) -> None:
-    """Each bit of each word of a series: the scrape is whole, and no other series changes."""
+    """A flipped bit in any word of a series leaves the scrape whole and all other series unchanged."""
     words = []
     for record in store.records[what]:
         if record.kind == fmt.SERIES:
@@ -153,7 +153,7 @@ def test_a_word_of_a_slab_is_some_number_of_one_series(what: str, store: Any, sw
 
 
 def test_without_checksums_a_wrong_label_is_shown(store: Any, differ: Differ) -> None:
-    """The control: with a checksum that fits, the same bytes are a series that nobody counted."""
+    """The control: with a matching checksum the same bytes show a series that was never counted."""
     (record,) = [each for each in store.records["dead"] if each.family == "hits" and each.key == ("404",)]
     data = bytearray(store.read("dead", record.start, record.end - record.start))
     at = data.index(b"404")
@@ -171,7 +171,7 @@ def test_without_checksums_a_wrong_label_is_shown(store: Any, differ: Differ) ->
 
 
 def test_without_a_heads_checks_another_version_is_believed(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the heads: the same bytes are read once magic, version and checksum are not looked at."""
+    """The control for heads: without the checks of magic, version and checksum the same bytes are read."""
     for what in SLABS:
         store.patch(what, 8, b"\1")
     assert 3 == store.fresh()[1]["unreadable_files[]"]

@@ -1,4 +1,4 @@
-"""Some seconds of coverage-guided fuzz, where there is a fuzzer."""
+"""A few seconds of coverage-guided fuzzing, where a fuzzer is installed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_fuzzer = pytest.mark.skipif(
 @needs_fuzzer
 @pytest.mark.timeout(SECONDS + 50)
 def test_some_seconds_of_fuzz(record_property: Callable[[str, object], None]) -> None:
-    """No input that the fuzzer came up with ends a scrape with an exception, hangs it or fills the memory."""
+    """No input of the fuzzer makes a scrape raise, hang or fill the memory."""
     command = [sys.executable, str(HARNESS), f"-max_total_time={SECONDS}"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS + 45)
     said = done.stderr.decode(errors="replace")
@@ -54,12 +54,12 @@ sys.exit(main())
 
 @needs_fuzzer
 def test_without_the_checks_the_harness_fails(tmp_path: Path) -> None:
-    """The control: a histogram without buckets, believed without a look, is something that the harness reports."""
+    """The control: the harness reports a histogram without buckets when the check for it is taken out."""
     body = struct.pack("=IIQ", 50, 0, 1) + Family("fresh", "histogram", "").pack()
     (tmp_path / "sample").write_bytes(b"\6" + body)
     for is_broken in (False, True):
         code = RUN.format(harness=str(HARNESS), is_broken=is_broken, sample=str(tmp_path / "sample"))
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=50, cwd=tmp_path)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=100, cwd=tmp_path)
         said = done.stderr + done.stdout
         assert is_broken == (done.returncode != 0), said
         assert is_broken == (b"IndexError" in said)

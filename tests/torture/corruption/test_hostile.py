@@ -1,6 +1,6 @@
-"""Records and files whose checksums are right and whose contents make no sense: of a bug, or of another release.
+"""Records with valid checksums and senseless contents, as a defect or another release would write them.
 
-None may take the scrape down, take memory without bound, spoil the text that a scraper reads, or change what others
+None may make the scrape fail, take unbounded memory, break the text that a scraper reads, or change what others
 counted. Each is counted and named.
 """
 
@@ -165,7 +165,7 @@ REMOVALS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", FAMILIES)
 def test_a_family_that_makes_no_sense(what: str, store: Any, differ: Differ, caplog: pytest.LogCaptureFixture) -> None:
-    """It is left out with all its series, counted and named; both collectors show the rest as it is."""
+    """A senseless family is left out with its series, counted and named; both collectors show the rest unchanged."""
     store.append("live", fmt.FAMILY, FAMILIES[what])
     store.append("live", fmt.SERIES, series())
     for values, figures in (store.fresh(), store.early.values()):
@@ -179,7 +179,7 @@ def test_a_family_that_makes_no_sense(what: str, store: Any, differ: Differ, cap
 
 @pytest.mark.parametrize("what", SERIES)
 def test_a_series_that_makes_no_sense(what: str, store: Any, differ: Differ) -> None:
-    """It is left out and counted; both collectors show the rest as it is."""
+    """A senseless series is left out and counted; both collectors show the rest unchanged."""
     store.append("live", fmt.FAMILY, family())
     store.append("live", fmt.SERIES, SERIES[what])
     for values, figures in (store.fresh(), store.early.values()):
@@ -189,7 +189,7 @@ def test_a_series_that_makes_no_sense(what: str, store: Any, differ: Differ) -> 
 
 @pytest.mark.parametrize("what", ["within", "at the end", "around", "the same again"])
 def test_series_that_overlap(what: str, store: Any, differ: Differ) -> None:
-    """The one that came first has the words; the other one is left out, in the retired file, too."""
+    """Of two series that claim the same words, the first has them; the second is left out, in the retired file too."""
     store.append("live", fmt.FAMILY, family(kind="histogram", bounds=(1.0, math.inf)))
     store.append("live", fmt.SERIES, series(texts("first"), width=4))
     first = {"within": FREE + 1, "at the end": FREE + 3, "around": FREE - 3, "the same again": FREE}[what]
@@ -201,8 +201,8 @@ def test_series_that_overlap(what: str, store: Any, differ: Differ) -> None:
         assert 1 == figures["damaged_records[]"]
 
 
-def test_words_that_a_series_left_are_another_ones(store: Any, differ: Differ) -> None:
-    """An END that belongs to nothing, or is half a one, changes nothing; after a right one its words are free."""
+def test_an_end_frees_the_words_of_its_series_alone(store: Any, differ: Differ) -> None:
+    """An END of no series, or half an END, changes nothing; after a valid END its words are free."""
     for body, damaged in ((b"", 1), (b"\1" * 7, 2), (bytes(9), 3), (struct.pack("=Q", 1 << 60), 3), (bytes(8), 3)):
         store.append("live", fmt.END, body)
         for values, figures in (store.fresh(), store.early.values()):
@@ -217,7 +217,7 @@ def test_words_that_a_series_left_are_another_ones(store: Any, differ: Differ) -
 
 @pytest.mark.parametrize("what", REMOVALS)
 def test_a_removal_that_makes_no_sense(what: str, store: Any, differ: Differ) -> None:
-    """It removes nothing, and keeps no other one from being read."""
+    """A senseless removal removes nothing, and the removals after it are read."""
     store.append("removals", fmt.REMOVE, REMOVALS[what])
     for values, _ in (store.fresh(), store.early.values()):
         assert set() == differ(store.whole, values)
@@ -230,7 +230,7 @@ def test_a_removal_that_makes_no_sense(what: str, store: Any, differ: Differ) ->
 @pytest.mark.parametrize("name", ['x="1",y', "a\nb 1\n#", "\\", "{", "", "le", "é", "x" * 60_000, "\0"])
 @pytest.mark.parametrize("value", ["", '"', "\n# EOF\n", "\\", "é" * 30_000, "\0"])
 def test_open_labels_with_odd_names(name: str, value: str, store: Any, differ: Differ) -> None:
-    """Attributes may have any name: whatever stands there, no line of the text is spoilt, in no format."""
+    """Attributes may have any name: none breaks a line of the text, in any format."""
     store.append("live", fmt.FAMILY, family(original="fresh", labels=()))
     store.append("live", fmt.SERIES, series(texts(name, value)))
     values, figures = store.fresh()  # parsed by Prometheus' own parser
@@ -242,8 +242,8 @@ def test_open_labels_with_odd_names(name: str, value: str, store: Any, differ: D
 
 
 @needs_limit
-def test_the_most_that_is_believed_is_little(store: Any, differ: Differ, in_process: InProcess) -> None:
-    """A series as far away as can be, and areas of nothing: with a fold, in a scrape."""
+def test_a_series_at_the_last_word_takes_little_memory(store: Any, differ: Differ, in_process: InProcess) -> None:
+    """A series at the last possible word, in an area of holes, costs a scrape and a fold little memory."""
     last = fmt.AREA_0 // 8 - 1
     store.append("dead", fmt.FAMILY, family())
     store.put_word("dead", fmt.WORDS_END, fmt.AREA_0)
@@ -262,8 +262,8 @@ def test_the_most_that_is_believed_is_little(store: Any, differ: Differ, in_proc
 
 
 @needs_limit
-def test_words_that_are_not_there_are_not_believed(store: Any, differ: Differ, in_process: InProcess) -> None:
-    """Whatever a head says, nothing is touched that the file does not have, and nothing made of what it could have."""
+def test_sizes_in_a_head_are_not_trusted(store: Any, differ: Differ, in_process: InProcess) -> None:
+    """Whatever sizes a head claims, readers touch only bytes that the file has, and allocate no more than that."""
     huge = [1 << 26, 1 << 40, 1 << 63, LATEST, LATEST - 7]
 
     def work() -> None:
@@ -284,7 +284,7 @@ def test_words_that_are_not_there_are_not_believed(store: Any, differ: Differ, i
 
 @needs_limit
 def test_files_of_absurd_size_are_not_read(store: Any, differ: Differ, in_process: InProcess) -> None:
-    """A terabyte of nothing behind each kind of file: read as far as there is something, in bounded memory."""
+    """A file that ends in a terabyte of holes is read up to its last data, in bounded memory."""
 
     def work() -> None:
         for what in ("retired", "live", "dead", "removals"):
@@ -303,7 +303,7 @@ def test_files_of_absurd_size_are_not_read(store: Any, differ: Differ, in_proces
 def test_bytes_that_look_like_records_everywhere_are_not_searched_for_ever(
     store: Any, differ: Differ, in_process: InProcess
 ) -> None:
-    """Heads that each claim a megabyte: the search has a bound, and what was read before stands."""
+    """The search through heads that each claim a megabyte has a limit; what was read before stays."""
     head = fmt.RECORD_HEAD.pack(fmt.RECORD_MAGIC, 1 << 20, 1, fmt.SERIES)
     junk = (head + bytes(16)) * (1 << 18)
     end = store.word("live", fmt.COMMITTED)
@@ -319,11 +319,11 @@ def test_bytes_that_look_like_records_everywhere_are_not_searched_for_ever(
 
 
 @needs_limit
-def test_a_retired_file_of_very_many_workers_is_no_table_of_all(
+def test_a_gauge_of_very_many_workers_takes_bounded_memory(
     store: Any, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each series of a gauge of mode ``all`` times each worker that ever was: only what there is, is made."""
-    rows, workers = 2000, 40_000
+    """A gauge of mode ``all`` takes memory for the values it has, not for its series times all workers ever."""
+    rows, workers = 4000, 20_000
     store.append("retired", fmt.FAMILY, family(kind="gauge", mode="all"))
     pairs = [pair for ordinal in range(workers) for pair in (struct.pack("=Qd", ordinal, 1.5))]
     first = 100_000 // 8 * 8
@@ -350,9 +350,9 @@ def test_a_retired_file_of_very_many_workers_is_no_table_of_all(
 def test_damaged_records_keep_the_dead_where_they_are(
     store: Any, differ: Differ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is damaged is not folded away: a collector that knows the series from before goes on showing all of it.
+    """A slab with damage is not folded: a collector that knew the damaged series goes on showing all of it.
 
-    Until the dead are many; as the control shows, their share of the damaged series ends there, and nothing else.
+    Once the dead are many, it is: then, as the control shows, its share of the damaged series is lost, and no more.
     """
     (record,) = [record for record in store.records["dead"] if record.family == "hits" and record.key == ("404",)]
     store.flip("dead", record.start + 20, 0xFF)
@@ -374,7 +374,7 @@ def test_damaged_records_keep_the_dead_where_they_are(
 
 @pytest.mark.parametrize("field", ["families", "series", "slabs"])
 def test_a_retired_file_with_damage_is_not_written_over(field: str, store: Any, differ: Differ) -> None:
-    """Records of it that make no sense are left out and counted, for as long as the dead are few."""
+    """Senseless records of the retired file are left out and counted, and the file is kept while the dead are few."""
     kind, body = {
         "families": (fmt.FAMILY, family(kind="exponential")),
         "series": (fmt.SERIES, series(number=77)),
@@ -442,7 +442,7 @@ unhurried = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check
 def test_any_records_with_right_checksums(
     store: Any, differ: Differ, what: str, written: list[tuple[int, bytes]]
 ) -> None:
-    """Structured fuzz: every scrape is whole, in both formats, and what was there before is as it was."""
+    """With any records added, every scrape is whole in both formats, and earlier values are unchanged."""
     if store.is_late:
         return
     for kind, body in written:
@@ -465,7 +465,7 @@ def test_any_records_with_right_checksums(
 @unhurried
 @given(st.lists(st.one_of(st.binary(max_size=60), st.builds(removal, words, keys, st.integers(0, 3))), max_size=6))
 def test_any_removals_with_right_checksums(store: Any, written: list[bytes]) -> None:
-    """They remove, or they do not: every scrape is whole, and no other number is shown of what is left."""
+    """Any removals take effect or do not: every scrape is whole, and what is left has its right numbers."""
     if store.is_late:
         return
     for body in written:
@@ -484,7 +484,7 @@ def test_any_removals_with_right_checksums(store: Any, written: list[bytes]) -> 
 @unhurried
 @given(st.sampled_from(["retired", "live", "dead", "shared", "removals"]), st.data())
 def test_any_bytes_in_any_place(store: Any, what: str, data: st.DataObject) -> None:
-    """Random fuzz: runs of bytes anywhere in any file, and cut or longer files: every scrape is whole."""
+    """With random bytes anywhere in any file, and with shorter or longer files, every scrape is whole."""
     size = store.files[what][0]
     patches = []
     for _ in range(data.draw(st.integers(1, 4))):
@@ -501,7 +501,7 @@ def test_any_bytes_in_any_place(store: Any, what: str, data: st.DataObject) -> N
         os.truncate(store.where(what), cut)
     try:
         store.fresh()
-        if what != "shared" or cut is None:  # that is mapped, and nobody cuts it
+        if what != "shared" or cut is None:  # that is mapped: a cut would end its processes
             store.early.values()
             store.early.scrape("application/openmetrics-text")
     finally:
@@ -510,7 +510,7 @@ def test_any_bytes_in_any_place(store: Any, what: str, data: st.DataObject) -> N
 
 
 def test_without_the_checks_the_same_records_spoil_the_scrape(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a family that is believed without a look takes the scrape down, or writes lines of its own."""
+    """The control: a family that is not checked makes the scrape fail, or adds lines of its own to it."""
     monkeypatch.setattr(Family, "check", lambda _: None)
     store.append("live", fmt.FAMILY, FAMILIES["a unit with a line break"])
     assert 2 == store.early.scrape("application/openmetrics-text").count(b"\n# EOF\n")

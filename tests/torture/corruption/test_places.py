@@ -1,4 +1,4 @@
-"""Something else in the place of a file of the store: every kind of file, and everything that can have its name."""
+"""Directories, pipes, links, sockets and other things in the place of a file of the store."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PLACES: dict[str, Callable[[str], object]] = {
 
 
 def check(store: Any, differ: Differ, what: str) -> None:
-    """What both collectors show where a file is none: without it, or as it was known; and it is counted."""
+    """Check both collectors: the new one shows all but this file, the old one what it knew, and both count the file."""
     values, figures = store.fresh()
     is_damaged = what == "removals" and figures["damaged_records[]"]
     assert 1 == figures["unreadable_files[]"] + is_damaged
@@ -90,7 +90,7 @@ def test_other_content(what: str, content: str, store: Any, differ: Differ, capl
     assert store.where(what) in caplog.text
     store.put_back(what)
     if what == "shared":
-        return  # all processes map it, and nobody looks at its head again
+        return  # all processes map it, and none checks its head again
 
     # The very file, under the open collector's map, as large as before.
     store.patch(what, 0, CONTENTS[content](whole)[:8192].ljust(8192, b"\0"))
@@ -105,7 +105,7 @@ def test_other_content(what: str, content: str, store: Any, differ: Differ, capl
 @pytest.mark.parametrize("other", [*DATA, "lease"])
 @pytest.mark.parametrize("what", SLABS)
 def test_another_kind_of_file_under_this_name(what: str, other: str, store: Any, differ: Differ) -> None:
-    """Another file of the store in the place of one: it is not taken for it, and no slab counts twice."""
+    """A file under another file's name is not taken for that file, and no slab counts twice."""
     if what == other:
         return
     store.replace(what, lambda where: os.link(store.where(other), where))
@@ -119,7 +119,7 @@ def test_another_kind_of_file_under_this_name(what: str, other: str, store: Any,
 
 @pytest.mark.parametrize("is_copy", [True, False])
 def test_a_slab_under_a_second_name_does_not_count_twice(store: Any, differ: Differ, *, is_copy: bool) -> None:
-    """Whether it is the same file or a copy of it: its identity tells. The control: a copy of another identity does."""
+    """A slab's identity tells a link or a copy of it. The control: a copy with another identity counts."""
     second = os.path.join(store.path, "dead-1-1")
     if is_copy:
         subprocess.run(["/bin/cp", "--sparse=always", store.where("dead"), second], check=True)
@@ -143,7 +143,7 @@ def test_a_slab_under_a_second_name_does_not_count_twice(store: Any, differ: Dif
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("what", DATA)
 def test_something_that_is_no_file(what: str, place: str, store: Any, differ: Differ) -> None:
-    """A directory, a pipe, a symbolic link, even one to the very file: refused, without waiting for anybody."""
+    """A directory, a pipe or a symbolic link, even one to the right file, is refused, and no scrape waits for it."""
     store.replace(what, PLACES[place])
     check(store, differ, what)
     store.put_back(what)
@@ -152,7 +152,7 @@ def test_something_that_is_no_file(what: str, place: str, store: Any, differ: Di
 
 @pytest.mark.parametrize("what", DATA)
 def test_a_socket(what: str, store: Any, differ: Differ, put_socket: Callable[[str], None]) -> None:
-    """A socket in the place of a file."""
+    """A socket in the place of a file is refused, too."""
     store.replace(what, put_socket)
     check(store, differ, what)
 
@@ -160,7 +160,7 @@ def test_a_socket(what: str, store: Any, differ: Differ, put_socket: Callable[[s
 @pytest.mark.parametrize("place", [*PLACES, "text", "missing"])
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_that_is_something_else(lock: str, place: str, store: Any, differ: Differ) -> None:
-    """What is in a lock's file does not matter, and what stands in its place takes no scrape down."""
+    """The content of a lock file does not matter, and no scrape fails whatever takes its place."""
     make = PLACES.get(place)
     if place == "text":
         make = lambda where: Path(where).write_bytes(b"not a lock " * 999)  # noqa: E731
@@ -179,10 +179,10 @@ def test_a_lock_file_that_is_something_else(lock: str, place: str, store: Any, d
 @pytest.mark.parametrize(
     "name", ["ask-3-" + "ab" * 16, "new-retired-x", "new-removals-x", "new-slab-x", "new-ask-x", "dead-1-1"]
 )
-def test_a_left_over_that_is_something_else_keeps_nobody_from_folding(
+def test_a_left_over_that_is_something_else_keeps_no_process_from_folding(
     name: str, place: str, store: Any, differ: Differ
 ) -> None:
-    """Whatever has the name of a socket or of an unfinished file: the dead are folded, and the scrape is whole."""
+    """Whatever has the name of a socket or of an unfinished file, the dead are folded and the scrape is whole."""
     PLACES[place](os.path.join(store.path, name))
     store.let_fold()
 
@@ -197,7 +197,7 @@ def test_a_left_over_that_is_something_else_keeps_nobody_from_folding(
 def test_a_folded_slab_that_cannot_be_removed_does_not_count_again(
     store: Any, differ: Differ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as it is there the retired file has it in its list, however often others are folded."""
+    """The retired file keeps a folded slab in its list as long as the slab's file exists, through later folds."""
     unlink = os.unlink
 
     def refuse(path: str, **named: Any) -> None:
@@ -221,7 +221,7 @@ def test_a_folded_slab_that_cannot_be_removed_does_not_count_again(
 
 
 def test_a_mark_alone_makes_no_slab_folded(store: Any, differ: Differ) -> None:
-    """Of a fold in another epoch, or into a retired file that is gone: what the retired file does not name counts."""
+    """A slab that is marked as folded, but that the retired file does not name, counts."""
     for what in ("live", "dead"):
         store.put_word(what, fmt.RETIRED, 1)
     for values, _ in (store.fresh(), store.early.values()):
@@ -234,7 +234,7 @@ def test_a_mark_alone_makes_no_slab_folded(store: Any, differ: Differ) -> None:
 
 @pytest.mark.parametrize("what", ["live", "dead"])
 def test_a_file_that_is_truncated_while_it_is_mapped(what: str, store: Any, differ: Differ) -> None:
-    """Between two scrapes: sizes are looked at before the words are touched. Whole again, it is read again."""
+    """A file that is cut between scrapes is left out until it is whole: sizes are checked before words are touched."""
     for length in (0, 1, 4095, 4096, 8192, fmt.AREA_0):
         store.early.values()
         os.truncate(store.where(what), length)
@@ -259,13 +259,13 @@ with tempfile.TemporaryFile() as file:
 
 
 def test_without_the_look_at_the_size_a_truncated_map_ends_the_process() -> None:
-    """The control, and the limit: what is cut short between that look and the end of the reading is fatal."""
-    done = subprocess.run([sys.executable, "-c", TOUCH], capture_output=True, check=False, timeout=50)
+    """The control, and the limit: a file that is cut while it is being read ends the reading process."""
+    done = subprocess.run([sys.executable, "-c", TOUCH], capture_output=True, check=False, timeout=100)
     assert done.returncode in (-7, 1 if b"AddressSanitizer" in done.stderr else -7)
 
 
 def test_no_descriptors_are_left_open(store: Any) -> None:
-    """However often files are found to be something else."""
+    """Scrapes of files that are something else leave no descriptor open."""
     store.replace("retired", os.mkfifo)
     store.replace("dead", directory)
     store.write("live", b"")
@@ -279,7 +279,7 @@ def test_no_descriptors_are_left_open(store: Any) -> None:
 
 @pytest.mark.parametrize("place", ["text", "directory", "symlink to nowhere", "fifo"])
 def test_a_worker_whose_socket_is_something_else_is_said_to_be_late(place: str, tmp_path: Path) -> None:
-    """Its callbacks are not run, which shows; the scrape does not wait, and the rest is there."""
+    """The scrape does not wait, reports the worker as late, and shows all other metrics."""
     provider = mpmetrics.Provider(tmp_path / "store")
     try:
         mpmetrics.Counter("hits", "Hits.", provider=provider).inc()
@@ -296,6 +296,6 @@ def test_a_worker_whose_socket_is_something_else_is_said_to_be_late(place: str, 
         collector.close()
         assert "\nhits_total 1.0\n" in body
         assert place == "symlink to nowhere" or '\nmpmetrics_late_workers{worker="0"} 1.0\n' in body
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 60  # a wait for the socket would not end
     finally:
         provider.shutdown()

@@ -1,4 +1,4 @@
-"""Processes whose store is damaged under them: they count on, in memory where they have to, and never raise."""
+"""Processes whose store is damaged while they run: they go on counting, in memory if need be, and never raise."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ ALWAYS = "hits_total[('who', 'always')]"
 
 @pytest.mark.parametrize(("what", "damage"), CASES)
 def test_requests_go_on(what: str, damage: str, tmp_path: Path, in_process: InProcess) -> None:
-    """In a process that was there, in its forked child, and in one that comes later; and a scrape is answered."""
+    """Requests succeed in a running process, its forked child and a later process, and scrapes are answered."""
     directory = str(tmp_path / "store")
 
     def work() -> None:
@@ -158,7 +158,7 @@ def named(sample: Any) -> set[tuple[str, str]]:
 def test_a_generation_past_all_bounds_keeps_series_from_being_removed(
     generation: int, tmp_path: Path, in_process: InProcess
 ) -> None:
-    """Removing raises what a full store does, or is done; counting goes on, and so do scrapes."""
+    """``remove`` raises as in a full store, or succeeds; counting and scrapes go on."""
     directory = str(tmp_path / "store")
 
     def work() -> None:
@@ -179,8 +179,8 @@ def test_a_generation_past_all_bounds_keeps_series_from_being_removed(
     assert "" == in_process(work, limit=900 << 20)
 
 
-def test_damage_that_looks_like_a_successor_moves_nobody(tmp_path: Path, in_process: InProcess) -> None:
-    """A guest looks for the epoch that took the place of its own, and finds that there is none: it stays."""
+def test_damage_that_looks_like_a_successor_moves_no_guest(tmp_path: Path, in_process: InProcess) -> None:
+    """A guest that finds a senseless number of a successor epoch stays in its own."""
     directory = str(tmp_path / "store")
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Processes of an ordinary user that do as they are told, one thing after the other."""
+"""Processes of an ordinary user that carry out one order after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage.store import Store
 
 if TYPE_CHECKING:

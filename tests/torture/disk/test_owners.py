@@ -1,4 +1,4 @@
-"""Files of a store whose owner or mode somebody changes under running processes."""
+"""Files of a store whose owner or mode changes under running processes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Crew:
             "slab of one that lives": slabs[self.worker.pid],
             "slab of a dead one": slabs[self.early.pid],
         }
-        self.early.kill()  # nobody looks, so it is not folded yet
+        self.early.kill()  # no collector looks, so it is not folded yet
 
     def place(self, what: str) -> Path:
         """The path of one of the things."""
@@ -152,10 +152,10 @@ class Crew:
 
 @pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("what", WHAT)
-def test_whoever_runs_goes_on_and_all_is_exact_once_it_is_put_back(
+def test_processes_go_on_and_totals_are_exact_once_it_is_put_back(
     what: str, how: str, store_directory: str, person: Callable[..., Any]
 ) -> None:
-    """Uses succeed, scrapes never go back and say what is missing, and nothing of the living or the dead is lost."""
+    """Uses succeed, scrapes never go back and report what is missing, and no count is lost in the end."""
     crew = Crew(Path(store_directory, "store"), person)
     path = crew.place(what)
     change(path, how)
@@ -189,7 +189,7 @@ def slabs_by_pid(store: Path) -> Iterator[tuple[int, Path]]:
 def test_a_collector_that_sees_nothing_new_stays_right(
     how: str, store_directory: str, person: Callable[..., Any], *, is_naive: bool
 ) -> None:
-    """What the collector has mapped, it shows, and what others can see as well. Else counters would go back to zero."""
+    """A collector that cannot list the epoch shows what it has mapped. In the control, counters go back to zero."""
     store = Path(store_directory, "store")
     keeper, *workers = (person() for _ in range(5))
     for each in (keeper, *workers):
@@ -219,7 +219,7 @@ def test_a_collector_that_sees_nothing_new_stays_right(
 def test_a_new_process_refuses_what_others_can_write_or_own(
     what: str, store_directory: str, person: Callable[..., Any]
 ) -> None:
-    """A directory in which others could plant values is refused by name, and used again once it is put right."""
+    """A directory that other users can write is refused by name, and used again once its mode and owner are right."""
     store = Path(store_directory, "store")
     running = person()
     running.work()
@@ -249,7 +249,7 @@ def test_a_new_process_refuses_what_others_can_write_or_own(
 def test_an_old_epoch_that_cannot_be_looked_at_keeps_no_server_from_its_own(
     what: str, how: str, store_directory: str, person: Callable[..., Any]
 ) -> None:
-    """The next start begins its epoch beside it, and what it left is removed when that is possible."""
+    """The next server begins its epoch beside an unreadable one, and removes the old one as soon as it can."""
     store = Path(store_directory, "store")
     old = person()
     old.work()

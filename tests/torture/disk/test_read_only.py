@@ -1,4 +1,4 @@
-"""File systems that become read-only, under a store or before it, and processes that begin on them."""
+"""File systems that become read-only under a store, and processes that start on them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mounted(store: Path, *arguments: str) -> Iterator[Path]:
 def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write(
     store_directory: str, person: Callable[..., Any]
 ) -> None:
-    """A remount is refused as long as a process has the store; without one, collectors show all, and starts say why."""
+    """Linux refuses the remount while a process uses the store; after it, collectors show all and starts say why."""
     with mounted(Path(store_directory, "store"), "-t", "tmpfs", "-o", "size=4m", "none") as store:
         workers = [person(), person()]
         for each in workers:
@@ -55,7 +55,7 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
         assert 6 == watcher.scrape()["hits_total"]
         workers[0].kill()
         assert "busy" in mount("-o", "remount,ro", str(store))
-        workers[1].kill()  # nobody folds it before
+        workers[1].kill()  # not folded before the remount
         assert "" == mount("-o", "remount,ro", str(store))
 
         late, new = person(), person()
@@ -81,7 +81,7 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
         assert after.work()
         after.use("all")
         for each in (watcher, new):
-            assert 1 == each.scrape()["hits_total"]  # nobody lived in the epoch before
+            assert 1 == each.scrape()["hits_total"]  # no process lived in the epoch before
         after.kill()
         assert 1 == watcher.scrape()["hits_total"]
         assert [] == list(store.glob("epoch-*/slab-*"))
@@ -89,10 +89,10 @@ def test_linux_makes_nothing_read_only_under_a_writer_and_readers_need_not_write
             each.kill()
 
 
-def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
+def test_a_disk_whose_file_system_fails_under_its_writers_stops_no_process(
     store_directory: str, tmp_path: Path, person: Callable[..., Any]
 ) -> None:
-    """ext4 gives up, as after an error of the disk: what is mapped counts on and is shown, the rest stays private."""
+    """After ext4 shuts down, mapped words count on and are shown; the rest stays private."""
     if not (make := shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin")):
         pytest.skip("there is no mkfs.ext4")
     image = tmp_path / "image"
@@ -120,7 +120,7 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
                 each.use("all", f"new-{number:0100}")
             victim.use("all")
             now = watcher.scrape()
-            # All of the series there were, and new ones of those who have slabs, as long as there are blocks.
+            # All earlier series, and new ones of processes that have slabs, as long as there are blocks.
             assert shown + 3 <= now["hits_total"] <= shown + 5
             shown = now["hits_total"]
         victim.kill()
@@ -141,7 +141,7 @@ def test_a_disk_whose_file_system_fails_under_its_writers_stops_nobody(
                 waiting += own
             assert 3 + 20 * (3 * 2 + 1) == values[name] + waiting
         for each in (worker, parent, idle):
-            assert 1 == sum("values stay in process" in line for line in each.said())
+            assert 1 == sum("values wait in process" in line for line in each.said())
         assert "Read-only file system" in person().refusal("begin")
         for each in (worker, parent, idle, watcher):
             each.kill()

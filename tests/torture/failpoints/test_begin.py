@@ -1,4 +1,4 @@
-"""An epoch begun or joined, and guests taken over, disturbed at every step."""
+"""The start of an epoch, joining one, and the takeover of guests, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def places(world: Any) -> Callable[[], str]:
 
 
 def check(world: Any, path: str, what: str) -> None:
-    """The next server begins, counts, and finds nothing that the dead left."""
+    """Fail unless the next server begins, counts, and finds nothing that the dead one left."""
 
     def go_on(_: Any) -> object:
         provider = mpmetrics.Provider(path, epoch=Store(path).begin().number)
@@ -73,7 +73,7 @@ def sample(whole: list[Any], size: int) -> list[Any]:
 
 
 def sweep_kills(world: Any, places: Any, failpoints: Any, action: Callable[[str], object]) -> int:
-    """Kill whoever does ``action`` at every point of it; returns how often."""
+    """Kill a process at every point of ``action``; returns how often."""
 
     def profile(_: Any) -> object:
         with failpoints() as points:
@@ -110,7 +110,7 @@ class _At:
 
 @BOTH
 def test_killed_anywhere(name: str, world: Any, places: Any, failpoints: Any, tally: Any) -> None:
-    """Killed before any line, a server leaves a store in which the next one begins, and nothing of its own."""
+    """After a kill before any line, the next server begins in the store and finds nothing left over."""
     killed = sweep_kills(world, places, failpoints, ACTIONS[name])
     tally(killed)
     assert killed > 5
@@ -139,10 +139,12 @@ class Guest:
         self._counted.wait()
 
     def end(self) -> None:
-        """Have it end."""
+        """Have it end, and close its files: a whole sweep has hundreds of guests."""
         self._end.open()
         self._turn.open()
         self._process.result()
+        for each in (self._turn, self._counted, self._end):
+            each.close()
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def take_over(world: Any, failpoints: Any, fork: Any, gate: Any) -> Callable[[],
 
 
 def test_guests_are_taken_over_although_servers_are_killed(take_over: Callable[[], int], tally: Any) -> None:
-    """Killed before any line, a server that takes over guests loses nothing that they count afterwards."""
+    """A server that is killed before any line while it takes over guests loses none of their later counts."""
     killed = take_over()
     tally(killed)
     assert killed > 5
@@ -193,7 +195,7 @@ def test_guests_are_taken_over_although_servers_are_killed(take_over: Callable[[
 def test_the_sweep_finds_a_guest_whose_slab_is_left_behind(
     take_over: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a guest that moves over, and leaves what it counted where nobody looks."""
+    """The control: a guest moves to the new epoch without its slab, so its counts are lost."""
     monkeypatch.setattr(Store, "_link_slabs", lambda *_, **__: None)
     with pytest.raises(AssertionError, match="killed at"):
         take_over()
@@ -201,7 +203,7 @@ def test_the_sweep_finds_a_guest_whose_slab_is_left_behind(
 
 @BOTH
 def test_an_error_anywhere(name: str, world: Any, places: Any, calls: Any, errors: tuple[int, ...], tally: Any) -> None:
-    """Whichever call into the system fails: it works, or says that the store is unavailable; the next try works."""
+    """When a system call fails, the start works or raises StoreUnavailableError, and the next try works."""
     action = ACTIONS[name]
 
     def count(_: Any) -> object:
@@ -240,7 +242,7 @@ def test_an_error_anywhere(name: str, world: Any, places: Any, calls: Any, error
 def test_the_sweep_finds_an_epoch_that_is_not_whole(
     world: Any, places: Any, failpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: an epoch that is made under its own name is found half made."""
+    """The control: an epoch that is made under its final name is found half made."""
     secrets = type("Secrets", (), {"token_hex": staticmethod(lambda _: "1")})
     monkeypatch.setattr(store_module, "secrets", secrets)
     monkeypatch.setattr(Store, "_remove_leftovers", lambda _: None)
@@ -251,7 +253,7 @@ def test_the_sweep_finds_an_epoch_that_is_not_whole(
 def test_the_sweep_finds_an_error_of_another_kind(
     world: Any, places: Any, calls: Any, errors: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: an error that comes out as it is."""
+    """The control: an OSError that is not turned into StoreUnavailableError."""
     monkeypatch.setattr(Store, "_locked", lambda _, action: action())
     with pytest.raises(AssertionError):
         test_an_error_anywhere("begin", world, places, calls, errors, lambda _: None)

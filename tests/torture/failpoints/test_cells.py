@@ -1,4 +1,4 @@
-"""The hot words of the Python twin, killed before every instruction; those of the C twin are single stores."""
+"""The Python twin's writes to words, killed before every instruction; those of the C twin are single stores."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def sweep(name: str) -> int:
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_killed_at_any_instruction(name: str, tally: Callable[..., None]) -> None:
-    """A writer killed at any instruction leaves its series as before its last operation, or as after it."""
+    """A writer that is killed at any instruction leaves its series as before or as after the operation."""
     kills = sweep(name)
     assert kills > 5
     tally(kills)

@@ -1,4 +1,4 @@
-"""First use of a series, a metric's declaration, a slab's growth and its flip, disturbed at every step."""
+"""The first use of a series, a declaration, the growth of a slab and its flip, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ pure = pytest.mark.skipif(_cells.TWIN != "pure", reason="the compiled twin passe
 
 def lease(world: Any, ledger: Any) -> None:
     """Have a slab before what is looked at begins."""
+    assert world.deep  # declared
     ledger.do("h", lambda: world.hits.labels("warm").inc())
 
 
@@ -68,8 +69,8 @@ LARGE = [(grow, lease), (flip, waste)]
 LARGE_BY_LINES = [pytest.param(*each, marks=pure) for each in LARGE]
 
 
-def test_they_are_what_they_are_called(world: Any) -> None:
-    """What is swept grows words and records, and flips."""
+def test_the_operations_grow_and_flip_the_slab(world: Any) -> None:
+    """The operations of these sweeps really grow words and records, and flip the slab."""
 
     def measure(ledger: Any) -> object:
         lease(world, ledger)
@@ -91,38 +92,38 @@ def test_they_are_what_they_are_called(world: Any) -> None:
 @pure
 @pytest.mark.parametrize(("operation", "prepare"), [*SMALL, *LARGE])
 def test_killed_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Killed before any line, a process leaves exact totals, whole records, and the store to the next one."""
+    """After a kill before any line, totals are exact, records are whole, and the next process goes on."""
     sweep.kill(operation, prepare)
 
 
 @pytest.mark.parametrize(("operation", "prepare"), [(declare, lease), *LARGE_BY_LINES])
 def test_interrupted_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """An exception out of a signal handler costs the use that it interrupts, and nothing else."""
+    """An exception from a signal handler costs the use that it interrupts and nothing else."""
     sweep.interrupt(operation, prepare)
 
 
 @pure
 @pytest.mark.parametrize(("operation", "prepare"), LARGE)
 def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Whichever call into the system fails, and how: the request succeeds, and is counted in the store in the end."""
+    """When a system call fails in any way, the request succeeds and is counted in the store in the end."""
     sweep.fail(operation, prepare)
 
 
 @pytest.mark.parametrize(("operation", "prepare"), LARGE)
 def test_killed_at_any_call(operation: Any, prepare: Any, traced: Any) -> None:
-    """The same when it is killed after a call into the system."""
+    """The same holds after a kill that follows any system call."""
     traced.kill_in_calls(operation, prepare)
 
 
 @pytest.mark.parametrize(("operation", "prepare"), LARGE)
 def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
-    """The same out of the kernel."""
+    """The same holds when the kernel itself returns the error."""
     traced.fail(operation, prepare)
 
 
 @pure
 def test_the_sweep_finds_a_commit_before_the_record(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with the commit stored first, a kill leaves readers a record that is not there."""
+    """The control: when the commit is stored first, a kill shows readers a record that does not exist."""
     from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (the twin in Python alone has it)
 
     append = Slab.append
@@ -144,7 +145,7 @@ def test_the_sweep_finds_a_commit_before_the_record(sweep: Any, monkeypatch: pyt
 
 @pure
 def test_the_sweep_finds_a_flip_before_its_records(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with the flip stored first, a kill leaves readers an area that holds nothing."""
+    """The control: when the flip is stored first, a kill shows readers an empty area."""
     from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (as above)
 
     whole = Slab.flip
@@ -163,7 +164,7 @@ def test_the_sweep_finds_a_flip_before_its_records(sweep: Any, monkeypatch: pyte
 
 @pure
 def test_the_sweep_finds_room_that_is_not_there(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with the room stored before its blocks are allocated, a full disk ends the process."""
+    """The control: when the room is stored before its blocks are allocated, a full disk ends the process."""
     from mpmetrics._cells.slab import Slab  # noqa: PLC0415 (as above)
 
     have = Slab._have_blocks

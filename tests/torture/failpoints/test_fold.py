@@ -1,4 +1,4 @@
-"""Fold: the retired file's replacement, the marks and the unlinks, disturbed at every step."""
+"""A fold (it replaces the retired file, marks slabs and unlinks them), disturbed at every step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fold_them(world: Any, _: Any) -> None:
 
 
 def _die_before(world: Any, where: Any, step: str) -> None:
-    """Have a folder killed before it marks the first slab that it folded, or unlinks it."""
+    """Kill a folding process before it marks the first slab that it folded, or before it unlinks it."""
     pid = os.fork()
     if pid == 0:
         setattr(where, step, lambda *_, **__: os._exit(0))
@@ -43,14 +43,14 @@ def _die_before(world: Any, where: Any, step: str) -> None:
 
 
 def die_before_the_marks(world: Any, ledger: Any) -> None:
-    """Leave dead slabs some of which a folder has taken in, without living to mark them."""
+    """Leave dead slabs, some of which are in the retired file without a mark, since the folding process was killed."""
     leave_three(world, ledger)
     _die_before(world, fold_module._Fold, "_mark")
     world.bury(1, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
 
 
 def die_before_the_unlinks(world: Any, ledger: Any) -> None:
-    """The same, without living to unlink them."""
+    """Leave dead slabs, some of which are in the retired file and marked, but not unlinked."""
     leave_three(world, ledger)
     _die_before(world, os, "unlink")
     world.bury(1, lambda: ledger.do("h", lambda: world.hits.labels("dead").inc()))
@@ -61,32 +61,32 @@ PREPARED = pytest.mark.parametrize("prepare", [leave_three, die_before_the_marks
 
 @PREPARED
 def test_killed_anywhere(prepare: Any, sweep: Any) -> None:
-    """Killed before any line, a folder loses and doubles nothing, and the next one finishes its work."""
+    """A fold that is killed before any line loses and doubles nothing, and the next fold completes it."""
     sweep.kill(fold_them, prepare)
 
 
 @PREPARED
 def test_interrupted_anywhere(prepare: Any, sweep: Any) -> None:
-    """An exception out of a signal handler loses and doubles nothing; the same process folds on."""
+    """An exception from a signal handler loses and doubles nothing, and the same process can fold again."""
     sweep.interrupt(fold_them, prepare)
 
 
 @PREPARED
 def test_an_error_anywhere(prepare: Any, sweep: Any) -> None:
-    """Whichever call into the system fails, and how: nothing is lost or doubled, the next fold goes through."""
+    """When a system call fails in any way, nothing is lost or doubled, and the next fold succeeds."""
     sweep.may_raise = (OSError, StoreError)
     sweep.fail(fold_them, prepare)
 
 
 @PREPARED
 def test_an_error_of_the_kernel(prepare: Any, traced: Any) -> None:
-    """The same out of the kernel."""
+    """The same holds when the kernel itself returns the error."""
     traced.may_raise = (OSError, StoreError)
     traced.fail(fold_them, prepare)
 
 
 def test_a_contained_slab_that_cannot_be_looked_at_counts_once(world: Any) -> None:
-    """A slab that a killed folder did not mark stays named, even if the next one is out of descriptors just then."""
+    """The retired file keeps naming a folded slab without a mark, even when the next fold is out of descriptors."""
 
     def fold_blindly(ledger: Any) -> object:
         leave_three(world, ledger)
@@ -112,7 +112,7 @@ def test_a_contained_slab_that_cannot_be_looked_at_counts_once(world: Any) -> No
 
 
 def test_the_sweep_finds_a_retired_file_without_its_list(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: if the retired file does not name what it contains, a kill after the commit counts it twice."""
+    """The control: a retired file without its list of slabs counts them twice after a kill behind the commit."""
     add = Contents.add_record
 
     def forgetful(self: Any, kind: int, body: bytes) -> None:
@@ -127,7 +127,7 @@ def test_the_sweep_finds_a_retired_file_without_its_list(sweep: Any, monkeypatch
 
 
 def test_the_sweep_finds_an_unlink_before_the_commit(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: if the slabs go before the retired file is there, a kill in between loses them."""
+    """The control: slabs that are unlinked before the new retired file is in place are lost by a kill in between."""
     write = fold_module._Fold._write
 
     def hasty(self: Any, readers: Any, names: Any) -> None:

@@ -1,4 +1,4 @@
-"""The compiled core at work, looked at after each machine instruction: so a process that is killed there leaves it."""
+"""The compiled core, read after each machine instruction, as a kill at that instruction would leave it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import mpmetrics
 from mpmetrics import _cells
 from mpmetrics._cells import Map
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage import format as fmt
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def step_through(world: Any, tally: Callable[..., None]) -> Callable[..., set[tu
 
 
 def test_first_uses(world: Any, step_through: Any) -> None:
-    """A series is there with its first value, or without one, or not at all."""
+    """At each instruction, readers see a new series with its first value, with zero, or not at all."""
 
     def use() -> None:
         world.hits.labels("new").inc()
@@ -102,7 +102,7 @@ def test_first_uses(world: Any, step_through: Any) -> None:
 
 
 def test_hot_words(world: Any, step_through: Any) -> None:
-    """An observation is whole or not there."""
+    """At each instruction, readers see an observation whole or not at all."""
     sizes = world.sizes.labels("warm")
 
     found = step_through(lambda: sizes.observe(0.25), lambda: [sizes.observe(0.25) for _ in range(3)])
@@ -111,7 +111,7 @@ def test_hot_words(world: Any, step_through: Any) -> None:
 
 
 def test_a_value_and_its_time(world: Any, step_through: Any) -> None:
-    """What was set last shows until the next value does, never one of them with the other's time."""
+    """Readers see the old value with its time or the new value with its time, never a mix."""
     level = mpmetrics.Gauge("level", "x", multiprocess_mode="mostrecent", provider=world.provider)
     values, peek = set(), world.peek
 
@@ -127,7 +127,7 @@ def test_a_value_and_its_time(world: Any, step_through: Any) -> None:
 
 
 def test_the_look_finds_a_count_before_its_sum(world: Any, step_through: Any) -> None:
-    """The control: a bucket that is stored before the sum."""
+    """The control: readers see a bucket that is stored before the sum."""
     sizes = world.sizes.labels("warm")
 
     def hasty() -> None:
@@ -140,10 +140,11 @@ def test_the_look_finds_a_count_before_its_sum(world: Any, step_through: Any) ->
 
 
 def test_growth(world: Any, step_through: Any) -> None:
-    """A slab that grows holds what it held."""
+    """Readers see all earlier counts at each instruction of a slab's growth."""
+    deep = world.deep.labels
 
     def use() -> None:
-        world.deep.labels("wide").observe(0.25)
+        deep("wide").observe(0.25)
         for number in range(16):
             world.hits.labels(f"{WIDE}-{number}").inc()
 
@@ -153,7 +154,7 @@ def test_growth(world: Any, step_through: Any) -> None:
 
 
 def test_an_end_and_the_use_of_its_words(world: Any, step_through: Any) -> None:
-    """A series that ends shows its value until it is gone, and nothing of it in the one that gets its words."""
+    """A series shows its value until its END, and the series that gets its words shows nothing of it."""
     family = world.memory._children["passing"].family
 
     def reuse() -> None:
@@ -166,7 +167,7 @@ def test_an_end_and_the_use_of_its_words(world: Any, step_through: Any) -> None:
 
 
 def test_flip(world: Any, step_through: Any) -> None:
-    """Records that move to the other area are read in the one or in the other."""
+    """At each instruction of a flip, readers find all records in one of the two areas."""
     family = world.memory._children["passing"].family
 
     def waste() -> None:

@@ -1,4 +1,4 @@
-"""Lease of a slab, the claim of an ordinal, and the values that had to wait for room, disturbed at every step."""
+"""The lease of a slab, the claim of an ordinal, and values that move into the store late, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def leave_two(world: Any, ledger: Any) -> None:
 
 
 def first_write(world: Any, ledger: Any) -> None:
-    """A process' first write: it leases a slab and claims an ordinal, here that of a dead process."""
+    """A process's first write: it leases a slab and claims an ordinal, here that of a dead process."""
     ledger.do("h", lambda: world.hits.labels("cold").inc())
 
 
@@ -79,40 +79,40 @@ OPERATIONS = pytest.mark.parametrize(
     [(first_write, leave_two), (move_in, be_short), pytest.param(move_in, be_narrow, marks=pure)],
 )
 def test_killed_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Killed before any line, a process leaves exact totals, no slab, and the store to the next one."""
+    """After a kill before any line, totals are exact, no slab is left over, and the next process goes on."""
     sweep.kill(operation, prepare)
 
 
 @OPERATIONS
 def test_interrupted_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """An exception out of a signal handler costs the write that it interrupts, and nothing else."""
+    """An exception from a signal handler costs the write that it interrupts and nothing else."""
     sweep.interrupt(operation, prepare)
 
 
 @pure
 @OPERATIONS
 def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Whichever call into the system fails, and how: the request succeeds, and is counted in the store in the end."""
+    """When a system call fails in any way, the request succeeds and is counted in the store in the end."""
     sweep.fail(operation, prepare)
 
 
 @OPERATIONS
 def test_killed_at_any_call(operation: Any, prepare: Any, traced: Any) -> None:
-    """The same when it is killed after a call into the system."""
+    """The same holds after a kill that follows any system call."""
     traced.kill_in_calls(operation, prepare)
 
 
 @OPERATIONS
 def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
-    """The same out of the kernel."""
+    """The same holds when the kernel itself returns the error."""
     traced.fail(operation, prepare)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, BlockingIOError])
-def test_a_slab_that_a_folder_swept_away_is_made_again(
+def test_a_slab_that_a_fold_removed_too_early_is_made_again(
     world: Any, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
-    """Before a new slab is locked, a folder may take it for what a killed process left, or hold it while it looks."""
+    """A new slab that a folding process removed or locked, before its owner locked it, is made again."""
     make, tries = slab.make_slab, []
 
     def swept(*arguments: Any) -> Any:
@@ -129,7 +129,7 @@ def test_a_slab_that_a_folder_swept_away_is_made_again(
 
 
 def test_the_sweep_finds_a_slab_without_a_lease(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a slab that is linked although it is not locked is folded while its owner still writes to it."""
+    """The control: a slab without a lease is folded while its owner still writes to it."""
     make = slab.make_slab
 
     def fold_and_write(world: Any, ledger: Any) -> None:
@@ -144,7 +144,7 @@ def test_the_sweep_finds_a_slab_without_a_lease(sweep: Any, monkeypatch: pytest.
 
 @pure
 def test_the_sweep_finds_a_slab_that_has_its_name_too_early(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a slab that is made under its own name is found half made."""
+    """The control: a slab that is made under its final name is found half made."""
     from mpmetrics._cells import files  # noqa: PLC0415 (the twin in Python alone has it)
 
     class Os:
@@ -165,7 +165,7 @@ def test_the_sweep_finds_a_slab_that_has_its_name_too_early(sweep: Any, monkeypa
 
 @pure
 def test_the_sweep_finds_an_ordinal_taken_from_another(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a claim that takes over a name that is there loses what that process counted."""
+    """The control: a claim that overwrites an existing name loses what that process counted."""
 
     def seize(where: Any, file: str, lowest: int, _: bool) -> int:  # noqa: FBT001 (as the real one)
         os.rename(f"{where[0]}/{file}", f"{where[0]}/slab-{lowest}")  # noqa: PTH104
@@ -177,7 +177,7 @@ def test_the_sweep_finds_an_ordinal_taken_from_another(sweep: Any, monkeypatch: 
 
 
 def test_the_sweep_finds_what_waits_and_is_not_moved(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: what waits is forgotten before it has a place in the slab."""
+    """The control: waiting values are dropped before they have a place in the slab."""
     move = Memory._move
 
     def hasty(self: Any, cell: Any) -> bool:
@@ -190,7 +190,7 @@ def test_the_sweep_finds_what_waits_and_is_not_moved(sweep: Any, monkeypatch: py
 
 
 def test_the_sweep_finds_a_descriptor_that_leaks(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a slab that cannot be made keeps the descriptor of its directory."""
+    """The control: a failed attempt to make a slab leaves a descriptor of its directory open."""
     make, kept = slab.make_slab, []
 
     def careless(where: Any, *arguments: Any) -> Any:

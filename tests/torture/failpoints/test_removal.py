@@ -1,4 +1,4 @@
-"""Removal, the reuse of its words, and the shortening of the list of removals, disturbed at every step."""
+"""The removal of series, the reuse of their words, and the shortening of the removals file, disturbed at every step."""
 
 from __future__ import annotations
 
@@ -58,32 +58,32 @@ def passing(world: Any) -> dict[str, float]:
 
 @OPERATIONS
 def test_killed_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Killed before any line, a process leaves the series as it was or removes it for good; all others are exact."""
+    """A kill before any line leaves the series as it was or removes it for good; all other series are exact."""
     sweep.kill(operation, prepare)
 
 
 @OPERATIONS
 def test_interrupted_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """An exception out of a signal handler leaves the series as it was or removes it; the process goes on."""
+    """An exception from a signal handler leaves the series as it was or removes it, and the process goes on."""
     sweep.interrupt(operation, prepare)
 
 
 @OPERATIONS
 def test_an_error_anywhere(operation: Any, prepare: Any, sweep: Any) -> None:
-    """Whichever call into the system fails, and how: it is done, or ``remove`` says that it was not."""
+    """When a system call fails in any way, ``remove`` succeeds or raises and removes nothing."""
     sweep.may_raise = (StoreError,)
     sweep.fail(operation, prepare)
 
 
 @OPERATIONS
 def test_an_error_of_the_kernel(operation: Any, prepare: Any, traced: Any) -> None:
-    """The same out of the kernel."""
+    """The same holds when the kernel itself returns the error."""
     traced.may_raise = (StoreError,)
     traced.fail(operation, prepare)
 
 
-def test_the_sweep_finds_a_removal_that_nobody_made(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: where the record of a killed remover is not overwritten, the next removal brings it into force."""
+def test_the_sweep_finds_a_removal_that_takes_effect_later(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a killed process's removal takes effect with the next removal, unless it is overwritten."""
 
     class Os:
         ftruncate = staticmethod(lambda *_: None)
@@ -101,7 +101,7 @@ def test_the_sweep_finds_a_removal_that_nobody_made(sweep: Any, monkeypatch: pyt
 
 
 def doom_another(world: Any, ledger: Any) -> None:
-    """Have a series of those that come and go, too, with a value and somebody who holds it."""
+    """Have a series of those that come and go, too, with a value, and a reference to it."""
     doom(world, ledger)
     world.held = world.passing.labels("held")
     world.held.inc(5)
@@ -114,7 +114,7 @@ def remove_both(world: Any, ledger: Any) -> None:
 
 
 def use_again(world: Any) -> None:
-    """What was removed counts from the start when it is used again, and nothing of it shows in who gets its words."""
+    """A removed series that is used again counts from zero, and the series that gets its words shows nothing of it."""
     world.passing.labels("held").inc()
     assert passing(world)["held"] in {1.0, 6.0}
     world.passing.clear()
@@ -130,14 +130,14 @@ def use_again(world: Any) -> None:
 
 
 def test_interrupted_anywhere_and_used_again(sweep: Any) -> None:
-    """An exception out of a signal handler never leaves a series in words that another one gets."""
+    """An exception from a signal handler never leaves two series on the same words."""
     sweep.inspect = use_again
     sweep.interrupt(remove_both, doom_another)
 
 
 @pytest.mark.skipif(_cells.TWIN != "pure", reason="what is made wrong for it is in Python")
 def test_the_sweep_finds_cells_that_are_not_let_go_of(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a process that forgets a series and leaves its cell at the words."""
+    """The control: a process ends a series and leaves its cell pointing at the words."""
     end = Memory._end
 
     def hasty(self: Any, children: Any, key: Any) -> None:
@@ -184,20 +184,22 @@ def kill_beside_a_witness(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> 
         hits += world.child(remove_and_die).status == -signal.SIGKILL
         killed.open()
         witness.result()
+        for each in (ready, killed):
+            each.close()
         assert passing(world).get("seen") in {1.0, 2.0}, f"killed at {point}"
         fork(world.passing.clear).result()
     sweep.hit(hits)
 
 
-def test_killed_anywhere_others_count_on(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> None:
-    """Whoever holds the series counts on in it, or in a new one, but never in one that is gone."""
+def test_holders_of_a_series_count_on_after_a_kill_anywhere(sweep: Any, failpoints: Any, fork: Any, gate: Any) -> None:
+    """A process that holds the removed series counts on in it or in a new series, never in a removed one."""
     kill_beside_a_witness(sweep, failpoints, fork, gate)
 
 
 def test_the_sweep_finds_a_removal_that_is_not_noticed(
     sweep: Any, failpoints: Any, fork: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a process that takes in a removal and ends nothing counts on in a series that nobody shows."""
+    """The control: a process that reads a removal but ends no series counts in a series that is not shown."""
     monkeypatch.setattr(Memory, "_apply", lambda *_: None)
     with pytest.raises(AssertionError, match="killed at"):
         kill_beside_a_witness(sweep, failpoints, fork, gate)
@@ -207,7 +209,7 @@ def test_the_sweep_finds_a_removal_that_is_not_noticed(
 def test_a_removal_that_is_needed_stays_in_the_list(
     world: Any, fork: Any, gate: Any, monkeypatch: pytest.MonkeyPatch, *, forgets: bool
 ) -> None:
-    """What a living process holds, which does not look, stays removed when the list is shortened."""
+    """A removal stays in the shortened file while a living process that has not read it holds the series."""
     ready, end = gate(), gate()
 
     def hold() -> None:

@@ -1,4 +1,4 @@
-"""A whole scrape by a collector that goes on, interrupted at every step."""
+"""A whole scrape by a collector that goes on afterwards, interrupted at every step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import mpmetrics
-from mpmetrics.collector import epoch
-from mpmetrics.collector.epoch import EpochReader
+from mpmetrics.collector import epoch_reader
+from mpmetrics.collector.epoch_reader import EpochReader
 from mpmetrics.storage.slab import list_slabs
 
 
@@ -30,7 +30,7 @@ def scrape(world: Any, _: Any) -> None:
 
 
 def look(world: Any) -> None:
-    """What the collector shows is what one shows that has just been made."""
+    """Fail unless the collector shows what a new collector shows."""
     fresh = mpmetrics.Collector(world.provider.directory)
     both = [collector.render()[1].decode().splitlines() for collector in (world.collector, fresh)]
     shown, expected = ([line for line in lines if not line.startswith("mpmetrics_scrape_")] for lines in both)
@@ -46,12 +46,12 @@ def whole(sweep_everywhere: Any) -> Any:
 
 
 def test_interrupted_anywhere(whole: Any) -> None:
-    """An exception out of a signal handler costs that scrape; the next ones, of any thread, are whole and exact."""
+    """An exception from a signal handler costs that scrape; later scrapes, in any thread, are whole and exact."""
     whole.interrupt(scrape, change_everything)
 
 
 def test_interrupted_in_the_library_of_locks(whole: Any) -> None:
-    """The same, in it alone."""
+    """The same holds for an exception inside the lock library."""
     whole.where, whole.often = whole.where[-1:], 3
     whole.interrupt(scrape, change_everything)
 
@@ -59,7 +59,7 @@ def test_interrupted_in_the_library_of_locks(whole: Any) -> None:
 def test_the_sweep_finds_a_collector_that_goes_on_with_half_a_reading(
     whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: what was half read when a scrape was cut short shows in the scrapes after it."""
+    """The control: a collector that keeps a half-read slab shows wrong numbers in later scrapes."""
     begin = EpochReader._begin
     monkeypatch.setattr(EpochReader, "_begin", lambda self: getattr(self, "_is_torn", False) or begin(self))
     whole.only = ("storage/reader.py:SlabReader._parse", "storage/reader.py:SlabReader.read")
@@ -71,21 +71,21 @@ def test_the_sweep_finds_a_collector_that_goes_on_with_half_a_reading(
 def test_a_slab_that_is_set_aside_while_slabs_are_read(
     world: Any, monkeypatch: pytest.MonkeyPatch, *, looks_again: bool
 ) -> None:
-    """A newcomer takes a dead process's name between the listing and the look at the file: both are read."""
+    """A reader reads both slabs when a new process takes a dead one's name between the listing and the opening."""
 
     def count(_: Any) -> None:
         world.hits.labels("there").inc()
 
     listings: list[Any] = []
 
-    def interfere(folder: int) -> Any:
-        names = list_slabs(folder)
+    def interfere(directory: int) -> Any:
+        names = list_slabs(directory)
         if not listings:
             assert world.child(count).status == 0
         listings.append(names)
         return names if looks_again else listings[0]
 
     assert world.child(count).status == 0
-    monkeypatch.setattr(epoch, "list_slabs", interfere)
+    monkeypatch.setattr(epoch_reader, "list_slabs", interfere)
 
     assert world.peek()["h"] == (2 if looks_again else 1)

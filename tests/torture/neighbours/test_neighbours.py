@@ -1,4 +1,4 @@
-"""Short-lived processes on a machine that others keep busy."""
+"""Short-lived processes on a machine that other processes keep busy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ import mpmetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROUNDS = 1 + int(float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0) // 15)
-WORKERS, SERIES, AT_ONCE = 150, 100, 8
+SECONDS = float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)
+ROUNDS = 1 + int(SECONDS // 15)
+SPINNING, WORKERS, TASKS = (
+    (24, 150, 40) if SECONDS else (6, 30, 16)
+)  # the short form slows down all tests that run beside it
+SERIES, AT_ONCE = 100, 8
 
 
 def _fork(function: Callable[[], object]) -> int:
@@ -39,8 +43,8 @@ def _spin() -> None:
 
 @pytest.fixture
 def neighbours() -> Iterator[None]:
-    """Two dozen processes that spin."""
-    pids = [_fork(_spin) for _ in range(24)]
+    """Processes that spin."""
+    pids = [_fork(_spin) for _ in range(SPINNING)]
     yield
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -54,7 +58,7 @@ def _values(directory: str) -> collections.Counter[float]:
 
 
 def _live_and_die(store: str) -> None:
-    """150 workers of a moment's life count 100 series each, beside a scraper; every other one is killed."""
+    """Many short-lived workers count 100 series each, beside a scraper; every other worker is killed."""
     provider = mpmetrics.Provider(store)
     hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
 
@@ -87,7 +91,7 @@ def _live_and_die(store: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("neighbours")
 def test_all_that_short_lived_workers_count_is_there(store_directory: str, tally: Any) -> None:
-    """Whatever they completed is shown, time and again."""
+    """The totals hold all increments that short-lived workers completed, those that were killed included."""
     for number in range(ROUNDS):
         _live_and_die(f"{store_directory}/{number}")
         tally(tried=WORKERS * SERIES)
@@ -96,7 +100,7 @@ def test_all_that_short_lived_workers_count_is_there(store_directory: str, tally
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("neighbours")
 def test_eight_processes_that_make_series_at_the_same_moment(store_directory: str, tally: Any) -> None:
-    """Eight processes make the same 5,000 series each, all at once: every one counts."""
+    """Eight processes make the same 5,000 series at once, and each of their increments counts."""
     provider = mpmetrics.Provider(store_directory)
     hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
     start, go = os.pipe()
@@ -134,20 +138,20 @@ def _count(task: int) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("neighbours")
 def test_executors_and_pools_are_exact(store_directory: str, tally: Any) -> None:
-    """What an executor's tasks counted is there when it has its results, and after its processes have ended."""
+    """The counts of an executor's tasks are shown once it has their results, and after its processes end."""
     provider = mpmetrics.Provider(store_directory)
     _Shared.hits = mpmetrics.Counter("hits", "x", ["series"], provider=provider)
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(4, mp_context=context) as executor:
-        done = sum(executor.map(_count, range(40)))
+        done = sum(executor.map(_count, range(TASKS)))
         assert done == _total(store_directory)
     with context.Pool(4, maxtasksperchild=2) as pool:
-        done += sum(pool.imap_unordered(_count, range(40)))
+        done += sum(pool.imap_unordered(_count, range(TASKS)))
         assert done == _total(store_directory)
         pool.close()
         pool.join()
 
-    assert {80.0: SERIES, 2.0: 40} == _values(store_directory)
+    assert {2.0 * TASKS: SERIES, 2.0: TASKS} == _values(store_directory)
     tally(tried=done)
     provider.shutdown()
 

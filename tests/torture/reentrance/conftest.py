@@ -1,4 +1,4 @@
-"""What tests of re-entrance share: an instrument of every kind, children that may not hang, and interruptions."""
+"""An instrument of every kind, interruptions, and programs that must end in time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Kit:
         self.meter.mark()
 
     def churn(self, label: str) -> None:
-        """Have a series come and go; who interrupts the use of the store may be told that it cannot go now."""
+        """Have a series come and go; the removal may be refused when it interrupts another one."""
         self.scratch.labels(label).inc()
         try:
             self.scratch.remove(label)
@@ -173,7 +173,7 @@ class Storm:
             self._interrupt()
 
     def litter(self) -> None:
-        """What the interrupted code does besides: rubbish, which somebody has to collect."""
+        """Make garbage in cycles, for the collector to find."""
         if self.setting != "signal":
             for _ in range(3):
                 rubbish = _Dying(self._interrupt if self.setting == "finaliser" else int)

@@ -1,4 +1,4 @@
-"""The end of a process, other interpreters within it, and greenlets: programs of their own."""
+"""The end of a process, several interpreters in one process, and greenlets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ATEXIT = """
 def test_what_atexit_functions_count_is_counted(
     sums: Sums, script: Callable[..., str], store_directory: str, *, blocked: bool
 ) -> None:
-    """Registered before the import and after it, with the store at hand and with values that wait for it."""
+    """Counts of atexit functions, registered before or after the import, reach the store, also when values wait."""
     script(textwrap.dedent(ATEXIT).format(blocked=blocked), fails=blocked)
 
     values = sums(store_directory)
@@ -61,7 +61,7 @@ def test_what_atexit_functions_count_is_counted(
 def test_without_a_last_attempt_of_its_own_the_latest_would_be_lost(
     sums: Sums, script: Callable[..., str], store_directory: str
 ) -> None:
-    """The control: where nobody notices that the process ends, what comes after the last attempt stays private."""
+    """The control: without an attempt at the very end, the last counts stay private."""
     forgetful = """
         from mpmetrics.storage.waiting import WaitingRoom
         WaitingRoom._end = lambda room: room._attempt()
@@ -106,7 +106,7 @@ DAEMONS = """
 def test_daemon_threads_at_the_end_neither_crash_nor_tear(
     sums: Sums, script: Callable[..., str], store_directory: str
 ) -> None:
-    """An interpreter that ends while daemon threads count and scrape ends well, and leaves whole distributions."""
+    """An interpreter that ends while daemon threads count and scrape exits cleanly and leaves whole distributions."""
     for _ in range(3):
         script(textwrap.dedent(DAEMONS))
 
@@ -149,7 +149,7 @@ INTERPRETERS = """
 def test_interpreters_within_the_process_count_exactly(
     sums: Sums, arguments: str, script: Callable[..., str], store_directory: str
 ) -> None:
-    """Each interpreter of a process is as a process of its own: with a slab of its own, and exactly counted."""
+    """Each interpreter of a process has a slab of its own and counts exactly."""
     said = script(textwrap.dedent(INTERPRETERS).format(arguments=arguments))
 
     assert said.split() == ["None"] * 3
@@ -208,7 +208,7 @@ GEVENT = """
             gevent.sleep(0.01)
 
     jobs = [gevent.spawn(hold), *(gevent.spawn(work, number) for number in range(20))]
-    gevent.joinall(jobs, timeout=40, raise_error=True)
+    gevent.joinall(jobs, timeout=100, raise_error=True)
     assert all(job.ready() for job in jobs), "a greenlet hangs"
     if {is_idle}:
         print("idle", flush=True)
@@ -231,7 +231,7 @@ def check_greenlets(values: dict[str, float]) -> None:
 def test_gevent_greenlets_that_switch_within_callbacks_and_waits_are_exact(
     sums: Sums, patch: dict[str, str], holds: int, script: Callable[..., str], store_directory: str
 ) -> None:
-    """Twenty greenlets count, declare, remove and scrape, and switch in callbacks and waits: all is exact."""
+    """Totals are exact of greenlets that count, declare, remove and scrape, and switch in callbacks and waits."""
     pytest.importorskip("gevent")
     said = script(textwrap.dedent(GEVENT).format(**patch, holds=holds, is_idle=False), fails=bool(holds))
 
@@ -241,7 +241,7 @@ def test_gevent_greenlets_that_switch_within_callbacks_and_waits_are_exact(
 
 @pytest.mark.parametrize("patch", [BEFORE, AFTER], ids=["patched before", "patched after"])
 def test_an_idle_gevent_worker_keeps_nothing_locked(sums: Sums, patch: dict[str, str], store_directory: str) -> None:
-    """Whatever its greenlets did before: others remove, fold, make series and scrape, and wait for nobody."""
+    """An idle worker's greenlets hold no lock: other processes remove, fold, make series and scrape at once."""
     pytest.importorskip("gevent")
     text = textwrap.dedent(GEVENT).format(**patch, holds=1, is_idle=True)
     environ = os.environ | {"MPMETRICS_DIR": store_directory}

@@ -1,4 +1,4 @@
-"""The standard library's logging around and inside: handlers that count, and locks that two threads hold crosswise."""
+"""Log handlers that use metrics, and threads that hold a log handler's lock while they declare metrics."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import mpmetrics
 from mpmetrics import turns
-from mpmetrics.log_once import LogOnce
+from mpmetrics.log_once import LogOnce, LogOnceUnlocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 log = logging.getLogger("mpmetrics")
+
+HANGS = 60.0
+"""Seconds after which a thread hangs; never a measure of speed."""
 
 
 class Counting(logging.Handler):
@@ -60,7 +64,7 @@ def unusable(provider: mpmetrics.Provider) -> Iterator[None]:
 
 
 def test_a_log_handler_that_counts_does_not_recur(shared: mpmetrics.Provider, counting: Counting, shown: Any) -> None:
-    """The library's own complaint, logged while a series is made, makes series: once, one deep, and all are counted."""
+    """A log handler that makes series for a warning of the library is called once, not again within itself."""
     with unusable(shared):
         hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
         for number in range(5):
@@ -75,10 +79,16 @@ def test_a_log_handler_that_counts_does_not_recur(shared: mpmetrics.Provider, co
     assert 2 == sum(value for (name, _), value in values.items() if name == "log_lines_total")
 
 
-def cross(make: Callable[[], object], declare: Callable[[], object], handler: logging.Handler) -> bool:
+def cross(
+    make: Callable[[], object],
+    declare: Callable[[], object],
+    handler: logging.Handler,
+    given_up: threading.Event | None = None,
+) -> bool:
     """Whether two threads come to an end: one is in ``make`` and logs, the other has the handler's lock and declares.
 
-    The second one has it before the first one logs, and declares once the first one is about to.
+    The second thread takes the handler's lock before the first one logs, and declares once the first is about to log.
+    For a control, in which the threads wait for each other until ``given_up`` is set, half a second shows that.
     """
     logs, has_lock = threading.Event(), threading.Event()
 
@@ -86,13 +96,13 @@ def cross(make: Callable[[], object], declare: Callable[[], object], handler: lo
         def filter(self, _record: logging.LogRecord) -> bool:
             if threading.current_thread() is first:
                 logs.set()
-                has_lock.wait(30)
+                has_lock.wait(HANGS)
             return True
 
     def second() -> None:
         with handler.lock or threading.Lock():
             has_lock.set()
-            assert logs.wait(30)
+            assert logs.wait(HANGS)
             declare()
 
     announcing = Announcing()
@@ -100,14 +110,16 @@ def cross(make: Callable[[], object], declare: Callable[[], object], handler: lo
     first = threading.Thread(target=make, daemon=True)
     other = threading.Thread(target=second, daemon=True)
     other.start()
-    assert has_lock.wait(30)
+    assert has_lock.wait(HANGS)
     first.start()
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + (0.5 if given_up else HANGS)
     for thread in (first, other):
         thread.join(max(0, deadline - time.monotonic()))
     alive = first.is_alive() or other.is_alive()
-    for thread in (first, other):  # of the control: once one of them is out of patience
-        thread.join(30)
+    if given_up:
+        given_up.set()
+    for thread in (first, other):
+        thread.join(HANGS)
     log.removeFilter(announcing)
     return not alive
 
@@ -122,14 +134,16 @@ def sink() -> Iterator[logging.Handler]:
     handler.close()
 
 
-class Patient:
-    """The lock of a provider's values, which the control waits for for a long time, and not for ever."""
+class EndlessLock:
+    """For the control: a lock for which threads wait until ``given_up`` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, given_up: threading.Event) -> None:
         self._lock = threading.RLock()
+        self._given_up = given_up
 
     def __enter__(self) -> None:
-        self._lock.acquire(timeout=7.0)
+        while not self._lock.acquire(timeout=0.01) and not self._given_up.is_set():
+            pass
 
     def __exit__(self, *_: object) -> None:
         if self._is_owned():
@@ -140,21 +154,17 @@ class Patient:
 
 
 @pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
-def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_logs(
+def test_a_thread_that_declares_in_a_log_handler_does_not_wait_for_one_that_declares_and_logs(
     shared: mpmetrics.Provider, sink: logging.Handler, monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
-    """Two threads that hold our lock and a log handler's crosswise go on; if one logs under ours, neither does."""
-    said = LogOnce.say
+    """Two threads that want each other's lock go on: one has the store's lock, the other a log handler's.
 
-    def say(unlocked: LogOnce, cause: str, message: str) -> None:
-        said(unlocked, cause, message)
-        unsaid, unlocked._unsaid = unlocked._unsaid, []
-        for line in unsaid:
-            log.warning(line)
-
+    The control logs while it holds the store's lock: then neither thread goes on.
+    """
+    given_up = threading.Event()
     if is_naive:
-        monkeypatch.setattr(LogOnce, "say", say)
-        monkeypatch.setattr(LogOnce, "lock", Patient())
+        monkeypatch.setattr(LogOnceUnlocked, "_emit", LogOnce._emit)  # logs at once, under the lock
+        monkeypatch.setattr(LogOnceUnlocked, "lock", EndlessLock(given_up))
 
     def make() -> None:
         mpmetrics.Counter("one", "One.", provider=shared).inc()
@@ -163,29 +173,35 @@ def test_declaring_within_a_log_handler_does_not_wait_for_one_who_declares_and_l
         mpmetrics.Counter("other", "Other.", provider=shared).inc()
 
     with unusable(shared):
-        assert is_naive != cross(make, declare, sink)
+        assert is_naive != cross(make, declare, sink, given_up if is_naive else None)
 
 
-@pytest.mark.parametrize("patience", [0.25, 7.0], ids=["as it is", "control"])
+@pytest.mark.parametrize("is_endless", [False, True], ids=["as it is", "control"])
 def test_the_first_metrics_of_two_threads_do_not_wait_for_each_other(
-    sink: logging.Handler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+    sink: logging.Handler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_endless: bool
 ) -> None:
-    """So do two that make the default provider, whose store cannot be used, which is said in the log."""
-    monkeypatch.setattr(turns, "PATIENCE", patience)
+    """Two threads that make the default provider go on; its store cannot be used, which is logged.
+
+    In the control time stands still, so the wait for a turn never ends: then neither thread goes on.
+    """
+    given_up = threading.Event()
+    if is_endless:
+        still = SimpleNamespace(monotonic=lambda: 100.0 * given_up.is_set(), sleep=time.sleep)
+        monkeypatch.setattr(turns, "time", still)
     (tmp_path / "file").touch()
     monkeypatch.setenv("MPMETRICS_DIR", str(tmp_path / "file"))
-    monkeypatch.setattr(mpmetrics.destination.default, "_destination", None)
+    monkeypatch.setattr(mpmetrics.provider_base.default_provider, "_provider", None)
 
     def make() -> None:
         mpmetrics.Counter("one", "One.").inc()
 
-    assert (patience < 1) == cross(make, mpmetrics.get_provider, sink)
+    assert is_endless != cross(make, mpmetrics.get_provider, sink, given_up if is_endless else None)
 
 
-def test_a_new_series_within_a_log_call_of_another_thread_takes_no_time(
+def test_threads_that_log_while_others_make_series_are_exact(
     shared: mpmetrics.Provider, sink: logging.Handler, shown: Any
 ) -> None:
-    """Threads that log, with a handler that counts, while others make series and the log's lock is busy: all exact."""
+    """Counts are exact of threads that make series and log, while a log handler counts as well."""
     counting = Counting(shared)
     log.addHandler(counting)
     hits = mpmetrics.Counter("hits", "Hits.", ["code"], provider=shared)
@@ -203,7 +219,7 @@ def test_a_new_series_within_a_log_call_of_another_thread_takes_no_time(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(HANGS)
         assert not thread.is_alive()
     log.removeHandler(counting)
     shared.force_flush()

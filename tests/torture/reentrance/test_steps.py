@@ -1,4 +1,4 @@
-"""An operation that is interrupted between any two of its steps: not by chance, but at each one in turn."""
+"""One operation interrupted by others before each of its steps in turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import mpmetrics
 from mpmetrics import turns
 from mpmetrics._cells import TWIN
-from mpmetrics.log_once import LogOnce
+from mpmetrics.log_once import LogOnceUnlocked
 from mpmetrics.names.declared import Declared
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_an_operation_that_is_interrupted_at_any_step_is_exact(
     store_directory: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every kind is used, a new series made, one removed and a scrape taken in the middle of it; nobody waits."""
+    """Totals are exact after an interruption that uses all instruments, removes a series and scrapes; none waits."""
     monkeypatch.setattr(turns, "PATIENCE", 60.0)  # a wait for what was interrupted would not end
 
     def act() -> tuple[int, dict[str, float], dict[str, float]]:
@@ -205,7 +205,7 @@ class Forgetful:
         self._depth -= 1
         if not self._depth:
             self._owner = 0
-            with contextlib.suppress(RuntimeError):  # somebody was out of patience, and gave it back
+            with contextlib.suppress(RuntimeError):  # a thread whose wait ran out gave it back
                 self._lock.release()
 
     def _is_owned(self) -> bool:
@@ -215,12 +215,12 @@ class Forgetful:
 def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
     in_child: Callable[..., Any], store_directory: str, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: with a lock whose owner is written down beside it, a signal handler comes in between, and waits."""
+    """The control: a lock that stores its owner in a second step makes an interrupting signal handler wait."""
 
     def act() -> int:
         used = kit(mpmetrics.Provider(store_directory))
         forgetful = Forgetful()
-        monkeypatch.setattr(LogOnce, "lock", forgetful)
+        monkeypatch.setattr(LogOnceUnlocked, "lock", forgetful)
 
         def interrupt() -> None:
             mpmetrics.Counter("interrupting", "Declared in between.", provider=used.provider)
@@ -235,7 +235,7 @@ def test_a_lock_that_does_not_know_its_owner_would_be_waited_for(
 
 
 def test_two_kinds_of_one_name_never_share_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A declaration that comes in between the check and the taking of a name is noticed, whoever made it."""
+    """A declaration that comes between the check and the claim of a name is noticed."""
     mine = mpmetrics.Provider()
     check = Declared.check
 

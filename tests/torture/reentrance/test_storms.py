@@ -1,4 +1,4 @@
-"""Instruments of every kind within signal handlers, collection callbacks and finalisers that interrupt instruments."""
+"""Instruments used in signal handlers, garbage collections and finalisers that interrupt other uses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETTINGS = ["signal", "collection", "finaliser"]
 InChild = "Callable[..., Any]"
 
 FOR_EVER = 60.0
-"""In the place of each bounded wait: who would wait for itself does so until the test says that it hangs."""
+"""Seconds in the place of each bounded wait: code that waits for itself hangs, which fails the test."""
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait for a lock ends early: so a test that passes shows that nobody waited for what it interrupted."""
+    """No wait for a lock ends early: a test that passes shows that no code waited for what it interrupted."""
     monkeypatch.setattr(turns, "PATIENCE", FOR_EVER)
 
 
@@ -41,7 +41,7 @@ def test_every_kind_counts_within_every_kind(
     in_child: Callable[..., Any],
     store_directory: str,
 ) -> None:
-    """Thousands of interruptions, new series and removals among them, in a store and in private memory: all exact."""
+    """Totals are exact after many interruptions that also make and remove series, in a store and in private memory."""
 
     def act() -> tuple[int, dict[str, float], dict[str, float]]:
         used = kit(mpmetrics.Provider(store_directory if where == "store" else None))
@@ -80,7 +80,7 @@ def test_a_collector_that_interrupts_itself_answers(
     in_child: Callable[..., Any],
     store_directory: str,
 ) -> None:
-    """A scrape by the same collector in the middle of its scrape is answered, with what was counted before it."""
+    """A scrape that interrupts a scrape of the same collector is answered, with all that was counted before it."""
 
     def act() -> tuple[int, list[float]]:
         provider = mpmetrics.Provider(store_directory)
@@ -117,7 +117,7 @@ def test_a_collector_that_interrupts_itself_answers(
 def test_without_the_way_aside_a_scrape_waits_for_itself(
     storm: Any, in_child: Callable[..., Any], store_directory: str
 ) -> None:
-    """The control: where who interrupts a collection waits for its end, there is none."""
+    """The control: a scrape that waits for the scrape it interrupts never ends."""
 
     def act() -> str:
         collector = mpmetrics.Collector(mpmetrics.Provider(store_directory))
@@ -148,7 +148,7 @@ def test_without_the_way_aside_a_scrape_waits_for_itself(
 
 
 def test_a_driver_is_stopped_by_a_handler_that_interrupts_its_wait(in_child: Callable[..., Any]) -> None:
-    """The handler sets what the thread that it interrupted waits for, at any point of that wait: thousands of times."""
+    """A signal handler may end the wait that it interrupts, at any point of that wait."""
 
     def act() -> int:
         stop = Stop()

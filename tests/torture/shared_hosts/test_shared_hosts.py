@@ -1,4 +1,4 @@
-"""One store, several masters of it: PID namespaces, servers, users. Exact, or refused clearly."""
+"""One store used by several servers, users and PID namespaces: totals are exact, or the store refuses and says why."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, becomes another user")
 NOBODY = 65534
 
+HANGS = 100.0
+"""Seconds after which a process hangs; never a measure of speed."""
+
 WORKER = textwrap.dedent(
     """
     import os, sys
@@ -42,7 +45,7 @@ WORKER = textwrap.dedent(
             took.observe(1.5)
         busy.set(1)
     use()
-    for _ in range(3):          # workers of its own, which end and are folded by whoever comes first
+    for _ in range(3):          # workers of its own, which end and are folded by the next scrape
         if not os.fork():
             use()
             os._exit(0)
@@ -87,8 +90,8 @@ class Space:
     def kill(self) -> None:
         """End all of it."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(20)  # before its input ends, which would have those within go on
-        self.process.communicate(timeout=20)
+        self.process.wait(HANGS)  # before its input ends, which would have those within go on
+        self.process.communicate(timeout=HANGS)
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def space(store_directory: str) -> Iterator[Callable[[str], Space]]:
 def test_two_pid_namespaces_share_a_store_exactly(
     sums: Sums, space: Callable[[str], Space], store_directory: str
 ) -> None:
-    """Workers with one and the same process id count side by side; a namespace that is killed is dead to the other."""
+    """Workers with the same process id count side by side, and each sees when the other's namespace is killed."""
     mine = mpmetrics.Provider(store_directory)
     spaces = [space("one"), space("two")]
     pids = {each.line() for each in spaces}
@@ -131,7 +134,7 @@ def test_two_pid_namespaces_share_a_store_exactly(
     values = sums(store_directory)
     assert (1800, 900, 1) == tuple(values[name] for name in ("hits_total", "took_count", "busy"))
     spaces[1].go_on()
-    spaces[1].process.wait(20)
+    spaces[1].process.wait(HANGS)
     values = sums(store_directory)
     assert (1800, 900, 0, 0) == tuple(
         values[name] for name in ("hits_total", "took_count", "busy", "mpmetrics_unreadable_files")
@@ -144,7 +147,7 @@ def test_two_pid_namespaces_share_a_store_exactly(
 def test_process_ids_as_identity_would_mix_the_namespaces_up(
     space: Callable[[str], Space], store_directory: str
 ) -> None:
-    """The control: by their process ids, which the slabs have as labels, workers of the two could not be told apart."""
+    """The control: the process ids in the slabs do not tell the workers of two namespaces apart."""
     mine = mpmetrics.Provider(store_directory)
     spaces = [space("one"), space("two")]
     for each in spaces:
@@ -163,14 +166,14 @@ def test_process_ids_as_identity_would_mix_the_namespaces_up(
 def test_two_servers_in_one_store_count_each_for_itself(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """The second one begins an epoch of its own: neither sees, folds or removes what is the other's."""
+    """The second server begins its own epoch; neither server sees, folds or removes the other's files."""
     masters = [Store(store_directory).begin()]
     first = mpmetrics.Provider(store_directory, epoch=masters[0].number)
     mpmetrics.Counter("hits", "Hits.", provider=first).inc(1)
     masters.append(Store(store_directory).begin())
     second = mpmetrics.Provider(store_directory, epoch=masters[1].number)
     mpmetrics.Counter("hits", "Hits.", provider=second).inc(10)
-    # The same name is another kind of metric there, and nobody minds.
+    # The same name is another kind of metric there, which is no conflict.
     mpmetrics.Counter("kind", "One.", provider=first).inc()
     mpmetrics.Gauge("kind", "Another.", provider=second).set(5)
 
@@ -194,12 +197,12 @@ def test_two_servers_in_one_store_count_each_for_itself(
 
 
 @pytest.mark.parametrize("is_naive", [False, True], ids=["as it is", "control"])
-def test_a_store_that_is_removed_and_made_anew_is_another_to_everybody(
+def test_a_store_that_is_removed_and_made_anew_is_another_to_every_process(
     readings: Sums, store_directory: str, child: Callable[..., Any], *, is_naive: bool
 ) -> None:
-    """Neither a collector nor an old server, its next worker or its removals take the new files for their own.
+    """No collector and no process of an old server takes the new store's files for its own.
 
-    The control: with numbers that begin at one again, and directories that are told by their names, they do.
+    In the control, epochs count from one again and directories are known by their names: then they do.
     """
     clock = (lambda: 0.0) if is_naive else time.time
     store = os.path.join(store_directory, "store")  # noqa: PTH118 (as the store)
@@ -243,10 +246,10 @@ def readings(sums: Sums) -> Sums:
 
 
 @needs_root
-def test_a_second_user_is_refused_and_disturbs_nobody(
+def test_a_second_user_is_refused_and_disturbs_no_process(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """Another user's server is told whose store it is, goes on without, and can neither read nor remove a thing."""
+    """Another user's server logs whose store it is, goes on without it, and can neither read nor remove its files."""
     Path(store_directory).chmod(0o711)
     store = Path(store_directory, "store")
     mine = mpmetrics.Provider(store)
@@ -277,7 +280,7 @@ def test_a_second_user_is_refused_and_disturbs_nobody(
 def test_root_beside_the_owner_counts_exactly_and_leaves_nothing_of_its_own(
     sums: Sums, store_directory: str, child: Callable[..., Any]
 ) -> None:
-    """A process of root's in another user's store: its slab is its own, and the owner can read, fold and remove it."""
+    """A root process in another user's store owns only its slab, which the store's owner can read, fold and remove."""
     Path(store_directory).chmod(0o711)
     store = Path(store_directory, "store")
     server = Store(store, owner=(NOBODY, NOBODY)).begin()

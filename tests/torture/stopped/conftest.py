@@ -1,4 +1,4 @@
-"""Processes that stop themselves, with SIGSTOP, in the middle of something."""
+"""Processes that stop themselves with SIGSTOP at a chosen step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 HERE = os.path.dirname(mpmetrics.__file__)  # noqa: PTH120 (as frames have it)
-PATIENCE = 45.0
 
 
 class Stopping:
@@ -96,9 +95,9 @@ def stopping() -> Iterator[Callable[..., Stopping]]:
 
 @pytest.fixture
 def bounded() -> Callable[[Callable[[], Any], float], Any]:
-    """Runs something that may not hang; the bound is generous, for a busy machine."""
+    """Runs an action that must not wait for a stopped process; the limit only ends what hangs."""
 
-    def run(action: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def run(action: Callable[[], Any], seconds: float = 60.0) -> Any:
         begin = time.monotonic()
         result = action()
         assert time.monotonic() - begin < seconds

@@ -1,4 +1,4 @@
-"""Processes that are stopped in the middle of anything: the others go on, and all is exact once they go on, too."""
+"""Processes stopped at any step: the others go on, and totals are exact once the stopped ones continue."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def scrape(used: Used, _number: int) -> None:
 
 
 @pytest.mark.parametrize("action", [first_use, removal, scrape])
-def test_a_process_stopped_at_any_step_holds_nobody_up_and_loses_nothing(
+def test_a_process_stopped_at_any_step_holds_up_no_other_and_loses_nothing(
     action: Callable[[Used, int], None],
     shared: mpmetrics.Provider,
     child: Callable[..., Any],
     stopping: Callable[..., Any],
     bounded: Callable[..., Any],
 ) -> None:
-    """Whatever lock or half-written thing it has, others lease, make series and scrape, and all is exact at once."""
+    """Whatever lock or half-written file it has, others lease, make series and scrape, and totals are exact."""
     used = Used(shared)
     used.use("old")
     whole = stopping(lambda: action(used, -1), 10**9)
@@ -161,7 +161,7 @@ def _count_steps(action: Callable[[], object]) -> int:
 def test_a_stop_at_random_in_a_loop_of_observations_shows_whole_ones(
     shared: mpmetrics.Provider, child: Callable[..., Any]
 ) -> None:
-    """A worker that counts without end is stopped again and again: scrapes show whole distributions."""
+    """Scrapes show whole distributions of a worker that is stopped again and again while it counts."""
     used = Used(shared)
     own = memoryview(mmap.mmap(-1, 8)).cast("Q")
 
@@ -229,7 +229,7 @@ def observe(self, amount):
 def test_a_worker_stopped_between_the_stores_of_a_histogram_shows_all_or_none_of_them(
     shared: mpmetrics.Provider, stopping: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, *, is_naive: bool
 ) -> None:
-    """Stopped at each bytecode of an observation: the scrape is whole; with one word for the sum, it is not."""
+    """A worker stopped at any bytecode of an observation shows all or none of it; the control has one word as sum."""
     if is_naive:
         names: dict[str, Any] = {"bisect_left": bisect.bisect_left}
         exec(compile(NAIVE, pure.__file__, "exec"), names)  # noqa: S102 (as if it stood there)
@@ -258,13 +258,13 @@ def _value(provider: mpmetrics.Provider, name: str) -> float:
 
 
 @pytest.mark.parametrize("step", ["rename", "unlink"])
-def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
+def test_a_fold_stopped_before_and_after_its_commit_changes_no_total(
     step: str,
     shared: mpmetrics.Provider,
     child: Callable[..., Any],
     bounded: Callable[..., Any],
 ) -> None:
-    """Stopped before the rename, and between rename and unlink: scrapes and leases go on, and count each slab once."""
+    """While a fold is stopped before its rename or its unlinks, scrapes and leases go on and each slab counts once."""
     used = Used(shared)
     for _ in range(3):
         child(lambda: used.use("dead")).end()
@@ -294,10 +294,10 @@ def test_a_folder_stopped_before_and_after_its_commit_changes_no_total(
 
 
 @pytest.mark.parametrize("name", [".", "fold.lock", "removals.lock"])
-def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
+def test_no_process_waits_for_one_that_is_stopped_with_a_lock(
     name: str, shared: mpmetrics.Provider, child: Callable[..., Any], bounded: Callable[..., Any]
 ) -> None:
-    """Each lock of the epoch held for good: others start, count, end, scrape and fold what they can, all in time."""
+    """While a stopped process holds a lock of the epoch, others start, count, end, scrape and fold without waiting."""
     used = Used(shared)
     for _ in range(20):
         child(lambda: used.use("dead")).end()
@@ -314,7 +314,7 @@ def test_nobody_waits_for_a_process_that_is_stopped_with_a_lock(
 def test_a_server_start_beside_a_stopped_one_fails_clearly_in_time(
     store_directory: str, bounded: Callable[..., Any], child: Callable[..., Any]
 ) -> None:
-    """While one server's start is stopped with the begin lock, another one is told so; who is there already goes on."""
+    """While a stopped start holds the begin lock, another start raises and says why; running processes go on."""
     mine = mpmetrics.Provider(store_directory)
     hits = mpmetrics.Counter("hits", "Hits.", provider=mine)
     pid = os.fork()
