@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from itertools import chain
 from typing import Protocol
 
 __all__ = ["Eviction"]
@@ -30,9 +31,8 @@ class Eviction:
     """The open connections, and the order in which they are closed when places or memory run out.
 
     A connection keeps the server waiting while its request is incomplete, or while the client does not read its answer.
-    The connection that has kept the server waiting longest is closed first. Neither kind of waiting goes before the
-    other and none has a minimum time: with either rule, a new client or a slow link would lose its connection before a
-    hostile client does. A client that reads, however slowly, keeps the server waiting only between two reads.
+    The connection that has kept the server waiting longest is closed first. Clients that have read a part of their
+    answer, and wait again, go after all others: they may be behind a slow link.
 
     Unread answers are limited to `max_unsent` bytes or to four of any size. A body that several clients are sent counts
     once. Past the limit, the connections that have not read for longest are closed until it is kept.
@@ -45,6 +45,10 @@ class Eviction:
         self._open: set[Evictable] = set()
         self._waiting: dict[Evictable, tuple[int, float]] = {}
         """Turn and time since when each connection keeps the server waiting; the first for longest."""
+        self._slow: dict[Evictable, tuple[int, float]] = {}
+        """The same for clients that have read a part of their answer."""
+        self._readers: set[Evictable] = set()
+        """Connections whose clients have read a part of the answer under way."""
         self._answers: dict[Evictable, bytes] = {}
         # By identity: comparing large bodies takes long, and equal ones occupy memory twice.
         self._clients: Counter[int] = Counter()
@@ -55,14 +59,13 @@ class Eviction:
 
     def wait(self, connection: Evictable) -> None:
         """The server waits for a request of this connection, which may be new."""
-        self._release(connection)
+        self._forget(connection)
         self._open.add(connection)
-        self._waiting.pop(connection, None)
         self._waiting[connection] = self._turn, time.monotonic()
 
     def serve(self, connection: Evictable) -> None:
         """The request is complete; the connection is not closed while its answer is made."""
-        self._waiting.pop(connection, None)
+        self._forget(connection)
 
     def answer(self, connection: Evictable, body: bytes) -> None:
         """The connection is sent an answer. `body` stays in memory until it waits again or leaves."""
@@ -76,28 +79,31 @@ class Eviction:
 
     def stall(self, connection: Evictable) -> None:
         """The client does not read its answer from now on. The connection may be closed before this returns."""
-        if connection in self._answers and connection not in self._waiting:
-            self._waiting[connection] = self._turn, time.monotonic()
+        if connection in self._answers and connection not in self._waiting and connection not in self._slow:
+            order = self._slow if connection in self._readers else self._waiting
+            order[connection] = self._turn, time.monotonic()
             self._trim()
 
     def resume(self, connection: Evictable) -> None:
         """The client has read."""
         if connection in self._answers:
             self._waiting.pop(connection, None)
+            self._slow.pop(connection, None)
+            self._readers.add(connection)
 
     def leave(self, connection: Evictable) -> None:
         """The connection is closed."""
-        self._release(connection)
+        self._forget(connection)
         self._open.discard(connection)
-        self._waiting.pop(connection, None)
         if not self._open:
             self._empty.set()
 
     @property
     def can_evict(self) -> bool:
         """Whether a connection has kept the server waiting for so long that another one may have its place."""
-        since = next(iter(self._waiting.values()), None)
-        return since is not None and since[0] + _TURNS <= self._turn and since[1] + _GRACE <= time.monotonic()
+        firsts = [next(iter(order.values())) for order in (self._waiting, self._slow) if order]
+        now = time.monotonic()
+        return any(turn + _TURNS <= self._turn and since + _GRACE <= now for turn, since in firsts)
 
     def tick(self) -> None:
         """Count a turn of the event loop in which connections are accepted."""
@@ -105,7 +111,7 @@ class Eviction:
 
     def evict(self) -> bool:
         """Close the connection that has kept the server waiting longest; False when none keeps it waiting."""
-        victim = next(iter(self._waiting), None)
+        victim = next(chain(self._waiting, self._slow), None)
         if victim is not None:
             victim.drop()
         return victim is not None
@@ -122,6 +128,12 @@ class Eviction:
             self._empty.clear()
             await self._empty.wait()
 
+    def _forget(self, connection: Evictable) -> None:
+        self._release(connection)
+        self._waiting.pop(connection, None)
+        self._slow.pop(connection, None)
+        self._readers.discard(connection)
+
     def _release(self, connection: Evictable) -> None:
         body = self._answers.pop(connection, b"")
         if body:
@@ -132,7 +144,7 @@ class Eviction:
 
     def _trim(self) -> None:
         while self._unsent > self._max_unsent and len(self._clients) > _ALWAYS:
-            victim = next((one for one in self._waiting if self._answers.get(one)), None)
+            victim = next((one for one in chain(self._waiting, self._slow) if self._answers.get(one)), None)
             if victim is None:
                 return
             victim.drop()
