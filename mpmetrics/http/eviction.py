@@ -13,10 +13,13 @@ __all__ = ["Eviction"]
 _ALWAYS = 4
 """Unread answers that are kept whatever their size, so that very large scrapes can be answered at all."""
 
-_TURNS, _GRACE = 5, 0.025
-"""Turns of the event loop, and seconds, for which a connection that keeps the server waiting is not closed for another.
+_TURNS = 5
+"""Turns of the event loop for which a connection keeps its place. A request that has arrived is read in the fourth."""
 
-A request that is there already is read in the fourth turn; a TLS handshake takes a round trip or two.
+_GRACE, _GRACE_TO_READ = 0.025, 0.1
+"""Seconds for which it keeps its place: while its request is incomplete, and while its client does not read.
+
+A TLS handshake takes a round trip or two, and a busy machine makes any client pause for that long.
 """
 
 
@@ -44,7 +47,7 @@ class Eviction:
         self._unsent = 0
         self._open: set[Evictable] = set()
         self._waiting: dict[Evictable, tuple[int, float]] = {}
-        """Turn and time since when each connection keeps the server waiting; the first for longest."""
+        """Connections that keep the server waiting, the first for longest; turn and time until which they may."""
         self._slow: dict[Evictable, tuple[int, float]] = {}
         """The same for clients that have read a part of their answer."""
         self._readers: set[Evictable] = set()
@@ -61,7 +64,7 @@ class Eviction:
         """The server waits for a request of this connection, which may be new."""
         self._forget(connection)
         self._open.add(connection)
-        self._waiting[connection] = self._turn, time.monotonic()
+        self._waiting[connection] = self._turn + _TURNS, time.monotonic() + _GRACE
 
     def serve(self, connection: Evictable) -> None:
         """The request is complete; the connection is not closed while its answer is made."""
@@ -81,7 +84,7 @@ class Eviction:
         """The client does not read its answer from now on. The connection may be closed before this returns."""
         if connection in self._answers and connection not in self._waiting and connection not in self._slow:
             order = self._slow if connection in self._readers else self._waiting
-            order[connection] = self._turn, time.monotonic()
+            order[connection] = self._turn + _TURNS, time.monotonic() + _GRACE_TO_READ
             self._trim()
 
     def resume(self, connection: Evictable) -> None:
@@ -101,9 +104,7 @@ class Eviction:
     @property
     def can_evict(self) -> bool:
         """Whether a connection has kept the server waiting for so long that another one may have its place."""
-        firsts = [next(iter(order.values())) for order in (self._waiting, self._slow) if order]
-        now = time.monotonic()
-        return any(turn + _TURNS <= self._turn and since + _GRACE <= now for turn, since in firsts)
+        return self._victim() is not None
 
     def tick(self) -> None:
         """Count a turn of the event loop in which connections are accepted."""
@@ -111,10 +112,14 @@ class Eviction:
 
     def evict(self) -> bool:
         """Close the connection that has kept the server waiting longest; False when none keeps it waiting."""
-        victim = next(chain(self._waiting, self._slow), None)
+        victim = self._victim() or next(chain(self._waiting, self._slow), None)
         if victim is not None:
             victim.drop()
         return victim is not None
+
+    def _victim(self) -> Evictable | None:
+        now, held = time.monotonic(), chain(self._waiting.items(), self._slow.items())
+        return next((one for one, (turn, end) in held if turn <= self._turn and end <= now), None)
 
     def dismiss(self, *, everyone: bool) -> None:
         """Close the connections whose requests are incomplete, or every connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,8 +133,20 @@ def test_a_new_connection_keeps_its_place_for_a_moment(
         assert not eviction.can_evict
         eviction.tick()
     assert eviction.can_evict
-    monkeypatch.setattr(eviction_module, "_GRACE", 60.0)
-    assert not eviction.can_evict
+
+
+def test_a_client_that_does_not_read_keeps_its_place_for_longer(
+    eviction: Eviction, come: Callable[[str], Client], ask: Callable[..., Client], gone: list[str]
+) -> None:
+    """A client that has sent its request goes after one that came later and has not; one goes in any case."""
+    ask("deaf", b"x")
+    come("silent")
+    for _ in range(eviction_module._TURNS):
+        eviction.tick()
+    time.sleep(2 * eviction_module._GRACE)
+    assert eviction.can_evict
+    assert [True, True, False] == [eviction.evict() for _ in range(3)]
+    assert ["silent", "deaf"] == gone
 
 
 def test_the_server_ends_with_those_that_wait_and_then_with_all(
