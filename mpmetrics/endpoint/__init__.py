@@ -1,1 +1,1 @@
-"""The metrics as a web application, in a process or a thread of its own."""
+"""The metrics as a web application, and the process or thread that serves it."""

@@ -24,7 +24,7 @@ __all__ = ["MetricsApp", "as_collector", "make_asgi_app", "make_wsgi_app"]
 
 _MOST_NAMES = 1000
 _MOST_PICKS = 8
-"""Scrapes of picked names (``name[]``) that are made or wait for their turn; more are refused with 503."""
+"""Scrapes of picked names (``name[]``) that are under way or wait for their turn; more are refused with 503."""
 
 _TIMEOUT = "x-prometheus-scrape-timeout-seconds"
 
@@ -44,7 +44,7 @@ class MetricsApp:
         self._picks = threading.BoundedSemaphore(_MOST_PICKS)
 
     def immediate(self, request: Request) -> Response | None:
-        """The answers that need no collection."""
+        """Answer requests that need no collection."""
         if request.path == HEALTHY:
             return _text(200, "OK")
         if request.path != self._path:
@@ -52,10 +52,10 @@ class MetricsApp:
         return None
 
     def __call__(self, request: Request) -> Response:
-        """The metrics, in the format and coding that the headers ask for, of the names that the query asks for."""
+        """Answer with the metrics: headers choose format and coding, the query may pick names."""
         if not ("name[]" in request.query or "%" in request.query):
             return scrape(self._collector, request)
-        # These bodies are made one at a time: threads that wait for their turn must not be all there are.
+        # Bodies of picked names are made one at a time, and waiting for that must not occupy every thread.
         if not self._picks.acquire(blocking=False):
             return plain(503, ("Retry-After", "1"))
         try:
@@ -65,7 +65,7 @@ class MetricsApp:
 
 
 def scrape(collector: Collector, request: Request) -> Response:
-    """The response to a scrape, wherever it came in."""
+    """Answer a scrape of any server."""
     try:
         names = parse_qs(request.query, max_num_fields=_MOST_NAMES).get("name[]", [])
     except ValueError:
@@ -79,7 +79,7 @@ def scrape(collector: Collector, request: Request) -> Response:
 
 
 def _timeout(request: Request) -> float | None:
-    """Seconds that the scraper is going to wait, as Prometheus tells it; None when it says nothing of use."""
+    """Seconds that the scraper will wait, from the header that Prometheus sends; None without a valid one."""
     try:
         seconds = float(request.headers.get(_TIMEOUT, ""))
     except ValueError:
@@ -92,21 +92,21 @@ def _text(status: int, text: str) -> Response:
 
 
 def as_collector(source: Source) -> Collector:
-    """``source`` itself, or a collector of it."""
+    """Return ``source`` itself, or a collector of it."""
     return source if isinstance(source, Collector) else Collector(source)
 
 
 def _answer(collector: Collector, request: Request) -> Response:
-    """Mounted in another application, the metrics are at whatever path they were mounted on."""
+    """Answer any path: the mounting application chooses it."""
     if request.method not in ("GET", "HEAD"):
         return plain(405, ("Allow", "GET, HEAD"))
     return _text(200, "OK") if request.path.endswith(HEALTHY) else scrape(collector, request)
 
 
 def make_wsgi_app(source: Source = None) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
-    """A WSGI application that answers any path with the metrics, and ``/-/healthy``.
+    """Make a WSGI application that answers any path with the metrics, and ``/-/healthy``.
 
-    ``source`` is a :class:`Collector` or what one is made of. Errors as in :class:`Collector`.
+    ``source`` is a :class:`Collector`, or an argument for one. Errors as in :class:`Collector`.
     """
     collector = as_collector(source)
 
@@ -130,10 +130,9 @@ _REASONS = {200: "OK", 400: "Bad Request", 405: "Method Not Allowed", 503: "Serv
 def make_asgi_app(
     source: Source = None,
 ) -> Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]:
-    """An ASGI application (HTTP and lifespan) that answers any path with the metrics, and ``/-/healthy``.
+    """Make an ASGI application (HTTP and lifespan) that answers any path with the metrics, and ``/-/healthy``.
 
-    It collects on a thread, so that the event loop goes on meanwhile. ``source`` and errors as in
-    :func:`make_wsgi_app`.
+    It collects on a thread, so that the event loop is not blocked. ``source`` and errors as in :func:`make_wsgi_app`.
     """
     collector = as_collector(source)
 
@@ -162,7 +161,7 @@ def make_asgi_app(
 
 
 async def _lifespan(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-    """There is nothing to start or stop."""
+    """Confirm; the application has nothing to start or stop."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -1,4 +1,4 @@
-"""The collector as users hold it: collects, and renders what it collected."""
+"""The collector that users hold: it collects and renders."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["Collector"]
 
 _WORTH_COMPRESSING = 1400
-"""Bytes; less than this goes in one packet anyway."""
+"""Bytes; a smaller body fits into one packet anyway."""
 
 
 class Collector(Collection):
     """Collects the metrics of a whole server; arguments and errors as in its base class."""
 
     def render(self, accept: str | None = None, names: Sequence[str] = ()) -> tuple[str, bytes]:
-        """Content type and body of a scrape whose ``Accept`` header is ``accept``; with ``names``, of these alone.
+        """Return content type and body for an ``Accept`` header; with ``names``, of these families or samples only.
 
         Errors as in :meth:`readings`.
         """
@@ -49,7 +49,7 @@ class Collector(Collection):
         names: Sequence[str] = (),
         timeout: float | None = None,
     ) -> tuple[dict[str, str], bytes]:
-        """Headers and body for a scraper that sends these headers, which may be None, and waits ``timeout`` seconds.
+        """Return headers and body for a scraper that sends these headers, if any, and waits ``timeout`` seconds.
 
         Concurrent scrapes share one collection, which began after each of them had asked, and the body that was made of
         it in each format and coding. A body of picked ``names`` is made for its scraper alone, and only one of these at
@@ -66,7 +66,7 @@ class Collector(Collection):
         return headers, body
 
     def value(self, name: str, labels: Mapping[str, str] | None = None) -> float | None:
-        """The value of one sample over all processes, None where there is none.
+        """Return the value of one sample over all processes, None if there is none.
 
         ``name`` is the whole name that Prometheus sees, as ``http_requests_total``, and ``labels`` are all labels of
         the sample. Costs as much as a scrape. Errors as in :meth:`readings`.
@@ -80,14 +80,14 @@ class Collector(Collection):
         return None
 
     def _share(self, form: _Form, timeout: float | None) -> _Coded:
-        """All metrics, in a body that is made with the collection for all who wait for it."""
+        """Return a body of all metrics, which is made with a collection for all callers that wait for it."""
         self._wanted.append(form)
         try:
             collected = self.collected(timeout)
         finally:
             with contextlib.suppress(ValueError):  # in a child that was forked meanwhile
                 self._wanted.remove(form)
-        # A collection that could not be waited for is this caller's alone.
+        # The caller may have got a collection of its own, because it could not wait for the running one.
         return collected.bodies.get(form) or self._make(collected, form)
 
     def _collect(self) -> Collected:
@@ -98,7 +98,7 @@ class Collector(Collection):
         return collected
 
     def _make(self, collected: Collected, form: _Form) -> _Coded:
-        """The body in this form, made now unless it has been."""
+        """Return the body in this form; make it unless it exists."""
         name, utf8, packed = form
         if form not in collected.bodies:
             if packed:
@@ -108,9 +108,9 @@ class Collector(Collection):
         return collected.bodies[form]
 
     def _pick(self, chosen: Format, names: Sequence[str], timeout: float | None, *, packed: bool) -> _Coded:
-        """These names alone."""
+        """Make a body of these names."""
         readings = self.exported(self.readings(timeout), utf8=chosen.utf8)
-        # Nothing in here waits, or asks for anything that does.
+        # The code under the lock neither waits nor calls anything that waits.
         with self._turn:
             body = _render(chosen.name, readings, frozenset(names))
             # With a packer of its own: what others picked is another text.
@@ -123,7 +123,7 @@ class Collector(Collection):
 
     @functools.cached_property
     def _packers(self) -> defaultdict[tuple[str, bool], Packer]:
-        """What compressed the scrapes before, by format."""
+        """The packers of earlier scrapes, by format."""
         return defaultdict(Packer)
 
     @functools.cached_property

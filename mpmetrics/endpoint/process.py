@@ -1,8 +1,8 @@
-"""The endpoint process: one collector and its HTTP server, beside the server whose metrics it tells.
+"""The endpoint process: one collector and its HTTP server, beside the server whose metrics it serves.
 
-Runs in a process of its own, so that a scrape never competes with requests for a GIL. It folds the dead also when
-nobody scrapes. It sends a heartbeat for as long as its event loop turns and no collection hangs, so that whoever
-started it can replace it, and it ends by itself when its parent is gone.
+It is a process of its own, so that a scrape never competes with requests for a GIL. It folds slabs of dead processes,
+also without scrapes. It sends a heartbeat while its event loop turns and no collection hangs, so that its parent can
+replace it, and ends by itself when its parent is gone.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ __all__ = ["BEAT", "Endpoint"]
 log = logging.getLogger("mpmetrics")
 
 BEAT = 0.25
-"""Seconds between heartbeats, and between looks at the parent."""
+"""Seconds between heartbeats, and between checks of the parent."""
 
 PASSING = {errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EIO, errno.ENOMEM, errno.ENOLCK}
-"""Errors that may be gone at the next try."""
+"""Errors that may not occur at the next try."""
 
 PATIENT_BEATS = 4
-"""How often in a row the election is tried while it fails with one of them."""
+"""Tries of the election in a row that may fail with one of them."""
 
 FOLD_EVERY = 2.0
 
 MODULES_SECONDS = 5.0
-"""How long the first scrape waits for the modules that register callbacks, before it is answered without them."""
+"""Seconds that the first scrape waits for the modules that register callbacks; then it is answered without them."""
 
 SERVICE_GRACE = 0.6
-"""Seconds that a service has to end, which it may use twice: for what is under way, and for tidying up."""
+"""Seconds that a service has to finish its work, and again to clean up."""
 
 HUNG_AFTER = 60.0
 """Seconds of one collection after which the process counts as hung."""
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that computes lets the event loop have the interpreter.
+"""Seconds after which a computing thread yields the interpreter to the event loop.
 
-TLS gives the interpreter away with each record. With Python's 5 ms, scrapes over TLS beside a crowd of hostile clients
-took about 80 ms, with this about 20 ms.
+TLS releases the interpreter with each record. Scrapes over TLS beside a crowd of hostile clients took about 80 ms with
+Python's 5 ms, and about 20 ms with this.
 """
 
 _LOOK = 0.01
@@ -68,7 +68,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Service(Protocol):
-    """Something that runs on a thread of its own."""
+    """Work on a thread of its own."""
 
     def start(self) -> None:
         """Begin."""
@@ -78,13 +78,13 @@ class Service(Protocol):
 
 
 class Endpoint:
-    """Serves ``collector`` on ``listeners`` until SIGTERM, or until process ``parent`` is not its parent any more.
+    """Serves ``collector`` on ``listeners`` until SIGTERM, or until process ``parent`` is no longer its parent.
 
-    The listening sockets belong to the parent and are inherited: while this process is being replaced, connections wait
-    in them. ``unix`` is one more address, which this process makes itself. ``heartbeat`` is the descriptor of a pipe
-    that gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, others wait.
-    ``modules`` are imported first; one that takes long, or hangs, is left to it. ``services`` run while it serves.
-    ``protection`` is for who comes in at ``listeners``; at ``unix``, the permissions of its file are all there is.
+    The listening sockets belong to the parent and are inherited: connections wait in them while this process is
+    replaced. ``unix`` is one more address, which this process opens. ``heartbeat`` is the descriptor of a pipe that
+    gets a byte with each beat. ``election`` is the path of a lock: only its holder serves, other collectors wait.
+    ``modules`` are imported first, but a slow one does not delay serving for long. ``services`` run while it serves.
+    ``protection`` is for ``listeners``; ``unix`` is protected by the permissions of its file.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class Endpoint:
         self._server = HttpServer(MetricsApp(collector))
 
     def run(self) -> None:
-        """Serve; returns when it is time to go."""
+        """Serve. Returns when this process is to end."""
         die_with_parent(self._parent)
-        # A Ctrl-C at the terminal goes to the whole group: the parent decides when we end, and last.
+        # Ctrl-C at the terminal signals the whole group, but the parent ends this process, after the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.setswitchinterval(SWITCH_INTERVAL)
         asyncio.run(self._main())
@@ -132,10 +132,10 @@ class Endpoint:
             beat.cancel()
 
     async def _win(self, elected: contextlib.ExitStack, stop: asyncio.Event) -> bool:
-        """Wait for the election lock; False when it is time to go first.
+        """Wait for the election lock; False if this process is to end before it has it.
 
-        Where it cannot be had at all we serve without it: two collectors harm nobody, and none leaves scrapes waiting.
-        What may pass, as when descriptors have run out, gets a few beats to do so.
+        If the lock cannot be opened, serve without it: two collectors do no harm, and without one scrapes would wait.
+        Errors that may pass, as when descriptors have run out, get a few beats to do so.
         """
         tries = PATIENT_BEATS
         while self._election is not None and not stop.is_set():
@@ -173,7 +173,7 @@ class Endpoint:
         await server.close(1.0)
 
     def _listen_in_store(self) -> list[socket.socket]:
-        """The unix socket in the store, where its path is not too long for one."""
+        """Open the Unix socket in the store, unless its path is too long for one."""
         if self._unix is None:
             return []
         try:
@@ -183,13 +183,13 @@ class Endpoint:
             return []
 
     async def _keep_house(self) -> None:
-        """Fold the dead when nobody scrapes, too."""
+        """Fold slabs of dead processes, also without scrapes."""
         while True:
             await asyncio.sleep(FOLD_EVERY)
             try:
                 await asyncio.to_thread(self._collector.fold)
             except Exception:  # whatever it is, scrapes go on, and the next time may do better
-                log.exception("folding the dead failed")
+                log.exception("folding slabs of dead processes failed")
 
     async def _beat(self, stop: asyncio.Event) -> None:
         while True:
@@ -207,8 +207,8 @@ async def _sleep(stop: asyncio.Event, seconds: float) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, even if it hangs or is stopped, where it can (Linux)."""
+    """On Linux, have the kernel kill this process when its parent dies, even if it hangs or is stopped."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before it could be asked
+    if os.getppid() != parent:  # it died before the call
         os._exit(0)

@@ -1,4 +1,4 @@
-"""The endpoint in a thread, for processes that have no event loop and no process of their own for it."""
+"""The endpoint in a thread, for programs without an event loop and without a separate endpoint process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["ServerThread", "start_http_server"]
 class ServerThread:
     """An `HttpServer` in a daemon thread with an event loop of its own.
 
-    `sockets` are bound and listen; they belong to the server from now on, and `protection` is for all of them. The
-    thread runs when the constructor returns, which raises what `HttpServer.add` raises. The methods belong to one
-    thread, any.
+    `sockets` are bound and listen. They belong to the server from now on, and `protection` is for all of them. The
+    thread runs when the constructor returns, which raises what `HttpServer.add` raises. One thread at a time may call
+    the methods.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ServerThread:
 
     @property
     def port(self) -> int:
-        """Port of the first socket, of TCP."""
+        """Port of the first socket, which is a TCP socket."""
         return int(self._names[0][1])
 
     def close(self, grace: float = 1.0) -> None:
-        """Stop, with `grace` seconds for answers under way, and wait until the thread has ended; again does nothing."""
+        """Stop, with `grace` seconds for answers under way, and wait until the thread has ended. Repeatable."""
         if not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._server.close(grace), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -81,16 +81,16 @@ def start_http_server(
 ) -> ServerThread:
     """Serve the metrics of ``source`` at ``http://addr:port/path`` from a thread of this process.
 
-    ``source`` is a :class:`Collector` or what one is made of; by default the default provider. Port 0 means any free
-    one, which the result's ``port`` tells. Start it in one process only, after it has forked others: in gunicorn, use
+    ``source`` is a :class:`Collector` or an argument for one; by default the default provider. Port 0 means any free
+    port, which the result's ``port`` names. Start it in one process only, after forking others. In gunicorn, use
     :mod:`mpmetrics.integrations.gunicorn` instead.
 
-    ``security`` names the files of certificates and credentials that protect the endpoint; by default what
+    ``security`` names the files of certificates and credentials that protect the endpoint; by default
     ``MPMETRICS_TLS_CERT``, ``MPMETRICS_TLS_KEY``, ``MPMETRICS_TLS_CLIENT_CA``, ``MPMETRICS_USERS_FILE`` and
-    ``MPMETRICS_TOKEN_FILE`` name.
+    ``MPMETRICS_TOKEN_FILE`` name them.
 
-    Raises OSError when the address cannot be had, ValueError for a port or path that is none, and
-    :class:`~mpmetrics.errors.SecurityError` for files that cannot be used.
+    Raises OSError if the address cannot be had, ValueError for an invalid port or path, and
+    :class:`~mpmetrics.errors.SecurityError` if a file cannot be used.
     """
     if not 0 <= port <= 65535:
         msg = f"a port is a number from 0 to 65535, not {port!r}"

@@ -1,1 +1,1 @@
-"""What goes out as bytes: text formats, their negotiation and compression."""
+"""Text formats, their negotiation and compression."""

@@ -1,4 +1,4 @@
-"""Compressing a text of which little changes from one time to the next."""
+"""Compresses texts that differ little from the text before."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import NamedTuple
 __all__ = ["Packer"]
 
 _LEVEL = 1
-"""The quickest: level 4 takes twice as long, for a ninth less."""
+"""The fastest. Level 4 takes twice as long, and its output is a ninth smaller."""
 
 _CHUNK = 1 << 15
-"""How many bytes of text are compressed together, or up to twice as many once lines have grown: to the end of one."""
+"""Bytes of text that are compressed together, up to the end of a line; up to twice as many once lines have grown."""
 
 _DRIFT = 1 << 12
-"""How many bytes a chunk may have grown or shrunk by for its last line to be found again."""
+"""Bytes by which a chunk may grow or shrink so that its last line is still found."""
 
 _HEAD = bytes.fromhex("1f8b 08 00 00000000 04 ff")
-"""Of a gzip file (RFC 1952) with neither name nor time, compressed for speed, on no system in particular."""
+"""The head of a gzip file (RFC 1952) without name and time, compressed for speed, on an unknown system."""
 
 _END = b"\x03\x00"
-"""An empty block, the last."""
+"""The last block, which is empty."""
 
 
 class _Chunk(NamedTuple):
     text: memoryview
     packed: bytes
     tail: bytes
-    """The last line but for its value, with the end of the line before."""
+    """The last line without its value, and the end of the line before."""
 
 
 class Packer:
-    """Compresses texts as gzip does, each only where it differs from the one before. Any thread may call it.
+    """Compresses texts with gzip, but only the parts that differ from the text before. Any thread may call it.
 
-    Chunks of whole lines are compressed by themselves, and one that the text before had, too, goes into the stream as
-    it is. So that it is the same one although lines before it grew, it ends with the same series. The text before is
-    kept for that.
+    Chunks of whole lines are compressed independently. A chunk that the text before had, too, is reused. A chunk ends
+    with the same series as before, so that it can be reused although lines before it have grown. The last text is kept
+    for the comparison.
     """
 
     def __init__(self) -> None:
         self._chunks: list[_Chunk] = []
 
     def pack(self, text: bytes) -> bytes:
-        """The text, compressed."""
+        """Return the text, compressed."""
         before, view = self._chunks, memoryview(text)
         chunks: list[_Chunk] = []
         start = 0
@@ -62,7 +62,7 @@ class Packer:
 
 
 def _end(text: bytes, start: int, held: _Chunk | None) -> int:
-    """Where the chunk that begins at ``start`` ends: with the same series as ``held`` did, if that is near."""
+    """Return the end of the chunk that begins at ``start``: after the same series as in ``held`` if it is near."""
     near = start + _CHUNK
     if held is not None and held.tail and len(held.text) < 2 * _CHUNK:
         expected = start + len(held.text) - len(held.tail)
@@ -72,6 +72,6 @@ def _end(text: bytes, start: int, held: _Chunk | None) -> int:
 
 
 def _deflate(chunk: memoryview) -> bytes:
-    """Whole blocks that end with a byte and refer to nothing before them."""
+    """Return whole blocks that end at a byte boundary and do not refer to earlier data."""
     compress = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return compress.compress(chunk) + compress.flush(zlib.Z_FULL_FLUSH)

@@ -1,4 +1,4 @@
-"""Which format and coding a scraper gets, by its ``Accept`` and ``Accept-Encoding`` headers (RFC 9110, 12.5)."""
+"""Chooses format and coding by the headers ``Accept`` and ``Accept-Encoding`` (RFC 9110, 12.5)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """A text format, its content type, and whether names may be in UTF-8."""
+    """A text format, its content type, and whether its names may be in UTF-8."""
 
     name: str
     content_type: str
@@ -47,11 +47,11 @@ _OFFERED = {
 }
 
 _MOST_ITEMS = 64
-"""Items of a header that are looked at: more than any scraper sends, few enough to cost nothing."""
+"""Items of a header that are read; later ones are ignored. No scraper sends as many."""
 
 
 def choose(accept: str | None) -> Format:
-    """The offered format that ``accept`` weights highest, the first of equals; text 0.0.4 when it names none."""
+    """Return the format that ``accept`` weights highest, the first of equals; text 0.0.4 if it names none of ours."""
     best, weight = TEXT_0_0_4, 0.0
     for media, parameters in _items(accept):
         offered = _OFFERED.get((media, parameters.get("version", "")))
@@ -64,7 +64,7 @@ def choose(accept: str | None) -> Format:
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
-    """Whether gzip may be used."""
+    """Return whether gzip is accepted."""
     codings = {name: _quality(parameters) for name, parameters in _items(accept_encoding)}
     return codings.get("gzip", codings.get("*", 0.0)) > 0.0
 

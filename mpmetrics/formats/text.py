@@ -27,7 +27,7 @@ _TEXT_TYPES = {"info": "gauge", "stateset": "gauge"}
 
 
 def render_text(readings: Iterable[Reading], names: Collection[str] = ()) -> bytes:
-    """Prometheus text; with ``names``, only families or samples of these names. Creation times have no place in it."""
+    """Render Prometheus text, which has no creation times; with ``names``, only families or samples of these names."""
     parts: list[bytes] = []
     for reading in readings:
         name = _quoted(reading.name + ("" if reading.bare else _TEXT_NAMES.get(reading.type, "")))
@@ -43,13 +43,13 @@ def render_text(readings: Iterable[Reading], names: Collection[str] = ()) -> byt
 
 
 def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ()) -> bytes:
-    """OpenMetrics 1.0; with ``names``, only families or samples of these names."""
+    """Render OpenMetrics 1.0; with ``names``, only families or samples of these names."""
     parts: list[bytes] = []
     for reading in readings:
         samples = _samples(reading, names, _everything if _has_sum(reading) else _no_count)
         if samples or not names or reading.name in names:
             name = _quoted(reading.name)
-            # A counter without its suffix cannot be one here; client_golang writes the same.
+            # OpenMetrics has no counters without the suffix; client_golang writes "unknown", too.
             kind = "unknown" if reading.bare else reading.type
             unit = f"# UNIT {name} {reading.unit}\n" if reading.unit else ""
             parts.append(_encode(f"# HELP {name} {_escape(reading.help)}\n# TYPE {name} {kind}\n{unit}"))
@@ -59,7 +59,7 @@ def render_openmetrics(readings: Iterable[Reading], names: Collection[str] = ())
 
 
 def _has_sum(reading: Reading) -> bool:
-    """False of observations that may be negative: these have no sum, and OpenMetrics has no count without one."""
+    """False if observations may be negative: then there is no sum, and OpenMetrics has no count without a sum."""
     if reading.type != "histogram":
         return True
     if reading.grid is not None:
@@ -68,7 +68,7 @@ def _has_sum(reading: Reading) -> bool:
 
 
 def _samples(reading: Reading, names: Collection[str], wanted: Callable[[str], bool]) -> bytes:
-    """The lines of the samples whose suffix is wanted, and whose name or family is, where ``names`` are given."""
+    """Render the samples whose suffix is wanted and, if ``names`` are given, whose name or family is among them."""
     is_whole = not names or reading.name in names
 
     def shows(suffix: str) -> bool:
@@ -80,7 +80,7 @@ def _samples(reading: Reading, names: Collection[str], wanted: Callable[[str], b
 
 
 def _grid_lines(reading: Reading, grid: Grid, shows: Callable[[str], bool]) -> bytes:
-    """The lines of a grid. Source of the two forms of a series: see :func:`_quoted_series`."""
+    """Render a grid. :func:`_quoted_series` gives the source of the two forms of a series."""
     name, rows = reading.name, grid.rows
     is_legacy = _LEGACY.match(name) is not None
     is_plain = is_legacy and not _may_be_quoted(reading)
@@ -105,7 +105,7 @@ def _quoted_text(labels: Labels) -> bytes:
 
 
 def _sample_lines(reading: Reading, shows: Callable[[str], bool]) -> Iterable[str]:
-    """The lines of single samples."""
+    """Render single samples."""
     name = reading.name
     if not _LEGACY.match(name):
         write = _quoted_series
@@ -119,17 +119,17 @@ def _sample_lines(reading: Reading, shows: Callable[[str], bool]) -> Iterable[st
 
 
 def _may_be_quoted(reading: Reading) -> bool:
-    """Whether labels may have names that were none before: attributes have, and what an info says."""
+    """Whether label names may need quotes: those of attributes and of infos may."""
     return bool(reading.original) or reading.type == "info"
 
 
 def _quoted(name: str) -> str:
-    """A name as it stands in a comment: in quotes when it is none of those that Prometheus always took."""
+    """A name in a comment, in quotes if it is not a legacy name."""
     return name if _LEGACY.match(name) else f'"{_escape(name)}"'
 
 
 def _quoted_series(name: str, labels: Labels) -> str:
-    """A series whose name goes where its labels stand. Source: the escaping scheme of the formats' UTF-8 names."""
+    """A series with its name among its labels. Source: the escaping scheme of the formats' UTF-8 names."""
     comma = "," if labels else ""
     return f'{{"{_escape(name)}"{comma}{_quoted_pairs(labels)}}}'
 
@@ -160,7 +160,7 @@ def _no_count(suffix: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _quoted_label(name: str) -> str:
-    """A label's name, in quotes when it is none of those that Prometheus always took."""
+    """A label's name, in quotes if it is not a legacy name."""
     return name if _LEGACY_LABEL.match(name) else f'"{_escape(name)}"'
 
 
@@ -173,5 +173,5 @@ def _escape_help(text: str) -> str:
 
 
 def _encode(text: str) -> bytes:
-    """``text`` in UTF-8. What that cannot carry is kept out where it enters; whoever slips it in loses no scrape."""
+    """Encode in UTF-8. Text that UTF-8 cannot encode is refused at its entry; should it get here, no scrape fails."""
     return text.encode("utf-8", "replace")

@@ -1,1 +1,1 @@
-"""An HTTP server for one small application: it knows no metrics."""
+"""An HTTP server for one small application. It knows no metrics."""

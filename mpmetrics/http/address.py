@@ -1,4 +1,4 @@
-"""Addresses that the endpoint listens on: ``host:port``, ``[ipv6]:port`` and ``unix:/path``."""
+"""Addresses to listen on: ``host:port``, ``[ipv6]:port`` and ``unix:/path``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DEFAULT_BIND", "Address", "parse"]
 
 DEFAULT_BIND = "127.0.0.1:9464"
 _BACKLOG = 2048
-"""Connections that may wait to be accepted. When they are too many, the system ignores a client for a second."""
+"""Connections that wait to be accepted. Past that the system drops a client's first packet, which costs it a second."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Address:
 
     @property
     def url(self) -> str:
-        """Where a browser or scraper finds the metrics."""
+        """The URL of the metrics."""
         return self.url_of("http")
 
     def url_of(self, scheme: str) -> str:
-        """The same by another scheme."""
+        """The URL with another scheme."""
         return f"{self} (path /metrics)" if self.path else f"{scheme}://{self}/metrics"
 
     def listen(self) -> socket.socket:
-        """A listening socket, not inherited by programs that are started. OSError when the address cannot be had.
+        """Return a listening socket that executed programs do not inherit. OSError if the address cannot be had.
 
-        Of a unix socket, what a dead process left at the path is replaced, a live one's is an address in use; it is
-        accessible to its owner alone.
+        A Unix socket is accessible to its owner alone. It replaces the socket that a dead process left at its path; one
+        that a process listens on is an address in use.
         """
         if self.path:
             return self._listen_unix()
@@ -62,7 +62,7 @@ class Address:
         return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
 
     def resolved(self) -> Address:
-        """The same with a numeric host, so that listening needs no name server; ValueError when it has none."""
+        """Return it with a numeric host, so that listening needs no name server. ValueError if it has none."""
         if self.path:
             return self
         try:
@@ -97,24 +97,24 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """The address that ``text`` says; ValueError that names it when it says none. Port 0 means any free one."""
+    """Parse an address; ValueError names a text that is none. Port 0 means any free port."""
     text = text.strip()
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
-            msg = f"address {text!r}: a unix socket's path is absolute, as in unix:/run/metrics.sock"
+            msg = f"address {text!r}: the path of a Unix socket must be absolute, as in unix:/run/metrics.sock"
             raise ValueError(msg)
         return Address(path=path)
     if "//" in text:
-        msg = f"address {text!r}: an address has no scheme and no path, as in {DEFAULT_BIND}"
+        msg = f"address {text!r}: give it without a scheme and path, as in {DEFAULT_BIND}"
         raise ValueError(msg)
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]") and host != "[]":
         host = host[1:-1]
     elif ":" in host:
-        msg = f"address {text!r}: an IPv6 address stands in brackets, as in [::1]:9464"
+        msg = f"address {text!r}: put an IPv6 address in brackets, as in [::1]:9464"
         raise ValueError(msg)
     if not colon or host == "[]" or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         msg = f"address {text!r}: expected host:port, [ipv6]:port or unix:/path, such as {DEFAULT_BIND}"
         raise ValueError(msg)
-    return Address(host or "0.0.0.0", int(port))  # noqa: S104 (":9464" is written by who means all interfaces)
+    return Address(host or "0.0.0.0", int(port))  # noqa: S104 (":9464" means all interfaces)

@@ -16,7 +16,7 @@ _ALWAYS = 4
 _TURNS = 5
 """Turns of the event loop for which a connection keeps its place. A request that has arrived is read in the fourth."""
 
-_GRACE, _GRACE_TO_READ = 0.025, 0.1
+_GRACE, _GRACE_TO_READ = 0.025, 0.05
 """Seconds for which it keeps its place: while its request is incomplete, and while its client does not read.
 
 A TLS handshake takes a round trip or two, and a busy machine makes any client pause for that long.
@@ -117,9 +117,11 @@ class Eviction:
             victim.drop()
         return victim is not None
 
-    def _victim(self) -> Evictable | None:
+    def _victim(self, *, unread: bool = False) -> Evictable | None:
+        """The connection to close first, of all or of those with an answer, if one has had its time."""
         now, held = time.monotonic(), chain(self._waiting.items(), self._slow.items())
-        return next((one for one, (turn, end) in held if turn <= self._turn and end <= now), None)
+        late = (one for one, (turn, end) in held if turn <= self._turn and end <= now)
+        return next((one for one in late if not unread or self._answers.get(one)), None)
 
     def dismiss(self, *, everyone: bool) -> None:
         """Close the connections whose requests are incomplete, or every connection."""
@@ -149,7 +151,7 @@ class Eviction:
 
     def _trim(self) -> None:
         while self._unsent > self._max_unsent and len(self._clients) > _ALWAYS:
-            victim = next((one for one in chain(self._waiting, self._slow) if self._answers.get(one)), None)
+            victim = self._victim(unread=True)
             if victim is None:
                 return
             victim.drop()

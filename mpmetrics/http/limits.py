@@ -29,7 +29,7 @@ class Limits:
     header_timeout: float = 5.0
     idle_timeout: float = 30.0
     write_timeout: float = 30.0
-    max_unsent: int = 128 * 1024 * 1024
+    max_unsent: int = 64 * 1024 * 1024
     max_head: int = 16 * 1024
     chunk: int = 64 * 1024
 

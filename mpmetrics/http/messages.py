@@ -1,13 +1,13 @@
 """HTTP messages, the contract of a handler, and one connection's conversation. No input or output happens here.
 
-Role: what the server and the handlers share (`Request`, `Response`, `Handler`), and `Conversation`, which turns
-received bytes into requests and responses into bytes. Parsing and framing are h11's; this module adds the limits on
-sizes, the allowed methods and the headers that each response carries.
+Role: `Request`, `Response` and `Handler`, which the server and the handlers share, and `Conversation`, which turns
+received bytes into requests and responses into bytes. h11 does parsing and framing; this module adds the limits on
+sizes, the allowed methods and the headers of each response.
 
 Ownership: the messages are immutable and may cross threads. A `Conversation` belongs to one connection of one event
 loop.
 
-Guarantees: what a client sends is answered or refused, never raised; at most `max_head` bytes of it are held.
+Guarantees: no bytes from a client make it raise; at most `max_head` bytes are held.
 Limits: GET and HEAD; bodies of requests are thrown away; a response's body is one bytes object, framed by its length.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HEALTHY = "/-/healthy"
-"""The path that says that the endpoint is there, to everybody."""
+"""The path that tells every client that the endpoint is there."""
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
@@ -120,14 +120,14 @@ class Conversation:
             self._h11.receive_data(data)
 
     def take(self) -> Request | Response | None:
-        """The next complete request; or the response that the protocol itself gives to it; or None: more is needed."""
+        """Return the next complete request, or a refusal by the protocol, or None if more bytes are needed."""
         try:
             if not self._read():
                 return None
             self._answering = True
         except h11.RemoteProtocolError as error:
-            # h11 raises it from a frame that holds it: with that, it would keep the whole connection until the garbage
-            # collector comes, if it comes.
+            # h11 raises it from a frame that holds it. With its traceback, it would keep the whole connection in memory
+            # until the garbage collector runs.
             error.with_traceback(None)
             self._answering = True
             return plain(error.error_status_hint)
@@ -141,7 +141,7 @@ class Conversation:
         return _request(head)
 
     def _read(self) -> bool:
-        """Whether a request is complete, or will get no more complete than it is."""
+        """Return whether a request is complete, or as complete as it will get."""
         while True:
             event = self._h11.next_event()
             if isinstance(event, h11.Request):
@@ -169,7 +169,7 @@ class Conversation:
             headers.append(("Content-Length", str(len(response.body))))
         if last or self._h11.their_state not in (h11.DONE, h11.MUST_CLOSE, h11.MIGHT_SWITCH_PROTOCOL):  # type: ignore[attr-defined]  # in h11, not in its __all__
             headers.append(("Connection", "close"))
-        # Everything that can be wrong with a response is found here, before h11's state changes.
+        # All errors of a response are raised here, before the state of h11 changes.
         reason = _PHRASES.get(response.status, "").encode("ascii")
         event = h11.Response(status_code=response.status, headers=headers, reason=reason)
         self._answering = True  # also where no request was taken: one too late, or one connection too many
@@ -178,13 +178,13 @@ class Conversation:
             body = body[:0]
         head = self._h11.send(event)
         if body:
-            # h11 counts the bytes; it needs not touch them.
+            # h11 only counts the bytes.
             self._h11.send_with_data_passthrough(h11.Data(data=cast("bytes", body)))
         self._h11.send(h11.EndOfMessage())
         return head, body
 
     def renew(self) -> bool:
-        """Begin the next request on this connection; False when the last answer has ended the conversation."""
+        """Begin the next request on this connection; False if the last answer has ended the conversation."""
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
         self._h11.start_next_cycle()
@@ -197,7 +197,7 @@ class Conversation:
 def _request(head: h11.Request) -> Request | Response:
     target = head.target.decode("latin-1")
     if target.startswith("/"):
-        # Not urlsplit, which would take the first part of "//a/b" for a host.
+        # Not urlsplit, which would parse the first part of "//a/b" as a host.
         path, _, query = target.partition("?")
     else:
         try:

@@ -1,25 +1,22 @@
-"""The HTTP/1.1 server of the scrape endpoint: sockets, connections, time limits. What the bytes mean is `http`'s.
+"""The HTTP/1.1 server of the scrape endpoint: listening sockets, places for connections, and stopping.
 
-Role: `HttpServer` serves a `Handler` on listening sockets within an event loop; `ServerThread`, in a module of its own,
-brings the loop along.
+Role: `HttpServer` serves a `Handler` on listening sockets within an event loop; `ServerThread` brings the loop along.
+`connection.py` is the life of one connection, `messages.py` what its bytes mean.
 
-Ownership: everything here belongs to the event loop's thread, except `Handler.__call__`, which runs on at most
-`Limits.threads` daemon threads, and `ServerThread`, whose methods any one thread may call. A socket that was added
-belongs to the server, which closes it; the file of a Unix socket stays the caller's.
+Ownership: everything belongs to the event loop's thread, but `Handler.__call__` runs on daemon threads. The server owns
+and closes each socket that was added; the file of a Unix socket stays the caller's.
 
-Guarantees: a client that is slow, idle or silent costs a place, and loses it to the next client once places run out; so
-a scrape is answered whatever the others do, as long as the handler answers. Memory is bounded: a connection holds at
-most one request head, and one chunk of the response besides its body; with TLS, two heads, and what OpenSSL needs. The
-bodies of all connections together are bounded by `Limits.max_unsent`, and those that are being made by `Dispatch`.
-Where credentials are asked for, refusals that come from the protocol itself (400, 405, 408, 431, 503, 505) and the
-health path are all that is answered without.
+Guarantees: a slow, idle or silent client costs a place, and loses it to the next client when places run out; so a
+scrape is answered whatever other clients do, as long as the handler answers. Memory is bounded: a connection holds at
+most one request head and one chunk of its response besides the body. With TLS, asyncio holds up to half a megabyte
+more. `Limits.max_unsent` bounds the bodies of all connections. With credentials, only refusals that come from the
+protocol itself (400, 405, 408, 431, 503, 505) and the health path are answered without them.
 
-Limits: no handler is ever interrupted; one that hangs keeps its thread, and its connection, until it returns. A client
-that hangs up while its answer is computed is noticed only afterwards. Threads do not survive a fork, the sockets do:
-start the server in the process that is to answer, after forking.
+Limits: a handler is never interrupted; if it hangs, its thread stays busy until it returns. Threads do not survive a
+fork, sockets do: start the server after forking, in the process that is to answer.
 
-asyncio's own server is not used: when descriptors run out it waits for others to go, although it could drop those that
-only wait.
+Rejected: asyncio's own server, because it does not close waiting connections when descriptors run out; and ASGI and
+WSGI servers, as docs/design/dependencies.md measures.
 """
 
 from __future__ import annotations
@@ -45,16 +42,16 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpServer"]
 
-_SHARE = 8  # the part of the places that is given away in one turn of the loop; see HttpServer._accept
+_SHARE = 8  # one turn of the event loop gives away one in so many places
 _FULL = 1.0  # seconds that new connections wait in the listen queue while all places or threads are taken
-_LOOK = 0.005  # seconds between two looks whether they still are
-_RETRY = 1.0  # seconds until the next accept, when descriptors have run out and nobody can be dropped
-_LATE = 0.05  # seconds that a request may be behind its connection when we close
+_LOOK = 0.005  # seconds between two checks whether they still are
+_RETRY = 1.0  # seconds until the next accept if descriptors have run out and no connection can be closed
+_LATE = 0.05  # seconds that a request may arrive after its connection when the server closes
 _COMPLAINTS = 60.0  # seconds between two log lines about failing accepts
 
 
 class _Door(NamedTuple):
-    """What is behind a listening socket: how it is answered there, and the certificates that protect it, if any."""
+    """How requests on one listening socket are answered, and what protects them."""
 
     ask: Callable[[Request, Callable[[Response], None]], None]
     protection: Protection | None
@@ -63,11 +60,12 @@ class _Door(NamedTuple):
 class HttpServer:
     """Serves a handler on any number of listening sockets, within the running event loop.
 
-    A new connection beyond `limits.max_connections` takes the place of the one that has kept us waiting longest, for a
-    complete request or for reading its answer. When there is none, all are being answered, and the new one is refused
-    with 503.
+    A new connection beyond `limits.max_connections` takes the place of the one that has kept the server waiting
+    longest, for a complete request or for reading its answer. Connections that have just begun to do so keep their
+    places for a moment, for which new ones wait in the listen queue. If all connections are being answered for a
+    second, new ones are refused with 503.
 
-    All methods belong to the loop's thread. A server is started once and closed once.
+    All methods belong to the loop's thread. A server starts once and closes once.
     """
 
     def __init__(self, handler: Handler, limits: Limits | None = None) -> None:
@@ -93,7 +91,7 @@ class HttpServer:
     async def add(self, sock: socket.socket, protection: Protection | None = None) -> None:
         """Serve on `sock` too, which is bound and listens, and belongs to the server from now on.
 
-        Who comes in there has to speak TLS and show credentials as far as `protection` says.
+        Clients of this socket need TLS and credentials as `protection` says.
 
         Raises RuntimeError unless the server runs, ValueError if the socket does not listen.
         """
@@ -111,10 +109,10 @@ class HttpServer:
         return 0.0 if self._threads is None else self._threads.busy_for()
 
     async def close(self, grace: float) -> None:
-        """Stop: accept nothing, drop who sends nothing, give answers under way `grace` seconds, then drop these too.
+        """Stop accepting, close waiting connections, give answers under way `grace` seconds, then close all.
 
-        A client that has just connected is about to send its request, so we listen for a moment more. A handler that
-        still runs is left to itself; its thread ends when it returns.
+        A client that has just connected is about to send its request, so the server reads for a moment more. A handler
+        that still runs is left alone; its thread ends when it returns.
         """
         self._closing = True
         for sock, retry in self._sockets.items():
@@ -140,8 +138,8 @@ class HttpServer:
 
     def _accept(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._eviction.tick()
-        # A few in each turn: a request is read some turns after its connection was accepted, and a burst of others must
-        # not have taken its place by then.
+        # Only a few in each turn: a request is read some turns after its connection was accepted, and a burst of other
+        # connections must not take its place before that.
         for _ in range(max(1, self._limits.max_connections // _SHARE)):
             if self._must_wait(loop.time()):
                 loop.remove_reader(sock)
@@ -158,7 +156,7 @@ class HttpServer:
             self._admit(client, self._doors[sock])
 
     def _must_wait(self, now: float) -> bool:
-        """Whether new connections stay in the listen queue: a crowd is being answered, which takes a moment."""
+        """Whether new connections stay in the listen queue for now, because a crowd is being answered."""
         if not self._is_full:
             self._full_since = now
         return now - self._full_since < _FULL and self._is_full
@@ -170,10 +168,10 @@ class HttpServer:
         return len(self._eviction) >= self._limits.max_connections and not self._eviction.can_evict
 
     def _back_off(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, error: OSError) -> None:
-        """Accept again later: the socket stays readable, and the loop would spin."""
+        """Accept again later; the socket stays readable, so the loop would spin."""
         self._log.error("accept", "cannot accept connections on %s: %s; trying again", sock.getsockname(), error)
         short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-        # With a descriptor set free, the next accept can succeed in the loop's next turn but one.
+        # If a connection was closed, its descriptor is free after two turns of the loop.
         delay = 0.01 if short and self._eviction.evict() else _RETRY
         loop.remove_reader(sock)
         self._sockets[sock] = loop.call_later(delay, self._listen, loop, sock)
@@ -182,8 +180,8 @@ class HttpServer:
         refuse = False
         while len(self._eviction) >= self._limits.max_connections and not refuse:
             refuse = not self._eviction.evict()
-        # A refused connection is one like any other, until the client has read why. It counts as waiting, so the next
-        # connection takes its place, and there is never more than one too many.
+        # A refused connection is like any other until the client has read why. It counts as waiting, so the next
+        # connection takes its place, and at most one connection is too many.
         connection = Connection(
             self._limits, self._eviction, door.ask, self._scratch, refuse=refuse, closing=lambda: self._closing
         )

@@ -164,6 +164,21 @@ def test_the_server_ends_with_those_that_wait_and_then_with_all(
 # For memory.
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not read has no time to begin."""
+    monkeypatch.setattr(eviction_module, "_TURNS", 0)
+    monkeypatch.setattr(eviction_module, "_GRACE_TO_READ", 0.0)
+
+
+def test_a_new_answer_has_time_to_be_read(ask: Callable[..., Client], gone: list[str]) -> None:
+    """The limit is passed for that moment, so that a crowd does not cost a scraper its answer."""
+    for number, body in enumerate(bodies(8)):
+        ask(str(number), body)
+    assert [] == gone
+
+
+@pytest.mark.usefixtures("at_once")
 def test_unread_answers_go_in_order(ask: Callable[..., Client], gone: list[str]) -> None:
     """Each body past the limit costs the connection that has not read for longest, and no more."""
     for number, body in enumerate(bodies(8)):
@@ -171,6 +186,7 @@ def test_unread_answers_go_in_order(ask: Callable[..., Client], gone: list[str])
     assert ["0", "1", "2", "3"] == gone
 
 
+@pytest.mark.usefixtures("at_once")
 def test_four_bodies_of_any_size(ask: Callable[..., Client], gone: list[str]) -> None:
     """Bodies far past the limit are kept while there are four, and the fifth costs the first."""
     for number, body in enumerate(bodies(5, BOUND * 10)):
@@ -179,6 +195,7 @@ def test_four_bodies_of_any_size(ask: Callable[..., Client], gone: list[str]) ->
     assert ["0"] == gone
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_body_that_is_shared_counts_once(ask: Callable[..., Client], gone: list[str]) -> None:
     """However many clients are sent it."""
     shared, *others = bodies(4)
@@ -189,6 +206,7 @@ def test_a_body_that_is_shared_counts_once(ask: Callable[..., Client], gone: lis
     assert [] == gone
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_connection_that_reads_stays(eviction: Eviction, ask: Callable[..., Client], gone: list[str]) -> None:
     """Past the limit, too; it goes when it stops reading, if it has to."""
     clients = [ask(str(number), body, reads=True) for number, body in enumerate(bodies(6))]
@@ -201,6 +219,7 @@ def test_a_connection_that_reads_stays(eviction: Eviction, ask: Callable[..., Cl
     assert ["3", "4"] == gone
 
 
+@pytest.mark.usefixtures("at_once")
 def test_what_was_read_does_not_count(eviction: Eviction, ask: Callable[..., Client], gone: list[str]) -> None:
     """Neither for a connection that waits for its next request nor for one that is closed."""
     kept, left, *others = bodies(8)

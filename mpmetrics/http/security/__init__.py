@@ -1,1 +1,1 @@
-"""Who may ask: certificates, credentials, and the files that they are in."""
+"""Certificates and credentials, and the files that hold them."""

@@ -1,4 +1,4 @@
-"""Lets only those ask a handler who show credentials."""
+"""Requires credentials for a handler."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["Authorization"]
 
 _CHECKS = 4
-"""Passwords that are checked or wait for it; more are told to come again. Each one keeps a thread of the server."""
+"""Passwords that are checked or wait for it; more get 503. Each of them occupies a thread of the server."""
 
 
 class Authorization:
-    """A handler that has ``handler`` answer those who show what is among ``credentials()``, and others with 401.
+    """A handler that passes requests with one of ``credentials()`` to ``handler``, and answers others with 401.
 
-    Only the health path needs none. A password check takes long by design: so it runs on the server's threads, one at
-    a time, which is what wrong passwords can cost, and whoever showed a right one before does not wait for it.
+    Only the health path needs no credentials. A password check takes long by design, so it runs on a thread of its
+    request, one check at a time; this bounds what wrong passwords cost. Requests with a token, or with a password that
+    was verified before, do not wait for it.
     """
 
     def __init__(self, handler: Handler, credentials: Callable[[], Credentials]) -> None:
@@ -33,7 +34,7 @@ class Authorization:
         self._turn = threading.Lock()
 
     def immediate(self, request: Request) -> Response | None:
-        """Refuse at once whom that is possible of, and let those pass who are known."""
+        """Reject at once where possible, and pass requests whose credentials are known."""
         if request.path == HEALTHY:
             return self._handler.immediate(request)
         credentials = self._credentials()
@@ -43,8 +44,8 @@ class Authorization:
         return self._handler.immediate(request) if known else credentials.refusal
 
     def __call__(self, request: Request) -> Response:
-        """Check the password if there is one to be checked, and then answer."""
-        # Also of a request that `immediate` let pass: the credentials may have been read again since.
+        """Check the credentials, and then answer. Unverified requests are checked individually."""
+        # Also if `immediate` has passed the request: the credentials may have been read again since.
         refusal = self._refuse(request.headers.get("authorization"))
         return refusal or self._handler.immediate(request) or self._handler(request)
 

@@ -1,4 +1,4 @@
-"""Who may ask: users with hashed passwords, and bearer tokens (RFC 7617, RFC 6750)."""
+"""Credentials: users with hashed passwords, and bearer tokens (RFC 7617, RFC 6750)."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = ["Credentials", "load_credentials"]
 
 _HASH = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}\Z")
 _COSTS = range(4, 17)
-"""What a bcrypt hash may cost, as a power of two: 16 takes seconds already, 31 would take days."""
+"""Allowed costs of a bcrypt hash, as powers of two: 16 takes seconds, 31 would take days."""
 
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]{16,4096}=*\Z")
 _LONGEST_PASSWORD = 72
-"""Bytes; bcrypt takes no more into account."""
+"""Bytes; bcrypt ignores the rest."""
 
 _REMEMBERED = 128
-"""Verified passwords whose digests are kept, so that each scrape does not cost what a password check does."""
+"""Verified passwords whose digests are kept, so that not each scrape costs a password check."""
 
 
 class Credentials:
-    """What a client may show in its ``Authorization`` header. Any thread may use it.
+    """The valid values of an ``Authorization`` header. Any thread may use it.
 
-    ``users``: names to bcrypt hashes. ``tokens``: bearer tokens. ``check`` compares a password and a hash. Nothing is
-    kept of a password that was shown but a digest under a key that never leaves this object.
+    ``users``: names to bcrypt hashes. ``tokens``: bearer tokens. ``check`` compares a password and a hash. Only
+    digests of passwords that clients sent are kept, under a key that never leaves this object.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Credentials:
         self._key = os.urandom(32)
         self._tokens = [self._digest(token) for token in tokens]
         self._verified: dict[bytes, None] = {}
-        # A name that is unknown is checked against the hash that costs most, and costs what a known one does.
+        # An unknown name is checked against the most expensive hash, so that it takes as long as a known name.
         self._decoy = max(self._users.values(), key=lambda known: known[4:6], default=b"")
         challenges = []
         if users:
@@ -59,24 +59,24 @@ class Credentials:
         self.refusal: Response = plain(401, *challenges)
 
     def glance(self, authorization: str | None) -> bool | None:
-        """Whether the header's value will do, where that shows at once; None: :meth:`verify` it, which takes long."""
+        """Return whether the header is valid; None if only :meth:`verify` can tell, which takes long."""
         scheme, shown = _parse(authorization)
         if scheme == "bearer" and self._tokens:
             digest = self._digest(shown)
-            # All of them are compared, so that time does not tell which one was nearly right.
+            # Compare all tokens, so that the time does not tell which one was nearly right.
             return sum(hmac.compare_digest(digest, token) for token in self._tokens) > 0
         if scheme == "basic" and self._users and b":" in shown:
             return True if self._digest(shown) in self._verified else None
         return False
 
     def verify(self, authorization: str | None) -> bool:
-        """The same with the password check that a name and password need; as long as the hash has it take."""
+        """Return whether the header is valid. A password check takes as long as the cost of its hash demands."""
         known = self.glance(authorization)
         if known is not None:
             return known
         _, shown = _parse(authorization)
         name, _, password = shown.partition(b":")
-        # bcrypt would end a password at a null, and forget what is past its limit.
+        # bcrypt would cut a password at a null byte and at its limit.
         usable = len(password) <= _LONGEST_PASSWORD and b"\0" not in password
         held = self._users.get(name.decode("utf-8", "surrogateescape"))
         fits = self._check(password if usable else b"-", self._decoy if held is None else held)
@@ -92,7 +92,7 @@ class Credentials:
 
 
 def _parse(authorization: str | None) -> tuple[str, bytes]:
-    """The scheme, and what was shown: the token, or name and password."""
+    """Return the scheme and the credentials: the token, or name and password."""
     scheme, _, rest = (authorization or "").strip().partition(" ")
     scheme, raw = scheme.lower(), rest.strip().encode("latin-1", "replace")
     if scheme != "basic":
@@ -104,7 +104,7 @@ def _parse(authorization: str | None) -> tuple[str, bytes]:
 
 
 def load_credentials(users_file: str | None, token_file: str | None) -> Credentials:
-    """The credentials in these files; SecurityError when one is not what it should be."""
+    """Read the credentials in these files. SecurityError if a file is invalid."""
     if users_file is None:
         return Credentials({}, _tokens(token_file) if token_file is not None else [])
     check = _bcrypt()
@@ -114,7 +114,7 @@ def load_credentials(users_file: str | None, token_file: str | None) -> Credenti
 
 def _bcrypt() -> Callable[[bytes, bytes], bool]:
     try:
-        import bcrypt  # noqa: PLC0415 (only who has passwords needs it)
+        import bcrypt  # noqa: PLC0415 (needed for passwords only)
     except ImportError as error:
         msg = 'passwords need the bcrypt library: pip install "mpmetrics-toolkit[auth]"'
         raise SecurityError(msg) from error
@@ -127,7 +127,7 @@ def _users(path: str) -> dict[str, bytes]:
     for number, line in _lines(path, what):
         name, colon, held = line.decode("utf-8", "surrogateescape").partition(":")
         found = _HASH.match(held)
-        # The line itself is not shown: it may hold a password.
+        # The message does not contain the line, which may hold a password.
         if not colon or not name or not found or int(found[1]) not in _COSTS or not _is_utf8(name):
             msg = (
                 f"{what} {path!r}, line {number}: expected name:hash with a bcrypt hash of cost {_COSTS[0]} to"
@@ -135,7 +135,7 @@ def _users(path: str) -> dict[str, bytes]:
             )
             raise SecurityError(msg)
         if name in users:
-            msg = f"{what} {path!r}, line {number}: the name {name!r} stands there twice"
+            msg = f"{what} {path!r}, line {number}: the name {name!r} is in it twice"
             raise SecurityError(msg)
         users[name] = held.encode("ascii")
     return users
@@ -156,12 +156,12 @@ def _tokens(path: str) -> list[bytes]:
 
 
 def _lines(path: str, what: str) -> list[tuple[int, bytes]]:
-    """The lines that say something, with their numbers; there is at least one."""
+    """Return the lines that are neither empty nor comments, at least one, with their numbers."""
     content = read(path, what)
     stripped = ((number, line.strip()) for number, line in enumerate(content.split(b"\n"), 1))
     lines = [(number, line) for number, line in stripped if line and not line.startswith(b"#")]
     if not lines:
-        msg = f"{what} {path!r} is empty but for remarks"
+        msg = f"{what} {path!r} contains only comments"
         raise SecurityError(msg)
     return lines
 

@@ -1,4 +1,4 @@
-"""The files that protect the endpoint: reading them, with messages that say what is wrong, and telling a change."""
+"""Reading the files that protect the endpoint, and noticing that they have changed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mpmetrics.errors import SecurityError
 __all__ = ["Signature", "read", "signature"]
 
 _MOST = 4 * 1024 * 1024
-"""Bytes; a file that is larger is not what it is taken for."""
+"""Bytes; a larger file is not a certificate, key or list of credentials."""
 
 
 def read(path: str, what: str) -> bytes:
-    """The content of a file that is ``what``.
+    """Return the content of a file; ``what`` names its purpose in errors.
 
-    SecurityError when it is not there, may not be read, is no regular file, is empty or is far too large.
+    SecurityError if it is missing, unreadable, not a regular file, empty or far too large.
     """
     try:
-        # A pipe would have us wait for its writer.
+        # Opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -43,7 +43,7 @@ def read(path: str, what: str) -> bytes:
 
 
 class Signature(NamedTuple):
-    """What changes when a file does; times in nanoseconds."""
+    """Attributes that change when a file changes; times in nanoseconds."""
 
     device: int
     inode: int
@@ -59,7 +59,7 @@ class Signature(NamedTuple):
 
 
 def signature(path: str) -> Signature | None:
-    """The signature of now; None while the file cannot be looked at."""
+    """Return the current signature; None if the file cannot be examined."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,8 +1,8 @@
-"""The protection of an endpoint at work: the files of a `Security`, read, and read again when they change.
+"""The contents of a `Security`'s files, which are read again when the files change.
 
-Made in the process that may read the files, which can be one with more privileges than the one that serves: what was
-read comes along through a fork. Guarantees: once there are credentials or certificates, no change of the files takes
-them away; whatever is wrong with the files, what was last read from them stays in force.
+Made in the process that may read the files. That may be one with more privileges than the process that serves, which
+inherits the contents through a fork. Guarantee: credentials and certificates stay in force, as last read, whatever is
+wrong with the files later.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["Protection"]
 
 
 class Protection:
-    """What ``security`` asks for. Raises SecurityError when a file cannot be used, TypeError when it is no Security."""
+    """Reads the files of ``security``. SecurityError if a file cannot be used, TypeError if it is not a Security."""
 
     def __init__(self, security: Security) -> None:
         if not isinstance(security, Security):
             msg = f"security is a mpmetrics.Security, not {security!r}"
             raise TypeError(msg)
-        # All of them are str or None: made so by the class itself.
+        # All are str or None: Security converts them.
         cert, key, ca = (
             cast("str | None", path) for path in (security.tls_cert, security.tls_key, security.tls_client_ca)
         )
@@ -47,26 +47,26 @@ class Protection:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is anything that clients have to bring."""
+        """Whether clients need TLS or credentials."""
         return self._context is not None or self._credentials is not None
 
     @property
     def is_tls(self) -> bool:
-        """Whether clients have to speak TLS."""
+        """Whether clients need TLS."""
         return self._context is not None
 
     def context(self) -> ssl.SSLContext | None:
-        """What the next connection is to be encrypted with; None: not at all."""
+        """Return the TLS context for the next connection; None without TLS."""
         return None if self._context is None else self._context()
 
     def renew(self) -> None:
-        """Look at the files now, with the privileges of now."""
+        """Check the files for changes now, with the current privileges."""
         for held in (self._context, self._credentials):
             if held is not None:
                 held.renew()
 
     def guard(self, handler: Handler) -> Handler:
-        """``handler`` for those who show credentials, or for all where there are none to be shown."""
+        """Return ``handler``, behind a check of credentials if there are any."""
         return handler if self._credentials is None else Authorization(handler, self._credentials)
 
 

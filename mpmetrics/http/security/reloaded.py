@@ -1,4 +1,4 @@
-"""A value that is made of files, and made anew when they change."""
+"""A value that is made from files, and made again when they change."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger("mpmetrics")
 Value = TypeVar("Value")
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two checks of the files."""
 
 
 class Reloaded(Generic[Value]):
-    """What ``make()`` makes of the files at ``paths``: at once, where it may raise, and again when one of them changes.
+    """The result of ``make()``, which reads the files at ``paths``. It is called now, and again when a file changes.
 
-    The files are looked at when the value is asked for, at most once a second. Files that are of no use leave the last
-    value in force, which is said once, and are tried again: they may be half written, or descriptors may be short. That
-    every user of the host may read or write one of the ``secrets`` among them is said once, until that file changes.
-    Any thread may call it; none waits for another.
+    The constructor raises what ``make()`` raises. Later, the files are checked when the value is needed, at most once a
+    second. If ``make()`` then fails, the last value stays in force, the error is logged once, and the next check tries
+    again: a file may be half written, or descriptors may be short. If every user of the host may read or write one of
+    the ``secrets``, this is logged once until that file changes. Any thread may call it; none waits for another.
     """
 
     def __init__(
@@ -50,19 +50,19 @@ class Reloaded(Generic[Value]):
         self._make = make
         self._clock = clock
         self._looking = threading.Lock()
-        # Looked at before they are read: a change in between shows at the next look.
+        # Checked before they are read, so that the next check notices a change in between.
         self._seen = self._look()
         self._value = make()
         self._due = clock() + LOOK_EVERY
 
     def __call__(self) -> Value:
-        """The value of now. Never raises."""
+        """Return the current value. Never raises."""
         if self._clock() >= self._due:
             self.renew()
         return self._value
 
     def renew(self) -> None:
-        """Look at the files now, unless another thread does. Never raises."""
+        """Check the files now, unless another thread does. Never raises."""
         if self._looking.acquire(blocking=False):
             try:
                 self._due = self._clock() + LOOK_EVERY
@@ -76,7 +76,7 @@ class Reloaded(Generic[Value]):
             if path in self._secrets and found is not None and found.is_open:
                 self._open_files.warn(
                     (path, found),
-                    "%r holds secrets, and is open to every user of this host (mode %04o): chmod o= %s",
+                    "%r holds secrets, and every user of this host may read or write it (mode %04o): chmod o= %s",
                     path,
                     stat.S_IMODE(found.mode),
                     path,
@@ -89,7 +89,7 @@ class Reloaded(Generic[Value]):
             return
         try:
             self._value = self._make()
-        except Exception as error:  # noqa: BLE001 (whatever it is, what protected the endpoint so far goes on doing so)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the old protection must stay in force)
             self._failures.error(str(error), "%s; the endpoint stays protected by what it said before", error)
             return
         self._seen = seen

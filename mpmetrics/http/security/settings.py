@@ -1,4 +1,4 @@
-"""What protects an endpoint: the names of its certificates' and credentials' files."""
+"""The names of the files that protect an endpoint."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PREFIX = "MPMETRICS_"
 
 @dataclass(frozen=True, kw_only=True)
 class Security:
-    """Files that protect an endpoint, which are read again when they change; without any, it is open to all.
+    """Files that protect an endpoint; they are read again when they change. Without any, the endpoint is open to all.
 
     ``tls_cert`` and ``tls_key``: the server's certificate with its chain, and its private key without a passphrase, in
-    PEM; without ``tls_key``, the key is in the certificate's file. Clients then have to speak TLS, 1.2 or later.
-    ``tls_client_ca``: certificates of the authorities one of which has to have signed a client's certificate.
+    PEM. Without ``tls_key``, the key is in the certificate's file. Clients then need TLS 1.2 or later.
+    ``tls_client_ca``: certificates of authorities; clients need a certificate that one of them signed.
     ``users_file``: names and bcrypt hashes for basic authentication, as ``htpasswd -B`` writes them.
-    ``token_file``: bearer tokens, one a line. Where there are users and tokens, either will do.
+    ``token_file``: bearer tokens, one a line. With users and tokens, a client needs one of the two.
 
-    Relative names are taken from the directory that is the current one now. Raises
-    :class:`~mpmetrics.errors.SecurityError` when a key or a client's authority is given without a certificate.
+    Relative names are relative to the current directory at the time of the call. Raises
+    :class:`~mpmetrics.errors.SecurityError` if a key or a client authority is given without a certificate.
     """
 
     tls_cert: File = None
@@ -44,10 +44,10 @@ class Security:
             object.__setattr__(self, field.name, None if path is None else os.path.abspath(os.fsdecode(path)))
         for name in ("tls_key", "tls_client_ca"):
             if self.tls_cert is None and getattr(self, name) is not None:
-                msg = f"{name} {getattr(self, name)!r} is of no use without tls_cert, the server's certificate"
+                msg = f"{name} {getattr(self, name)!r} needs tls_cert, the server's certificate, too"
                 raise SecurityError(msg)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Security:
-        """What the variables ``MPMETRICS_TLS_CERT``, ``MPMETRICS_USERS_FILE`` and so on say; empty ones say nothing."""
+        """Read ``MPMETRICS_TLS_CERT``, ``MPMETRICS_USERS_FILE`` and so on; empty variables count as unset."""
         return cls(**{field.name: environ.get(_PREFIX + field.name.upper()) or None for field in fields(cls)})

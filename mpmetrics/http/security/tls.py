@@ -1,4 +1,4 @@
-"""The server's side of TLS: contexts made of certificates' files."""
+"""TLS contexts for the server, made from certificate files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["make_context"]
 
 
 def make_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
-    """A context of these files; SecurityError when they cannot be used. With ``client_ca``, clients need one, too."""
+    """Make a context; SecurityError if a file cannot be used. With ``client_ca``, clients need a certificate, too."""
     read(cert, "TLS certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -23,7 +23,7 @@ def make_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLCo
         context.load_cert_chain(cert, key, password=_ask_nobody)
     except (ssl.SSLError, OSError, ValueError) as error:
         msg = (
-            f"TLS certificate {cert!r} with the key {key or cert!r} cannot be used: {error}; both have to be PEM, the"
+            f"TLS certificate {cert!r} with the key {key or cert!r} cannot be used: {error}; both must be in PEM, the"
             " key without a passphrase and that of the certificate"
         )
         raise SecurityError(msg) from error
@@ -39,5 +39,5 @@ def make_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLCo
 
 
 def _ask_nobody() -> str:
-    """OpenSSL would ask at the terminal."""
+    """Raise an error; otherwise OpenSSL would ask for the passphrase at the terminal."""
     raise SecurityError("the key has a passphrase")

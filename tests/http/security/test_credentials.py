@@ -191,7 +191,7 @@ SECRET = "my-secret-word"
     [
         ("users_file", "", "empty"),
         ("users_file", " \n", "empty"),
-        ("users_file", "# nobody\n", "empty but for remarks"),
+        ("users_file", "# nobody\n", "contains only comments"),
         ("users_file", f"ann:{SECRET}\n", "line 1.*htpasswd -B"),
         ("users_file", f"ann:{{SHA}}{SECRET}\n", "htpasswd -B"),
         ("users_file", "ann:$apr1$x$y\n", "htpasswd -B"),

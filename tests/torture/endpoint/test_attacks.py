@@ -1,4 +1,4 @@
-"""The endpoint of a process of its own with hostile clients of every kind at once, and a scraper beside them.
+"""An endpoint in its own process, attacked by hostile clients of every kind at once, and a scraper beside them.
 
 `MPMETRICS_TORTURE_SECONDS` is how long each attack lasts, 3 by default. The attackers come back as soon as they are
 dropped, so there are always more of them than there is room for.
@@ -41,6 +41,7 @@ SERVER = """
 import signal
 import sys
 from mpmetrics import Counter, Provider, start_http_server
+from mpmetrics.http import eviction
 from mpmetrics.http.eviction import Eviction
 
 provider = Provider(sys.argv[1])
@@ -59,6 +60,7 @@ if "keeps bodies" in sys.argv:
     Eviction._trim = lambda self: None
 if "forgets who read" in sys.argv:
     Eviction.resume = forget
+    eviction._GRACE_TO_READ = 0.0
 server = start_http_server(0, source=provider)
 print(server.port, flush=True)
 signal.pause()
@@ -66,7 +68,7 @@ signal.pause()
 
 
 class Target:
-    """The endpoint under attack."""
+    """The endpoint that is attacked."""
 
     def __init__(self, process: subprocess.Popen[str], certificates: Any, shown: str | None) -> None:
         assert process.stdout is not None
@@ -103,7 +105,7 @@ class Target:
 
 @pytest.fixture
 def target(store_directory: str, certificates: Any, tmp_path: Path) -> Iterator[Callable[..., Target]]:
-    """Start an endpoint in a process of its own."""
+    """Start an endpoint in its own process."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip("needs 4,096 descriptors")
@@ -152,7 +154,7 @@ CROWD = {
 
 
 def siege(target: Target, crowd: dict[str, int]) -> tuple[list[float], dict[str, int]]:
-    """Scrape beside the crowd: seconds that each scrape took, and how often each kind of attacker came."""
+    """Scrape beside the crowd. Returns the seconds of each scrape, and how often each kind of attacker connected."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("crowd.py")),
@@ -167,11 +169,8 @@ def siege(target: Target, crowd: dict[str, int]) -> tuple[list[float], dict[str,
             assert "ready\n" == attackers.stdout.readline()
             end = time.monotonic() + SECONDS
             while time.monotonic() < end:
-                try:
-                    elapsed, series = target.scrape()
-                    assert SERIES == series
-                except ConnectionResetError:  # the server gave its place away: it counts as late
-                    elapsed = HANGS
+                elapsed, series = target.scrape()
+                assert SERIES == series
                 took.append(elapsed)
                 time.sleep(0.05)
             visits, _ = attackers.communicate("", timeout=30)
@@ -181,18 +180,15 @@ def siege(target: Target, crowd: dict[str, int]) -> tuple[list[float], dict[str,
 
 
 def say(form: str, took: list[float], grown: int, visits: dict[str, int]) -> None:
-    """Have it in the log."""
+    """Log the result."""
     median, slowest = statistics.median(took), max(took)
     text = "%s: %d scrapes, median %.3f s, slowest %.3f s; %d MiB more; %s"
     log.info(text, form, len(took), median, slowest, grown // MIB, visits)
 
 
-def check(took: list[float], alone: float) -> None:
-    """Scrapes took a second at most, or 20 times what one takes ``alone`` where that is more."""
-    promised = max(PROMISED, 20 * alone)
-    assert statistics.median(took) < promised
-    # One in ten may meet a machine that is busy elsewhere; one that hangs would have raised.
-    assert sum(seconds > promised for seconds in took) <= max(1, len(took) // 10)
+def check(took: list[float], alone: float, promised: float = PROMISED) -> None:
+    """Each scrape took a second at most, or 20 times what one takes ``alone`` if that is more."""
+    assert max(took) < max(promised, 20 * alone)
 
 
 @pytest.mark.parametrize("form", ["plain", "tls and tokens", "passwords"])
@@ -213,17 +209,17 @@ def test_scrapes_beside_all_attackers(target: Callable[..., Target], form: str, 
 
 
 def test_without_eviction_scrapes_would_be_lost(target: Callable[..., Target]) -> None:
-    """The control: a server that drops nobody for a new client has no place for the scraper."""
+    """The control: a server that closes no connection for a new client has no place for the scraper."""
     with pytest.raises((AssertionError, OSError)):
         siege(target("keeps places"), {"idle": 500, "drip": 200})
 
 
 READERS = {"deaf": 250, "sip": 100, "picky": 250}
-KEPT = 400 * MIB  # three times what may be unsent
+KEPT = 350 * MIB  # five times what may be unsent; the rest is what the threads' memory has of gaps
 
 
 class SlowScraper(threading.Thread):
-    """An honest one behind a slow link, who reads 64 KiB each 25 ms, and so an answer in 2.5 s."""
+    """A scraper behind a slow link: it reads 64 KiB every 25 ms, and so an answer in 2.5 s."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -233,7 +229,7 @@ class SlowScraper(threading.Thread):
         self._target = target
 
     def run(self) -> None:
-        """Scrape until it is told to end, and then to the end of the answer."""
+        """Scrape until told to end; the last answer is read to its end."""
         while not self.ends.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", self._target.port), HANGS) as sock:
@@ -245,7 +241,7 @@ class SlowScraper(threading.Thread):
 
 
 def test_scrapes_beside_those_who_do_not_read(target: Callable[..., Target], tally: Callable[..., None]) -> None:
-    """The same beside 600 that ask for 3 MB and read a byte, or some KiB, at a time; and a slow link loses nothing."""
+    """Beside 600 clients that ask for 6 MB and hardly read, no scrape is lost, not even over a slow link."""
     chosen = target(length=LONG)
     chosen.scrape()
     alone, _ = chosen.scrape()
@@ -261,14 +257,14 @@ def test_scrapes_beside_those_who_do_not_read(target: Callable[..., Target], tal
     tally(sum(visits.values()))
     say(f"readers ({slow.whole} slow scrapes)", took, grown, visits)
     assert all(visits[kind] >= count for kind, count in READERS.items())
-    check(took, alone)
+    check(took, alone, 2 * PROMISED)
     assert grown < KEPT
-    assert len(slow.lost) <= 1  # as above
+    assert [] == slow.lost
     assert slow.whole
 
 
 def test_without_a_bound_readers_would_fill_the_memory(target: Callable[..., Target]) -> None:
-    """The control: where no body has to go, 150 that do not read theirs take more than all 600 may."""
+    """The control: a server that keeps all unread bodies takes more memory for 150 clients than 600 may cost."""
     chosen = target("keeps bodies", length=LONG)
     chosen.scrape()
     before = chosen.memory("VmRSS")
@@ -277,14 +273,14 @@ def test_without_a_bound_readers_would_fill_the_memory(target: Callable[..., Tar
 
 
 def test_a_slow_scraper_would_be_lost(target: Callable[..., Target]) -> None:
-    """The control: where anybody may have to go, it is one who reads, too."""
+    """The control: if clients that read are closed like others, the slow scraper loses answers."""
     chosen = target("forgets who read", length=LONG)
     slow = SlowScraper(chosen)
     slow.start()
     try:
         siege(chosen, READERS)
     except (AssertionError, OSError):
-        return  # even a quick one was
+        return  # even the quick scraper lost one
     finally:
         slow.ends.set()
         slow.join()
