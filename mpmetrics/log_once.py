@@ -57,7 +57,9 @@ class LogOnce:
         now = self._clock()
         if now - self._logged_at.get(cause, -math.inf) >= self._again_after:
             self._logged_at[cause] = now
-            self._emit(level, message, args, error)
+            # As text: handlers may keep an exception for long, and with it the open files of the frames it went through.
+            texts = tuple(str(each) if isinstance(each, BaseException) else each for each in args)
+            self._emit(level, message, texts, error)
 
     def _emit(self, level: int, message: str, args: tuple[object, ...], error: BaseException | None) -> None:
         log.log(level, message, *args, exc_info=error)

@@ -37,6 +37,14 @@ def test_an_error_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture)
     assert error is record.exc_info[1]
 
 
+def test_an_exception_among_the_arguments_is_logged_as_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that keeps the record does not keep the frames of the exception, and what is open in them."""
+    LogOnce().warn("cause", "no store: %s", OSError("no room"))
+
+    (record,) = caplog.records
+    assert ("no store: no room", ("no room",)) == (record.getMessage(), record.args)
+
+
 def test_a_forgotten_cause_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     """``forget`` forgets one cause, ``clear`` all of them, and says whether there was any."""
     once = LogOnce()

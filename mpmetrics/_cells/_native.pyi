@@ -224,7 +224,7 @@ def retired_ordinals(table: Table, sources: Iterable[Source], /) -> set[int]: ..
 def sums(table: Table, sources: Iterable[Source], /, position: int = 0, width: int = 1) -> _Vector: ...
 def sums_and_rests(table: Table, sources: Iterable[Source], /, position: int = 0) -> _Vector: ...
 def lines(
-    arounds: tuple[Template | None, ...],
+    templates: tuple[Template | None, ...],
     texts: Texts,
     values: _Vector,
     mask: bytes | None,

@@ -276,7 +276,7 @@ class SlabOwner:
             leased.release()
 
     def _log_store_error(self, error: Exception) -> None:
-        self._log.warn("store", "%s; values stay in process %d until the store can take them", error, os.getpid())
+        self._log.warn("store", "%s; values wait in process %d until the store can take them", error, os.getpid())
 
 
 def time_offset() -> int:

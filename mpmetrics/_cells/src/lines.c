@@ -431,7 +431,7 @@ static PyObject *number(PyObject *Py_UNUSED(module), PyObject *value)
 
 PyMethodDef line_methods[] = {
     {"lines", lines, METH_VARARGS,
-     "lines(arounds, texts, values, mask, created=None, /)\n--\n\nSee mpmetrics._cells.text."},
+     "lines(templates, texts, values, mask, created=None, /)\n--\n\nSee mpmetrics._cells.text."},
     {"number", number, METH_O, "number(value, /)\n--\n\nSee mpmetrics._cells.text."},
     {NULL},
 };
