@@ -35,6 +35,8 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 # In CPython 3.12 a trace function gets no instructions unless a frame asked for them before `sys.settrace` was called.
+# From 3.13 on it gets none in the first call of a function unless it sets `f_trace` before `f_trace_opcodes`; so the
+# trace functions of all tests do that.
 sys._getframe().f_trace_opcodes = True
 
 PATIENCE = 150.0 + 2 * float(os.environ.get("MPMETRICS_TORTURE_SECONDS") or 0)

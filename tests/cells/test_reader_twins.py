@@ -932,6 +932,7 @@ def texts_interrupted_at(number: int) -> tuple[list[bytes], bool]:
         nonlocal left
         if frame.f_code is not index.Table.texts.__code__:
             return None
+        frame.f_trace = interrupt
         frame.f_trace_opcodes = True
         left -= event == "opcode"
         if left < 0:

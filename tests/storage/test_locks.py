@@ -197,6 +197,7 @@ def at_step(number: int, act: Callable[[], object], action: Callable[[], object]
     def enter(frame: Any, _event: str, _argument: object) -> Any:
         if left < 0 or not frame.f_code.co_filename.startswith(FILES):
             return None
+        frame.f_trace = step
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return step
 

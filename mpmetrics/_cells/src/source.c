@@ -423,7 +423,9 @@ static PyStructSequence_Field record_fields[] = {{"number", NULL}, {"declared", 
 static PyStructSequence_Desc record_description = {
     "mpmetrics._cells.FamilyRecord", "A FAMILY record. See mpmetrics._cells.source.", record_fields, 3,
 };
-static PyTypeObject *record_type;
+/* Static, as all types of this module, which several interpreters of a process share: CPython numbers the classes that
+   it makes at run time in each interpreter for itself, and finds attributes by that number. */
+static PyTypeObject record_type;
 
 /* Return a new family to the caller, in `made`. */
 static int apply_family(Source *source, uint32_t size, PyObject **made)
@@ -443,13 +445,13 @@ static int apply_family(Source *source, uint32_t size, PyObject **made)
     uint32_t sum = checksum(0, source->body, size);
     if (source->families[number].state != UNKNOWN) /* perhaps an interrupted declaration, repeated by the writer */
         return source->families[number].checksum == sum;
-    if (record_type == NULL && (record_type = PyStructSequence_NewType(&record_description)) == NULL)
+    if (record_type.tp_name == NULL && PyStructSequence_InitType2(&record_type, &record_description) < 0)
         return -1;
     PyObject *fields[] = {
         PyLong_FromUnsignedLong(number), PyLong_FromUnsignedLongLong(declared),
         PyBytes_FromStringAndSize(source->body + 16, size - 16),
     };
-    *made = PyStructSequence_New(record_type);
+    *made = PyStructSequence_New(&record_type);
     if (*made == NULL || fields[0] == NULL || fields[1] == NULL || fields[2] == NULL) {
         for (int at = 0; at < 3; at++)
             Py_XDECREF(fields[at]);

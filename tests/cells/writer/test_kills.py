@@ -79,6 +79,7 @@ def killed_before(act: Callable[[], object], instruction: int) -> bool:
         nonlocal left
         if Path(frame.f_code.co_filename).name not in ("attempt.py", "children.py", "pure.py", "sketch.py", "slab.py"):
             return None
+        frame.f_trace = trace
         frame.f_trace_opcodes = True
         if event == "opcode":
             if left == 0:

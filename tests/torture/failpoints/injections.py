@@ -102,6 +102,7 @@ class Failpoints:
     def _enter_frame(self, frame: Any, event: str, _: object) -> Any:
         if event != "call" or not frame.f_code.co_filename.startswith(self.where):
             return None
+        frame.f_trace = self._step
         frame.f_trace_opcodes, frame.f_trace_lines = INSTRUCTIONS, not INSTRUCTIONS
         return self._step
 
@@ -119,6 +120,10 @@ class Failpoints:
         return self._step
 
 
+LOADS_NONE = {"LOAD_CONST", "LOAD_COMMON_CONSTANT"}
+"""Instructions that can load None; the second does so from Python 3.15 on."""
+
+
 @functools.cache
 def _closed_places(code: CodeType) -> set[int]:
     """Offsets of instructions before which no signal handler runs.
@@ -129,7 +134,7 @@ def _closed_places(code: CodeType) -> set[int]:
     steps = list(dis.get_instructions(code))
     found = {step.offset for step in steps if step.opname == "NOP"}
     for at in range(len(steps) - 3):
-        if all(step.opname == "LOAD_CONST" and step.argval is None for step in steps[at : at + 3]):
+        if all(step.opname in LOADS_NONE and step.argval is None for step in steps[at : at + 3]):
             calls = [each for each in steps[at + 3 : at + 6] if each.opname.startswith(("PRECALL", "CALL"))]
             if calls:
                 found.update(step.offset for step in steps[max(0, at - 1) : steps.index(calls[-1]) + 1])

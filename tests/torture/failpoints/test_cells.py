@@ -94,6 +94,7 @@ def run_until(number: int, prepare: Callable[[], Any], action: Callable[[Any], o
         nonlocal passed
         if frame.f_code.co_filename not in FILES:
             return None
+        frame.f_trace = step
         frame.f_trace_opcodes = True
         if event == "opcode":
             if passed == number:

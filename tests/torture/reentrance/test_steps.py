@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(mpmetrics.__file__)  # noqa: PTH120 (as frames have it)
 LIBRARIES = (HERE, "filelock", __file__)
 
-AFTER = {"RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
+AFTER = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
 """Behind these instructions the interpreter lets threads and signal handlers in, and collects where objects are built.
 
 The twin in Python relies on that: what has to be one step is a line of code without any of them.
@@ -54,6 +54,7 @@ class Steps:
     def _enter(self, frame: FrameType, _event: str, _argument: object) -> Any:
         if not any(part in frame.f_code.co_filename for part in LIBRARIES):
             return None
+        frame.f_trace = self._step
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._step

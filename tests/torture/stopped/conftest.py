@@ -52,6 +52,7 @@ class Stopping:
     def _enter(self, frame: FrameType, _event: str, _argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(HERE):
             return None
+        frame.f_trace = self._step
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._step

@@ -138,6 +138,7 @@ def _count_steps(action: Callable[[], object]) -> int:
         taken = 0
 
         def enter(frame: Any, _event: str, _argument: object) -> Any:
+            frame.f_trace = step
             frame.f_trace_opcodes = os.path.dirname(mpmetrics.__file__) in frame.f_code.co_filename  # noqa: PTH120
             frame.f_trace_lines = False
             return step
