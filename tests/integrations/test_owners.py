@@ -104,8 +104,9 @@ def test_a_closed_store_costs_no_request_and_no_scrape(ordinary: Serve, what: st
     # Without the workers that lived only meanwhile: they had no place for their counts.
     kept = leased | set(server.workers())
     served = [pid for pid in served if pid in kept]
-    server.wait_for(lambda: server.value('hits_total{path="/page"}') >= len(served), what="what is private to move in")
     visit()
+    # A worker that had no slab until now moves its values in a moment after its first request.
+    server.wait_for(lambda: server.value('hits_total{path="/page"}') >= len(served), what="waiting values to move in")
     text = server.scrape()
     assert len(served) == server.value('hits_total{path="/page"}', text)
     assert 1 == server.value("mpmetrics_store_up", text)
