@@ -13,10 +13,13 @@ __all__ = ["Eviction"]
 _ALWAYS = 4
 """Unread answers that are kept whatever their size, so that very large scrapes can be answered at all."""
 
+_AT_ONCE = 2
+"""How many times the limit of unread answers may be passed while clients still have time to begin reading."""
+
 _TURNS = 5
 """Turns of the event loop for which a connection keeps its place. A request that has arrived is read in the fourth."""
 
-_GRACE, _GRACE_TO_READ = 0.025, 0.05
+_GRACE, _GRACE_TO_READ = 0.025, 0.15
 """Seconds for which it keeps its place: while its request is incomplete, and while its client does not read.
 
 A TLS handshake takes a round trip or two, and a busy machine makes any client pause for that long.
@@ -38,7 +41,8 @@ class Eviction:
     answer, and wait again, go after all others: they may be behind a slow link.
 
     Unread answers are limited to `max_unsent` bytes or to four of any size. A body that several clients are sent counts
-    once. Past the limit, the connections that have not read for longest are closed until it is kept.
+    once. Past the limit, the connections that have not read for longest are closed until it is kept, and past twice the
+    limit also those that have just begun not to read.
     """
 
     def __init__(self, max_unsent: int) -> None:
@@ -152,6 +156,8 @@ class Eviction:
     def _trim(self) -> None:
         while self._unsent > self._max_unsent and len(self._clients) > _ALWAYS:
             victim = self._victim(unread=True)
+            if victim is None and self._unsent > _AT_ONCE * self._max_unsent:
+                victim = next((one for one in chain(self._waiting, self._slow) if self._answers.get(one)), None)
             if victim is None:
                 return
             victim.drop()
