@@ -491,7 +491,7 @@ def test_refused_when_all_are_busy(serve: Callable[..., Any], handler: Answers) 
 
 
 def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], handler: Answers) -> None:
-    """A client that does not read its answer loses its place to a new one; the one that has not read for longest first."""
+    """A client that does not read its answer loses its place to a new one, the longest to stall first."""
     connect = serve(max_connections=2)
     first, second = connect(receive=4096), connect(receive=4096)
     for number, client in enumerate((first, second), 1):
