@@ -1,4 +1,4 @@
-"""A protected endpoint over real sockets: who gets in, over TLS and without it, and what others can do to it."""
+"""A protected endpoint over real sockets: which clients are answered, with and without TLS, and what others can do."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def slow(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Si
 
 
 def test_password_checks_do_not_hold_up_others(slow: tuple[Site, Slow]) -> None:
-    """While wrong passwords are checked, one at a time, whoever is known is answered; too many checks are a 503."""
+    """While wrong passwords are checked, one at a time, verified clients are answered; too many checks are a 503."""
     site, check = slow
     with contextlib.ExitStack() as stack:
         for number in range(60):
@@ -320,7 +320,7 @@ def test_password_checks_do_not_hold_up_others(slow: tuple[Site, Slow]) -> None:
 def test_checks_on_the_event_loop_would_hold_up_others(
     slow: tuple[Site, Slow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a guard that checks at once, on the loop, keeps even the health path waiting."""
+    """The control: checks on the event loop keep even the health path waiting."""
     site, check = slow
     monkeypatch.setattr(Authorization, "immediate", lambda guard, request: guard(request))
     with site.raw() as client, site.raw() as other:
@@ -431,7 +431,7 @@ def test_client_certificates(serve: Callable[..., Site], tls: Security, certific
 
 
 def test_tls_and_credentials(serve: Callable[..., Site], tls: Security, secret: Callable[..., str]) -> None:
-    """Both, for those who want both."""
+    """TLS and credentials work together."""
     site = serve(Security(tls_cert=tls.tls_cert, tls_key=tls.tls_key, token_file=secret("token", TOKEN)))
     assert [401, 200] == [site.status(shown=shown) for shown in (None, f"Bearer {TOKEN}")]
 
@@ -535,7 +535,7 @@ def test_client_that_ends_without_saying_so_in_tls(
 def test_plain_clients_do_not_disturb(
     serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever speaks HTTP to a TLS port, or nonsense, is closed, with nothing in the log, and others are answered."""
+    """Plain HTTP or nonsense on a TLS port is closed, with nothing in the log, and other clients are answered."""
     site = serve(tls)
     for data in (b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n", b"\0" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 1000):
         for _ in range(20):
@@ -548,7 +548,7 @@ def test_plain_clients_do_not_disturb(
 
 
 def test_damage_on_the_way(serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not decrypt, before or within a request, ends its connection and nothing else."""
+    """Bytes that cannot be decrypted, before or within a request, end their connection and nothing else."""
     site = serve(tls)
     for sent in (b"", b"GET /met"):
         for damage in (
@@ -590,7 +590,7 @@ def test_a_patient_server_would_keep_them(serve: Callable[..., Site], tls: Secur
 
 
 def test_handshakes_make_room(serve: Callable[..., Site], tls: Security, handler: Answers) -> None:
-    """Whoever is in a handshake waits, as the roster sees it; when all are answered, the next is told so over TLS."""
+    """A connection in its handshake counts as waiting; if all are being answered, the next gets its 503 over TLS."""
     site = serve(tls, max_connections=4, header_timeout=60.0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(site.raw()) for _ in range(4)]
