@@ -11,11 +11,11 @@ PYTHONS ?= $(BIN)/python
 # SECONDS counts only when given to make itself (`make run SECONDS=10`): shells keep a variable of that name too.
 RUN_ARGS :=
 TORTURE_ENV :=
-TORTURE_LIMIT := 60
+TORTURE_LIMIT := 300
 ifeq ($(origin SECONDS),command line)
 RUN_ARGS := --seconds $(SECONDS)
 TORTURE_ENV := MPMETRICS_TORTURE_SECONDS=$(SECONDS)
-TORTURE_LIMIT = $(shell awk 'BEGIN { print 60 + 10 * $(SECONDS) }')
+TORTURE_LIMIT = $(shell awk 'BEGIN { print 300 + 10 * $(SECONDS) }')
 endif
 
 # What runs the compiled core most, and damaged files; ARGS=tests takes ten minutes.

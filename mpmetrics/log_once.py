@@ -57,7 +57,7 @@ class LogOnce:
         now = self._clock()
         if now - self._logged_at.get(cause, -math.inf) >= self._again_after:
             self._logged_at[cause] = now
-            # As text: handlers may keep an exception for long, and with it the open files of the frames it went through.
+            # As text: a handler may keep an exception for long, and with it the open files of its frames.
             texts = tuple(str(each) if isinstance(each, BaseException) else each for each in args)
             self._emit(level, message, texts, error)
 
