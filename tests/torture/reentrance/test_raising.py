@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import random
 import signal
@@ -24,6 +25,35 @@ if TYPE_CHECKING:
 
 SOON = 20.0
 """Seconds within which another thread gets on, on however busy a machine."""
+
+
+class Interrupted:
+    """A context manager that is interrupted while it is entered."""
+
+    __enter__ = staticmethod(_thread.interrupt_main)
+
+    def __init__(self) -> None:
+        self.is_left = False
+
+    def __exit__(self, *_: object) -> None:
+        self.is_left = True
+
+
+def may_skip_exits() -> bool:
+    """Whether an exception from a signal handler can end a ``with`` after it has called ``__enter__``, without an exit.
+
+    That is a defect of Python 3.14 (issue 148874 of CPython), mended in 3.15.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    context = Interrupted()
+    try:
+        with context:
+            time.sleep(0)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return not context.is_left
 
 
 class LateError(Exception):
@@ -229,6 +259,7 @@ def total(collector: mpmetrics.Collector, name: str) -> float:
     return sum(sample.value for family in collector.collect() for sample in family.samples if sample.name == name)
 
 
+@pytest.mark.skipif(may_skip_exits(), reason="this Python may leave a lock taken that `with` takes")
 def test_what_others_do_is_exact_and_goes_on(
     rounds: Callable[..., Iterator[int]], in_child: Callable[..., Any], store_directory: str, tally: Callable[..., None]
 ) -> None:
