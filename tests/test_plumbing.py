@@ -78,7 +78,7 @@ def test_a_core_that_was_not_built_fails_the_run(
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-@pytest.mark.parametrize(("seconds", "limit"), [("1.5", "75"), ("600", "6060")])
+@pytest.mark.parametrize(("seconds", "limit"), [("1.5", "315"), ("600", "6300")])
 def test_torture_takes_any_number_of_seconds(seconds: str, limit: str) -> None:
     """``make torture SECONDS=n`` accepts fractions, and the time limit of a test grows with n."""
     command = ["make", "--no-print-directory", "-n", "torture", f"SECONDS={seconds}"]
