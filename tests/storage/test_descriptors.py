@@ -77,6 +77,24 @@ def test_a_daemon_counts_on_and_its_files_are_its_own(
     assert 3000 == sum(found[f"jobs_total{{q=b{number}}}"] for number in range(3000))
 
 
+def test_a_kept_descriptor_would_write_into_the_daemons_files(fast_dir: Path, provider: Callable[[], Any]) -> None:
+    """The control: a record that is written to the number of a slab's descriptor lands in a file of the daemon."""
+    mine = provider()
+    mpmetrics.Counter("jobs", "x", provider=mine).inc()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kept = os.open(f"{mine.epoch.path}/slab-0", os.O_RDWR)
+            files = _close_and_open(fast_dir)
+            os.pwrite(kept, b"record", 0)
+            del files
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert 1 == sum(path.read_bytes() != CONTENT for path in fast_dir.glob("own-*"))
+
+
 @pytest.mark.parametrize("keeps", [False, True], ids=["", "control"])
 def test_a_reader_needs_no_descriptor_for_each_process(
     keeps: bool,  # noqa: FBT001 (whether it keeps them)
