@@ -210,7 +210,13 @@ default_provider.make = _from_environment
 
 
 def set_provider(provider: Provider | None) -> None:
-    """Make ``provider`` the default one of instruments made from now on. None: the next use makes a new one."""
+    """Make ``provider`` the default one of instruments made from now on. None: the next use makes a new one.
+
+    TypeError unless it is a :class:`Provider` or None.
+    """
+    if not isinstance(provider, Provider | None):
+        msg = f"the default provider is a mpmetrics.Provider, not {provider!r}"
+        raise TypeError(msg)
     default_provider.set(provider)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ def check(store: str | None, say: Callable[[str], object]) -> int:
     if not store:
         say("store: none; to check one, give its directory or set MPMETRICS_DIR")
         return 0
+    if not os.path.lexists(store):  # which a Store would make
+        say(f"store: {store}: there is no such directory; the first server or process that uses it makes it")
+        return 1
     try:
         path = Store(store).current()
     except (MpmetricsError, OSError) as error:

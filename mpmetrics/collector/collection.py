@@ -164,7 +164,7 @@ class Collection(PrometheusCollector):
         self._callbacks.run(path, max(min(ends, default=0.0), start + _SHORTEST), self._max_age)
         snapshot = self._read(path)
         for name, problem in snapshot.unreadable.items():
-            self._log.warn(name, "%s", problem)
+            self._log.warn(name, "%r in the store %s: %s", name, path, problem)
         for why in (*snapshot.problems, *(why for _, why in snapshot.hidden)):
             self._log.warn(why, "%s", why)
         merged = self._callbacks.merge(snapshot)

@@ -8,6 +8,7 @@ replace it, and ends by itself when its parent is gone.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 (asyncio imports it late: this process may not be allowed to read it then)
 import contextlib
 import ctypes
 import errno
@@ -22,6 +23,7 @@ from mpmetrics.collector.callback_modules import CallbackModules
 from mpmetrics.endpoint.app import MetricsApp
 from mpmetrics.errors import LockTimeoutError
 from mpmetrics.http.server import HttpServer
+from mpmetrics.log_once import LogOnce
 from mpmetrics.storage.locks import Mutex
 
 if TYPE_CHECKING:
@@ -184,12 +186,13 @@ class Endpoint:
 
     async def _keep_house(self) -> None:
         """Fold slabs of dead processes, also without scrapes."""
+        failures = LogOnce()
         while True:
             await asyncio.sleep(FOLD_EVERY)
             try:
                 await asyncio.to_thread(self._collector.fold)
-            except Exception:  # whatever it is, scrapes go on, and the next time may do better
-                log.exception("folding slabs of dead processes failed")
+            except Exception as error:  # noqa: BLE001 (whatever it is, scrapes go on, and the next time may do better)
+                failures.error(str(error), "folding slabs of dead processes failed: %s", error, error=error)
 
     async def _beat(self, stop: asyncio.Event) -> None:
         while True:

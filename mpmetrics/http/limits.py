@@ -25,7 +25,7 @@ class Limits:
     """
 
     max_connections: int = 64
-    threads: int = 32
+    threads: int = 60
     header_timeout: float = 5.0
     idle_timeout: float = 30.0
     write_timeout: float = 30.0

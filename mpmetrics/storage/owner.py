@@ -276,7 +276,8 @@ class SlabOwner:
             leased.release()
 
     def _log_store_error(self, error: Exception) -> None:
-        self._log.warn("store", "%s; values wait in process %d until the store can take them", error, os.getpid())
+        where = "" if self.epoch is None else f"the store {self.epoch.path}: "
+        self._log.warn("store", "%s%s; values wait in process %d until it can take them", where, error, os.getpid())
 
 
 def time_offset() -> int:

@@ -64,6 +64,13 @@ def test_the_twins_have_the_same_names() -> None:
     assert {"LAYOUTS", "RECORD", "TWIN", "WHY", "FamilyRecord", "Layout"} == set(_cells.__all__) - set(compiled.__all__)
 
 
+def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """A misspelled directory is an error, and the check does not make it."""
+    asked = check(str(tmp_path / "typo"))
+    assert (1, True) == (asked.returncode, "there is no such directory" in asked.stdout)
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_store(store_directory: str) -> None:
     """Output and exit code tell a readable store, one that does not exist, and a damaged one apart."""
     provider = mpmetrics.Provider(store_directory)

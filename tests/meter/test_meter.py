@@ -343,3 +343,11 @@ def test_fork_in_the_middle(shared: Provider, shown: Shown) -> None:
     counter.inc({"k": "v"})
 
     assert {("c_total", labels(k="v")): 3.0} == shown(Collector(shared))
+
+
+def test_a_default_provider_is_a_provider() -> None:
+    """Another object as the default provider raises TypeError, and the default stays."""
+    before = mpmetrics.get_provider()
+    with pytest.raises(TypeError, match="not 'typo'"):
+        mpmetrics.set_provider("typo")  # type: ignore[arg-type]
+    assert before is mpmetrics.get_provider()
