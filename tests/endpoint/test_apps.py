@@ -91,14 +91,14 @@ def _asgi(source: Any) -> Ask:
 
 @pytest.fixture(params=["wsgi", "asgi"])
 def ask(request: pytest.FixtureRequest, provider: Provider, shop: Callable[[Provider], None]) -> Ask:
-    """Ask the application for something."""
+    """Send a request to the application."""
     shop(provider)
     return (_wsgi if request.param == "wsgi" else _asgi)(provider)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/", "", "/any/thing"])
-def test_get(ask: Ask, path: str) -> None:
-    """Any path answers with the metrics, as text, and the length of it."""
+def test_any_path_returns_the_metrics(ask: Ask, path: str) -> None:
+    """Any path returns the metrics as text, with their length."""
     status, headers, body = ask(path=path)
 
     assert 200 == status
@@ -107,7 +107,7 @@ def test_get(ask: Ask, path: str) -> None:
     assert b'shop_requests_total{method="GET",code="200"} 3.0\n' in body
 
 
-def test_accept(ask: Ask) -> None:
+def test_accept_chooses_the_format(ask: Ask) -> None:
     """The Accept header chooses the format."""
     _, headers, body = ask(accept=OPENMETRICS)
 
@@ -115,8 +115,8 @@ def test_accept(ask: Ask) -> None:
     assert body.endswith(b"# EOF\n")
 
 
-def test_gzip(ask: Ask) -> None:
-    """The Accept-Encoding header allows gzip; caches are told what the answer depends on."""
+def test_accept_encoding_allows_gzip(ask: Ask) -> None:
+    """The Accept-Encoding header allows gzip; the Vary header tells caches that it matters."""
     _, headers, body = ask(accept_encoding="gzip")
 
     assert "gzip" == headers["content-encoding"]
@@ -125,8 +125,8 @@ def test_gzip(ask: Ask) -> None:
     assert "accept-encoding" in headers["vary"].lower()
 
 
-def test_query(ask: Ask) -> None:
-    """name[] in the query chooses families and samples, percent-encoded or not; other fields are ignored."""
+def test_query_chooses_names(ask: Ask) -> None:
+    """`name[]` in the query chooses families and samples, percent-encoded or not; other fields are ignored."""
     _, _, body = ask(query="name[]=shop_carts&name%5B%5D=shop_requests_total&x=1")
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
 
@@ -135,19 +135,19 @@ def test_query(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("query", ["&".join(["name[]=a"] * 1001), "&" * 5000, "name[]=" * 5000])
-def test_too_many_names(ask: Ask, query: str) -> None:
-    """A query of thousands of fields is refused or ignored; it is no error of the server."""
+def test_huge_queries_are_no_server_error(ask: Ask, query: str) -> None:
+    """A query of thousands of fields is refused or ignored; it causes no server error."""
     assert ask(query=query)[0] in {200, 400}
 
 
-def test_odd_queries(ask: Ask) -> None:
-    """Queries that mean nothing are ignored."""
+def test_meaningless_queries_are_ignored(ask: Ask) -> None:
+    """A query without meaning is ignored."""
     for query in ("=", "%", "name[]", "name[]=%ff", "\xff=\xfe", "name[]=", "a=b=c;d"):
         assert 200 == ask(query=query)[0]
 
 
-def test_head(ask: Ask) -> None:
-    """HEAD has the headers of GET, and no body."""
+def test_head_has_headers_and_no_body(ask: Ask) -> None:
+    """HEAD returns the headers of GET and no body."""
     status, headers, body = ask("HEAD")
     assert 200 == status
     assert b"" == body
@@ -156,8 +156,8 @@ def test_head(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_other_methods(ask: Ask, method: str) -> None:
-    """Other methods are not allowed, and what is allowed is said."""
+def test_other_methods_are_not_allowed(ask: Ask, method: str) -> None:
+    """Other methods get 405 with the allowed methods, and no metrics."""
     status, headers, body = ask(method)
 
     assert 405 == status
@@ -165,8 +165,8 @@ def test_other_methods(ask: Ask, method: str) -> None:
     assert b"shop_" not in body
 
 
-def test_healthy(ask: Ask) -> None:
-    """/-/healthy answers without metrics."""
+def test_health_path_has_no_metrics(ask: Ask) -> None:
+    """`/-/healthy` gets 200 without metrics."""
     status, _, body = ask(path="/-/healthy")
 
     assert 200 == status
@@ -174,7 +174,7 @@ def test_healthy(ask: Ask) -> None:
 
 
 def test_each_request_is_fresh(provider: Provider) -> None:
-    """What was counted before a request is in its answer."""
+    """An answer contains all that was counted before its request."""
     counter, total = Counter("a", "", provider=provider), 0.0
     for make in (_wsgi, _asgi):
         ask = make(Collector(provider))
@@ -185,7 +185,7 @@ def test_each_request_is_fresh(provider: Provider) -> None:
 
 
 def test_repeated_asgi_headers_are_one_list(provider: Provider) -> None:
-    """A header sent twice counts as a whole, not the last one alone."""
+    """The values of a repeated ASGI header count together, not the last one alone."""
     app = make_asgi_app(provider)
     sent: list[dict[str, Any]] = []
 
@@ -199,8 +199,8 @@ def test_repeated_asgi_headers_are_one_list(provider: Provider) -> None:
     assert dict(sent[0]["headers"])[b"content-type"].startswith(OPENMETRICS.encode())
 
 
-def test_asgi_lifespan(provider: Provider) -> None:
-    """The application takes part in startup and shutdown, so that servers do not complain."""
+def test_asgi_lifespan_is_answered(provider: Provider) -> None:
+    """The application answers startup and shutdown events, so that servers do not complain."""
     messages = iter(["lifespan.startup", "lifespan.shutdown"])
     sent = []
 
@@ -216,20 +216,20 @@ def test_asgi_lifespan(provider: Provider) -> None:
 
 
 def test_asgi_websocket_is_refused(provider: Provider) -> None:
-    """There are no metrics over websockets."""
+    """A websocket raises; the application serves HTTP only."""
     with pytest.raises(ValueError, match="websocket"):
         asyncio.run(make_asgi_app(provider)({"type": "websocket"}, None, None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [make_wsgi_app, make_asgi_app, Collector])
-def test_no_store(make: Callable[[str], object], store_directory: str) -> None:
-    """A directory that is not there is an error at once, with its name and what to look at."""
+def test_missing_store_raises(make: Callable[[str], object], store_directory: str) -> None:
+    """A missing store directory raises at once, with its path and the variable to check."""
     with pytest.raises(StoreUnavailableError, match=r"nowhere.*MPMETRICS_DIR"):
         make(f"{store_directory}/nowhere")
 
 
-def test_from_a_directory(shared: Provider, shop: Callable[[Provider], None]) -> None:
-    """An application made of a directory answers with what is in its store."""
+def test_app_of_a_directory_serves_its_store(shared: Provider, shop: Callable[[Provider], None]) -> None:
+    """An application made of a directory serves the metrics of its store."""
     shop(shared)
     assert shared.directory is not None
 
@@ -237,8 +237,8 @@ def test_from_a_directory(shared: Provider, shop: Callable[[Provider], None]) ->
     assert b"shop_carts -2.0\n" in _asgi(shared.directory)()[2]
 
 
-def test_in_a_registry(provider: Provider, shop: Callable[[Provider], None]) -> None:
-    """Registered with prometheus_client, the collector gives generate_latest the families that it renders itself."""
+def test_registry_returns_the_same_families(provider: Provider, shop: Callable[[Provider], None]) -> None:
+    """Through a registry, `generate_latest()` returns the families that the collector renders itself."""
     shop(provider)
     collector = Collector(provider)
     registry = prometheus_client.CollectorRegistry()
@@ -262,7 +262,7 @@ def test_in_a_registry(provider: Provider, shop: Callable[[Provider], None]) -> 
 
 
 def test_beside_other_metrics_in_a_registry(provider: Provider) -> None:
-    """A registry may hold prometheus_client's metrics, too, and ours may come later than the registration."""
+    """A registry may hold other metrics too, and our metrics may be declared after the registration."""
     registry = prometheus_client.CollectorRegistry(auto_describe=True)
     registry.register(Collector(provider))
     prometheus_client.Counter("theirs", "", registry=registry).inc()

@@ -1,4 +1,4 @@
-"""The election among the collectors of an epoch, when the lock that decides it cannot be opened."""
+"""The election among the collectors of an epoch, if the lock that decides it cannot be opened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def elect(monkeypatch: pytest.MonkeyPatch, shared: Provider, tmp_path: Path) -> Elect:
-    """Holds an election whose tries fail in these ways: how many beats it took, and whether the lock is ours then."""
+    """Hold an election whose tries fail as given; return the number of beats, and whether the lock is held then."""
     monkeypatch.setattr(endpoint_module, "BEAT", 0.001)
     lock = str(tmp_path / "collector.lock")
 
@@ -54,25 +54,25 @@ def elect(monkeypatch: pytest.MonkeyPatch, shared: Provider, tmp_path: Path) -> 
 
 
 def failure(number: int) -> OSError:
-    """As the system says it."""
+    """An OSError as the system raises it."""
     return OSError(number, os.strerror(number), "collector.lock")
 
 
 @pytest.mark.parametrize("number", sorted(PASSING), ids=errno.errorcode.get)
-def test_an_error_that_passes_does_not_end_it(elect: Elect, number: int, caplog: pytest.LogCaptureFixture) -> None:
-    """It is held when the lock can be opened again, and nothing is said."""
+def test_a_passing_error_does_not_end_the_election(elect: Elect, number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """After a passing error, the collector tries again, wins, and logs nothing."""
     assert (PATIENT_BEATS - 1, True) == elect([failure(number)] * (PATIENT_BEATS - 1))
     assert "" == caplog.text
 
 
-def test_an_error_that_stays_ends_it_after_some_beats(elect: Elect, caplog: pytest.LogCaptureFixture) -> None:
-    """Scrapes wait no longer than that, also after a long wait for another's end."""
+def test_a_lasting_error_ends_the_election(elect: Elect, caplog: pytest.LogCaptureFixture) -> None:
+    """After PATIENT_BEATS errors in a row the collector serves without the lock, also after a wait for another one."""
     others = [LockTimeoutError("held by another")] * 5
     assert (5 + PATIENT_BEATS - 1, False) == elect([*others, *[failure(errno.EMFILE)] * 100])
     assert 1 == caplog.text.count("without an election")
 
 
-def test_an_error_that_does_not_pass_ends_it_at_once(elect: Elect, caplog: pytest.LogCaptureFixture) -> None:
-    """Who may not open the lock will not be allowed to in a moment either."""
+def test_a_permanent_error_ends_the_election_at_once(elect: Elect, caplog: pytest.LogCaptureFixture) -> None:
+    """A permission error does not pass, so the collector serves without the lock at once and logs it."""
     assert (0, False) == elect([failure(errno.EACCES)])
     assert 1 == caplog.text.count("without an election")

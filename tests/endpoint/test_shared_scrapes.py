@@ -1,4 +1,4 @@
-"""Scrapes at the same time, of which each format is made once, and callbacks that scrape meanwhile."""
+"""Scrapes at the same time share one body for each format; a callback may scrape too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mpmetrics.http.messages import Request
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
-def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mpmetrics.Provider) -> None:
-    """Somebody asks for another format while it runs, and then it does: it gets what there is, at once."""
+def test_a_callback_that_scrapes_does_not_wait(provider: mpmetrics.Provider) -> None:
+    """A callback's scrape returns what is available, also if another scrape of that format waits for the callback."""
     collector = mpmetrics.Collector(provider)
     others: list[threading.Thread] = []
     nested: list[bytes] = []
@@ -28,7 +28,7 @@ def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mp
             others[0].start()
             while len(collector._wanted) < 2:
                 time.sleep(0.001)
-            time.sleep(0.05)  # so that it has begun
+            time.sleep(0.05)  # the other scrape has begun
             nested.append(scrape())
         observer.observe(1)
 
@@ -39,8 +39,8 @@ def test_a_callback_that_scrapes_does_not_wait_for_who_waits_for_it(provider: mp
     assert b"hits_total 1" in nested[0]
 
 
-def test_who_waits_for_a_turn_hurries_nobody(provider: mpmetrics.Provider) -> None:
-    """An impatient scraper of picked names has its values already: callbacks keep to the time of others."""
+def test_a_scrape_that_waits_for_its_turn_sets_no_time_limit(provider: mpmetrics.Provider) -> None:
+    """A scrape of names that waits for its turn has its values already, and does not shorten the time of callbacks."""
     collector = mpmetrics.Collector(provider)
     ends: list[float] = []
     with collector._turn:
@@ -48,14 +48,14 @@ def test_who_waits_for_a_turn_hurries_nobody(provider: mpmetrics.Provider) -> No
         waiting.start()
         while collector._shared._finished is None:
             time.sleep(0.001)
-        time.sleep(0.05)  # so that it waits
+        time.sleep(0.05)  # the scrape waits for its turn
         ends += collector._ends
     waiting.join()
     assert [] == ends
 
 
 def test_scrapes_at_the_same_time_share_their_bodies(provider: mpmetrics.Provider) -> None:
-    """Those that come during a collection get the next one, and each format and coding of it is one object."""
+    """Scrapes during a collection share the next one; each format and coding of it is one object."""
     begun, go = threading.Event(), threading.Event()
     runs: list[int] = []
 
@@ -90,8 +90,8 @@ def test_scrapes_at_the_same_time_share_their_bodies(provider: mpmetrics.Provide
     assert 4 == len({made[0] for made in bodies.values()})
 
 
-def test_a_crowd_that_picks_names_keeps_no_other_scrape_waiting(provider: mpmetrics.Provider) -> None:
-    """Eight of its scrapes have a thread or wait for their turn; more are told to come again."""
+def test_scrapes_of_names_do_not_delay_other_scrapes(provider: mpmetrics.Provider) -> None:
+    """Eight scrapes of names may run or wait at once; more of them get 503, and other scrapes are answered."""
     collector = mpmetrics.Collector(provider)
     app = MetricsApp(collector)
     picked, plain = (Request("GET", "/metrics", query, {}) for query in ("name[]=hits", "x=1"))
@@ -112,7 +112,7 @@ def test_a_crowd_that_picks_names_keeps_no_other_scrape_waiting(provider: mpmetr
 
 
 def test_too_many_fields_are_refused(provider: mpmetrics.Provider) -> None:
-    """A query may have a thousand fields, of any name."""
+    """A query of more than a thousand fields, of any name, gets 400."""
     app = MetricsApp(mpmetrics.Collector(provider))
     queries = ("", "a=1", "&".join(["a=1"] * 1000), "&".join(["a=1"] * 1001))
     assert [200, 200, 200, 400] == [app(Request("GET", "/metrics", query, {})).status for query in queries]

@@ -1,4 +1,4 @@
-"""Compressed text is what it was, whatever the text before; and what did not change is not compressed again."""
+"""Compressed text unpacks to the same text, and unchanged parts are not compressed again."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LINES = 4000
 
 
 def lines(values: dict[int, float] | None = None, count: int = LINES) -> list[bytes]:
-    """Lines as they are exposed, of some series with values of their own."""
+    """Exposition lines of `count` series, with the given values."""
     return [b'hits_total{path="/%d",code="200"} %r\n' % (at, (values or {}).get(at, 1.0)) for at in range(count)]
 
 
 @pytest.fixture
 def compressed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many chunks were compressed since the last call."""
+    """The number of chunks compressed since the last call."""
     sizes: list[int] = []
     deflate = compress._deflate
 
@@ -54,8 +54,8 @@ EDITS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(EDITS, min_size=1, max_size=4), st.sampled_from([1 << 8, 1 << 12, 1 << 15]))
-def test_what_is_packed_is_what_comes_out(rounds: list[list[tuple[int, int, bytes]]], size: int) -> None:
-    """Lines that are cut out, come in, grow, or are no lines at all: each text comes out as it went in."""
+def test_packed_text_unpacks_to_itself(rounds: list[list[tuple[int, int, bytes]]], size: int) -> None:
+    """Text unpacks to itself after lines were removed, added or made longer, and after edits that are no lines."""
     packer = Packer()
     text = lines()
     with pytest.MonkeyPatch.context() as patch:
@@ -68,15 +68,15 @@ def test_what_is_packed_is_what_comes_out(rounds: list[list[tuple[int, int, byte
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"a", b"no end", b"a" * 200_000, b"\n" * 200_000])
-def test_odd_texts(text: bytes) -> None:
-    """Nothing, no lines, nothing but lines; after themselves and after others."""
+def test_odd_texts_unpack_to_themselves(text: bytes) -> None:
+    """Text without lines, or of empty lines only, unpacks to itself, also after another text."""
     packer = Packer()
     for each in (text, text, b"other 1\n" * 10_000, text):
         assert gzip.decompress(packer.pack(each)) == each
 
 
-def test_only_what_changed_is_compressed(compressed: Callable[[], int]) -> None:
-    """A value that is longer than before costs one chunk, not all that are behind it; so does a series that comes."""
+def test_only_changed_chunks_are_compressed(compressed: Callable[[], int]) -> None:
+    """A longer value, a new series or a removed one costs one chunk, not all chunks behind it."""
     packer = Packer()
     packer.pack(b"".join(lines()))
     whole = compressed()
@@ -97,8 +97,8 @@ def test_only_what_changed_is_compressed(compressed: Callable[[], int]) -> None:
     assert compressed() == 1
 
 
-def test_chunks_do_not_grow_for_ever() -> None:
-    """Series that come in one place make more chunks, not a large one."""
+def test_chunks_stay_small() -> None:
+    """Series added at one place make more chunks, not a large chunk."""
     packer = Packer()
     text = lines()
     for number in range(40):
@@ -108,8 +108,8 @@ def test_chunks_do_not_grow_for_ever() -> None:
     assert max(len(chunk.text) for chunk in packer._chunks) < 3 * compress._CHUNK
 
 
-def test_threads_pack_at_once() -> None:
-    """Each gets its own text, whatever the others left."""
+def test_threads_may_pack_at_the_same_time() -> None:
+    """Each thread gets its own text from a shared packer."""
     packer = Packer()
     wrong: list[int] = []
 

@@ -1,6 +1,6 @@
-"""The bytes of each text format, held against files in `golden/`; and Prometheus' own readers take them.
+"""The bytes of each text format, compared with files in `golden/`, which Prometheus' own readers accept.
 
-To write the files anew after a change that is meant: ``GOLDEN=write python -m pytest tests/formats/test_golden.py``.
+To write the files again after an intended change: ``GOLDEN=write python -m pytest tests/formats/test_golden.py``.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _OWN = re.compile(r"^(# [A-Z]+ )?mpmetrics_.*\n", re.MULTILINE)
 
 
 def masked(body: bytes) -> str:
-    """Creation times as zeros, and without the collector's figures about itself."""
+    """The text with creation times as zeros and without self-metrics."""
     return _OWN.sub("", _CREATED.sub(r"\1 0.0", body.decode()))
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
-def test_golden(provider: Provider, shop: Callable[[Provider], None], name: str) -> None:
-    """Every kind of instrument is rendered to these very bytes, from private memory and from a store."""
+def test_formats_match_the_golden_files(provider: Provider, shop: Callable[[Provider], None], name: str) -> None:
+    """Each format renders all kinds of instruments to the bytes of its file, from private memory and from a store."""
     shop(provider)
     content_type, body = Collector(provider).render(FORMATS[name][0])
     path = GOLDEN / f"{name}.txt"
@@ -53,8 +53,8 @@ def test_golden(provider: Provider, shop: Callable[[Provider], None], name: str)
     assert path.read_bytes().decode() == masked(body)
 
 
-def test_default_is_text(provider: Provider, shop: Callable[[Provider], None]) -> None:
-    """Who asks for nothing gets text 0.0.4."""
+def test_default_format_is_text_0_0_4(provider: Provider, shop: Callable[[Provider], None]) -> None:
+    """A scrape without an Accept header gets text 0.0.4."""
     shop(provider)
     content_type, body = Collector(provider).render()
 
@@ -62,8 +62,8 @@ def test_default_is_text(provider: Provider, shop: Callable[[Provider], None]) -
     assert (GOLDEN / "text-0.0.4.txt").read_bytes().decode() == masked(body)
 
 
-def test_openmetrics_shows_creation_times(provider: Provider, shop: Callable[[Provider], None]) -> None:
-    """OpenMetrics has the creation time of counters, histograms and summaries; plain text has no place for it."""
+def test_only_openmetrics_has_creation_times(provider: Provider, shop: Callable[[Provider], None]) -> None:
+    """OpenMetrics has the creation times; plain text has no place for them."""
     shop(provider)
     collector = Collector(provider)
 
@@ -72,7 +72,7 @@ def test_openmetrics_shows_creation_times(provider: Provider, shop: Callable[[Pr
 
 
 def test_golden_files_parse() -> None:
-    """prometheus_client's parsers, the strict OpenMetrics one included, take the golden files and find every family."""
+    """prometheus_client's parsers, also the strict one of OpenMetrics, find every family in the golden files."""
     text = {family.name: family.type for family in parse_text((GOLDEN / "text-0.0.4.txt").read_text())}
     strict = {family.name: family.type for family in parse_openmetrics((GOLDEN / "openmetrics-1.0.0.txt").read_text())}
 
@@ -82,22 +82,24 @@ def test_golden_files_parse() -> None:
 
 
 def test_the_strict_parser_is_strict() -> None:
-    """The OpenMetrics parser complains about a file of which the end or a bucket is missing."""
+    """Control: the OpenMetrics parser refuses a file without its end or a bucket, or with text after the end."""
     golden = (GOLDEN / "openmetrics-1.0.0.txt").read_text()
     for broken in (golden.removesuffix("# EOF\n"), re.sub(r'.*le="\+Inf".*\n', "", golden), golden + "a 1\n"):
-        with pytest.raises(ValueError):  # noqa: PT011 (which words, is the library's affair)
+        with pytest.raises(ValueError):  # noqa: PT011 (the library may change its message)
             list(parse_openmetrics(broken))
 
 
-def test_promtool(provider: Provider, shop: Callable[[Provider], None], lint: Callable[[bytes], str]) -> None:
-    """Promtool has nothing to say about a scrape of everything, the collector's own figures included."""
+def test_promtool_accepts_a_scrape(
+    provider: Provider, shop: Callable[[Provider], None], lint: Callable[[bytes], str]
+) -> None:
+    """Promtool finds no fault in a scrape of all kinds of instruments and the self-metrics."""
     shop(provider)
 
     assert "" == lint(Collector(provider).render("text/plain;version=0.0.4")[1])
     assert "" == lint(Collector(provider).render("text/plain;version=1.0.0")[1])
 
 
-def test_promtool_can_complain(lint: Callable[[bytes], str]) -> None:
-    """Promtool complains about a counter that is not called a total, and about what is no metric."""
+def test_promtool_finds_faults(lint: Callable[[bytes], str]) -> None:
+    """Control: promtool reports a counter without `_total`, and text that is no metric."""
     assert "_total" in lint(b"# HELP a A.\n# TYPE a counter\na 1\n")
     assert lint(b"{ 1\n")

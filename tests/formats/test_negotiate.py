@@ -1,4 +1,4 @@
-"""Which format and coding a scraper gets, by the headers that real ones and broken ones send."""
+"""Which format and coding a scraper gets, for headers that real scrapers send and for broken ones."""
 
 from __future__ import annotations
 
@@ -100,19 +100,19 @@ HEADERS: list[tuple[str | None, Format]] = [
 
 
 @pytest.mark.parametrize(("header", "expected"), HEADERS, ids=range(len(HEADERS)))
-def test_choose(header: str | None, expected: Format) -> None:
-    """Each of these headers gets this format."""
+def test_header_chooses_the_format(header: str | None, expected: Format) -> None:
+    """Each of these Accept headers chooses the given format."""
     assert expected == choose(header)
 
 
-def test_repeated_headers_add_up() -> None:
-    """A header sent several times, joined by commas, is one list."""
+def test_repeated_headers_are_one_list() -> None:
+    """A repeated header, joined by commas, is one list."""
     assert OPENMETRICS == choose("text/plain;q=0.5, application/openmetrics-text")
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*",;=q*/ .0175", "text/plain", "version"])).map("".join)))
 def test_any_header_gets_an_offered_format(header: str) -> None:
-    """Whatever the header, one of the three formats is chosen and nothing is raised."""
+    """Any header gets one of the offered formats; none raises."""
     assert choose(header) in {OPENMETRICS, TEXT_0_0_4, TEXT_1_0_0}
     assert accepts_gzip(header) in {True, False}
 
@@ -135,14 +135,14 @@ def test_any_header_gets_an_offered_format(header: str) -> None:
         ("gzipped", False),
     ],
 )
-def test_accepts_gzip(header: str | None, *, expected: bool) -> None:
-    """Gzip is used when the header allows it, and never else."""
+def test_gzip_needs_permission(header: str | None, *, expected: bool) -> None:
+    """Gzip is used only if the header allows it."""
     assert expected == accepts_gzip(header)
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3_TEXT, None])
-def test_gzip_holds_the_same_bytes(provider: Provider, shop: Callable[[Provider], None], accept: str | None) -> None:
-    """A compressed scrape, unpacked, has the lines of the one that is not, and says how it is coded."""
+def test_gzip_has_the_same_series(provider: Provider, shop: Callable[[Provider], None], accept: str | None) -> None:
+    """A compressed scrape has the series of the plain one, and headers that name its coding."""
     shop(provider)
     collector = Collector(provider)
     plain_headers, plain = collector.scrape(accept, None)
@@ -162,8 +162,8 @@ def _names(body: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("accept", [OPENMETRICS.content_type, TEXT_0_0_4.content_type])
-def test_names(provider: Provider, accept: str) -> None:
-    """With names, only the families of these names and the samples of these names are there."""
+def test_names_choose_families_and_samples(provider: Provider, accept: str) -> None:
+    """A scrape of names has only the families and samples of these names."""
     Counter("a", "A.", ["x"], provider=provider).labels("1").inc()
     Counter("ab", "AB.", provider=provider).inc()
     Counter("c", "C.", provider=provider)
@@ -182,8 +182,8 @@ def test_names(provider: Provider, accept: str) -> None:
     assert {"a_total", "ab_total", "c_total"} <= shown()
 
 
-def test_names_are_not_cached(provider: Provider) -> None:
-    """A filtered scrape leaves the next whole one whole."""
+def test_a_scrape_of_names_does_not_change_the_next(provider: Provider) -> None:
+    """After a scrape of names, a whole scrape is still whole, and the next one of names is right."""
     Counter("a", "A.", provider=provider).inc()
     collector = Collector(provider)
 
@@ -192,6 +192,6 @@ def test_names_are_not_cached(provider: Provider) -> None:
     assert b"a_total" not in collector.render(None, ["nothing"])[1]
 
 
-def test_filtered_openmetrics_ends(provider: Provider) -> None:
-    """Even nothing at all is a whole OpenMetrics text."""
+def test_empty_openmetrics_has_its_end(provider: Provider) -> None:
+    """An OpenMetrics scrape without any family still ends with `# EOF`."""
     assert b"# EOF\n" == Collector(provider).render(OPENMETRICS.content_type, ["nothing"])[1]

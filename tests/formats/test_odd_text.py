@@ -1,6 +1,6 @@
-"""Text that no format can carry as it is, at each place where an application can hand it over.
+"""Text that no format can carry unchanged, at each place where an application can pass it.
 
-It comes out valid, or is refused right there; it never makes a later scrape fail.
+The text is exported in a valid form, or refused where it is passed. It never makes a later scrape fail.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ ODD += ['"} 1\n# EOF\n', "\r\n", "a\nb 1 2\n# TYPE x counter", "{", "}", ","]
 
 
 class Text(str):
-    """A str of a type of its own."""
+    """A subclass of str."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        """Something else."""
+        """Return another text."""
         return "other"
 
 
 class Thing:
-    """Something whose text is odd."""
+    """An object with an odd text."""
 
     def __init__(self, said: str) -> None:
         self.said = said
 
     def __str__(self) -> str:
-        """What it was made with."""
+        """Return the given text."""
         return self.said
 
 
 def labels(provider: Provider, text: str) -> None:
-    """By position, by name, as what has text, and again on the way of what is known."""
+    """Label values by position, by name, as objects, and twice, so that the second call finds a known series."""
     counter = Counter("a", "A.", ["x", "y"], provider=provider)
     for _ in range(2):
         counter.labels(text, Text(text)).inc()
@@ -79,22 +79,22 @@ def labels(provider: Provider, text: str) -> None:
 
 
 def documentation(provider: Provider, text: str) -> None:
-    """Help."""
+    """The help text."""
     Counter("a", f"x{text}x", provider=provider).inc()
 
 
 def info(provider: Provider, text: str) -> None:
-    """Values of pairs."""
+    """The values of an info's pairs."""
     Info("a", "A.", ["x"], provider=provider).labels(text).info({"v": text, "w": Thing(text)})
 
 
 def states(provider: Provider, text: str) -> None:
-    """States, which can be set as they were given."""
+    """The states of an enum, and a state that is set with the text as given."""
     Enum("a", "A.", ["x"], states=[text, "other"], provider=provider).labels(text).state(text)
 
 
 def attributes(provider: Provider, text: str) -> None:
-    """Names and values of attributes, of a measurement, an instrument, a meter and the provider."""
+    """Names and values of attributes of a measurement, an instrument, a meter and the provider."""
     provider.add_attributes({f"p{text}": text})
     meter = provider.meter(f"m{text}", version=text, attributes={f"m{text}": text})
     counter = meter.counter("shop.orders", help=text, unit=f"{{{text}}}", attributes={f"i{text}": Thing(text)})
@@ -103,7 +103,7 @@ def attributes(provider: Provider, text: str) -> None:
 
 
 def callbacks(provider: Provider, text: str) -> None:
-    """What callbacks observe, what functions are called, and what they raise."""
+    """Attributes that callbacks observe, the names of callbacks, and the messages of their exceptions."""
 
     def read(observer: Any) -> None:
         observer.observe(1, {f"q{text}": text})
@@ -119,14 +119,14 @@ def callbacks(provider: Provider, text: str) -> None:
 
 
 def resource(provider: Provider, text: str) -> None:
-    """What the metrics are of."""
+    """The attributes of the resource."""
     provider.describe({f"g{text}": text}, {f"service{text}": text})
     provider.meter("m").counter("shop.orders").add(1)
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """The test runner's own reports cannot carry what is logged here."""
+    """Keep these log messages from pytest, whose reports cannot carry such text."""
     caplog.set_level(logging.CRITICAL + 1, "mpmetrics")
 
 
@@ -134,7 +134,7 @@ ENTRIES = [labels, documentation, info, states, attributes, callbacks, resource]
 
 
 def check(provider: Provider, *more: Any) -> str:
-    """Every format, coding and way out; what the text format says."""
+    """Export in each format and coding, and through prometheus_client; return the text format."""
     collector = Collector(provider, options=ExporterOptions(resource_labels=True), sources=more)
     body = b""
     for accept in ACCEPTS[::-1]:
@@ -143,13 +143,13 @@ def check(provider: Provider, *more: Any) -> str:
         text = body.decode()
         assert packed[0].get("Content-Encoding") != "gzip" or gzip.decompress(packed[1]).startswith(b"# HELP")
         assert list((parse_openmetrics if accept and "open" in accept else parse_text)(text))
-    generate_latest(collector)  # type: ignore[arg-type]  # what a registry, a push and a text file do
+    generate_latest(collector)  # type: ignore[arg-type]  # used by registries, pushes and text files
     return body.decode()
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
-def test_odd_text(entry: Callable[[Provider, str], None]) -> None:
-    """Each kind of odd text at each entry: parsers read the whole scrape, in each of the formats."""
+def test_odd_text_gives_a_valid_scrape(entry: Callable[[Provider, str], None]) -> None:
+    """Any odd text at any entry gives a scrape that parsers accept, in each format."""
     for text in ODD:
         provider = Provider()
         entry(provider, text)
@@ -158,8 +158,8 @@ def test_odd_text(entry: Callable[[Provider, str], None]) -> None:
         provider.shutdown()
 
 
-def test_odd_labels_beside_each_other(provider: Provider, lint: Callable[[bytes], str]) -> None:
-    """All of them in one scrape, in private memory and in a store: promtool reads it, too."""
+def test_promtool_reads_all_odd_labels_together(provider: Provider, lint: Callable[[bytes], str]) -> None:
+    """A scrape of all odd labels together is valid for promtool too, from private memory and from a store."""
     for text in ODD:
         labels(provider, text)
     check(provider)
@@ -167,10 +167,10 @@ def test_odd_labels_beside_each_other(provider: Provider, lint: Callable[[bytes]
 
 
 @pytest.mark.parametrize("entry", [labels, documentation, info, states], ids=lambda entry: entry.__name__)
-def test_without_the_replacement_it_would_come_in(
+def test_without_the_replacement_surrogates_would_fail(
     entry: Callable[[Provider, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: where text is taken as it is, it can be written neither to a slab nor to a scrape."""
+    """Control: without the replacement, a surrogate raises in the slab or in the scrape."""
     for module in ("instrument", "info", "enum"):
         monkeypatch.setattr(f"mpmetrics.instruments.{module}.text", str)
     provider = Provider()
@@ -183,8 +183,8 @@ def test_without_the_replacement_it_would_come_in(
         declare_and_check()
 
 
-def test_equal_text_is_one_series(provider: Provider, shown: Callable[[Any], Any]) -> None:
-    """What differs only in what cannot be carried is one series, also on the fast path, and can be removed."""
+def test_replaced_texts_are_one_series(provider: Provider, shown: Callable[[Any], Any]) -> None:
+    """Texts that are equal after the replacement are one series, also on the fast path and in `remove()`."""
     counter = Counter("a", "A.", ["x"], provider=provider)
     for text in ("\ud800", "\udfff", "\N{REPLACEMENT CHARACTER}"):
         counter.labels(text).inc()
@@ -199,10 +199,10 @@ BAD_NAMES = ["a\ud800", "\udc80", "a b", "", "a\n", "a\0", 'a"', "é", "1a"]
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
 @pytest.mark.parametrize("where", ["metric", "label", "info", "unit", "instrument", "namespace", "options"])
-def test_names_are_refused_where_they_enter(name: str, where: str) -> None:
-    """A name that Prometheus would not take raises, and nothing is made."""
+def test_invalid_names_raise_where_they_are_passed(name: str, where: str) -> None:
+    """A name that Prometheus does not allow raises, and declares nothing."""
     if not name and where in ("unit", "namespace", "options"):
-        return  # none is given
+        return  # an empty value is the default here
     provider = Provider()
     make: dict[str, Callable[[], object]] = {
         "metric": lambda: Counter(name, "A.", provider=provider),
@@ -219,8 +219,8 @@ def test_names_are_refused_where_they_enter(name: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["native", "gauges"])
-def test_registries(provider: Provider, style: Any) -> None:
-    """Their names may be anything that can be written; labels are as everywhere; what cannot be written is refused."""
+def test_registries_replace_or_refuse_odd_text(provider: Provider, style: Any) -> None:
+    """Names of a registry may be any UTF-8 text and raise otherwise; odd labels are replaced."""
     registry = Registry("r", provider=provider)
     driver = PrometheusDriver(registry, 5, style=style)
     for number, text in enumerate(ODD):
@@ -241,8 +241,8 @@ def test_registries(provider: Provider, style: Any) -> None:
     assert "t_seconds_count{l_=" in check(provider, *sources([driver])) or style == "gauges"
 
 
-def test_odd_drivers() -> None:
-    """What a driver of one's own is called shows as a label, whatever it is."""
+def test_odd_name_of_a_driver_is_a_label() -> None:
+    """The name of a custom driver becomes a label, with replacements."""
 
     class Odd(Driver):
         def __repr__(self) -> str:
@@ -254,10 +254,10 @@ def test_odd_drivers() -> None:
     assert "driver \N{REPLACEMENT CHARACTER}" in check(Provider(), *sources([Odd(1.0)]))
 
 
-def test_file_of_a_declaration(shared: Provider, store_directory: str) -> None:
-    """Source files whose names are no text are no harm: they stand in records, for messages."""
+def test_odd_name_of_a_source_file_is_harmless(shared: Provider, store_directory: str) -> None:
+    """A declaration in a source file whose name is not UTF-8 works; records hold that name, for messages."""
     code = compile("Counter('a', 'A.', provider=provider).inc()", "odd\udcff.py", "exec")
-    exec(code, {"Counter": Counter, "provider": shared})  # noqa: S102 (the only way to such a name)
+    exec(code, {"Counter": Counter, "provider": shared})  # noqa: S102 (gives the code a file name that is not UTF-8)
     other = Provider(store_directory)
     with contextlib.closing(Collector(other)) as collector:
         assert b"a_total 1.0\n" in collector.render()[1]
@@ -265,14 +265,14 @@ def test_file_of_a_declaration(shared: Provider, store_directory: str) -> None:
 
 
 def test_rendering_never_fails() -> None:
-    """The last line: whatever a source shows, a scrape of the rest is not lost for it."""
+    """The renderers replace a surrogate from any source, so that it does not cost the rest of the scrape."""
     reading = Reading("a", "gauge", "\ud800", samples=[Sample("", (("x", "\udfff"),), 1.0)])
     assert b'a{x="?"} 1.0\n' in render_text([reading])
     assert b'a{x="?"} 1.0\n' in render_openmetrics([reading])
 
 
-def test_the_hot_path_does_not_check(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text is looked at when a series is made, and not again; by the compiled core not in Python."""
+def test_text_is_checked_once_per_series(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is checked when its series is made, not at each call; the compiled core does not check in Python."""
     calls: list[object] = []
     monkeypatch.setattr(
         "mpmetrics.instruments.instrument.text", lambda value: calls.append(value) or naming.text(value)

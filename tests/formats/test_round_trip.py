@@ -1,4 +1,4 @@
-"""What is rendered is read back by prometheus_client's parsers as what was collected, whatever labels and values."""
+"""prometheus_client's parsers read a rendered scrape back as it was collected, for any labels and values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _read_text(body: bytes) -> dict[str, Any]:
 
 
 def _as_text(collector: Collector) -> dict[str, Any]:
-    """What is collected, as text has it: no units and creation times, infos and states as gauges."""
+    """The collected families in terms of text: no units or creation times; infos and states are gauges."""
     return {
         family.name + ("_info" if family.type == "info" else ""): (
             "gauge" if family.type in ("info", "stateset") else family.type,
@@ -80,8 +80,8 @@ def _agree(provider: Provider) -> None:
     assert _as_text(collector) == _read_text(collector.render()[1])
 
 
-def test_all_kinds(provider: Provider, shop: Callable[[Provider], None]) -> None:
-    """Both formats, read back, are what was collected, for every kind of instrument."""
+def test_every_kind_reads_back(provider: Provider, shop: Callable[[Provider], None]) -> None:
+    """Both formats read back as collected, for every kind of instrument."""
     shop(provider)
 
     _agree(provider)
@@ -90,8 +90,8 @@ def test_all_kinds(provider: Provider, shop: Callable[[Provider], None]) -> None
 @pytest.mark.parametrize(
     "value", [chr(code) for code in [*range(32), 127, 0x85, 0xA0, 0x2028, 0xFEFF]] + ['"', "\\", "😀"]
 )
-def test_odd_characters_in_label_values(provider: Provider, value: str) -> None:
-    """Each control character, quote and backslash comes back as it was, alone and among others, in labels and pairs."""
+def test_odd_characters_read_back(provider: Provider, value: str) -> None:
+    """Control characters, quotes and backslashes read back unchanged, in labels, pairs and states."""
     counter = Counter("a", "", ["x", "y"], provider=provider)
     counter.labels(value, f"a{value}{value}b{value}").inc()
     Info("b", "", provider=provider).info({"v": value})
@@ -101,8 +101,8 @@ def test_odd_characters_in_label_values(provider: Provider, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\udfffb", "\udc80\udc81"])
-def test_surrogates(provider: Provider, value: str) -> None:
-    """What UTF-8 cannot carry is replaced wherever the application may have put it; the scrape goes on."""
+def test_surrogates_are_replaced(provider: Provider, value: str) -> None:
+    """A surrogate in a help text, a label or a pair is replaced; the scrape stays valid."""
     Counter("a", f"help {value}", ["x"], provider=provider).labels(value).inc()
     Info("b", "", provider=provider).info({"v": value})
 
@@ -110,16 +110,16 @@ def test_surrogates(provider: Provider, value: str) -> None:
     assert "\N{REPLACEMENT CHARACTER}" in Collector(provider).render()[1].decode()
 
 
-def test_surrogates_in_states(provider: Provider) -> None:
-    """A state's name, which is a label value, may have them as well."""
+def test_surrogates_in_states_are_replaced(provider: Provider) -> None:
+    """A surrogate in the name of a state is replaced too."""
     Enum("c", "", states=["\ud800", "other"], provider=provider)
 
     _agree(provider)
 
 
 @pytest.mark.parametrize("buckets", [(-1, 0), (-1.5, 2)])
-def test_negative_buckets(provider: Provider, buckets: tuple[float, ...]) -> None:
-    """With buckets below zero there is no sum; in OpenMetrics then no count either, as its specification has it."""
+def test_negative_buckets_have_no_sum(provider: Provider, buckets: tuple[float, ...]) -> None:
+    """A histogram with buckets below zero has no sum, as the OpenMetrics specification demands."""
     Histogram("a", "A.", buckets=buckets, provider=provider).observe(-0.5)
     body = Collector(provider).render(OPENMETRICS)[1]
 
@@ -128,21 +128,21 @@ def test_negative_buckets(provider: Provider, buckets: tuple[float, ...]) -> Non
     assert not any(sample.name == "a_sum" for sample in family.samples)
 
 
-def test_surrogate_pair(provider: Provider) -> None:
-    """Two surrogates that are one character together become that character."""
+def test_surrogate_pair_is_one_character(provider: Provider) -> None:
+    """Two surrogates that form a character are exported as that character."""
     Counter("a", "", ["x"], provider=provider).labels("\ud83d\ude00").inc()
 
     assert 'a_total{x="😀"} 1.0' in Collector(provider).render()[1].decode()
 
 
 @pytest.mark.parametrize("value", EXTREMES, ids=repr)
-def test_extreme_values(provider: Provider, value: float, lint: Callable[[bytes], str]) -> None:
-    """Values at the edges of a double come back to the bit, and promtool reads them."""
+def test_extreme_values_read_back(provider: Provider, value: float, lint: Callable[[bytes], str]) -> None:
+    """Values at the edges of a double read back to the bit, and promtool accepts them."""
     Gauge("a", "A.", multiprocess_mode="mostrecent", provider=provider).set(value)
     Gauge("b", "B.", multiprocess_mode="sum", provider=provider).set(value)
     if value >= 0:
         Counter("c", "C.", provider=provider).inc(value)
-    if value >= 0:  # negative observations make a sum that is no total, which OpenMetrics has no place for
+    if value >= 0:  # OpenMetrics has no place for a sum of negative observations
         Summary("s", "S.", provider=provider).observe(value)
         Histogram("h", "H.", buckets=[1e-300, 1, 1e300], provider=provider).observe(value)
 
@@ -150,8 +150,8 @@ def test_extreme_values(provider: Provider, value: float, lint: Callable[[bytes]
     assert "" == lint(Collector(provider).render()[1])
 
 
-def test_promtool_takes_odd_labels(provider: Provider, lint: Callable[[bytes], str]) -> None:
-    """Prometheus' own parser takes every control character, quote, backslash and replaced surrogate."""
+def test_promtool_accepts_odd_labels(provider: Provider, lint: Callable[[bytes], str]) -> None:
+    """Promtool accepts every control character, quote, backslash and replaced surrogate in labels."""
     counter = Counter("a", 'Every "\\\n character.', ["x"], provider=provider)
     for code in [*range(160), 0x2028, 0xD800, 0xFFFF, 0x1F600]:
         counter.labels(f"{code} {chr(code)}").inc()
@@ -162,7 +162,7 @@ def test_promtool_takes_odd_labels(provider: Provider, lint: Callable[[bytes], s
 @given(value=st.floats())
 @example(value=1e22)
 def test_numbers_read_back(value: float) -> None:
-    """A number as written reads back to the same double, and infinities and NaN are spelt as the formats want."""
+    """A written number reads back as the same double; infinities and NaN have the spelling of the formats."""
     written = number(value)
     assert repr(value) == repr(float(written))
     if not math.isfinite(value):
@@ -180,10 +180,10 @@ any_text = st.text(st.characters())
     help=help_text,
 )
 @settings(deadline=None)
-def test_any_labels_and_values(
+def test_any_labels_and_values_read_back(
     labels: list[tuple[str, str]], values: list[float], pairs: dict[str, str], help: str
 ) -> None:
-    """Any label values, help texts and numbers: what is read is what was collected, and no series is lost."""
+    """Any label values, help texts and numbers read back as collected, and no series is lost."""
     provider = Provider()
     counter = Counter("a", help, ["x", "y"], provider=provider)
     gauge = Gauge("b", help, ["x", "y"], multiprocess_mode="sum", provider=provider)

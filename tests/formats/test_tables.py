@@ -1,4 +1,4 @@
-"""The endpoint has no object for a sample; what it writes is what the objects say that prometheus_client gets."""
+"""The endpoint renders tables without an object per sample; the text is the same as from objects."""
 
 from __future__ import annotations
 
@@ -81,10 +81,11 @@ OPTIONS = (
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.parametrize("where", ["private", "store"])
-def test_tables_are_samples(where: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever was done, in each format and with any options, a scrape is the same bytes by both ways.
+def test_tables_render_like_samples(where: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """After any operations, in each format and with any options, tables and samples render to the same bytes.
 
-    Between two scrapes of one collector series come and go, so that rows that were kept are added to and made anew.
+    Series come and go between two scrapes of one collector, so that the collector adds to the rows it kept and makes
+    others again.
     """
     directory: Path | None = tmp_path_factory.mktemp("store") if where == "store" else None
     provider = mpmetrics.Provider(directory, resource={"le": "3", "worker": "w", "host": "h"})
@@ -114,12 +115,12 @@ def test_tables_are_samples(where: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def samples_of(found: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Names, labels and values of all samples, and the types and units of their families."""
+    """Names, labels and values of all samples, and types and units of their families."""
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for family in found:
         for sample in family.samples:
             if sample.name == "cold_count":
-                continue  # OpenMetrics has no count without a sum, and no sum that may fall
+                continue  # OpenMetrics has no count without a sum, and no sum that can decrease
             about = {("type", family.type), ("unit", family.unit), ("help", family.documentation)}
             samples[sample.name, frozenset({*sample.labels.items(), *about})] = sample.value
     return samples

@@ -25,7 +25,7 @@ attribute_names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_si
 
 
 def parsed(provider: Provider, accept: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """What a parser makes of a scrape, without creation times and the library's own."""
+    """The samples that a parser reads from a scrape, without creation times and self-metrics."""
     content_type, body = Collector(provider).render(accept)
     assert "escaping=allow-utf-8" in content_type
     found: dict[Any, float] = {}
@@ -37,8 +37,8 @@ def parsed(provider: Provider, accept: str) -> dict[tuple[str, tuple[tuple[str, 
 
 
 @pytest.mark.parametrize("accept", PARSERS)
-def test_names_are_kept(accept: str) -> None:
-    """Dots stay in names of metrics and attributes, suffixes come behind; what needs no quotes has none."""
+def test_utf8_scrapers_get_names_unchanged(accept: str) -> None:
+    """Names of metrics and attributes keep their dots, before the suffixes; only names that need quotes have them."""
     provider = Provider()
     meter = provider.meter("m")
     meter.counter("shop.orders", unit="By").add(2, {"user.id": "7", "plain": "x"})
@@ -57,11 +57,11 @@ def test_names_are_kept(accept: str) -> None:
 @example(name="A", attribute="__", value="0")
 @given(name=names, attribute=attribute_names, value=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @settings(deadline=None, max_examples=60)
-def test_whatever_the_names(accept: str, name: str, attribute: str, value: str) -> None:
-    """The parser reads back the name, the attribute and its value."""
+def test_any_name_reads_back(accept: str, name: str, attribute: str, value: str) -> None:
+    """A parser reads back any name, attribute and value."""
     provider = Provider()
     provider.meter("m").gauge(name, multiprocess_mode="sum").set(1, {attribute: value})
-    shown = f"key{attribute}" if attribute.startswith("__") else attribute  # Prometheus keeps these to itself
+    shown = f"key{attribute}" if attribute.startswith("__") else attribute  # Prometheus reserves such names
     labels = {shown: value, "otel_scope_name": "m"} if value else {"otel_scope_name": "m"}
 
     assert {(name, tuple(sorted(labels.items()))): 1.0} == parsed(provider, accept)
@@ -69,8 +69,8 @@ def test_whatever_the_names(accept: str, name: str, attribute: str, value: str) 
 
 @given(attribute=attribute_names, value=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @settings(deadline=None, max_examples=60)
-def test_older_scrapers(attribute: str, value: str) -> None:
-    """Who does not ask for UTF-8 gets names that have always been allowed, and the value."""
+def test_other_scrapers_get_escaped_names(attribute: str, value: str) -> None:
+    """A scraper that does not ask for UTF-8 gets names in the old character set, and the value."""
     provider = Provider()
     provider.meter("m").gauge("a.b", multiprocess_mode="sum").set(1, {attribute: value})
     families = [family for family in parse_text(Collector(provider).render()[1].decode()) if family.name == "a_b"]

@@ -1,4 +1,4 @@
-"""Which connection is closed first: for the place of another, or for the memory of answers that clients do not read."""
+"""Which connection is closed first, to free a place or to free the memory of unread answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BODY = 30
 
 
 class Client:
-    """A connection, as far as eviction needs it."""
+    """The part of a connection that eviction uses."""
 
     def __init__(self, eviction: Eviction, name: str, gone: list[str]) -> None:
         self._eviction = eviction
@@ -33,13 +33,13 @@ class Client:
 
 @pytest.fixture
 def gone() -> list[str]:
-    """Names of the connections that were closed, in order."""
+    """Names of the closed connections, in order."""
     return []
 
 
 @pytest.fixture
 def eviction() -> Eviction:
-    """An eviction that keeps a hundred bytes."""
+    """An eviction with a limit of a hundred bytes."""
 
     async def make() -> Eviction:
         return Eviction(BOUND)
@@ -61,7 +61,7 @@ def come(eviction: Eviction, gone: list[str]) -> Callable[[str], Client]:
 
 @pytest.fixture
 def ask(eviction: Eviction, come: Callable[[str], Client]) -> Callable[..., Client]:
-    """Open a connection that is sent a body, and does not read it unless `reads`."""
+    """Open a connection and send it a body, which it does not read unless `reads`."""
 
     def ask(name: str, body: bytes, *, reads: bool = False) -> Client:
         client = come(name)
@@ -75,17 +75,17 @@ def ask(eviction: Eviction, come: Callable[[str], Client]) -> Callable[..., Clie
 
 
 def bodies(number: int, size: int = BODY) -> list[bytes]:
-    """Equal bodies that are objects of their own."""
+    """Equal bodies, each an object of its own."""
     return [bytes(bytearray(size)) for _ in range(number)]
 
 
-# For a place.
+# Eviction for a place.
 
 
 def test_the_connection_that_waits_longest_makes_room(
     eviction: Eviction, come: Callable[[str], Client], ask: Callable[..., Client], gone: list[str]
 ) -> None:
-    """Incomplete requests and unread answers are in one order, by time; connections that read are not in it."""
+    """Incomplete requests and unread answers share one order, by time; connections that read are not in it."""
     ask("deaf", b"x")
     come("silent")
     ask("deaf later", b"x")
@@ -98,7 +98,7 @@ def test_the_connection_that_waits_longest_makes_room(
 def test_clients_that_have_read_a_part_go_last(
     eviction: Eviction, come: Callable[[str], Client], ask: Callable[..., Client], gone: list[str]
 ) -> None:
-    """They may be behind a slow link. With the next request, a connection is like any other."""
+    """A client that has read a part of its answer goes last (its link may be slow), until its next request."""
     slow, kept = ask("slow", b"x"), ask("kept", b"x")
     for client in (slow, kept):
         eviction.resume(client)
@@ -112,7 +112,7 @@ def test_clients_that_have_read_a_part_go_last(
 def test_a_stall_before_the_request_changes_nothing(
     eviction: Eviction, come: Callable[[str], Client], gone: list[str]
 ) -> None:
-    """A client that does not even read our side of the TLS handshake has been waited for since it came."""
+    """A client that stalls before its request, as in a TLS handshake, keeps its place in the order."""
     silent = come("silent")
     come("later")
     eviction.stall(silent)
@@ -124,7 +124,7 @@ def test_a_stall_before_the_request_changes_nothing(
 def test_a_new_connection_keeps_its_place_for_a_moment(
     eviction: Eviction, come: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be closed for another one only when it had the turns and the time in which its request is read."""
+    """A new connection can be closed for another only after the turns and the time that its request may need."""
     monkeypatch.setattr(eviction_module, "_GRACE", 0.0)
     assert not eviction.can_evict
     come("new")
@@ -141,7 +141,7 @@ def test_a_client_that_does_not_read_keeps_its_place_for_longer(
     gone: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A client that has sent its request goes after one that came later and has not; one goes in any case."""
+    """A client that sent its request goes after a later client that sent none. Some client can always be evicted."""
     monkeypatch.setattr(eviction_module, "_GRACE", 0.0)
     monkeypatch.setattr(eviction_module, "_GRACE_TO_READ", 60.0)
     ask("deaf", b"x")
@@ -153,10 +153,10 @@ def test_a_client_that_does_not_read_keeps_its_place_for_longer(
     assert ["silent", "deaf"] == gone
 
 
-def test_the_server_ends_with_those_that_wait_and_then_with_all(
+def test_dismiss_closes_waiting_connections_first(
     eviction: Eviction, come: Callable[[str], Client], ask: Callable[..., Client], gone: list[str]
 ) -> None:
-    """Connections without a request are closed first; those that are being answered have their grace."""
+    """`dismiss()` closes only connections without a request; with `everyone`, it closes all."""
     ask("deaf", b"x")
     come("silent")
     eviction.dismiss(everyone=False)
@@ -165,18 +165,18 @@ def test_the_server_ends_with_those_that_wait_and_then_with_all(
     assert ["silent", "deaf"] == gone
 
 
-# For memory.
+# Eviction for memory.
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not read has no time to begin."""
+    """A client gets no time to begin to read."""
     monkeypatch.setattr(eviction_module, "_TURNS", 0)
     monkeypatch.setattr(eviction_module, "_GRACE_TO_READ", 0.0)
 
 
 def test_a_new_answer_has_time_to_be_read(ask: Callable[..., Client], gone: list[str]) -> None:
-    """The limit may be passed for that moment, up to twice, so that a crowd does not cost a scraper its answer."""
+    """New unread answers may reach twice the limit for a moment, so that a crowd does not cost a scraper its answer."""
     for number, body in enumerate(bodies(6)):
         ask(str(number), body)
     assert [] == gone
@@ -187,15 +187,15 @@ def test_a_new_answer_has_time_to_be_read(ask: Callable[..., Client], gone: list
 
 @pytest.mark.usefixtures("at_once")
 def test_unread_answers_go_in_order(ask: Callable[..., Client], gone: list[str]) -> None:
-    """Each body past the limit costs the connection that has not read for longest, and no more."""
+    """Each body past the limit closes one connection: the one that has not read for longest."""
     for number, body in enumerate(bodies(8)):
         ask(str(number), body)
     assert ["0", "1", "2", "3"] == gone
 
 
 @pytest.mark.usefixtures("at_once")
-def test_four_bodies_of_any_size(ask: Callable[..., Client], gone: list[str]) -> None:
-    """Bodies far past the limit are kept while there are four, and the fifth costs the first."""
+def test_four_bodies_of_any_size_are_kept(ask: Callable[..., Client], gone: list[str]) -> None:
+    """Four bodies are kept even if they are far past the limit; a fifth closes the first connection."""
     for number, body in enumerate(bodies(5, BOUND * 10)):
         assert [] == gone
         ask(str(number), body)
@@ -204,7 +204,7 @@ def test_four_bodies_of_any_size(ask: Callable[..., Client], gone: list[str]) ->
 
 @pytest.mark.usefixtures("at_once")
 def test_a_body_that_is_shared_counts_once(ask: Callable[..., Client], gone: list[str]) -> None:
-    """However many clients are sent it."""
+    """A body counts once, however many clients it is sent to."""
     shared, *others = bodies(4)
     for number in range(50):
         ask(f"shared {number}", shared)
@@ -215,7 +215,7 @@ def test_a_body_that_is_shared_counts_once(ask: Callable[..., Client], gone: lis
 
 @pytest.mark.usefixtures("at_once")
 def test_a_connection_that_reads_stays(eviction: Eviction, ask: Callable[..., Client], gone: list[str]) -> None:
-    """Past the limit, too; it goes when it stops reading, if it has to."""
+    """A connection that reads stays, also past the limit. It may be closed once it stalls."""
     clients = [ask(str(number), body, reads=True) for number, body in enumerate(bodies(6))]
     assert [] == gone
     eviction.stall(clients[3])
@@ -228,7 +228,7 @@ def test_a_connection_that_reads_stays(eviction: Eviction, ask: Callable[..., Cl
 
 @pytest.mark.usefixtures("at_once")
 def test_what_was_read_does_not_count(eviction: Eviction, ask: Callable[..., Client], gone: list[str]) -> None:
-    """Neither for a connection that waits for its next request nor for one that is closed."""
+    """A body no longer counts once its connection waits for the next request or is closed."""
     kept, left, *others = bodies(8)
     waits = ask("waits", kept, reads=True)
     leaves = ask("leaves", left, reads=True)
@@ -238,5 +238,5 @@ def test_what_was_read_does_not_count(eviction: Eviction, ask: Callable[..., Cli
         ask(str(number), body)
     assert ["0", "1"] == gone
     eviction.serve(waits)
-    eviction.answer(waits, kept)  # a second answer counts like the first
+    eviction.answer(waits, kept)  # a second answer counts like the first one
     assert ["0", "1", "2"] == gone

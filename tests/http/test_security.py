@@ -1,4 +1,4 @@
-"""A protected endpoint over real sockets: which clients are answered, with and without TLS, and what others can do."""
+"""A protected endpoint over real sockets: which clients it answers, with and without TLS, and what others can do."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOKEN = "0123456789abcdef"
-PATIENCE = 15.0  # seconds after which a client in these tests gives up
+PATIENCE = 15.0  # timeout of the clients in these tests, in seconds
 MIB = 1024 * 1024
 LARGE = bytes(8 * MIB)
 
 
 def basic(name: str, password: str) -> str:
-    """The header of a name and a password."""
+    """The Authorization header of a name and a password."""
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 class Answers:
-    """A handler: `/-/healthy` at once, `/large` 8 MiB, `/hold` when it is told to, else the path."""
+    """A handler: `/-/healthy` is answered at once, `/large` with 8 MiB, `/hold` after `go`, others with their path."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -59,7 +59,7 @@ class Answers:
         return Response(200, (), b"OK\n") if request.path == "/-/healthy" else None
 
     def __call__(self, request: Request) -> Response:
-        """Answer the others."""
+        """Answer all other paths."""
         self.seen.append(request.path)
         if request.path == "/hold":
             self.held.release()
@@ -68,7 +68,7 @@ class Answers:
 
 
 class Site:
-    """A server with its protection, and how to ask it."""
+    """A server with its protection, and requests to it."""
 
     def __init__(self, server: ServerThread, context: ssl.SSLContext | None) -> None:
         self.server = server
@@ -82,7 +82,7 @@ class Site:
         method: str = "GET",
         context: ssl.SSLContext | None = None,
     ) -> http.client.HTTPResponse:
-        """One request on a connection of its own; the body is read."""
+        """Send one request on a new connection and read the whole answer."""
         context = context or self.context
         made: http.client.HTTPConnection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
         if context is not None:
@@ -94,15 +94,15 @@ class Site:
             return response
 
     def status(self, path: str = "/metrics", shown: str | None = None, **options: Any) -> int:
-        """Status of the answer."""
+        """The status of the answer."""
         return self.ask(path, shown, **options).status
 
     def raw(self) -> socket.socket:
-        """A connection without TLS."""
+        """Connect without TLS."""
         return socket.create_connection(self.address, PATIENCE)
 
     def connect(self, **options: Any) -> ssl.SSLSocket:
-        """A connection with it."""
+        """Connect with TLS."""
         assert self.context is not None
         sock = socket.socket()
         sock.settimeout(PATIENCE)
@@ -118,7 +118,7 @@ class Site:
 
 @pytest.fixture
 def handler() -> Iterator[Answers]:
-    """The handler that the servers here have."""
+    """The handler of the servers in this file."""
     answers = Answers()
     yield answers
     answers.go.set()
@@ -143,7 +143,7 @@ def serve(handler: Answers, certificates: Any) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def tls(certificates: Any) -> Security:
-    """TLS and nothing else."""
+    """A protection with TLS only."""
     cert, key = certificates.server()
     return Security(tls_cert=cert, tls_key=key)
 
@@ -162,7 +162,7 @@ def secret(tmp_path: Path) -> Callable[..., str]:
 
 
 def users(secret: Callable[..., str], **passwords: str) -> str:
-    """A users file."""
+    """Write a users file."""
     lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in passwords.items()]
     return secret("users", "".join(lines))
 
@@ -196,10 +196,10 @@ PATHS += [
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", PATHS)
-def test_nothing_without_credentials(
+def test_only_the_health_path_needs_no_credentials(
     serve: Callable[..., Site], secret: Callable[..., str], handler: Answers, path: str, method: str
 ) -> None:
-    """Every path but the one is a 401, whatever it is, and the handler does not hear of it."""
+    """Without good credentials, every path except `/-/healthy` gets 401, and the handler does not see the request."""
     site = serve(Security(token_file=secret("token", TOKEN)))
     for shown in (None, "Bearer " + TOKEN[:-1], basic("ann", "x")):
         response = site.ask(path, shown, method)
@@ -214,14 +214,14 @@ def test_nothing_without_credentials(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_without_a_guard_they_are_answered(serve: Callable[..., Site], handler: Answers, path: str) -> None:
-    """The control: where there are no credentials, each of these paths reaches the handler."""
+def test_without_protection_the_paths_are_answered(serve: Callable[..., Site], handler: Answers, path: str) -> None:
+    """Control: without credentials configured, each of these paths reaches the handler."""
     assert 200 == serve(Security()).status(path)
     assert 1 == len(handler.seen)
 
 
-def test_protocol_refusals_tell_nothing(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
-    """What HTTP itself refuses needs no credentials, and tells no more than that."""
+def test_protocol_errors_need_no_credentials(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
+    """Protocol errors (405, 400) are answered without credentials and contain only the status."""
     site = serve(Security(token_file=secret("token", TOKEN)))
     response = site.ask("/metrics", method="POST")
     assert (405, b"405 Method Not Allowed\n") == (response.status, response.body)  # type: ignore[attr-defined]
@@ -230,8 +230,8 @@ def test_protocol_refusals_tell_nothing(serve: Callable[..., Site], secret: Call
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_pipelined_requests_are_asked_one_by_one(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
-    """Credentials are those of a request, not of a connection."""
+def test_each_pipelined_request_needs_credentials(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
+    """The server checks the credentials of each request, not of the connection."""
     site = serve(Security(token_file=secret("token", TOKEN)))
     head = "GET /metrics HTTP/1.1\r\nHost: h\r\n"
     shown = f"Authorization: Bearer {TOKEN}\r\n"
@@ -245,7 +245,7 @@ def test_pipelined_requests_are_asked_one_by_one(serve: Callable[..., Site], sec
 
 
 def test_users_over_http(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
-    """Names and passwords of the file, also on the second time, when they are remembered."""
+    """The names and passwords of the file pass, also from the cache of verified passwords; other pairs get 401."""
     site = serve(Security(users_file=users(secret, ann="sesame", bob="pässword")))
     for _ in range(2):
         assert [200, 200] == [site.status(shown=basic(*pair)) for pair in (("ann", "sesame"), ("bob", "pässword"))]
@@ -257,7 +257,7 @@ def test_users_over_http(serve: Callable[..., Site], secret: Callable[..., str])
 
 
 class Slow:
-    """A password check that waits until it is told to go on; `right` is right."""
+    """A password check that blocks until `go` is set; the password is "right"."""
 
     def __init__(self) -> None:
         self.asked = threading.Semaphore(0)
@@ -278,7 +278,7 @@ class Slow:
 
 @pytest.fixture
 def slow(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, Slow]]:
-    """A server that is slow to check passwords, but for one that it knows already."""
+    """A server with a slow password check, and one password that is verified already."""
     check = Slow()
     credentials = Credentials({"ann": b"hash"}, [], check)
     monkeypatch.setattr(Protection, "guard", lambda _, inner: Authorization(inner, lambda: credentials))
@@ -294,8 +294,8 @@ def slow(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Si
     server.close(0.0)
 
 
-def test_password_checks_do_not_hold_up_others(slow: tuple[Site, Slow]) -> None:
-    """While wrong passwords are checked, one at a time, verified clients are answered; too many checks are a 503."""
+def test_password_checks_do_not_delay_verified_clients(slow: tuple[Site, Slow]) -> None:
+    """One password check runs at a time, and verified clients are answered meanwhile; too many checks give a 503."""
     site, check = slow
     with contextlib.ExitStack() as stack:
         for number in range(60):
@@ -312,15 +312,13 @@ def test_password_checks_do_not_hold_up_others(slow: tuple[Site, Slow]) -> None:
         assert 1 == check.most
         check.go.set()
     assert {"mpmetrics-http-request"} == check.threads
-    while (status := site.ask(shown=basic("ann", "y"))).status != 401:  # until those that wait have been checked
+    while (status := site.ask(shown=basic("ann", "y"))).status != 401:  # until the queued passwords are checked
         assert time.monotonic() < deadline
     assert 1 == check.most
 
 
-def test_checks_on_the_event_loop_would_hold_up_others(
-    slow: tuple[Site, Slow], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The control: checks on the event loop keep even the health path waiting."""
+def test_checks_on_the_event_loop_would_delay_all(slow: tuple[Site, Slow], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: a password check on the event loop delays even the health path."""
     site, check = slow
     monkeypatch.setattr(Authorization, "immediate", lambda guard, request: guard(request))
     with site.raw() as client, site.raw() as other:
@@ -334,8 +332,8 @@ def test_checks_on_the_event_loop_would_hold_up_others(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_credentials_change_while_it_runs(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
-    """A password that is changed stops working at once, though it was remembered, also on a connection that is open."""
+def test_changed_credentials_apply_at_once(serve: Callable[..., Site], secret: Callable[..., str]) -> None:
+    """A changed password or token stops working at once, also if it was cached and on an open connection."""
     site = serve(Security(users_file=users(secret, ann="old"), token_file=secret("token", TOKEN)))
     kept = http.client.HTTPConnection(*site.address, timeout=PATIENCE)
     with contextlib.closing(kept):
@@ -358,10 +356,10 @@ def test_credentials_change_while_it_runs(serve: Callable[..., Site], secret: Ca
 
 
 @pytest.mark.usefixtures("at_once")
-def test_without_a_look_at_the_files_nothing_would_change(
+def test_without_file_checks_the_old_token_would_stay(
     serve: Callable[..., Site], secret: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: where changes are not looked for, the old token is still the one, and the new one is none."""
+    """Control: if the server does not detect changed files, the old token stays valid and the new one is refused."""
     monkeypatch.setattr(reloaded, "signature", lambda _: None)
     site = serve(Security(token_file=secret("token", TOKEN)))
     secret("token", "another-good-token")
@@ -370,10 +368,10 @@ def test_without_a_look_at_the_files_nothing_would_change(
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("damage", ["", "nonsense", None])
-def test_broken_files_never_open_it(
+def test_broken_files_never_open_the_endpoint(
     serve: Callable[..., Site], secret: Callable[..., str], caplog: pytest.LogCaptureFixture, damage: str | None
 ) -> None:
-    """Emptied, damaged or removed, a file leaves in force what it said before, which is said once, until it is good."""
+    """If a token file is empty, damaged or missing, the old token stays in force; the log says so once."""
     path = secret("token", TOKEN)
     site = serve(Security(token_file=path))
     if damage is None:
@@ -390,8 +388,8 @@ def test_broken_files_never_open_it(
 # TLS.
 
 
-def test_tls(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
-    """Clients that trust the authority are answered over TLS 1.2 and 1.3, and others turn away themselves."""
+def test_tls_1_2_and_1_3_are_served(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
+    """The server speaks TLS 1.2 and 1.3; a client that does not trust the authority rejects the certificate."""
     site = serve(tls)
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = certificates.context()
@@ -404,7 +402,7 @@ def test_tls(serve: Callable[..., Site], tls: Security, certificates: Any) -> No
 
 
 def test_old_tls_is_refused(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
-    """TLS 1.1 and what is before it is not spoken."""
+    """The server refuses TLS 1.1 and older."""
     site = serve(tls)
     context = certificates.context()
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -416,8 +414,10 @@ def test_old_tls_is_refused(serve: Callable[..., Site], tls: Security, certifica
     assert 200 == site.status()
 
 
-def test_client_certificates(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
-    """With an authority for clients, one that has no certificate of it gets no answer at all, not even its health."""
+def test_client_without_a_certificate_gets_no_answer(
+    serve: Callable[..., Site], tls: Security, certificates: Any
+) -> None:
+    """With tls_client_ca, a client without a certificate of that authority gets no answer, not even `/-/healthy`."""
     site = serve(
         Security(tls_cert=tls.tls_cert, tls_key=tls.tls_key, tls_client_ca=certificates.ca),
         client=certificates.authority,
@@ -437,7 +437,7 @@ def test_tls_and_credentials(serve: Callable[..., Site], tls: Security, secret: 
 
 
 def test_keep_alive_head_and_large_answers_over_tls(serve: Callable[..., Site], tls: Security) -> None:
-    """Nothing is different from what it is without TLS: connections are kept, and answers of any size arrive."""
+    """Over TLS too, the server keeps connections and sends answers of any size."""
     site = serve(tls)
     client = http.client.HTTPSConnection(*site.address, timeout=PATIENCE, context=site.context)
     with contextlib.closing(client):
@@ -454,12 +454,12 @@ def test_keep_alive_head_and_large_answers_over_tls(serve: Callable[..., Site], 
 
 
 def pipelined(count: int) -> bytes:
-    """So many requests."""
+    """The bytes of `count` requests."""
     return b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(count))
 
 
 def everything(client: socket.socket) -> bytes:
-    """What the server sends until it says its end."""
+    """Read until the server closes."""
     got = b""
     with contextlib.suppress(ssl.SSLEOFError):
         while data := client.recv(MIB):
@@ -469,24 +469,24 @@ def everything(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("cut", [1, 7, 100_000])
 def test_pipelining_over_tls(serve: Callable[..., Site], tls: Security, cut: int) -> None:
-    """Requests in one record, or a byte a record, are answered in turn; the end is said in TLS, too."""
+    """The server answers pipelined requests in order, in one TLS record or many, and ends with close_notify."""
     site = serve(tls)
     data = pipelined(5) + b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     with site.connect() as client:
         for start in range(0, len(data), cut):
             client.sendall(data[start : start + cut])
         got = b""
-        while more := client.recv(MIB):  # b"" is close_notify; anything else would raise
+        while more := client.recv(MIB):  # b"" is close_notify; any other end raises
             got += more
     assert [b"/0", b"/1", b"/2", b"/3", b"/4", b"/last"] == [
         part.split(b"\r\n\r\n")[1] for part in got.split(b"HTTP/1.1 ")[1:]
     ]
 
 
-def test_client_that_says_its_end_first(
+def test_client_that_sends_close_notify_frees_its_place(
     serve: Callable[..., Site], tls: Security, handler: Answers, certificates: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that ends its side in TLS while its answer is made gets none, frees its place, and leaves no log."""
+    """A client that sends close_notify before its answer gets no answer and frees its place; nothing is logged."""
     site = serve(tls, max_connections=1)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = certificates.context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
@@ -513,10 +513,10 @@ def test_client_that_says_its_end_first(
 
 
 @pytest.mark.parametrize("after", [0, 100])
-def test_client_that_ends_without_saying_so_in_tls(
+def test_client_that_closes_without_close_notify(
     serve: Callable[..., Site], tls: Security, handler: Answers, caplog: pytest.LogCaptureFixture, after: int
 ) -> None:
-    """A client whose connection ends while its answer is made costs no line in the log for each chunk of that."""
+    """A client that closes without close_notify while the server answers causes no line in the log."""
     site = serve(tls)
     for path in ("/hold", "/large"):
         with site.connect() as client:
@@ -532,10 +532,10 @@ def test_client_that_ends_without_saying_so_in_tls(
     assert [] == [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
 
 
-def test_plain_clients_do_not_disturb(
+def test_plain_http_on_a_tls_port_is_closed(
     serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plain HTTP or nonsense on a TLS port is closed, with nothing in the log, and other clients are answered."""
+    """A TLS port closes connections that send plain HTTP or nonsense, logs nothing, and serves other clients."""
     site = serve(tls)
     for data in (b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n", b"\0" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 1000):
         for _ in range(20):
@@ -547,8 +547,10 @@ def test_plain_clients_do_not_disturb(
     assert [] == [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
 
 
-def test_damage_on_the_way(serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture) -> None:
-    """Bytes that cannot be decrypted, before or within a request, end their connection and nothing else."""
+def test_undecryptable_bytes_end_only_their_connection(
+    serve: Callable[..., Site], tls: Security, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that TLS cannot decrypt end their connection; nothing is logged, and other clients are served."""
     site = serve(tls)
     for sent in (b"", b"GET /met"):
         for damage in (
@@ -565,8 +567,8 @@ def test_damage_on_the_way(serve: Callable[..., Site], tls: Security, caplog: py
     assert [] == [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
 
 
-def test_handshakes_that_do_not_end_are_dropped(serve: Callable[..., Site], tls: Security) -> None:
-    """Silent or a byte at a time, one that has no request after header_timeout is closed."""
+def test_slow_handshakes_are_dropped(serve: Callable[..., Site], tls: Security) -> None:
+    """The server closes a client without a request after header_timeout: silent, slow, or after its handshake."""
     site = serve(tls, header_timeout=0.5)
     with site.raw() as silent, site.raw() as dripping:
         start = time.monotonic()
@@ -576,12 +578,12 @@ def test_handshakes_that_do_not_end_are_dropped(serve: Callable[..., Site], tls:
                 time.sleep(0.02)
         assert time.monotonic() - start < 3
         assert b"" == silent.recv(1)
-    with site.connect() as client:  # and one that says nothing after its handshake
+    with site.connect() as client:  # a client that is silent after its handshake
         assert b"" == everything(client)
 
 
-def test_a_patient_server_would_keep_them(serve: Callable[..., Site], tls: Security) -> None:
-    """The control: with a longer header_timeout, the same client is still there after the same time."""
+def test_a_long_header_timeout_would_keep_them(serve: Callable[..., Site], tls: Security) -> None:
+    """Control: with a longer header_timeout, the silent client stays connected."""
     site = serve(tls, header_timeout=60.0)
     with site.raw() as silent:
         silent.settimeout(1.5)
@@ -589,8 +591,8 @@ def test_a_patient_server_would_keep_them(serve: Callable[..., Site], tls: Secur
             silent.recv(1)
 
 
-def test_handshakes_make_room(serve: Callable[..., Site], tls: Security, handler: Answers) -> None:
-    """A connection in its handshake counts as waiting; if all are being answered, the next gets its 503 over TLS."""
+def test_connections_in_their_handshake_make_room(serve: Callable[..., Site], tls: Security, handler: Answers) -> None:
+    """A connection in its handshake counts as waiting. If all connections are busy, a new one gets 503 over TLS."""
     site = serve(tls, max_connections=4, header_timeout=60.0)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(site.raw()) for _ in range(4)]
@@ -607,15 +609,15 @@ def test_handshakes_make_room(serve: Callable[..., Site], tls: Security, handler
 
 
 def resident() -> int:
-    """Bytes of memory that this process has in use."""
+    """Resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize(("chunk", "bounded"), [(64 * 1024, True), (16 * MIB, False)])
-def test_clients_that_do_not_read_cost_no_memory_over_tls(
+def test_clients_that_do_not_read_cost_little_over_tls(
     serve: Callable[..., Site], tls: Security, handler: Answers, chunk: int, *, bounded: bool
 ) -> None:
-    """20 clients that ask for 8 MiB each over TLS, and do not read it, cost under 20 MiB; in one piece, they would."""
+    """20 TLS clients that do not read their 8 MiB cost under 20 MiB. In one chunk, they cost more (control)."""
     site = serve(tls, chunk=chunk)
     assert 200 == site.status("/large")
     with contextlib.ExitStack() as stack:
@@ -632,8 +634,8 @@ def test_clients_that_do_not_read_cost_no_memory_over_tls(
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Security, *, encrypted: bool) -> None:
-    """Nothing waits for the garbage collector, which may be off, and does not see how large OpenSSL's share is."""
+def test_closed_connections_free_their_objects(serve: Callable[..., Site], tls: Security, *, encrypted: bool) -> None:
+    """A closed connection leaves no object for the garbage collector, which may be off and ignores OpenSSL's memory."""
     site = serve(tls if encrypted else Security(), header_timeout=0.5)
     gc.collect()
 
@@ -641,7 +643,7 @@ def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Se
         kinds = (Connection, Conversation, ssl.SSLObject, asyncio.sslproto.SSLProtocol)
         return [one for one in gc.get_objects() if isinstance(one, kinds)]
 
-    others = there()  # of other tests
+    others = there()  # objects of other tests
 
     def held() -> list[Any]:
         return [one for one in there() if not any(one is other for other in others)]
@@ -669,10 +671,10 @@ def test_what_a_connection_held_goes_with_it(serve: Callable[..., Site], tls: Se
 
 
 @pytest.mark.usefixtures("at_once")
-def test_certificates_change_while_it_runs(
+def test_changed_certificates_apply_to_new_connections(
     serve: Callable[..., Site], tls: Security, certificates: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """New connections see the new certificate, old ones go on; half of a change leaves the old pair in force."""
+    """New connections get the new certificate; open ones continue. Until cert and key match, the old pair is used."""
     site = serve(tls)
 
     def shown() -> bytes:
@@ -699,8 +701,8 @@ def test_certificates_change_while_it_runs(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_client_authorities_change_while_it_runs(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
-    """Clients of an authority that is no longer trusted are turned away."""
+def test_changed_client_authority_applies(serve: Callable[..., Site], tls: Security, certificates: Any) -> None:
+    """After tls_client_ca changes, clients of the old authority are refused and clients of the new one served."""
     ca = certificates._write("clients.pem", certificates.authority.cert_pem.bytes())
     site = serve(Security(tls_cert=tls.tls_cert, tls_key=tls.tls_key, tls_client_ca=ca))
     ours, theirs = (certificates.context(client) for client in (certificates.authority, certificates.stranger))
@@ -711,14 +713,14 @@ def test_client_authorities_change_while_it_runs(serve: Callable[..., Site], tls
     assert 200 == site.status(context=theirs)
 
 
-# Where it is asked for.
+# Where the protection is configured.
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
-def test_start_http_server(
+def test_start_http_server_takes_security(
     tmp_path: Path, certificates: Any, secret: Callable[..., str], monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """Protected as the argument says, and else as the environment of the time of the call does."""
+    """`start_http_server()` uses its `security` argument, or else the environment at the time of the call."""
     cert, key = certificates.server()
     names = {"tls_cert": cert, "tls_key": key, "token_file": secret("token", TOKEN)}
     if by == "environment":
@@ -748,7 +750,7 @@ def test_start_http_server(
 
 
 def test_sockets_of_one_server_may_differ(secret: Callable[..., str]) -> None:
-    """One address asks for credentials and another does not, as the store's own socket, which permissions guard."""
+    """One socket of a server may need credentials while another needs none, like the store's own socket."""
     app = MetricsApp(Collector(Provider()))
 
     def ask(listener: socket.socket) -> int:

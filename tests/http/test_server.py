@@ -1,4 +1,4 @@
-"""The HTTP server over real sockets: what it answers, which connections it closes, and what a client can cost."""
+"""The HTTP server over real sockets: its answers, the connections it closes, and the cost of one client."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 MIB = 1024 * 1024
 LARGE = bytes(8 * MIB)
-PATIENCE = 10.0  # seconds after which a client in these tests gives up
+PATIENCE = 10.0  # timeout of the clients in these tests, in seconds
 
 
 class Answers:
-    """A handler: `/now` at once, `/large` 8 MiB, `/hold` when it is told to, and else the request's path."""
+    """A handler: `/now` is answered at once, `/large` with 8 MiB, `/hold` after `go`, others with their path."""
 
     def __init__(self) -> None:
         self.seen: list[Request] = []
@@ -53,7 +53,7 @@ class Answers:
         return Response(200, (), b"now") if request.path == "/now" else None
 
     def __call__(self, request: Request) -> Response:
-        """Answer the others."""
+        """Answer all other paths."""
         with self.lock:
             self.seen.append(request)
             self.running += 1
@@ -73,7 +73,7 @@ class Answers:
 
 
 class Client(socket.socket):
-    """A client's end, with answers read one by one."""
+    """The client's end of a connection; it reads answers one by one."""
 
     def __init__(self, address: Any, *, receive: int | None = None) -> None:
         family = (
@@ -96,12 +96,12 @@ class Client(socket.socket):
             pass
 
     def ask(self, request: bytes = GET, *, body: bool = True) -> tuple[int, dict[str, str], bytes]:
-        """Send, and read one answer: its status, headers and body."""
+        """Send a request and read its answer: status, headers and body."""
         self.sendall(request)
         return self.answer(body=body)
 
     def answer(self, *, body: bool = True) -> tuple[int, dict[str, str], bytes]:
-        """Read one answer; ConnectionError when there is none."""
+        """Read one answer; raise ConnectionError if the server sends none."""
         while b"\r\n\r\n" not in self.left:
             self.more()
         head, self.left = self.left.split(b"\r\n\r\n", 1)
@@ -114,27 +114,27 @@ class Client(socket.socket):
         return int(first.split()[1]), headers, content
 
     def more(self) -> None:
-        """Receive something."""
+        """Receive more bytes."""
         data = self.recv(MIB)
         if not data:
             raise ConnectionError(f"the server closed after {self.left[:100]!r}")
         self.left += data
 
     def gone(self) -> bool:
-        """Whether the server closes without another word."""
+        """True if the server closes the connection and sends nothing more."""
         try:
             return self.left == b"" and self.recv(1) == b""
         except ConnectionError:
             return True
 
     def reset(self) -> None:
-        """Close with a reset, as a client that crashes."""
+        """Close with a reset, like a client that crashes."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline
@@ -142,20 +142,20 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def request(path: str, *headers: str, method: str = "GET") -> bytes:
-    """A request's head."""
+    """The head of a request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: h", *headers, "", ""]).encode()
 
 
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
-    """What is to be closed after a test."""
+    """Closes what a test opened."""
     with contextlib.ExitStack() as held:
         yield held
 
 
 @pytest.fixture
 def handler() -> Iterator[Answers]:
-    """The handler that the servers here have."""
+    """The handler of the servers in this file."""
     answers = Answers()
     yield answers
     answers.go.set()
@@ -165,7 +165,7 @@ def handler() -> Iterator[Answers]:
 def serve(
     handler: Answers, stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Callable[..., Callable[..., Client]]]:
-    """Start a server with limits; the result makes clients of it. No test may leave an error in the loop's log."""
+    """Start a server; the result connects clients to it. A test must not leave an error in the loop's log."""
 
     def start(*, listener: socket.socket | None = None, **limits: Any) -> Callable[..., Client]:
         listener = listener or socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -181,19 +181,19 @@ def serve(
 
     yield start
     stack.close()
-    # Not caplog.records, which begins anew when a test's teardown does.
+    # caplog.records alone holds the records of the teardown only.
     records = [*caplog.get_records("call"), *caplog.records]
     assert [] == [record.getMessage() for record in records if record.name == "asyncio"]
 
 
-# What it answers.
+# Answers.
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6", "unix"])
 def test_serves_each_kind_of_socket(
     serve: Callable[..., Any], stack: contextlib.ExitStack, tmp_path: Path, family: str
 ) -> None:
-    """TCP over both versions of IP, and Unix sockets; each answer has a date and a length, and names no software."""
+    """The server serves IPv4, IPv6 and Unix sockets. Answers have a date and a length, and name no software."""
     if family == "unix":
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(tmp_path / "s"))
@@ -209,7 +209,7 @@ def test_serves_each_kind_of_socket(
 
 
 def test_head_is_a_get_without_the_body(serve: Callable[..., Any]) -> None:
-    """HEAD has the length of GET's body, no body, and leaves the connection usable."""
+    """HEAD returns the length of GET's body and no body; the connection stays usable."""
     client = serve()()
     status, headers, _ = client.ask(request("/some", method="HEAD"), body=False)
     assert (200, "5") == (status, headers["content-length"])
@@ -218,7 +218,7 @@ def test_head_is_a_get_without_the_body(serve: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "OPTIONS", "PUT", "DELETE", "TRACE", "BREW"])
 def test_other_methods_are_refused(serve: Callable[..., Any], handler: Answers, method: str) -> None:
-    """405 names the methods there are; a short body is read over, and the connection goes on."""
+    """Other methods get 405 with the allowed methods. The server skips a short body and keeps the connection."""
     client = serve()()
     status, headers, _ = client.ask(request("/", "Content-Length: 4", method=method) + b"body")
     assert (405, "GET, HEAD") == (status, headers["allow"])
@@ -226,8 +226,8 @@ def test_other_methods_are_refused(serve: Callable[..., Any], handler: Answers, 
     assert 200 == client.ask()[0]
 
 
-def test_connect_and_upgrade_switch_nothing(serve: Callable[..., Any]) -> None:
-    """A tunnel is refused, an upgrade ignored; both leave HTTP/1.1 in place."""
+def test_connect_and_upgrade_keep_http_1_1(serve: Callable[..., Any]) -> None:
+    """The server refuses CONNECT and ignores Upgrade; the connection stays HTTP/1.1 after both."""
     client = serve()()
     assert 405 == client.ask(b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n")[0]
     assert 200 == client.ask(request("/", "Connection: Upgrade", "Upgrade: h2c"))[0]
@@ -245,15 +245,17 @@ def test_connect_and_upgrade_switch_nothing(serve: Callable[..., Any]) -> None:
         ("/?a?b", "/", "a?b"),
     ],
 )
-def test_request_fields(serve: Callable[..., Any], handler: Answers, target: str, path: str, query: str) -> None:
-    """The path is decoded and alone, the query as sent, header names lower-case and repeated headers joined."""
+def test_request_is_parsed_into_its_fields(
+    serve: Callable[..., Any], handler: Answers, target: str, path: str, query: str
+) -> None:
+    """A handler gets the decoded path, the raw query, lower-case header names, and repeated headers joined."""
     serve()().ask(request(target, "Accept: a", "ACCEPT: b;q=0.5"))
     (seen,) = handler.seen
     assert Request("GET", path, query, {"host": "h", "accept": "a, b;q=0.5"}) == seen
 
 
 def test_keep_alive_and_close(serve: Callable[..., Any]) -> None:
-    """A connection serves many requests; `Connection: close` and HTTP/1.0 end it with the answer."""
+    """A connection serves many requests; `Connection: close` and HTTP/1.0 close it after the answer."""
     connect = serve()
     client = connect()
     assert [b"/1", b"/2"] == [client.ask(request(path))[2] for path in ("/1", "/2")]
@@ -265,8 +267,8 @@ def test_keep_alive_and_close(serve: Callable[..., Any]) -> None:
     assert old.gone()
 
 
-def test_pipelined_requests_are_answered_in_turn(serve: Callable[..., Any], handler: Answers) -> None:
-    """Requests that arrive together are answered in their order, one after the other, never side by side."""
+def test_pipelined_requests_are_answered_in_order(serve: Callable[..., Any], handler: Answers) -> None:
+    """The server handles pipelined requests of one connection in order, one at a time."""
     client = serve()()
     client.sendall(request("/1") + request("/now") + request("/hold") + request("/4") + request("/5", method="HEAD"))
     assert [b"/1", b"now"] == [client.answer()[2] for _ in range(2)]
@@ -278,8 +280,8 @@ def test_pipelined_requests_are_answered_in_turn(serve: Callable[..., Any], hand
     assert 1 == handler.most
 
 
-def test_byte_by_byte(serve: Callable[..., Any]) -> None:
-    """How a request is cut into packets does not matter."""
+def test_request_may_arrive_byte_by_byte(serve: Callable[..., Any]) -> None:
+    """The server answers a request that arrives one byte per packet."""
     client = serve()()
     for byte in request("/slow", "Content-Length: 2") + b"xy":
         client.sendall(bytes([byte]))
@@ -288,7 +290,7 @@ def test_byte_by_byte(serve: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("path", ["/now", "/hold", "/large"])
 def test_half_closed_client_gets_its_answer(serve: Callable[..., Any], handler: Answers, path: str) -> None:
-    """A client that says at once that it will send no more (`printf | nc`) is answered, then closed."""
+    """A client that shuts down its sending side after the requests (`printf | nc`) gets all answers, then the end."""
     handler.go.set()
     client = serve()()
     client.sendall(request("/1") + request(path))
@@ -297,11 +299,11 @@ def test_half_closed_client_gets_its_answer(serve: Callable[..., Any], handler: 
     assert client.gone()
 
 
-# What it refuses.
+# Refused requests.
 
 
-def test_head_of_exactly_the_limit_passes(serve: Callable[..., Any]) -> None:
-    """The head may have max_head bytes and not one more, whether it ends there or goes on."""
+def test_head_may_have_max_head_bytes(serve: Callable[..., Any]) -> None:
+    """A head of max_head bytes passes. A longer one gets 431, also if it is incomplete or arrives in parts."""
     connect = serve(max_head=1000)
     filler = "X: " + "y" * (1000 - len(request("/", "X: ")))
     assert 1000 == len(request("/", filler))
@@ -310,7 +312,7 @@ def test_head_of_exactly_the_limit_passes(serve: Callable[..., Any]) -> None:
     assert 431 == connect().ask(b"GET /" + b"x" * 500_000)[0]
     parts = connect()
     parts.sendall(request("/", filler + "y")[:600])
-    time.sleep(0.1)  # so that it arrives in two parts
+    time.sleep(0.1)  # the head arrives in two parts
     assert 431 == parts.ask(request("/", filler + "y")[600:])[0]
 
 
@@ -328,19 +330,19 @@ def test_head_of_exactly_the_limit_passes(serve: Callable[..., Any]) -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
 )
-def test_malformed(serve: Callable[..., Any], handler: Answers, data: bytes, status: int) -> None:
-    """What is not a request is refused, reaches no handler, and harms no other client."""
+def test_malformed_requests_are_refused(serve: Callable[..., Any], handler: Answers, data: bytes, status: int) -> None:
+    """A malformed request gets an error status and does not reach the handler; the next client is served."""
     connect = serve()
     assert status == connect().ask(data)[0]
     assert [] == handler.seen
     assert 200 == connect().ask()[0]
 
 
-def test_long_body_is_not_read(serve: Callable[..., Any]) -> None:
-    """A client that goes on sending a long body reads its answer nevertheless, and then the end."""
+def test_client_that_sends_a_long_body_gets_its_answer(serve: Callable[..., Any]) -> None:
+    """A client that continues to send a long body can still read its answer, and then the end."""
     client = serve()()
     client.sendall(request("/", f"Content-Length: {len(LARGE)}") + LARGE[:20_000])
-    time.sleep(0.2)  # the server has answered by now; had it also closed, sending on would reset the connection
+    time.sleep(0.2)  # the server has answered; if it had also closed, the next send would cause a reset
     for _ in range(2):
         client.sendall(LARGE[:1000])
         time.sleep(0.1)
@@ -350,7 +352,7 @@ def test_long_body_is_not_read(serve: Callable[..., Any]) -> None:
 
 
 def test_half_a_request_is_malformed(serve: Callable[..., Any]) -> None:
-    """A client that ends in the middle of its request is told so."""
+    """A client that ends its sending side within a request gets 400."""
     client = serve()()
     client.sendall(GET[:10])
     client.shutdown(socket.SHUT_WR)
@@ -358,18 +360,18 @@ def test_half_a_request_is_malformed(serve: Callable[..., Any]) -> None:
     assert client.gone()
 
 
-def test_expecting_client_is_answered_without_its_body(serve: Callable[..., Any]) -> None:
-    """`Expect: 100-continue` gets the answer itself, at once."""
+def test_expect_100_continue_gets_the_final_answer(serve: Callable[..., Any]) -> None:
+    """The server answers a request with `Expect: 100-continue` before the body, and closes."""
     client = serve()()
     status, headers, _ = client.ask(request("/", "Content-Length: 10", "Expect: 100-continue"))
     assert (200, "close") == (status, headers["connection"])
 
 
 @pytest.mark.parametrize("error", [ValueError("a secret"), StopIteration(), SystemExit(3), asyncio.CancelledError()])
-def test_handler_that_raises(
+def test_handler_that_raises_gives_500(
     serve: Callable[..., Any], handler: Answers, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    """Whatever it raises is a 500 that tells nothing, a log record that tells all; thread and connection go on."""
+    """An exception of the handler gives a 500 without details and is logged; thread and connection stay usable."""
     client = serve()()
     handler.error = error
     status, _, body = client.ask(request("/fail"))
@@ -380,8 +382,8 @@ def test_handler_that_raises(
     assert 200 == client.ask()[0]
 
 
-def test_immediate_that_raises(serve: Callable[..., Any]) -> None:
-    """The same for the answers on the event loop."""
+def test_immediate_that_raises_gives_500(serve: Callable[..., Any]) -> None:
+    """An exception in `immediate()`, on the event loop, gives a 500 without details too."""
     client = serve()()
     assert (500, b"500 Internal Server Error\n") == client.ask(request("/fail-now"))[::2]
     assert 200 == client.ask()[0]
@@ -397,8 +399,8 @@ def test_immediate_that_raises(serve: Callable[..., Any]) -> None:
         Response(200, (), "text"),  # type: ignore[arg-type]
     ],
 )
-def test_response_that_cannot_be_sent(serve: Callable[..., Any], handler: Answers, response: Any) -> None:
-    """It becomes a 500; nothing of it reaches the client, and the connection goes on."""
+def test_invalid_response_gives_500(serve: Callable[..., Any], handler: Answers, response: Any) -> None:
+    """An invalid response becomes a 500. No part of it reaches the client; the connection stays usable."""
     handler.response = response
     client = serve()()
     status, headers, body = client.ask(request("/odd"))
@@ -408,7 +410,7 @@ def test_response_that_cannot_be_sent(serve: Callable[..., Any], handler: Answer
 
 
 def test_server_sets_the_framing(serve: Callable[..., Any], handler: Answers) -> None:
-    """A handler's own length, date and transfer encoding do not count; other headers are passed on."""
+    """The server replaces the handler's length, date and transfer encoding, and passes other headers on."""
     handler.response = Response(
         299, (("Content-Length", "9"), ("Date", "x"), ("Transfer-Encoding", "chunked"), ("X-A", "b")), b"abc"
     )
@@ -419,8 +421,8 @@ def test_server_sets_the_framing(serve: Callable[..., Any], handler: Answers) ->
 
 
 @given(pieces=st.lists(st.binary(max_size=60) | st.sampled_from([GET, GET[:9], b"\r\n", b"HEAD / HTTP/1.0\r\n\r\n"])))
-def test_conversation_takes_anything(pieces: list[bytes]) -> None:
-    """No bytes, however cut, make the parser raise or hold more than its limit, and it never asks for nothing."""
+def test_conversation_accepts_any_bytes(pieces: list[bytes]) -> None:
+    """No input, however it is cut, makes the parser raise, hold more than its limit, or ask for zero bytes."""
     talk = Conversation(50)
     for piece in pieces:
         rest = piece
@@ -435,11 +437,11 @@ def test_conversation_takes_anything(pieces: list[bytes]) -> None:
                     return
 
 
-# Which connections it closes.
+# Connections that the server closes.
 
 
-def test_slow_head_is_timed_out(serve: Callable[..., Any]) -> None:
-    """A head or body that does not end in time is answered with 408, on a new connection and on a kept one."""
+def test_slow_request_gets_408(serve: Callable[..., Any]) -> None:
+    """A head or body that is incomplete after header_timeout gets 408, on new and on kept connections."""
     connect = serve(header_timeout=0.2)
     assert 408 == connect().ask(GET[:10])[0]
     assert 408 == connect().ask(request("/", "Content-Length: 5") + b"x")[0]
@@ -450,7 +452,7 @@ def test_slow_head_is_timed_out(serve: Callable[..., Any]) -> None:
 
 
 def test_silent_clients_are_closed(serve: Callable[..., Any]) -> None:
-    """A client that says nothing is closed without a word: header_timeout or, after an answer, idle_timeout later."""
+    """The server closes a silent connection after header_timeout, or after idle_timeout if it had an answer."""
     connect = serve(header_timeout=0.2, idle_timeout=0.6)
     silent, kept = connect(), connect()
     assert 200 == kept.ask()[0]
@@ -459,15 +461,15 @@ def test_silent_clients_are_closed(serve: Callable[..., Any]) -> None:
     assert kept.gone()
 
 
-def test_longest_waiting_makes_room(serve: Callable[..., Any], handler: Answers) -> None:
-    """Beyond max_connections the one that has waited longest without a complete request goes, and nobody else."""
+def test_longest_waiting_connection_makes_room(serve: Callable[..., Any], handler: Answers) -> None:
+    """Past max_connections, the server closes only the connection that has waited longest for a complete request."""
     connect = serve(max_connections=3)
     busy = connect()
     busy.sendall(request("/hold"))
     assert handler.held.acquire(timeout=PATIENCE)
     first, second = connect(), connect()
     assert [200, 200] == [client.ask()[0] for client in (first, second)]
-    first.sendall(GET[:10])  # has begun, but has waited longest all the same
+    first.sendall(GET[:10])  # an incomplete request does not change its place in the order
     assert 200 == connect().ask()[0]
     assert first.gone()
     assert 200 == second.ask()[0]
@@ -475,8 +477,8 @@ def test_longest_waiting_makes_room(serve: Callable[..., Any], handler: Answers)
     assert 200 == busy.answer()[0]
 
 
-def test_refused_when_all_are_busy(serve: Callable[..., Any], handler: Answers) -> None:
-    """When every connection is being answered a new one is told 503, and those are answered; then there is room."""
+def test_new_connection_gets_503_if_all_are_busy(serve: Callable[..., Any], handler: Answers) -> None:
+    """If the server is answering on all connections, a new one gets 503; the others get their answers."""
     connect = serve(max_connections=2)
     busy = [connect(), connect()]
     for client in busy:
@@ -491,13 +493,13 @@ def test_refused_when_all_are_busy(serve: Callable[..., Any], handler: Answers) 
 
 
 def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], handler: Answers) -> None:
-    """A client that does not read its answer loses its place to a new one, the longest to stall first."""
+    """A client that does not read its answer loses its place to a new client; the longest stalled goes first."""
     connect = serve(max_connections=2)
     first, second = connect(receive=4096), connect(receive=4096)
     for number, client in enumerate((first, second), 1):
         client.sendall(request("/large"))
         until(lambda number=number: len(handler.seen) == number)
-        time.sleep(0.2)  # so that it has begun to read nothing
+        time.sleep(0.2)  # the connection is stalled now
     assert 200 == connect().ask()[0]
     with pytest.raises(ConnectionError):
         first.answer()
@@ -505,7 +507,7 @@ def test_clients_that_do_not_read_make_room(serve: Callable[..., Any], handler: 
 
 
 def test_scrape_beside_slow_clients(serve: Callable[..., Any], stack: contextlib.ExitStack) -> None:
-    """With 500 silent clients and 200 that drip, far more than the places, scrapes take less than a second."""
+    """Beside 500 silent clients and 200 that send a byte at a time, a scrape takes less than a second."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2000:
         pytest.skip("needs 2,000 descriptors")
@@ -515,7 +517,7 @@ def test_scrape_beside_slow_clients(serve: Callable[..., Any], stack: contextlib
     for _ in range(500):
         connect()
     dripping = [connect() for _ in range(200)]
-    assert 200 == connect().ask()[0]  # the burst has been accepted
+    assert 200 == connect().ask()[0]  # the server has accepted the burst
     slowest = 0.0
     for byte in GET[:12]:
         for client in dripping:
@@ -529,31 +531,31 @@ def test_scrape_beside_slow_clients(serve: Callable[..., Any], stack: contextlib
 
 
 def test_client_that_does_not_read_is_aborted(serve: Callable[..., Any]) -> None:
-    """After write_timeout the connection ends, short of the answer; a client that reads gets all of it."""
+    """The server resets a client that does not read for write_timeout; a client that reads gets the whole answer."""
     connect = serve(write_timeout=1.5)
     idle, reading = connect(receive=4096), connect()
     idle.sendall(request("/large"))
     assert LARGE == reading.ask(request("/large"))[2]
     time.sleep(2.0)
-    with pytest.raises(ConnectionResetError):  # else the system would keep for minutes what it has of the answer
+    with pytest.raises(ConnectionResetError):  # frees the kernel's part of the answer at once
         idle.drain()
 
 
-# What a client can cost.
+# The cost of a client.
 
 
 def resident() -> int:
-    """Bytes of memory that this process has in use."""
+    """Resident memory of this process, in bytes."""
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")  # noqa: PTH110
 @pytest.mark.parametrize(("clients", "chunk", "bounded"), [(50, 64 * 1024, True), (20, 16 * MIB, False)])
-def test_clients_that_do_not_read_cost_no_memory(
+def test_clients_that_do_not_read_cost_little_memory(
     serve: Callable[..., Any], handler: Answers, clients: int, chunk: int, *, bounded: bool
 ) -> None:
-    """50 clients that ask for 8 MiB and read none of it cost under 40 MiB; written in one piece, 20 would cost more."""
+    """50 clients that do not read their 8 MiB cost under 40 MiB. In one chunk, 20 such clients cost more (control)."""
     connect = serve(chunk=chunk)
     assert 200 == connect().ask()[0]
     before = resident()
@@ -567,8 +569,8 @@ def test_clients_that_do_not_read_cost_no_memory(
 
 
 @pytest.mark.parametrize("ending", ["read", "aborted", "head", "short"])
-def test_nothing_of_an_answer_is_kept(serve: Callable[..., Any], handler: Answers, ending: str) -> None:
-    """Once it is sent or its client is gone, also where the connection waits for the next request."""
+def test_server_releases_the_body_of_an_answer(serve: Callable[..., Any], handler: Answers, ending: str) -> None:
+    """The server drops the body once it is sent or the client is gone, also if the connection stays open."""
     handler.response = Response(200, (), body := bytes(bytearray(1000 if ending == "short" else 8 * MIB)))
     before = sys.getrefcount(body)
     aborted = ending == "aborted"
@@ -582,26 +584,26 @@ def test_nothing_of_an_answer_is_kept(serve: Callable[..., Any], handler: Answer
 
 
 def test_clients_that_do_not_read_are_dropped_for_memory(serve: Callable[..., Any], handler: Answers) -> None:
-    """Past max_unsent, the client that has not read for longest is closed; others get all of their answers."""
-    connect = serve(max_unsent=40 * MIB, write_timeout=10 * PATIENCE)  # which may not end it on a slow machine
+    """Past max_unsent, the server drops the client that has not read for longest; the others get whole answers."""
+    connect = serve(max_unsent=40 * MIB, write_timeout=10 * PATIENCE)  # must not end a client on a slow machine
     clients = []
     for number in range(1, 8):
         handler.response = Response(200, (), bytes(bytearray(8 * MIB)))
         clients.append(client := connect(receive=4096))
         client.sendall(request("/odd"))
         until(lambda number=number: len(handler.seen) == number)
-        time.sleep(0.15)  # so that it has begun to read nothing
+        time.sleep(0.15)  # the connection is stalled now
         assert LARGE == connect().ask(request("/large"))[2]
         handler.seen.remove(handler.seen[-1])
     for client in clients[:3]:
         with pytest.raises(ConnectionError):
             client.answer()
-    # There is room for five, of which one was for those who read.
+    # Five answers fit; one of them belonged to a client that reads.
     assert [LARGE] * 4 == [client.answer()[2] for client in clients[3:]]
 
 
 def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While `threads` requests are worked on, others are told 503, those that need no thread are answered."""
+    """If all `threads` are busy, requests that need a thread get 503; requests that need none are answered."""
     monkeypatch.setattr(server_module, "_FULL", 0.1)
     connect = serve(threads=2)
     kept, *clients = [connect() for _ in range(3)]
@@ -619,7 +621,7 @@ def test_threads_are_bounded(serve: Callable[..., Any], handler: Answers, monkey
 
 
 def test_new_connections_wait_for_a_thread(serve: Callable[..., Any], handler: Answers) -> None:
-    """They stay in the listen queue for a second before they are told 503, so a crowd costs nobody an answer."""
+    """A new connection waits a second in the listen queue before it gets 503, so a short burst is answered in full."""
     connect = serve(threads=1)
     busy, late = connect(), None
     busy.sendall(request("/hold"))
@@ -631,10 +633,8 @@ def test_new_connections_wait_for_a_thread(serve: Callable[..., Any], handler: A
     assert [200, 200] == [client.answer()[0] for client in (busy, late)]
 
 
-def test_without_a_thread_it_is_503_until_there_is_one(
-    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the system gives no thread, each client is told so; later ones are answered."""
+def test_failure_to_start_a_thread_gives_503(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system cannot start a thread, each request gets 503; once it can, requests are answered."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -646,8 +646,8 @@ def test_without_a_thread_it_is_503_until_there_is_one(
     assert [200] * 2 == [connect().ask()[0] for _ in range(2)]
 
 
-def test_busy_for_tells_how_long_a_handler_hangs(handler: Answers) -> None:
-    """It is the age of the oldest request that is worked on, by which a supervisor tells that the handler hangs."""
+def test_busy_for_is_the_age_of_the_oldest_request(handler: Answers) -> None:
+    """`busy_for()` is the age of the oldest running request; a supervisor detects a stuck handler by it."""
     server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
     with contextlib.closing(server), Client(("127.0.0.1", server.port)) as client:
         assert 0.0 == server._server.busy_for()
@@ -660,8 +660,8 @@ def test_busy_for_tells_how_long_a_handler_hangs(handler: Answers) -> None:
         assert 0.0 == server._server.busy_for()
 
 
-def test_a_client_that_goes_frees_its_place(serve: Callable[..., Any], handler: Answers) -> None:
-    """At once, although its answer is still being made."""
+def test_reset_of_a_client_frees_its_place_at_once(serve: Callable[..., Any], handler: Answers) -> None:
+    """A reset frees the client's place while the handler still makes its answer."""
     connect = serve(max_connections=1)
     client = connect()
     client.sendall(request("/hold"))
@@ -670,8 +670,8 @@ def test_a_client_that_goes_frees_its_place(serve: Callable[..., Any], handler: 
     assert 200 == connect().ask()[0]
 
 
-def test_too_many_requests_ahead_end_the_connection(serve: Callable[..., Any], handler: Answers) -> None:
-    """A client may send as much ahead of its answers as a head may have, and is dropped when it sends more."""
+def test_too_many_pipelined_bytes_end_the_connection(serve: Callable[..., Any], handler: Answers) -> None:
+    """A client may pipeline up to max_head bytes before its answer; the server drops a client that sends more."""
     connect = serve(max_head=1000)
     client = connect()
     client.sendall(request("/hold"))
@@ -689,8 +689,8 @@ def test_too_many_requests_ahead_end_the_connection(serve: Callable[..., Any], h
 
 
 @pytest.mark.parametrize("path", ["/", "/hold", "/large", "/fail-now", "bad"])
-def test_reset_by_the_client(serve: Callable[..., Any], handler: Answers, path: str) -> None:
-    """A client that crashes, at whatever point, leaves no error in the log, and the server goes on."""
+def test_reset_at_any_point_leaves_no_error(serve: Callable[..., Any], handler: Answers, path: str) -> None:
+    """A client that resets, at any point, leaves no error in the log; the server serves the next client."""
     connect = serve()
     clients = [connect(receive=4096) for _ in range(20)]
     for number, client in enumerate(clients):
@@ -701,27 +701,27 @@ def test_reset_by_the_client(serve: Callable[..., Any], handler: Answers, path: 
     assert 200 == connect().ask()[0]
 
 
-def test_reset_while_heard_out(serve: Callable[..., Any]) -> None:
-    """The same for clients whose body is not read to its end, and which do not stay for their answer."""
+def test_reset_while_the_server_discards_a_body(serve: Callable[..., Any]) -> None:
+    """A reset while the server discards the rest of a body leaves no error in the log either."""
     connect = serve()
     for number in range(300):
         client = connect()
         client.sendall(request("/now", "Content-Length: 100000") + LARGE[:20_000])
         until = time.perf_counter() + number * 1e-6
-        while time.perf_counter() < until:  # shorter than any sleep
+        while time.perf_counter() < until:  # time.sleep() takes longer
             pass
         client.reset()
     assert 200 == connect().ask()[0]
 
 
 class Starved(socket.socket):
-    """A listening socket, of a process that has no descriptors left when `starved`."""
+    """A listening socket that fails for lack of descriptors while `starved` is true."""
 
     starved = False
     calls = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Fail as the system does."""
+        """Fail like the system."""
         self.calls += 1
         if self.starved:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -729,10 +729,10 @@ class Starved(socket.socket):
 
 
 @pytest.mark.parametrize("waiting", [0, 1])
-def test_no_descriptors_left(
+def test_accept_without_descriptors_is_retried(
     serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, stack: contextlib.ExitStack, waiting: int
 ) -> None:
-    """When accept fails for want of descriptors, one who waits is dropped; it is tried again, not spun; said once."""
+    """If accept() gets EMFILE, the server drops a waiting connection, retries without spinning, and logs it once."""
     listener = stack.enter_context(Starved())
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -754,8 +754,8 @@ def test_no_descriptors_left(
 # Starting and stopping.
 
 
-def test_socket_added_while_running(handler: Answers, stack: contextlib.ExitStack) -> None:
-    """A port that was busy at the start is served as soon as it is added."""
+def test_socket_added_while_running_is_served(handler: Answers, stack: contextlib.ExitStack) -> None:
+    """The server serves a socket as soon as it is added, for example a port that was busy at the start."""
 
     def ask(listener: socket.socket) -> int:
         return stack.enter_context(Client(listener.getsockname())).ask()[0]
@@ -776,7 +776,7 @@ def test_socket_added_while_running(handler: Answers, stack: contextlib.ExitStac
 
 
 def test_wrong_use_raises(handler: Answers) -> None:
-    """A server starts once, serves only while it runs, and only on sockets that listen."""
+    """`start()` raises on a second call; `add()` raises before the start, after the end, and for a deaf socket."""
 
     async def main() -> None:
         server = HttpServer(handler)
@@ -799,14 +799,14 @@ def test_wrong_use_raises(handler: Answers) -> None:
     "limits", [{"threads": 0}, {"chunk": -1}, {"idle_timeout": 0.0}, {"write_timeout": float("nan")}]
 )
 def test_limits_are_above_zero(limits: dict[str, Any]) -> None:
-    """A limit that lets nothing through is refused, by name."""
+    """A limit that is not above 0 raises a ValueError with its name."""
     with pytest.raises(ValueError, match=f"Limits.{next(iter(limits))} must be above 0"):
         Limits(**limits)
 
 
 @pytest.mark.parametrize("finishes", [True, False])
-def test_close_waits_for_answers_under_way(handler: Answers, *, finishes: bool) -> None:
-    """Closing drops idle clients soon, and lets an answer finish within the grace, or drops that too."""
+def test_close_waits_for_running_requests(handler: Answers, *, finishes: bool) -> None:
+    """close() drops idle clients and waits for running requests; it drops them when the grace is over."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = ServerThread(handler, [listener])
     with Client(("127.0.0.1", server.port)) as idle, Client(("127.0.0.1", server.port)) as busy:
@@ -828,8 +828,8 @@ def test_close_waits_for_answers_under_way(handler: Answers, *, finishes: bool) 
         Client(("127.0.0.1", server.port))
 
 
-def test_close_hears_who_has_just_come(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that connected before the end and sends its request right after is answered, and then let go."""
+def test_close_answers_clients_that_have_just_connected(handler: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that connected before close() and sends its request right after it gets its answer, then the end."""
     monkeypatch.setattr(server_module, "_LATE", PATIENCE)
     server = ServerThread(handler, [socket.create_server(("127.0.0.1", 0))])
     with Client(("127.0.0.1", server.port)) as other, Client(("127.0.0.1", server.port)) as late:

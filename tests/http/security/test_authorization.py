@@ -1,4 +1,4 @@
-"""Requests whose credentials change while they are on their way to the handler."""
+"""Requests whose credentials change before they reach the handler, and where passwords are checked."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mpmetrics.http.security.credentials import Credentials
 
 
 class Handler:
-    """Answers everything alike."""
+    """Answers every request with 200."""
 
     def immediate(self, request: Request) -> None:
-        """Never at once."""
+        """Answer nothing at once."""
 
     def __call__(self, request: Request) -> Response:  # noqa: ARG002
-        """Always the same."""
+        """Answer 200."""
         return plain(200)
 
 
 @pytest.mark.parametrize(("later", "status"), [(b"another-good-token", 401), (b"0123456789abcdef", 200)])
 def test_a_request_is_checked_again_on_its_thread(later: bytes, status: int) -> None:
-    """The files may have been read again since the first look, so that what was right then is wrong now."""
+    """A request that passed on the event loop is checked again on its thread, because the files may have changed."""
     held = [Credentials({}, [b"0123456789abcdef"])]
     authorization = Authorization(Handler(), lambda: held[0])
     request = Request("GET", "/metrics", "", {"authorization": "Bearer 0123456789abcdef"})
@@ -34,7 +34,7 @@ def test_a_request_is_checked_again_on_its_thread(later: bytes, status: int) -> 
 
 
 def test_a_password_is_checked_on_a_thread() -> None:
-    """The event loop cannot tell whether it is right, and neither refuses it nor lets it pass."""
+    """The event loop neither checks an unverified password nor passes or refuses it; the request's thread checks it."""
     checks: list[bytes] = []
 
     def check(password: bytes, _hash: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What a client shows and what is compared with it; the files that say so; and how these are read again."""
+"""Credentials of a request: how they are checked, the files they come from, and how these files are read again."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FIXED = "$2y$04$4epm6UW3/xFK/z0MglgYc.yClVFZ91qc9dmtdq0ECxGdy2xexGNuu"
 
 
 def hashed(password: str, cost: int = 4) -> str:
-    """The password as `htpasswd -B` hashes it."""
+    """The password's hash in the form of `htpasswd -B`."""
     return "$2y$" + bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()[4:]
 
 
 def basic(name: str, password: str) -> str:
-    """The header of a name and a password."""
+    """The Authorization header of a name and a password."""
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 class Checks:
-    """A password check that says yes when the hash is the password, and remembers what it was asked."""
+    """A password check that passes if the password equals the hash; it records its arguments."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
@@ -51,7 +51,7 @@ class Checks:
         return password == held
 
 
-# What is shown.
+# The header of a request.
 
 
 @pytest.mark.parametrize(
@@ -70,15 +70,15 @@ class Checks:
         (None, False),
     ],
 )
-def test_tokens(header: str | None, *, expected: bool) -> None:
-    """Each of the tokens will do, and nothing but the whole of one of them."""
+def test_a_whole_token_passes(header: str | None, *, expected: bool) -> None:
+    """Each token of the file passes; any other header does not."""
     credentials = Credentials({}, [TOKEN.encode(), OTHER.encode()])
     assert expected is credentials.glance(header) is credentials.verify(header)
     assert (("WWW-Authenticate", 'Bearer realm="metrics"'),) == credentials.refusal.headers[1:]
 
 
 def test_every_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first token costs as many comparisons of the same length as the last and as a wrong one."""
+    """A request is compared with every token, as digests of equal length, whichever token matches."""
     sizes: list[list[int]] = []
 
     def compare(one: bytes, other: bytes) -> bool:
@@ -94,8 +94,8 @@ def test_every_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
     assert [[32] * 4] * 4 == sizes
 
 
-def test_a_password_is_checked_once() -> None:
-    """A right one is known from then on, by its digest; a wrong one costs a check each time."""
+def test_a_right_password_is_checked_once() -> None:
+    """A right password is checked once and then found by its digest; a wrong one is checked each time."""
     checks = Checks()
     credentials = Credentials({"ann": b"right"}, [], checks)
     header = basic("ann", "right")
@@ -111,8 +111,8 @@ def test_a_password_is_checked_once() -> None:
     assert b"right" not in known[0]
 
 
-def test_unknown_names_cost_what_known_ones_do() -> None:
-    """A name that is not there is checked against the hash that costs most, and fails even where that fits."""
+def test_unknown_names_cost_as_much_as_known_ones() -> None:
+    """An unknown name is checked against the most expensive hash, and fails even if the password fits that hash."""
     checks = Checks()
     cheap, dear = b"$2y$04$cheap", b"$2y$12$dear"
     credentials = Credentials({"ann": cheap, "bob": dear}, [], checks)
@@ -123,8 +123,8 @@ def test_unknown_names_cost_what_known_ones_do() -> None:
 
 
 @pytest.mark.parametrize("password", ["a" * 73, "abc\0", "\0", "é" * 37])
-def test_passwords_that_bcrypt_cannot_tell_apart(password: str) -> None:
-    """Beyond 72 bytes, or with a null, a password never fits, and is checked all the same."""
+def test_passwords_that_bcrypt_would_cut_are_refused(password: str) -> None:
+    """A password over 72 bytes or with a null byte fails, after a check that costs as much as any other."""
     checks = Checks()
     credentials = Credentials({"ann": b"-"}, [], checks)
     assert credentials.verify(basic("ann", password)) is False
@@ -134,15 +134,15 @@ def test_passwords_that_bcrypt_cannot_tell_apart(password: str) -> None:
 
 
 def test_verified_passwords_are_bounded() -> None:
-    """However many passwords fit, what is remembered of them does not grow."""
+    """The cache of verified passwords has an upper limit."""
     credentials = Credentials({str(name): b"x" for name in range(1000)}, [], Checks())
     assert all(credentials.verify(basic(str(name), "x")) for name in range(1000))
     assert len(credentials._verified) <= 128
 
 
 @given(header=st.text() | st.builds(lambda raw: "Basic " + base64.b64encode(raw).decode(), st.binary()))
-def test_no_header_gets_in_or_fails(header: str) -> None:
-    """Whatever is shown is refused, never raised."""
+def test_any_other_header_is_refused(header: str) -> None:
+    """Any header without good credentials is refused; none raises."""
     credentials = Credentials({"ann": b"$2y$04$"}, [TOKEN.encode()], lambda _password, _held: False)
     assert credentials.glance(header) in (False, None)
     assert credentials.verify(header) is False
@@ -153,7 +153,7 @@ def test_no_header_gets_in_or_fails(header: str) -> None:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """Write a file, in the place of what was there, as those programs do it that do it well."""
+    """Write a file and move it into place, like careful programs do."""
 
     def write(name: str, content: str | bytes, mode: int = 0o600) -> str:
         path, fresh = tmp_path / name, tmp_path / f"{name}.new"
@@ -165,8 +165,8 @@ def write(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-def test_users_file(write: Callable[..., str]) -> None:
-    """The lines of `htpasswd -B`: names in UTF-8, each kind of bcrypt hash, remarks and empty lines between them."""
+def test_users_file_of_htpasswd_is_read(write: Callable[..., str]) -> None:
+    """The users file is read as `htpasswd -B` writes it: UTF-8 names, all bcrypt variants, comments and empty lines."""
     made = hashed("sesame")
     path = write("users", f"# scrapers\n\nann:{made}\r\nbjörn:$2b${made[4:]}\nc:$2a${made[4:]}")
     credentials = load_credentials(path, None)
@@ -175,8 +175,8 @@ def test_users_file(write: Callable[..., str]) -> None:
     assert [("WWW-Authenticate", 'Basic realm="metrics", charset="UTF-8"')] == [*credentials.refusal.headers[1:]]
 
 
-def test_token_file_beside_users(write: Callable[..., str]) -> None:
-    """Where there are both, either will do, and a refusal names both."""
+def test_users_and_tokens_both_pass(write: Callable[..., str]) -> None:
+    """With users and tokens, a request needs one of them, and a refusal names both schemes."""
     credentials = load_credentials(write("users", f"ann:{hashed('x')}\n"), write("token", f"{TOKEN}\n{OTHER}\n"))
     assert all(credentials.verify(shown) for shown in (basic("ann", "x"), f"Bearer {TOKEN}", f"Bearer {OTHER}"))
     assert 401 == credentials.refusal.status
@@ -214,7 +214,7 @@ SECRET = "my-secret-word"
 def test_bad_files_are_refused(
     write: Callable[..., str], certificates: Any, field: str, content: str | bytes, says: str
 ) -> None:
-    """One that is empty or malformed raises, naming the file and the way out, and nothing that may be a secret."""
+    """An empty or malformed file raises an error that names the file and the remedy, and quotes no secret."""
     path = write("bad", content)
     cert, key = certificates.server()
     given: dict[str, str] = {"tls_cert": cert, "tls_key": key} if field == "tls_client_ca" else {}
@@ -226,8 +226,8 @@ def test_bad_files_are_refused(
 
 @pytest.mark.parametrize("field", ["tls_cert", "tls_key", "tls_client_ca", "users_file", "token_file"])
 @pytest.mark.parametrize("kind", ["missing", "directory", "pipe"])
-def test_what_is_no_file_is_refused(tmp_path: Path, certificates: Any, field: str, kind: str) -> None:
-    """So is one that is not there, or that would have us wait for ever."""
+def test_a_path_without_a_regular_file_is_refused(tmp_path: Path, certificates: Any, field: str, kind: str) -> None:
+    """A missing file, a directory or a pipe (reading would block) raises, and leaks no descriptor."""
     path = tmp_path / "it"
     if kind == "directory":
         path.mkdir()
@@ -243,8 +243,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path, certificates: Any, field: st
     assert opened >= len(os.listdir("/proc/self/fd"))
 
 
-def test_key_and_certificate_belong_together(certificates: Any) -> None:
-    """A key of another certificate is refused; with both in one file, that one will do."""
+def test_key_must_match_the_certificate(certificates: Any) -> None:
+    """A key of another certificate raises; one file may hold both certificate and key."""
     cert, key = certificates.server()
     _, other = certificates.server("other")
     with pytest.raises(SecurityError, match=rf"{cert}.*{other}.*key"):
@@ -255,8 +255,8 @@ def test_key_and_certificate_belong_together(certificates: Any) -> None:
         Protection(Security(tls_cert=cert))
 
 
-def test_key_with_a_passphrase_asks_nobody(certificates: Any) -> None:
-    """Nobody is asked at the terminal of a server."""
+def test_key_with_a_passphrase_is_refused(certificates: Any) -> None:
+    """A key with a passphrase raises; the server never prompts at a terminal."""
     from cryptography.hazmat.primitives import serialization as form  # noqa: PLC0415 (trustme brings it)
 
     cert, key = certificates.server()
@@ -270,28 +270,28 @@ def test_key_with_a_passphrase_asks_nobody(certificates: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["users", {"tls_cert": "a"}, True])
 def test_wrong_type_is_refused(wrong: Any) -> None:
-    """What is no Security protects nothing, and must not look as if it did."""
+    """A `security` of another type raises, because it would protect nothing."""
     with pytest.raises(TypeError, match=r"security is a mpmetrics\.Security"):
         start_http_server(0, source=Provider(), security=wrong)
 
 
 @pytest.mark.parametrize("field", ["tls_key", "tls_client_ca"])
-def test_certificate_is_missing(field: str) -> None:
-    """A key or a client's authority says that TLS is wanted; without a certificate there would be none."""
+def test_tls_without_a_certificate_is_refused(field: str) -> None:
+    """A key or a client authority without tls_cert raises; otherwise the endpoint would run without TLS."""
     with pytest.raises(SecurityError, match=f"{field} '/a' .* tls_cert"):
         Security(**{field: "/a"})
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said in the log."""
+    """The messages in the log."""
     return [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize(("mode", "said"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o602, 1)])
-def test_secrets_that_others_may_read_are_said(
+def test_secrets_that_others_can_read_are_logged(
     write: Callable[..., str], certificates: Any, caplog: pytest.LogCaptureFixture, mode: int, said: int
 ) -> None:
-    """Users, tokens and keys that are open to everybody draw a line in the log that says what to do."""
+    """For each secret file that all users can read or write, the log says which chmod closes it."""
     certificate, key = (Path(path) for path in certificates.server())
     ca = write("ca", Path(certificates.ca).read_bytes(), 0o644)
     paths = [write("users", f"ann:{hashed('x')}", mode), write("token", OTHER, mode), str(key)]
@@ -309,8 +309,8 @@ def test_secrets_that_others_may_read_are_said(
     assert said == sum(text.endswith(f"chmod o= {both}") for text in messages(caplog))
 
 
-def test_bcrypt_is_missing(write: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords without the library that checks them are an error that names what to install; tokens need none."""
+def test_users_file_without_bcrypt_is_refused(write: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A users file without bcrypt installed raises an error that names the extra to install; tokens need no bcrypt."""
     monkeypatch.setitem(sys.modules, "bcrypt", None)
     with pytest.raises(SecurityError, match=r"mpmetrics-toolkit\[auth\]"):
         load_credentials(write("users", f"ann:{hashed('x')}"), None)
@@ -318,7 +318,7 @@ def test_bcrypt_is_missing(write: Callable[..., str], monkeypatch: pytest.Monkey
 
 
 def test_environment_names_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each variable names one; an empty one names none; relative names are those of the directory of now."""
+    """Each variable names a file; an empty variable names none. Relative names are resolved once, at the call."""
     monkeypatch.chdir(tmp_path)
     environ = {"MPMETRICS_TLS_CERT": "c", "MPMETRICS_TLS_KEY": "/k", "MPMETRICS_TLS_CLIENT_CA": ""}
     environ |= {"MPMETRICS_USERS_FILE": "u", "MPMETRICS_TOKEN_FILE": "t"}
@@ -329,21 +329,21 @@ def test_environment_names_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert Security() == Security.from_environ({})
 
 
-# Read again.
+# Files that are read again.
 
 
 class Clock:
-    """A clock that stands."""
+    """A clock that a test moves by hand."""
 
     now = 0.0
 
     def __call__(self) -> float:
-        """The time."""
+        """The current time."""
         return self.now
 
 
 class Made:
-    """Makes the file's content, unless that is `broken`."""
+    """Reads the file's content; raises if the content says "broken" or `error` is set."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -351,7 +351,7 @@ class Made:
         self.error: Exception | None = None
 
     def __call__(self) -> str:
-        """Read."""
+        """Read the file."""
         self.calls += 1
         if self.error is not None:
             raise self.error
@@ -361,8 +361,8 @@ class Made:
         return content
 
 
-def test_files_are_read_again(write: Callable[..., str], tmp_path: Path) -> None:
-    """Looked at once a second at most, and read only when they changed: replaced, rewritten or behind a link."""
+def test_changed_files_are_read_again(write: Callable[..., str], tmp_path: Path) -> None:
+    """A file is checked at most once a second, and read only if it was replaced or rewritten, also behind a link."""
     clock, made = Clock(), Made(write("a", "1"))
     link = tmp_path / "link"
     link.symlink_to("a")
@@ -383,8 +383,10 @@ def test_files_are_read_again(write: Callable[..., str], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["broken", "missing", "EMFILE", "bug"])
-def test_broken_files_change_nothing(write: Callable[..., str], caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    """What was read last stays, it is said once, and tried again until it can be read."""
+def test_broken_files_leave_the_last_value(
+    write: Callable[..., str], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """If a file cannot be read, the last value stays, the error is logged once, and each check tries again."""
     clock, made = Clock(), Made(write("a", "1"))
     value = Reloaded([made.path], made, clock)
     if damage == "missing":
@@ -404,11 +406,13 @@ def test_broken_files_change_nothing(write: Callable[..., str], caplog: pytest.L
 
 
 @pytest.mark.parametrize("broken", ["a", "b"])
-def test_an_open_secret_is_said_once(write: Callable[..., str], caplog: pytest.LogCaptureFixture, broken: str) -> None:
-    """However often it is tried again, for its own sake or another file's; and again when it has changed."""
+def test_an_open_secret_is_logged_once_per_change(
+    write: Callable[..., str], caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    """An open secret is logged once, however often files are read again, and once more when it changes."""
 
     def said() -> int:
-        """How many lines say that a file is open, since the last time."""
+        """Count the lines about open files since the last call."""
         count = sum("chmod o= " in text for text in messages(caplog))
         caplog.clear()
         return count
@@ -431,14 +435,14 @@ def test_an_open_secret_is_said_once(write: Callable[..., str], caplog: pytest.L
         assert expected == said()
 
 
-def test_first_reading_raises(write: Callable[..., str]) -> None:
-    """There is nothing yet that could stay in force."""
+def test_first_read_of_a_broken_file_raises(write: Callable[..., str]) -> None:
+    """The first read of a broken file raises, because no earlier value exists."""
     with pytest.raises(SecurityError, match="broken"):
         Reloaded([], Made(write("a", "broken")))
 
 
-def test_change_while_it_is_read_is_noticed(write: Callable[..., str]) -> None:
-    """A file that changes between the look at it and the end of its reading is read again at the next look."""
+def test_change_during_a_read_is_noticed(write: Callable[..., str]) -> None:
+    """A file that changes while it is read is read again at the next check."""
     clock = Clock()
     path = write("a", "1")
     first = Made(path)
