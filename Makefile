@@ -48,7 +48,7 @@ test-pure: $(VENV)/.installed-dev ## the same with the core in Python in the pla
 torture: $(VENV)/.installed-dev ## try to break it, with each of the two cores, and show what was lost; SECONDS=600 tries for longer
 	status=0; for pure in 0 1; do \
 	    $(TORTURE_ENV) MPMETRICS_REQUIRE_EXT=1 MPMETRICS_DISABLE_EXT=$$pure \
-	    $(BIN)/python -m pytest -q -n auto -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS) || status=1; \
+	    $(BIN)/python -m pytest -q -n $$(nproc) -o timeout=$(TORTURE_LIMIT) tests/torture $(ARGS) || status=1; \
 	done; exit $$status
 
 asan: $(VENV)/.installed-dev ## run the tests of the compiled core, built with AddressSanitizer; ARGS='tests' for all

@@ -10,6 +10,7 @@ import pytest
 
 import mpmetrics
 from mpmetrics import _cells
+from mpmetrics._cells.children import Children
 from mpmetrics.errors import StoreError
 from mpmetrics.storage import fold as fold_module
 from mpmetrics.storage import memory as memory_module
@@ -138,16 +139,17 @@ def test_interrupted_anywhere_and_used_again(sweep: Any) -> None:
 @pytest.mark.skipif(_cells.TWIN != "pure", reason="what is made wrong for it is in Python")
 def test_the_sweep_finds_cells_that_are_not_let_go_of(sweep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a process ends a series and leaves its cell pointing at the words."""
-    end = Memory._end
+    end = Children.end
 
-    def hasty(self: Any, children: Any, key: Any) -> None:
-        cell = children.get(key)
+    def hasty(self: Any, key: Any) -> bool:
+        cell = self.get(key)
         before = None if cell is None else (cell._words, cell._bits, cell._at)
-        end(self, children, key)
+        ended: bool = end(self, key)
         if before is not None:
             cell._words, cell._bits, cell._at = before
+        return ended
 
-    monkeypatch.setattr(Memory, "_end", hasty)
+    monkeypatch.setattr(Children, "end", hasty)
     sweep.inspect = use_again
     sweep.only = ("storage/memory.py:Memory.remove",)
     with pytest.raises(AssertionError, match="undisturbed: h"):
