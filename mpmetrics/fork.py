@@ -1,6 +1,6 @@
 """Fork handling: what the objects of this process do in a forked child.
 
-Only this module, and `_cells/maps.py` for the Python twin, register fork hooks with Python.
+Only this module and ``_cells/maps.py`` register fork hooks with Python; the latter does so for the Python twin.
 
 An object that holds something a forked child must not share (a lock, a thread, a socket) registers here. In the child,
 before the application's code continues, this module calls ``after_fork_in_child`` of each registered object, in no

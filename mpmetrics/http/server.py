@@ -157,9 +157,10 @@ class HttpServer:
 
     def _must_wait(self, now: float) -> bool:
         """Whether new connections stay in the listen queue for now, because a crowd is being answered."""
-        if not self._is_full:
+        is_full = self._is_full
+        if not is_full:
             self._full_since = now
-        return now - self._full_since < _FULL and self._is_full
+        return is_full and now - self._full_since < _FULL
 
     @property
     def _is_full(self) -> bool:
